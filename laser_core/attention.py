@@ -1,0 +1,101 @@
+"""Step 2: where the last prompt token looks, with and without the question.
+
+Both branches continue the same prefix (system prompt and picture); their short suffixes run as
+one packed forward wherever the attention kernel takes a free-form mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from PIL import Image
+from transformers import DynamicCache
+
+from .capture import RowCapture
+from .lvlm import Lvlm, Prompt
+from .prefill import Progress, cache_of, extend, forward, read_prefix
+from .results import AttentionMaps
+from .settings import PromptSettings
+
+
+@torch.inference_mode()
+def read_attention(
+    lvlm: Lvlm,
+    picture: Image.Image,
+    question: str,
+    settings: PromptSettings = PromptSettings(),
+    progress: Progress | None = None,
+) -> AttentionMaps:
+    """Attention of the last prompt token over the picture's patches, in both branches.
+
+    picture: RGB. Post-softmax, every layer and head, float32 on the CPU (METHOD steps 1-2).
+    Raises ValueError for an empty question or a text with control tokens.
+    """
+    inputs = lvlm.encode(picture, settings.framing)
+    texts = (lvlm.question_text(question, settings), lvlm.query_free_text(settings))
+    asked, free = (lvlm.prompt([inputs], text, settings.system) for text in texts)
+    if progress:
+        progress("reading the picture", 0, 2)
+    rows = _both_rows(lvlm, asked, free, progress)
+    gh = inputs.grid.rows
+    with_query, without_query = (rearrange(r, "l h (gh gw) -> l h gh gw", gh=gh) for r in rows)
+    if progress:
+        progress("reading the picture", 2, 2)
+    return AttentionMaps(with_query, without_query, inputs.grid, picture.size)
+
+
+def _both_rows(
+    lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two branches' rows, each (L, H, N)."""
+    if not (lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key):
+        return _last_row(lvlm, asked, DynamicCache()), _last_row(lvlm, free, DynamicCache())
+    prefix = read_prefix(lvlm, asked)
+    if progress:
+        progress("reading the picture", 1, 2)
+    # A free-form mask would override a sliding window, and flash attention takes none.
+    if lvlm.has_sliding_window or lvlm.attention not in ("sdpa", "eager"):
+        return (
+            _last_row(lvlm, asked, cache_of(prefix.layers)),
+            _last_row(lvlm, free, cache_of(prefix.layers)),
+        )
+    return _packed_rows(lvlm, asked, free, cache_of(prefix.layers))
+
+
+def _map_keys(prompt: Prompt) -> slice:
+    """The picture's tokens that form its grid, as positions in the prompt."""
+    first, tokens = prompt.spans[0].start, prompt.pictures[0].map_tokens
+    return slice(first + tokens.start, first + tokens.stop)
+
+
+def _last_row(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache) -> torch.Tensor:
+    """(L, H, N) of the last token, after running what `cache` lacks of the prompt."""
+    with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
+        extend(lvlm, prompt, cache, prompt.length)
+    return capture.rows_by_layer()[0]
+
+
+def _packed_rows(
+    lvlm: Lvlm, asked: Prompt, free: Prompt, cache: DynamicCache
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both suffixes in one forward after the prefix, neither seeing the other."""
+    prefix = asked.prefix_length
+    lengths = [prompt.length - prefix for prompt in (asked, free)]
+    total = sum(lengths)
+    own = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
+    mask = torch.cat([torch.ones(total, prefix, dtype=torch.bool), own], dim=1)
+    mask = mask[None, None].to(lvlm.device)  # (1, 1, S, N)
+    if lvlm.attention == "eager":  # takes additive masks only
+        lowest = torch.finfo(lvlm.dtype).min
+        mask = torch.zeros_like(mask, dtype=lvlm.dtype).masked_fill(~mask, lowest)
+    with RowCapture(lvlm, rows=[lengths[0] - 1, total - 1], keys=_map_keys(asked)) as capture:
+        forward(
+            lvlm,
+            cache,
+            torch.cat([asked.input_ids[:, prefix:], free.input_ids[:, prefix:]], dim=1),
+            torch.cat([asked.position_ids[..., prefix:], free.position_ids[..., prefix:]], dim=-1),
+            {},
+            mask,
+        )
+    with_query, without_query = capture.rows_by_layer()
+    return with_query, without_query

@@ -1,0 +1,67 @@
+"""Chat templates of the supported families, for model folders that have none.
+
+Jinja, as their authors published the formats; pictures first, then the text. Each takes messages
+whose content is a string or a list of {"type": "image"} and {"type": "text", "text": ...} parts.
+"""
+
+from __future__ import annotations
+
+_MACROS = """
+{%- macro text(message) -%}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}{{ part['text'] }}{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- macro pictures(message, placeholder) -%}
+{%- if message['content'] is not string -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}{{ placeholder }}{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+"""
+
+VICUNA = (
+    _MACROS
+    + r"""
+{%- for message in messages -%}
+{%- if message['role'] != 'system' -%}{{ message['role'].upper() + ': ' }}{%- endif -%}
+{{- pictures(message, '<image>\n') -}}
+{%- if text(message) -%}{{ text(message) + ' ' }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%}
+"""
+)
+"""LLaVA-1.5: `USER: <image>\\nquestion ASSISTANT:`."""
+
+MISTRAL = (
+    _MACROS
+    + r"""
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+{{- '<<SYS>>\n' + text(message) + '\n<</SYS>>\n\n' -}}
+{%- elif message['role'] == 'user' -%}
+{{- '[INST] ' + pictures(message, '<image>\n') + text(message) + ' [/INST]' -}}
+{%- else -%}{{ ' ' + text(message) + '</s> ' }}{%- endif -%}
+{%- endfor -%}
+"""
+)
+"""LLaVA-NeXT on Mistral: `[INST] <image>\\nquestion [/INST]`."""
+
+CHATML = (
+    _MACROS
+    + r"""
+{%- for message in messages -%}
+{%- if loop.first and message['role'] != 'system' and default_system -%}
+{{- '<|im_start|>system\n' + default_system + '<|im_end|>\n' -}}
+{%- endif -%}
+{{- '<|im_start|>' + message['role'] + '\n' -}}
+{{- pictures(message, '<|vision_start|><|image_pad|><|vision_end|>') + text(message) -}}
+{{- '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}
+"""
+)
+"""Qwen3-VL: no system prompt of its own."""
+
+QWEN2_CHATML = "{%- set default_system = 'You are a helpful assistant.' -%}" + CHATML
+"""Qwen2-VL and Qwen2.5-VL."""

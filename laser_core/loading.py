@@ -1,0 +1,189 @@
+"""From a name to a loaded model: the bundled demo model, a folder, or a hub id.
+
+Weights are read from safetensors only and no code from a model's folder is ever run. Nothing is
+downloaded unless a hub id is asked for by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .families import FAMILIES, load_image_processor, set_visual_token_limits
+from .lvlm import Lvlm
+from .settings import LoadSettings
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parent / "demo_model"
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+
+
+def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
+    """Load "demo", a model folder or a hub id.
+
+    Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete or
+    truncated weights, or settings this machine cannot serve.
+    """
+    source, folder = _resolve(name)
+    device = _device(settings)
+    model = _load_weights(source, name, device, settings)
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        image_processor = load_image_processor(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"download {name} again: its tokenizer or image processor cannot be read ({error})"
+        ) from error
+    lvlm = Lvlm(
+        model,
+        tokenizer,
+        image_processor,
+        name=name,
+        folder=folder,
+        chat_template=_chat_template(folder),
+    )
+    set_visual_token_limits(
+        image_processor,
+        lvlm.family,
+        model.config,
+        settings.min_visual_tokens,
+        settings.max_visual_tokens,
+    )
+    return lvlm
+
+
+def _resolve(name: str) -> tuple[str, Path | None]:
+    """What to hand to `from_pretrained`, and the local folder if there is one."""
+    if name == DEMO:
+        return str(DEMO_FOLDER), DEMO_FOLDER
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"choose a folder with a config.json: {name} has none")
+        _check_type(json.loads((path / "config.json").read_text("utf-8")), name)
+        return str(path), path
+    # A hub id is "owner/name"; anything else that does not exist is a mistyped path.
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or ".." in name or path.is_absolute():
+        raise ValueError(
+            f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
+            f"{name!r} is none of them"
+        )
+    return name, _download(name)
+
+
+def _download(name: str) -> Path:
+    """The hub model's files in the hub's own cache, resumable and checked by the hub's client."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
+        _check_type(json.loads((folder / "config.json").read_text("utf-8")), name)
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"check the name and the network, or give a local folder: {name!r} cannot be "
+            f"downloaded ({error})"
+        ) from error
+
+
+def _check_type(config: dict[str, Any], name: str) -> None:
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"choose a model of type {', '.join(FAMILIES)}: {name} is of type {kind!r}, "
+            "which is not supported"
+        )
+
+
+def _device(settings: LoadSettings) -> torch.device:
+    if settings.device == "cpu":
+        return torch.device("cpu")
+    accelerator = getattr(torch, "accelerator", None)
+    if accelerator is not None and accelerator.is_available():
+        return accelerator.current_accelerator()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(settings: LoadSettings, device: torch.device) -> torch.dtype:
+    if settings.precision != "auto":
+        return _DTYPES[settings.precision]
+    if device.type == "cpu":
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def _quantization(settings: LoadSettings, dtype: torch.dtype) -> Any:
+    if settings.quantization == "none":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"install bitsandbytes, or set quantization to none: {settings.quantization} needs it"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if settings.quantization == "8-bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _load_weights(
+    source: str, name: str, device: torch.device, settings: LoadSettings
+) -> torch.nn.Module:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("install flash-attn, or set attention to auto: flash needs it")
+    dtype = _dtype(settings, device)
+    quantization = _quantization(settings, dtype)
+    extra = {} if quantization is None else {"quantization_config": quantization}
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation=_ATTENTION[settings.attention],
+            device_map={"": device},
+            use_safetensors=True,
+            output_loading_info=True,
+            **extra,
+        )
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ValueError(
+                f"choose a smaller model or a quantization: {name} does not fit into the memory "
+                f"of {device}"
+            ) from error
+        raise ValueError(
+            f"download {name} again: its weights are missing, truncated or of another model "
+            f"({error})"
+        ) from error
+    # Library versions would fill a gap with random values and only warn.
+    if info["missing_keys"] or info["mismatched_keys"]:
+        lacking = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
+        raise ValueError(
+            f"download {name} again: its weights lack {len(lacking)} tensors, such as {lacking[0]}"
+        )
+    return model
+
+
+def _chat_template(folder: Path | None) -> str | None:
+    """The template that older model folders keep in chat_template.json, which tokenizers ignore."""
+    path = folder / "chat_template.json" if folder else None
+    if path is None or not path.is_file():
+        return None
+    return json.loads(path.read_text("utf-8")).get("chat_template")

@@ -1,0 +1,278 @@
+"""A loaded model and the prompts it reads.
+
+`Lvlm` joins what the method needs of a model: weights, tokenizer, image processor and family
+record. `Prompt` is a chat as token ids, with every picture's tokens located. Knows nothing of
+attention maps or decoding.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
+from .settings import PromptSettings
+
+if TYPE_CHECKING:
+    from .prefill import Prefix
+
+GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One chat with its pictures, as the model takes it.
+
+    input_ids: (1, N) on the CPU. spans: the tokens of each picture, in order.
+    position_ids: (1, N), or (3, 1, N) with M-RoPE. delta: the token at index n >= N has position
+    n + delta.
+    """
+
+    input_ids: torch.Tensor
+    pictures: tuple[PictureInputs, ...]
+    spans: tuple[slice, ...]
+    position_ids: torch.Tensor
+    delta: int
+
+    @property
+    def length(self) -> int:
+        return self.input_ids.shape[1]
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens up to the end of the first picture: the same with and without the question."""
+        return self.spans[0].stop
+
+    @property
+    def prefix_key(self) -> tuple:
+        """Equal for two prompts exactly when their prefixes are the same to the model."""
+        return tuple(self.input_ids[0, : self.prefix_length].tolist()), self.pictures[0].digest
+
+
+@dataclass(frozen=True)
+class ClosedVocabulary:
+    """What a model that knows few words says to a question with other words."""
+
+    message: str
+    example: str
+
+    def reply(self, unknown: Sequence[str]) -> str:
+        words = ", ".join(f'"{word}"' for word in unknown)
+        return f"{self.message} It does not know {words}. Try: {self.example}"
+
+
+class Lvlm:
+    """A vision-language model, ready to read prompts.
+
+    model: a transformers image-text-to-text model in evaluation mode; tokenizer and
+    image_processor: its own. folder: where `laser.json` may hold the model's own instruction and
+    its closed vocabulary. Raises ValueError for an unsupported model type.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        image_processor: Any,
+        *,
+        name: str = "",
+        folder: Path | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.family: Family = family_of(model.config)
+        self.name = name or self.family.name
+        self.chat_template = (
+            chat_template or tokenizer.chat_template or self.family.chat_template
+        )
+        extras = _read_extras(folder)
+        self.instruction: str = extras.get("instruction", self.family.instruction)
+        closed = extras.get("closed_vocabulary")
+        self.closed_vocabulary = ClosedVocabulary(**closed) if closed else None
+        self.prefix: Prefix | None = None  # the one cached prefix, managed by prefill
+
+    def __str__(self) -> str:
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        size = f"{millions / 1e3:.1f} B" if millions >= 1e3 else f"{millions:.1f} M"
+        return f"{self.name} ({self.family.name}, {size} parameters, {self.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where token embeddings live, hence where inputs go; a sharded model spans several."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The image processor's mean, as an 8-bit colour."""
+        return mean_colour(self.image_processor)
+
+    @property
+    def attention(self) -> str:
+        """Name of the decoder's attention implementation in transformers' registry."""
+        return self.model.config.get_text_config()._attn_implementation
+
+    @cached_property
+    def attention_modules(self) -> list[torch.nn.Module]:
+        """The decoder's self-attention modules, by layer."""
+        modules = [
+            module
+            for module in self.model.get_decoder().modules()
+            if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "o_proj")
+        ]
+        return sorted(modules, key=lambda module: module.layer_idx)
+
+    @property
+    def has_sliding_window(self) -> bool:
+        """True if any decoder layer attends only to a window of past tokens."""
+        text = self.model.config.get_text_config()
+        kinds = getattr(text, "layer_types", None)
+        if kinds is not None:
+            return any("sliding" in kind for kind in kinds)
+        return getattr(text, "sliding_window", None) is not None
+
+    @property
+    def image_token_id(self) -> int:
+        config = self.model.config
+        token = getattr(config, "image_token_id", None)
+        return config.image_token_index if token is None else token
+
+    def release(self) -> None:
+        """Free the cached prefix; the weights stay."""
+        self.prefix = None
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` outside a closed vocabulary; empty for ordinary models."""
+        if self.closed_vocabulary is None:
+            return []
+        unknown = self.tokenizer.unk_token_id
+        words = dict.fromkeys(text.split())
+        return [
+            word
+            for word in words
+            if unknown in self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        ]
+
+    def encode(
+        self, picture: Image.Image, framing: str = "pad", tokens: int | None = None
+    ) -> PictureInputs:
+        """One RGB picture as the model takes it. tokens: see `families.encode_picture`."""
+        return encode_picture(
+            self.family, self.image_processor, self.model.config, picture, framing, tokens
+        )
+
+    def question_text(self, question: str, settings: PromptSettings) -> str:
+        """The user's turn: question and instruction. Raises ValueError for an empty question."""
+        if not question.strip():
+            raise ValueError(
+                "the question is empty: write what to look for, since the method compares the "
+                "model's attention with and without it"
+            )
+        return self._with_instruction(question.strip(), settings)
+
+    def query_free_text(self, settings: PromptSettings) -> str:
+        """The user's turn of the branch without the question (METHOD step 1)."""
+        if settings.query_free == "image only":
+            return ""
+        generic = GENERIC_QUESTION if settings.query_free == "generic question" else ""
+        return self._with_instruction(generic, settings)
+
+    def _with_instruction(self, text: str, settings: PromptSettings) -> str:
+        automatic = settings.instruction == "auto"
+        instruction = self.instruction if automatic else settings.instruction.strip()
+        return "\n".join(part for part in (text, instruction) if part)
+
+    def prompt(self, pictures: Sequence[PictureInputs], text: str, system: str = "") -> Prompt:
+        """The chat `pictures, text` as token ids, ready for the answer's first token.
+
+        Raises ValueError if the texts hold the model's control tokens: they would inject a
+        picture or a role.
+        """
+        for part in (text, system):
+            self._refuse_control_tokens(part)
+        content = [{"type": "image"} for _ in pictures]
+        if text:
+            content.append({"type": "text", "text": text})
+        chat = [{"role": "user", "content": content}]
+        if system:
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        rendered = self.tokenizer.apply_chat_template(
+            chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+        )
+        bos = self.tokenizer.bos_token
+        ids = self.tokenizer(
+            rendered, add_special_tokens=not (bos and rendered.startswith(bos))
+        )["input_ids"]
+        return self._locate(ids, tuple(pictures))
+
+    def _refuse_control_tokens(self, text: str) -> None:
+        for token in self.tokenizer.added_tokens_decoder.values():
+            if token.content.strip() and token.content in text:
+                raise ValueError(
+                    f"remove {token.content!r} from the text: it is a control token of {self.name}"
+                )
+
+    def _locate(self, ids: list[int], pictures: tuple[PictureInputs, ...]) -> Prompt:
+        """Expand each placeholder to its picture's tokens and place every token."""
+        found = ids.count(self.image_token_id)
+        if found != len(pictures):
+            raise ValueError(
+                f"use the model's own chat template: this one leaves {found} places for "
+                f"{len(pictures)} pictures"
+            )
+        expanded: list[int] = []
+        spans: list[slice] = []
+        remaining = iter(pictures)
+        for token in ids:
+            count = next(remaining).token_count if token == self.image_token_id else 1
+            if token == self.image_token_id:
+                spans.append(slice(len(expanded), len(expanded) + count))
+            expanded += [token] * count
+        input_ids = torch.tensor([expanded])
+        positions = self._positions(input_ids, pictures)
+        delta = int(positions.max()) + 1 - len(expanded)
+        return Prompt(input_ids, pictures, tuple(spans), positions, delta)
+
+    @cached_property
+    def takes_token_types(self) -> bool:
+        """True if the model wants to be told which tokens are a picture's (newer M-RoPE code)."""
+        rope_index = getattr(self.model.model, "get_rope_index", None)
+        return rope_index is not None and (
+            "mm_token_type_ids" in inspect.signature(rope_index).parameters
+        )
+
+    def token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """1 on picture tokens, 0 elsewhere, shaped like `input_ids`."""
+        return (input_ids == self.image_token_id).int()
+
+    def _positions(
+        self, input_ids: torch.Tensor, pictures: tuple[PictureInputs, ...]
+    ) -> torch.Tensor:
+        """(1, N) positions, or (3, 1, N) from the model's own M-RoPE index."""
+        rope_index = getattr(self.model.model, "get_rope_index", None)
+        if rope_index is None:
+            return torch.arange(input_ids.shape[1])[None]
+        kwargs = {}
+        if self.takes_token_types:
+            kwargs["mm_token_type_ids"] = self.token_types(input_ids)
+        grids = torch.cat([picture.tensors["image_grid_thw"] for picture in pictures])
+        return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
+
+
+def _read_extras(folder: Path | None) -> dict[str, Any]:
+    """The model folder's `laser.json`: its own instruction and closed vocabulary, if any."""
+    path = folder / "laser.json" if folder else None
+    return json.loads(path.read_text("utf-8")) if path and path.is_file() else {}

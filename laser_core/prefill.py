@@ -1,0 +1,193 @@
+"""Prompts into key-value caches: whole, or continued from the one cached prefix.
+
+A chat that begins with the same system prompt and the same picture has the same first tokens,
+and attention is causal: their keys and values are computed once, kept on the `Lvlm` (one entry),
+and continued by the question, the query-free branch and the picture + crop streams alike.
+A forward here never takes more than one picture, so no family has to merge pictures of
+different sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from .lvlm import Lvlm, Prompt
+
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values (B, H_kv, N, D) of every decoder layer."""
+
+DecoderInputs = list[dict[str, Any]]
+"""What the decoder was called with, forward by forward: picture and text embeddings joined."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total) between forwards; it may raise to interrupt."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prompt's tokens up to the end of its first picture, as the decoder holds them."""
+
+    key: tuple
+    layers: Layers
+    inputs: DecoderInputs
+
+    @property
+    def nbytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A prompt to decode from.
+
+    shared_prefix: continue from the cached prefix, computing it if need be; for prompts that
+    begin with the picture itself. blocked: indices of picture tokens whose embeddings are
+    replaced by the mean of their picture's.
+    """
+
+    prompt: Prompt
+    shared_prefix: bool = False
+    blocked: tuple[int, ...] = ()
+
+
+def cache_of(layers: Layers) -> DynamicCache:
+    """A growing cache that begins with `layers`, which stay untouched.
+
+    Made without a config on purpose: layers with a sliding window must keep all keys, because
+    the window is in the mask and a later continuation may start anywhere.
+    """
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys, values, index)
+    return cache
+
+
+def layers_of(cache: DynamicCache) -> Layers:
+    """Keys and values of `cache`."""
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
+    """The prompt's prefix, computed or remembered; the model keeps the last one."""
+    if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
+        lvlm.release()  # before the new one is computed, so that there are never two
+        cache = DynamicCache()
+        inputs = extend(lvlm, prompt, cache, prompt.prefix_length)
+        lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
+    return lvlm.prefix
+
+
+def read_stream(lvlm: Lvlm, stream: Stream) -> tuple[Layers, DecoderInputs]:
+    """Keys and values of all prompt tokens but the last, which starts the answer."""
+    prompt, cache, inputs = stream.prompt, DynamicCache(), []
+    if stream.shared_prefix:
+        prefix = read_prefix(lvlm, prompt)
+        cache, inputs = cache_of(prefix.layers), prefix.inputs
+    inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1)
+    return layers_of(cache), inputs
+
+
+def read_blocked(lvlm: Lvlm, stream: Stream, inputs: DecoderInputs) -> Layers:
+    """`read_stream` again with the stream's blocked tokens, from what the decoder was fed before.
+
+    Nothing is encoded anew: the vision tower does not run.
+    """
+    cache, start = DynamicCache(), 0
+    for call in inputs:
+        length = call["inputs_embeds"].shape[1]
+        lvlm.model.get_decoder()(**_blocked_call(stream, call, start), past_key_values=cache)
+        start += length
+    return layers_of(cache)
+
+
+def extend(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int) -> DecoderInputs:
+    """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward."""
+    start = cache.get_seq_length()
+    ahead = [span.start for span in prompt.spans if start <= span.start < stop]
+    edges = [start, *ahead[1:], stop]
+    inputs: DecoderInputs = []
+    with _recorded(lvlm.model.get_decoder(), inputs):
+        for first, last in zip(edges, edges[1:]):
+            pictures = [
+                picture
+                for span, picture in zip(prompt.spans, prompt.pictures)
+                if first <= span.start < last
+            ]
+            forward(
+                lvlm,
+                cache,
+                prompt.input_ids[:, first:last],
+                prompt.position_ids[..., first:last],
+                pictures[0].tensors if pictures else {},
+            )
+    return inputs
+
+
+def forward(
+    lvlm: Lvlm,
+    cache: DynamicCache,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    picture: Mapping[str, torch.Tensor],
+    mask: torch.Tensor | None = None,
+) -> None:
+    """One forward of the model's body, without the language head; `cache` grows.
+
+    input_ids: (1, S); position_ids: (1, S) or (3, 1, S); mask: (1, 1, S, N) or None (causal).
+    """
+    device = lvlm.device
+    kwargs = {name: tensor.to(device) for name, tensor in picture.items()}
+    if "pixel_values" in kwargs:
+        kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
+    if lvlm.takes_token_types:
+        kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
+    lvlm.model.model(
+        input_ids=input_ids.to(device),
+        position_ids=position_ids.to(device),
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        **kwargs,
+    )
+
+
+@contextmanager
+def _recorded(decoder: torch.nn.Module, inputs: DecoderInputs) -> Iterator[None]:
+    """Note what the decoder is called with, the cache apart."""
+
+    def note(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        inputs.append({name: value for name, value in kwargs.items() if name != "past_key_values"})
+
+    hook = decoder.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _blocked_call(stream: Stream, call: dict[str, Any], start: int) -> dict[str, Any]:
+    """The decoder call over tokens from `start` on, with blocked tokens at their picture's mean."""
+    embeddings = call["inputs_embeds"].clone()  # (1, S, D)
+    stop = start + embeddings.shape[1]
+    call = {**call, "inputs_embeds": embeddings}
+    deepstack = call.get("deepstack_visual_embeds")
+    if deepstack is not None:
+        deepstack = call["deepstack_visual_embeds"] = [layer.clone() for layer in deepstack]
+    for span in stream.prompt.spans:
+        if not start <= span.start < stop:
+            continue
+        blocked = [index for index in stream.blocked if span.start <= index < span.stop]
+        here = slice(span.start - start, span.stop - start)
+        embeddings[:, [index - start for index in blocked]] = embeddings[:, here].mean(
+            1, keepdim=True
+        )
+        # Qwen3-VL adds features of its deeper vision layers to the same tokens: (tokens, D).
+        for layer in deepstack or ():
+            layer[[index - span.start for index in blocked]] = layer.mean(0)
+    return call

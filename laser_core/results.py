@@ -1,0 +1,135 @@
+"""What the steps hand to one another: frozen records with names and documented shapes.
+
+L: decoder layers, H: query heads, (gh, gw): the picture's patch grid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .geometry import Grid, Window, whole_picture
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Attention of the last prompt token over the picture's patches, in both branches (step 2).
+
+    with_query, without_query: (L, H, gh, gw) float32 on the CPU, post-softmax.
+    grid: how the patches lie on the picture; picture_size: (width, height) in pixels.
+    """
+
+    with_query: torch.Tensor
+    without_query: torch.Tensor
+    grid: Grid
+    picture_size: tuple[int, int]
+
+    @property
+    def layers(self) -> int:
+        return self.with_query.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.with_query.nbytes + self.without_query.nbytes
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """The layers the evidence comes from (steps 4-5).
+
+    layer: the best of them, counted from 0. vaq: (L,) scores of all layers, float32.
+    heads: (L, K) the top-K heads of every layer, best first. weights: {layer: weight}, sum 1.
+    reason: one sentence for people.
+    """
+
+    layer: int
+    vaq: torch.Tensor
+    heads: torch.Tensor
+    weights: dict[int, float]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the question looks (step 6): map (gh, gw) float32 >= 0, over `grid`.
+
+    choice is None when the map is a mask from elsewhere. A degenerate map is not finite, or all
+    zero on the picture (padding beyond it does not count): nothing was found, and the answer is
+    read from the whole picture.
+    """
+
+    map: torch.Tensor
+    grid: Grid
+    picture_size: tuple[int, int]
+    choice: LayerChoice | None = None
+
+    @property
+    def mass(self) -> float:
+        """The map's sum over the picture; a patch that reaches beyond it counts in part."""
+        rows, columns = self.grid.shares_inside(whole_picture(self.picture_size))
+        rows, columns = (torch.tensor(shares, dtype=torch.float64) for shares in (rows, columns))
+        return float(rows @ self.map.double().cpu() @ columns)
+
+    @property
+    def degenerate(self) -> bool:
+        return not (math.isfinite(self.mass) and self.mass > 0)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Windows on the picture, best first, and the share of the map's mass in each (step 7)."""
+
+    windows: tuple[Window, ...]
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token the model might have said: its probability as decoded, with and without the evidence."""
+
+    text: str
+    token_id: int
+    probability: float
+    probability_with: float
+    probability_without: float | None
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """One token of an answer and what each stream thought of it (step 10).
+
+    Logits are raw (z+, z-); probabilities are softmax values. The values without the evidence
+    are None where no counterfactual stream ran.
+    """
+
+    text: str
+    token_id: int
+    logit_with: float
+    logit_without: float | None
+    probability: float
+    probability_with: float
+    probability_without: float | None
+    alternatives: tuple[Alternative, ...]
+
+    @property
+    def vat(self) -> float | None:
+        """Visual Activation of Tokens: z+ - z- (Eq. 10)."""
+        return None if self.logit_without is None else self.logit_with - self.logit_without
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with a record per token.
+
+    stop_reason: "end of answer", "max tokens" or "outside the vocabulary". prompt_tokens: length
+    of each stream's prompt. Times in seconds.
+    """
+
+    text: str
+    tokens: tuple[TokenRecord, ...]
+    stop_reason: str
+    prompt_tokens: tuple[int, ...] = ()
+    seconds_reading: float = 0.0
+    seconds_decoding: float = 0.0

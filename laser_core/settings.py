@@ -1,0 +1,400 @@
+"""Every setting of the method, declared once: default, range, choices and help text.
+
+One frozen dataclass per step. Nodes, command line, documentation and validation all read the
+field metadata from here; nothing in this file knows torch, a model or a picture.
+Where the paper (arXiv 2602.04304) leaves a point open, the help text says what was chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    advanced: bool = False,
+    multiline: bool = False,
+) -> Any:
+    """A dataclass field with what a user interface needs: range, choices, help text."""
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "step": step,
+        "choices": choices,
+        "advanced": advanced,
+        "multiline": multiline,
+    }
+    return field(default=default, metadata=metadata)
+
+
+class Settings:
+    """Base of all settings: validates on construction, so an invalid one cannot exist."""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            object.__setattr__(self, spec.name, _checked(spec, getattr(self, spec.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON values, nested like the dataclasses."""
+        return dataclasses.asdict(self)
+
+
+def _checked(spec: dataclasses.Field, value: Any) -> Any:
+    """`value` in the type of the field's default, or a ValueError that names field and remedy."""
+    kind, meta = type(spec.default), spec.metadata
+    if kind is float and type(value) is int:
+        value = _as_float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{spec.name} is {value!r}: give it a value of type {kind.__name__}")
+    if isinstance(value, Settings):  # a group of settings, which has checked itself
+        return value
+    if meta["choices"] and value not in meta["choices"]:
+        raise ValueError(f"{spec.name} is {value!r}: choose one of {', '.join(meta['choices'])}")
+    low, high = meta["low"], meta["high"]
+    if low is not None and not low <= value <= high:  # not-a-number fails this too
+        raise ValueError(f"{spec.name} is {value}: choose a value from {low} to {high}")
+    return value
+
+
+def _as_float(value: int) -> float:
+    """`value` as a float; one too large for that is infinite, and no range holds it."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+@dataclass(frozen=True)
+class LoadSettings(Settings):
+    """How a model is loaded."""
+
+    precision: str = setting(
+        "auto",
+        "Number format of the weights. auto: bfloat16 on a GPU that has it, float16 on other "
+        "GPUs, float32 on the CPU.",
+        choices=("auto", "bf16", "fp16", "fp32"),
+    )
+    quantization: str = setting(
+        "none",
+        "Compress the weights with bitsandbytes, which must be installed and needs a GPU.",
+        choices=("none", "8-bit", "4-bit"),
+        advanced=True,
+    )
+    attention: str = setting(
+        "auto",
+        "Attention kernel. auto: PyTorch's scaled dot product attention. Maps are the same with "
+        "every kernel.",
+        choices=("auto", "sdpa", "flash", "eager"),
+        advanced=True,
+    )
+    device: str = setting(
+        "auto",
+        "Where the model runs. auto: the GPU if there is one.",
+        choices=("auto", "cpu"),
+        advanced=True,
+    )
+    min_visual_tokens: int = setting(
+        64,
+        "Smallest number of visual tokens for a picture, on native-resolution models (Qwen-VL).",
+        low=4,
+        high=16384,
+        step=4,
+        advanced=True,
+    )
+    max_visual_tokens: int = setting(
+        1280,
+        "Largest number of visual tokens for a picture, on native-resolution models (Qwen-VL). "
+        "More tokens see finer details and cost more time and memory.",
+        low=4,
+        high=16384,
+        step=4,
+        advanced=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_visual_tokens > self.max_visual_tokens:
+            raise ValueError(
+                f"min_visual_tokens is {self.min_visual_tokens}: choose at most max_visual_tokens, "
+                f"which is {self.max_visual_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class PromptSettings(Settings):
+    """How picture and question become a prompt (METHOD step 1)."""
+
+    instruction: str = setting(
+        "auto",
+        "Answer-format sentence added after the question and kept in the query-free branch. "
+        "auto: the sentence the model was tuned with; empty: none.",
+        multiline=True,
+    )
+    query_free: str = setting(
+        "keep instruction",
+        "What the branch without the question reads. keep instruction: the instruction alone; "
+        "image only: nothing; generic question: ViCrop's request for a general description.",
+        choices=("keep instruction", "image only", "generic question"),
+        advanced=True,
+    )
+    framing: str = setting(
+        "pad",
+        "pad: widen pictures the model would crop or refuse to a shape it takes whole (LLaVA-1.5: "
+        "a square). processor: leave them to the model's own processor, which may cut the edges.",
+        choices=("pad", "processor"),
+        advanced=True,
+    )
+    system: str = setting(
+        "", "System prompt. Empty: the model's own default.", multiline=True, advanced=True
+    )
+
+
+@dataclass(frozen=True)
+class ContrastSettings(Settings):
+    """How the two branches are compared (step 3, Eq. 3)."""
+
+    kind: str = setting(
+        "contrastive",
+        "contrastive: ReLU of attention with minus without the question (the paper). raw: with the "
+        "question only. relative: their ratio (ViCrop), best with the generic question.",
+        choices=("contrastive", "raw", "relative"),
+    )
+    normalise: str = setting(
+        "none",
+        "Rescale both branches to sum 1 over the picture before comparing them: none, each head, "
+        "or the mean over heads.",
+        choices=("none", "per head", "head mean"),
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class LayerSettings(Settings):
+    """Which layer and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
+
+    top_heads: int = setting(
+        8,
+        "Heads per layer that count, those the question moves most. The paper gives no number; "
+        "8 was chosen. Never more than the layer has.",
+        low=1,
+        high=256,
+        step=1,
+    )
+    rule: str = setting(
+        "argmax",
+        "argmax: the layer with the highest VAQ (the paper). fuse: the VAQ-weighted mean of the "
+        "best layers.",
+        choices=("argmax", "fuse"),
+    )
+    fused_layers: int = setting(
+        3, "Layers that rule 'fuse' averages.", low=1, high=256, step=1, advanced=True
+    )
+    first_depth: float = setting(
+        0.0,
+        "Start of the range of layers searched, as a fraction of the model's depth.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    last_depth: float = setting(
+        1.0,
+        "End of the range of layers searched, as a fraction of the model's depth.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+        advanced=True,
+    )
+    layer: int = setting(
+        -1, "Take this layer, counted from 0, whatever its VAQ. -1: let the rule choose.",
+        low=-1, high=1023, step=1,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first_depth > self.last_depth:
+            raise ValueError(
+                f"first_depth is {self.first_depth}: choose at most last_depth, which is "
+                f"{self.last_depth}"
+            )
+
+
+@dataclass(frozen=True)
+class CropSettings(Settings):
+    """Where the window lies (step 7, Con-ViCrop)."""
+
+    scale: float = setting(
+        0.5,
+        "Width and height of the window as a fraction of the picture's. 0.5 is the paper's.",
+        low=0.1,
+        high=1.0,
+        step=0.05,
+    )
+    min_side_px: int = setting(
+        224,
+        "Smallest width and height of the window in pixels, as far as the picture has them.",
+        low=1,
+        high=8192,
+        step=1,
+    )
+    placement: str = setting(
+        "most mass",
+        "most mass: the window that holds most of the map. centroid: around the map's mean "
+        "position. peak: around its strongest patch. top patches box: around the box of the "
+        "strongest patches, which may widen it. adaptive: ViCrop's search over window sizes.",
+        choices=("most mass", "centroid", "peak", "top patches box", "adaptive"),
+    )
+    windows: int = setting(
+        1,
+        "Number of windows, which do not overlap. The first lies as placement says; each further "
+        "one holds the most of what is left of the map, and fewer are made when none fits.",
+        low=1,
+        high=16,
+        step=1,
+    )
+    top_fraction: float = setting(
+        0.05,
+        "Share of the patches that placement 'top patches box' encloses.",
+        low=0.001,
+        high=1.0,
+        step=0.01,
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class CounterfactualSettings(Settings):
+    """What is blocked in the counterfactual picture (step 8, Eq. 7)."""
+
+    amount: float = setting(
+        0.05,
+        "How many patches are blocked: a share of all patches, or their number, as amount_unit "
+        "says. At least one. The paper gives no number; 5 % was chosen.",
+        low=0.0,
+        high=16384.0,
+        step=0.01,
+    )
+    amount_unit: str = setting(
+        "fraction",
+        "fraction: amount is a share of all patches. patches: amount is their number.",
+        choices=("fraction", "patches"),
+        advanced=True,
+    )
+    fill: str = setting(
+        "mean",
+        "What replaces the evidence. mean: the model's mean colour; blur and noise keep the "
+        "surroundings plausible; visual tokens: blocks the model's picture tokens, not pixels.",
+        choices=("mean", "black", "grey", "blur", "noise", "visual tokens"),
+    )
+    grow_px: int = setting(
+        0, "Widen the blocked area by this many pixels.", low=0, high=1024, step=1, advanced=True
+    )
+    feather_px: int = setting(
+        0, "Soften its edge over this many pixels.", low=0, high=1024, step=1, advanced=True
+    )
+    block: str = setting(
+        "picture and crop",
+        "With the answer input 'picture + crop': block the evidence in both, or only in the crop "
+        "(faster: the picture is read once for both streams).",
+        choices=("picture and crop", "crop"),
+        advanced=True,
+    )
+    seed: int = setting(
+        0, "Seed of fill 'noise'.", low=0, high=2**63 - 1, step=1, advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.amount_unit == "fraction" and self.amount > 1:
+            raise ValueError(
+                f"amount is {self.amount}: choose at most 1, or set amount_unit to 'patches'"
+            )
+
+
+@dataclass(frozen=True)
+class AnswerSettings(Settings):
+    """Which pictures the answer is read from (step 9)."""
+
+    answer_input: str = setting(
+        "picture + crop",
+        "crop: the window alone (a reading of the paper). picture + crop: keeps the context, "
+        "safer for questions about existence and relations.",
+        choices=("picture + crop", "crop"),
+    )
+    crop_budget: float = setting(
+        1.0,
+        "Visual tokens of the crop as a share of the picture's, on native-resolution models "
+        "(Qwen-VL). 0.25 is much faster but does not magnify a half-size window.",
+        low=0.05,
+        high=4.0,
+        step=0.05,
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True)
+class DecodeSettings(Settings):
+    """How the answer is generated (step 10, VAT, Eqs. 10-11)."""
+
+    alpha: float = setting(
+        1.0,
+        "Weight of the difference between the streams with and without the evidence. 0: plain "
+        "decoding, and the second stream is not computed. 1 is the paper's.",
+        low=0.0,
+        high=10.0,
+        step=0.1,
+    )
+    beta: float = setting(
+        0.0,
+        "Keep only tokens at least this likely, against the best one, with the evidence. "
+        "0: off (the paper); 0.1 is the value of visual contrastive decoding.",
+        low=0.0,
+        high=1.0,
+        step=0.05,
+    )
+    max_tokens: int = setting(64, "Longest answer, in tokens.", low=1, high=4096, step=1)
+    temperature: float = setting(
+        0.0,
+        "0: the most likely token every time. Above 0: sample, the more freely the higher.",
+        low=0.0,
+        high=5.0,
+        step=0.05,
+    )
+    top_p: float = setting(
+        1.0,
+        "When sampling, keep the most likely tokens that together hold this probability.",
+        low=0.01,
+        high=1.0,
+        step=0.01,
+        advanced=True,
+    )
+    top_k: int = setting(
+        0, "When sampling, keep this many tokens. 0: all.", low=0, high=1000, step=1, advanced=True
+    )
+    beams: int = setting(
+        1, "Beams of a beam search. 1: none.", low=1, high=16, step=1, advanced=True
+    )
+    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
+
+
+@dataclass(frozen=True)
+class LaserSettings(Settings):
+    """All settings of the method, one group per step."""
+
+    prompt: PromptSettings = PromptSettings()
+    contrast: ContrastSettings = ContrastSettings()
+    layer: LayerSettings = LayerSettings()
+    crop: CropSettings = CropSettings()
+    counterfactual: CounterfactualSettings = CounterfactualSettings()
+    answer: AnswerSettings = AnswerSettings()
+    decode: DecodeSettings = DecodeSettings()

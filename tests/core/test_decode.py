@@ -1,0 +1,362 @@
+"""Two-stream decoding against the library's generate() and an obvious two-loop reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import ImageFilter
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from laser_core.attention import read_attention
+from laser_core.decode import decode, mix_logits
+from laser_core.families import FAMILIES
+from laser_core.prefill import Stream
+from laser_core.settings import DecodeSettings
+
+from .lvlms import lvlm_of, noise_picture
+from .reference import library_inputs, next_logits, two_loops
+
+QUESTION = "what colour is the square ?"
+TOKENS = 6
+
+
+def streams(lvlm, layout, size=(90, 60)):
+    """(positive, negative) prompts: a crop alone, or after the picture, which may be shared."""
+    picture = noise_picture(size)
+    crop = picture.crop((10, 5, 60, 45))
+    blocked = crop.filter(ImageFilter.GaussianBlur(6))
+    whole = lvlm.encode(picture)
+    prompts = []
+    for last in (crop, blocked):
+        pictures = [lvlm.encode(last, tokens=8)]
+        if layout != "crop":
+            pictures.insert(0, whole)
+        prompts.append(lvlm.prompt(pictures, QUESTION))
+    return [Stream(prompt, shared_prefix=layout == "shared picture + crop") for prompt in prompts]
+
+
+def settings(**values):
+    return DecodeSettings(max_tokens=TOKENS, **values)
+
+
+def ids(answer):
+    return [token.token_id for token in answer.tokens]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("layout", ["crop", "picture + crop", "shared picture + crop"])
+def test_two_streams_equal_two_loops(model_type, layout):
+    lvlm = lvlm_of(model_type)
+    positive, negative = streams(lvlm, layout)
+    expected, logits = two_loops(lvlm, positive.prompt, negative.prompt, 1.5, TOKENS)
+    answer = decode(lvlm, positive, negative, settings(alpha=1.5))
+    assert ids(answer) == expected
+    for token, (with_evidence, without) in zip(answer.tokens, logits):
+        assert token.logit_with == pytest.approx(float(with_evidence[token.token_id]), abs=1e-4)
+        assert token.logit_without == pytest.approx(float(without[token.token_id]), abs=1e-4)
+
+
+@pytest.mark.parametrize(("model_type", "window"), [("llava", 24), ("qwen2_vl", 24)])
+def test_two_streams_equal_two_loops_with_sliding_windows(model_type, window):
+    lvlm = lvlm_of(model_type, sliding_window=window)
+    positive, negative = streams(lvlm, "shared picture + crop")
+    expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 1.0, TOKENS)
+    assert ids(decode(lvlm, positive, negative, settings())) == expected
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_alpha_0_is_the_librarys_own_answer(model_type):
+    lvlm = lvlm_of(model_type)
+    positive, negative = streams(lvlm, "picture + crop")
+    inputs = library_inputs(lvlm, positive.prompt)
+    generated = lvlm.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    answer = decode(lvlm, positive, negative, settings(alpha=0.0))
+    assert ids(answer) == generated[0, positive.prompt.length :].tolist()
+    assert all(token.logit_without is None for token in answer.tokens)
+    assert len(answer.prompt_tokens) == 1  # the second stream was not read
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_streams_of_unequal_length_equal_two_loops(model_type):
+    lvlm = lvlm_of(model_type)
+    positive, negative = streams(lvlm, "picture + crop")
+    longer = lvlm.prompt(negative.prompt.pictures, f"{QUESTION} left or right or top ?")
+    for pair in ((positive, Stream(longer)), (Stream(longer), positive)):
+        expected, _ = two_loops(lvlm, pair[0].prompt, pair[1].prompt, 1.0, TOKENS)
+        assert ids(decode(lvlm, *pair, settings())) == expected
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 5}, {"temperature": 1.0, "top_p": 0.6}],
+    ids=str,
+)
+def test_seeded_sampling_equals_two_loops(model_type, options):
+    lvlm = lvlm_of(model_type)
+    positive, negative = streams(lvlm, "crop")
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(options["temperature"])])
+    if "top_k" in options:
+        warpers.append(TopKLogitsWarper(options["top_k"]))
+    if "top_p" in options:
+        warpers.append(TopPLogitsWarper(options["top_p"]))
+
+    def sample(scores):
+        return int(torch.multinomial(warpers(None, scores[None]).softmax(-1), 1))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 1.0, TOKENS, sample)
+    assert ids(decode(lvlm, positive, negative, settings(seed=11, **options))) == expected
+
+
+class _MixedFromScratch(LogitsProcessor):
+    """Beam search by the library over mixed scores computed without any cache of ours."""
+
+    def __init__(self, lvlm, positive, negative, alpha):
+        self.lvlm, self.prompts, self.alpha = lvlm, (positive, negative), alpha
+
+    def __call__(self, input_ids, scores):
+        mixed = []
+        for row in input_ids[:, self.prompts[0].length :].tolist():
+            with_evidence, without = (next_logits(self.lvlm, p, row) for p in self.prompts)
+            mixed.append(with_evidence + self.alpha * (with_evidence - without))
+        return torch.stack(mixed).log_softmax(-1)
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "qwen3_vl"])
+def test_beam_search_equals_the_librarys_over_mixed_scores(model_type):
+    lvlm = lvlm_of(model_type)
+    positive, negative = (stream.prompt for stream in streams(lvlm, "crop"))
+    generated = lvlm.model.generate(
+        **library_inputs(lvlm, positive),
+        max_new_tokens=TOKENS,
+        num_beams=3,
+        do_sample=False,
+        use_cache=False,
+        logits_processor=LogitsProcessorList(
+            [_MixedFromScratch(lvlm, positive, negative, 1.0)]
+        ),
+    )
+    expected = generated[0, positive.length :].tolist()
+    answer = decode(lvlm, Stream(positive), Stream(negative), settings(beams=3))
+    assert ids(answer) == expected
+    for index, token in enumerate(answer.tokens):
+        logits = next_logits(lvlm, negative, expected[:index])
+        assert token.logit_without == pytest.approx(float(logits[token.token_id]), abs=1e-4)
+
+
+def test_records_of_long_beam_answers_equal_the_models_logits():
+    lvlm = lvlm_of("qwen2_5_vl")
+    positive, negative = streams(lvlm, "crop")
+    answer = decode(lvlm, positive, negative, DecodeSettings(max_tokens=20, beams=2))
+    for index in (0, 15, 16, len(answer.tokens) - 1):  # either side of a chunk's end
+        token = answer.tokens[index]
+        logits = next_logits(lvlm, positive.prompt, ids(answer)[:index])
+        assert token.logit_with == pytest.approx(float(logits[token.token_id]), abs=1e-4)
+
+
+def test_beta_cuts_implausible_tokens_off():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS, beta=0.9)
+    answer = decode(lvlm, positive, negative, settings(alpha=10.0, beta=0.9))
+    assert ids(answer) == expected
+    free, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS)
+    assert expected != free, "the case must need the cut-off"
+
+
+def test_mixed_logits_follow_the_papers_formula():
+    positive, negative = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([0.5, 3.0, -4.0])
+    mixed = mix_logits(positive, negative, alpha=2.0, beta=0.0)
+    assert torch.equal(mixed, torch.tensor([2.0, 0.0, 5.0]))
+    cut = mix_logits(positive, negative, alpha=2.0, beta=0.1)
+    assert torch.equal(cut, torch.tensor([2.0, 0.0, float("-inf")]))
+
+
+def test_records_hold_both_streams_probabilities():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    answer = decode(lvlm, positive, negative, settings(alpha=1.0))
+    with_evidence = next_logits(lvlm, positive.prompt, [])
+    without = next_logits(lvlm, negative.prompt, [])
+    mixed = (2 * with_evidence - without).softmax(-1)
+    first = answer.tokens[0]
+    assert first.vat == pytest.approx(
+        float((with_evidence - without)[first.token_id]), abs=1e-4
+    )
+    assert first.probability == pytest.approx(float(mixed[first.token_id]), abs=1e-5)
+    assert first.probability_with == pytest.approx(
+        float(with_evidence.softmax(-1)[first.token_id]), abs=1e-5
+    )
+    top = mixed.topk(5)
+    assert [other.token_id for other in first.alternatives] == top.indices.tolist()
+    assert [other.probability for other in first.alternatives] == pytest.approx(
+        top.values.tolist(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("model_type", [t for t in FAMILIES if t != "llava_next"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shared):
+    lvlm = lvlm_of(model_type)
+    positive, _ = streams(lvlm, "picture + crop")
+    positive = Stream(positive.prompt, shared_prefix=shared)
+    spans = positive.prompt.spans
+    blocked = [spans[0].start + 3, spans[1].start, spans[1].start + 5]
+    negative = Stream(positive.prompt, blocked=tuple(blocked))
+
+    def feed_mean(decoder, args, kwargs):
+        embeddings = kwargs["inputs_embeds"].clone()
+        deep = kwargs.get("deepstack_visual_embeds")
+        deep = None if deep is None else [layer.clone() for layer in deep]
+        first = 0
+        for span in spans:
+            mean = embeddings[:, span].mean(1)
+            for index in blocked:
+                if span.start <= index < span.stop:
+                    embeddings[:, index] = mean
+                    for layer in deep or ():
+                        row = slice(first, first + span.stop - span.start)
+                        layer[first + index - span.start] = original(layer, row)
+            first += span.stop - span.start
+        kwargs = {**kwargs, "inputs_embeds": embeddings}
+        if deep is not None:
+            kwargs["deepstack_visual_embeds"] = deep
+        return args, kwargs
+
+    means = {}
+
+    def original(layer, row):  # the mean before any of its rows was replaced
+        return means.setdefault((id(layer), row.start), layer[row].mean(0))
+
+    hook = lvlm.model.get_decoder().register_forward_pre_hook(feed_mean, with_kwargs=True)
+    try:
+        expected = next_logits(lvlm, positive.prompt, [])
+    finally:
+        hook.remove()
+    token = decode(lvlm, positive, negative, settings(alpha=1.0)).tokens[0]
+    assert token.logit_without == pytest.approx(float(expected[token.token_id]), abs=1e-4)
+    assert token.logit_without != pytest.approx(token.logit_with, abs=1e-4)
+
+
+def test_blocked_tokens_need_no_second_vision_pass():
+    lvlm = lvlm_of("qwen2_5_vl")
+    positive, _ = streams(lvlm, "crop")
+    negative = Stream(positive.prompt, blocked=(positive.prompt.spans[0].start,))
+    passes = []
+    tower = lvlm.model.model.visual
+    hook = tower.register_forward_hook(lambda *args: passes.append(1))
+    try:
+        decode(lvlm, positive, negative, settings())
+    finally:
+        hook.remove()
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
+    positive, negative = streams(lvlm, "shared picture + crop")
+    first = decode(lvlm, positive, negative, settings())
+    again = decode(lvlm, positive, negative, settings())
+    read_attention(lvlm, noise_picture((60, 60), seed=5), QUESTION)
+    later = decode(lvlm, positive, negative, settings())
+    assert first.tokens == again.tokens == later.tokens
+
+
+class Interrupt(BaseException):
+    """As ComfyUI's: not an Exception."""
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, Interrupt])
+@pytest.mark.parametrize("stage", ["reading the evidence", "answering"])
+def test_no_hook_is_left_and_the_model_is_usable_after(error, stage):
+    lvlm = lvlm_of("llava", fresh=True)
+    positive, negative = streams(lvlm, "crop")
+    expected = ids(decode(lvlm, positive, negative, settings()))
+
+    def progress(now, done, total):
+        if error and now == stage and done == 1:
+            raise error
+
+    if error:
+        with pytest.raises(error):
+            decode(lvlm, positive, negative, settings(), progress=progress)
+    else:
+        decode(lvlm, positive, negative, settings(), progress=progress)
+    for module in (lvlm.model, lvlm.model.get_decoder()):
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert ids(decode(lvlm, positive, negative, settings())) == expected
+
+
+def test_an_interrupt_stops_at_the_next_token():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    seen = []
+
+    def on_text(text):
+        seen.append(text)
+        if len(seen) == 2:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        decode(lvlm, positive, negative, settings(), on_text=on_text)
+    assert len(seen) == 2
+
+
+def test_text_grows_to_the_answer_while_it_is_generated():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    texts = []
+    answer = decode(lvlm, positive, negative, settings(), on_text=texts.append)
+    assert texts[-1] == answer.text
+    assert len(texts) == len(answer.tokens)
+
+
+def test_the_stop_reason_tells_the_token_limit_from_the_end():
+    lvlm = lvlm_of("llava", fresh=True)
+    positive, negative = streams(lvlm, "crop")
+    lvlm.model.generation_config.eos_token_id = None
+    answer = decode(lvlm, positive, negative, settings())
+    assert (answer.stop_reason, len(answer.tokens)) == ("max tokens", TOKENS)
+    lvlm.model.generation_config.eos_token_id = ids(answer)[2]
+    stopped = decode(lvlm, positive, negative, settings())
+    assert stopped.stop_reason == "end of answer"
+    assert ids(stopped) == ids(answer)[: len(stopped.tokens)]
+
+
+def test_the_models_own_generation_defaults_do_not_leak_in():
+    lvlm = lvlm_of("llava", fresh=True)
+    positive, negative = streams(lvlm, "crop")
+    expected = ids(decode(lvlm, positive, negative, settings()))
+    defaults = lvlm.model.generation_config
+    defaults.repetition_penalty, defaults.temperature, defaults.top_k = 5.0, 0.1, 1
+    defaults.do_sample, defaults.no_repeat_ngram_size = True, 1
+    assert ids(decode(lvlm, positive, negative, settings())) == expected
+
+
+def test_sampling_leaves_the_global_random_state_alone():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    state = torch.get_rng_state()
+    decode(lvlm, positive, negative, settings(temperature=1.0, seed=3))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_one_another():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    answers = [
+        ids(decode(lvlm, positive, negative, settings(temperature=3.0, seed=seed)))
+        for seed in (1, 1, 2, 3)
+    ]
+    assert answers[0] == answers[1]
+    assert len({tuple(answer) for answer in answers}) > 1

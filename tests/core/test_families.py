@@ -1,0 +1,587 @@
+"""Every family's grid against what the library's processors and models make of a picture.
+
+The oracle throughout: change some pixels of a picture, let the real processor (or the real
+vision tower) run, and see what changed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from einops import rearrange
+from PIL import Image
+
+from laser_core.families import (
+    FAMILIES,
+    encode_picture,
+    family_of,
+    load_image_processor,
+    mean_colour,
+    set_visual_token_limits,
+)
+from laser_core.geometry import Box
+
+from . import tiny
+
+SIZES = [(100, 70), (57, 101), (33, 77), (1, 1), (1, 2000), (2000, 1), (160, 10), (3, 5000)]
+"""(width, height) of the pictures: ordinary, odd, extreme."""
+
+NATIVE = [name for name, family in FAMILIES.items() if family.native_resolution]
+FIXED = [name for name in FAMILIES if name not in NATIVE]
+families = pytest.mark.parametrize("model_type", FAMILIES)
+sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+
+built = cache(tiny.build)
+
+
+def encode(model_type, picture, framing="pad", tokens=None, processor=None, config=None):
+    model = built(model_type)
+    return encode_picture(
+        FAMILIES[model_type],
+        processor or model.image_processor,
+        config or model.config,
+        picture,
+        framing,
+        tokens,
+    )
+
+
+def flat(size, value=128):
+    return Image.new("RGB", size, (value,) * 3)
+
+
+def with_block(size, block, value=200):
+    """A flat picture with one block (x1, y1, x2, y2) of another grey."""
+    picture = flat(size)
+    picture.paste((value,) * 3, block)
+    return picture
+
+
+def fed_pixels(inputs, config):
+    """(3, H, W): what the vision tower sees of the view the grid lies on."""
+    pixels = inputs.tensors["pixel_values"]
+    if "image_grid_thw" in inputs.tensors:
+        vision = config.vision_config
+        return rearrange(
+            pixels,
+            "(gh gw mh mw) (c t ph pw) -> t c (gh mh ph) (gw mw pw)",
+            gh=inputs.grid.rows,
+            gw=inputs.grid.columns,
+            mh=vision.spatial_merge_size,
+            mw=vision.spatial_merge_size,
+            c=3,
+            ph=vision.patch_size,
+            pw=vision.patch_size,
+        )[0]
+    return pixels.flatten(0, -4)[0]  # the base view, where tiles follow
+
+
+def covered_pixels(inputs, config):
+    """(width, height) of the part of the fed pixels that the tower's patches cover."""
+    vision = config.vision_config
+    side = vision.patch_size * getattr(vision, "spatial_merge_size", 1)
+    return inputs.grid.columns * side, inputs.grid.rows * side
+
+
+def pixel_change(model_type, size, block, **options):
+    """(H, W) summed change of the fed pixels, and the inputs of the changed picture."""
+    config = options.get("config") or built(model_type).config
+    before = encode(model_type, flat(size), **options)
+    after = encode(model_type, with_block(size, block), **options)
+    difference = fed_pixels(after, config) - fed_pixels(before, config)
+    width, height = covered_pixels(after, config)
+    return difference.sum(0)[:height, :width].double(), after
+
+
+def block_at(size, x_share, y_share):
+    """A block a fifth of the picture wide and high, at least a pixel, at a relative place."""
+    width, height = size
+    w, h = max(1, width // 5), max(1, height // 5)
+    x, y = round(x_share * (width - w)), round(y_share * (height - h))
+    return (x, y, x + w, y + h)
+
+
+def assert_change_lies_under(block, change, grid):
+    """The fed pixels that changed are those under the block, but for the resampling kernel.
+
+    The kernel (bicubic) reaches 2 pixels of the coarser raster; the block's edges and the output
+    raster add one. A block of one source pixel may vanish in rounding where it is reduced, so
+    only the part of the block well inside must have changed.
+    """
+    rows, columns = change.shape
+    x_scale, y_scale = grid.view.width / columns, grid.view.height / rows  # source px per fed px
+    x_reach, y_reach = 2 * max(1, x_scale) + x_scale, 2 * max(1, y_scale) + y_scale
+    x = grid.view.x1 + (torch.arange(columns) + 0.5) * x_scale
+    y = grid.view.y1 + (torch.arange(rows) + 0.5) * y_scale
+    x1, y1, x2, y2 = block
+    near = ((y > y1 - y_reach) & (y < y2 + y_reach))[:, None] & (
+        (x > x1 - x_reach) & (x < x2 + x_reach)
+    )
+    inside = ((y > y1 + y_reach) & (y < y2 - y_reach))[:, None] & (
+        (x > x1 + x_reach) & (x < x2 - x_reach)
+    )
+    changed = change != 0
+    assert changed.any()
+    assert not (changed & ~near).any(), "something changed away from the block"
+    assert not (inside & ~changed).any(), "the block left its place unchanged"
+
+
+def assert_centred(block, change, grid, tolerance=0.2):
+    """The change's centre of mass lies on the block's, within `tolerance` fed pixels.
+
+    Resampling is linear and its kernel symmetric, so the centre is kept to a fraction of a pixel.
+    """
+    rows, columns = change.shape
+    x = float((change.sum(0) * (torch.arange(columns) + 0.5)).sum() / change.sum())
+    y = float((change.sum(1) * (torch.arange(rows) + 0.5)).sum() / change.sum())
+    middle = Box(*block).centre
+    expected_x = (middle[0] - grid.view.x1) / grid.view.width * columns
+    expected_y = (middle[1] - grid.view.y1) / grid.view.height * rows
+    assert (x, y) == (pytest.approx(expected_x, abs=tolerance), pytest.approx(expected_y, abs=tolerance))
+
+
+# ---- where patches lie ------------------------------------------------------------------------
+
+
+@families
+@sizes
+@pytest.mark.parametrize("place", [(0, 0), (0.4, 0.6), (1, 1)])
+def test_changed_patches_lie_under_the_changed_pixels(model_type, size, place):
+    block = block_at(size, *place)
+    change, inputs = pixel_change(model_type, size, block)
+    assert_change_lies_under(block, change, inputs.grid)
+
+
+@families
+@sizes
+def test_the_view_is_exact_to_a_fraction_of_a_fed_pixel(model_type, size):
+    if min(size) < 10:
+        pytest.skip("a block in the middle needs pixels around it")
+    block = block_at(size, 0.4, 0.6)
+    change, inputs = pixel_change(model_type, size, block)
+    assert_centred(block, change, inputs.grid)
+
+
+@pytest.mark.parametrize("size", [(100, 70), (57, 101), (33, 77), (160, 10), (10, 161), (1, 1)])
+@families
+def test_the_view_is_exact_without_padding(model_type, size):
+    side = max(1, min(size) // 3)  # in the middle, which a centre crop keeps
+    x, y = (size[0] - side) // 2, (size[1] - side) // 2
+    block = (x, y, x + side, y + side)
+    change, inputs = pixel_change(model_type, size, block, framing="processor")
+    assert_change_lies_under(block, change, inputs.grid)
+    if min(size) >= 10:
+        assert_centred(block, change, inputs.grid)
+
+
+
+CLIP = ("llava", "CLIPImageProcessor")
+PADDING = ("llava", "LlavaImageProcessor")
+NEXT = ("llava_next", "LlavaNextImageProcessor")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (CLIP, {"size": {"shortest_edge": 97}}),  # the crop is smaller than the short edge
+        (CLIP, {"size": {"shortest_edge": 85}}),
+        (CLIP, {"size": {"shortest_edge": 71}}),  # larger: filled with zeros
+        (CLIP, {"size": {"height": 84, "width": 84}, "do_center_crop": False}),  # SigLIP's way
+        (CLIP, {"size": {"height": 90, "width": 101}}),
+        (CLIP, {"size": {"shortest_edge": 90}, "crop_size": {"height": 90, "width": 90}}),
+        (CLIP, {"do_resize": False}),
+        (PADDING, {"do_pad": True}),
+        (PADDING, {"do_pad": False}),
+        (NEXT, {"size": {"shortest_edge": 97}}),
+        (NEXT, {"size": {"height": 84, "width": 84}}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(100, 70), (57, 101)])
+@pytest.mark.parametrize("framing", ["pad", "processor"])
+def test_the_view_follows_the_processors_settings(kind, settings, size, framing):
+    model_type, name = kind
+    processor = on_pillow_84(name, settings)
+    block = (size[0] // 2 - 9, size[1] // 2 - 7, size[0] // 2 + 4, size[1] // 2 + 8)
+    change, inputs = pixel_change(
+        model_type, size, block, framing=framing, processor=processor
+    )
+    assert_change_lies_under(block, change, inputs.grid)
+    assert_centred(block, change, inputs.grid)
+
+
+def on_pillow_84(name, settings):
+    """An image processor for the tiny LLaVAs' 84 pixels, with some settings of its own."""
+    usual = {"size": {"shortest_edge": 84}, "crop_size": {"height": 84, "width": 84}}
+    if "Next" in name:
+        usual["image_grid_pinpoints"] = built("llava_next").config.image_grid_pinpoints
+    return tiny.on_pillow(name)(**{**usual, **settings})
+
+
+@pytest.mark.parametrize(("size", "edge"), [((160, 10), (0, 0, 60, 10)), ((40, 90), (0, 70, 40, 90))])
+def test_pixels_cut_off_by_the_centre_crop_change_nothing(size, edge):
+    change, inputs = pixel_change("llava", size, edge, framing="processor")
+    assert not change.any()
+    assert inputs.grid.unseen_share(size) == pytest.approx(1 - min(size) / max(size), abs=0.01)
+
+
+def test_padding_shows_every_pixel():
+    for model_type in FAMILIES:
+        for size in SIZES:
+            assert encode(model_type, flat(size)).grid.unseen_share(size) == pytest.approx(0)
+
+
+# ---- which tokens they are --------------------------------------------------------------------
+
+
+@cache
+def without_mixing(model_type):
+    """A tiny model whose vision tower attends to nothing: each token sees its own pixels only."""
+    model = tiny.build(model_type, seed=1).model
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "language_model" not in name and ("out_proj" in name or "attn.proj" in name):
+                weight.zero_()
+    return model
+
+
+def prompt_ids(model_type, token_count):
+    """A chat about one picture, its placeholder repeated for every visual token: (1, N)."""
+    model, family = built(model_type), FAMILIES[model_type]
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What ?"}]}]
+    text = model.tokenizer.apply_chat_template(
+        chat, chat_template=family.chat_template, tokenize=False, add_generation_prompt=True
+    )
+    assert text.count(family.image_token) == 1
+    text = text.replace(family.image_token, family.image_token * token_count)
+    return model.tokenizer(text, return_tensors="pt")["input_ids"]
+
+
+def run(model, model_type, inputs):
+    """(token_count, D) embeddings the decoder reads at the placeholders, by a plain forward."""
+    ids = prompt_ids(model_type, inputs.token_count)
+    placeholders = ids == built(model_type).tokenizer.convert_tokens_to_ids(
+        FAMILIES[model_type].image_token
+    )
+    more = {}
+    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
+        more["mm_token_type_ids"] = placeholders.int()
+    seen = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    try:
+        with torch.inference_mode():
+            model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), **inputs.tensors, **more
+            )
+    finally:
+        hook.remove()
+    return seen[0][placeholders]
+
+
+def changed_cells(change, grid):
+    """Flat indices of the cells in which some fed pixel changed."""
+    cells = rearrange(change != 0, "(gh ph) (gw pw) -> (gh gw) (ph pw)", gh=grid.rows, gw=grid.columns)
+    return cells.any(1).nonzero().flatten().tolist()
+
+
+@families
+@pytest.mark.parametrize("size", [(100, 70), (33, 77), (2000, 1), (10, 160)])
+@pytest.mark.parametrize("place", [(0.1, 0.1), (0.9, 0.6)])
+def test_the_models_tokens_change_where_the_grid_says(model_type, size, place):
+    block = block_at(size, *place)
+    model = without_mixing(model_type)
+    change, after = pixel_change(model_type, size, block)
+    before = encode(model_type, flat(size))
+    difference = run(model, model_type, after) - run(model, model_type, before)
+    tokens = difference[after.map_tokens].abs().amax(1).nonzero().flatten().tolist()
+    assert tokens == changed_cells(change, after.grid)
+    assert len(range(*after.map_tokens.indices(after.token_count))) == after.grid.rows * after.grid.columns
+
+
+def test_a_kept_class_token_is_not_a_cell():
+    config = built("llava").config
+    model = without_mixing("llava")
+    block = (10, 10, 30, 30)
+    try:
+        config.vision_feature_select_strategy = "full"
+        model.config.vision_feature_select_strategy = "full"
+        change, after = pixel_change("llava", (100, 70), block)
+        before = encode("llava", flat((100, 70)))
+        difference = run(model, "llava", after) - run(model, "llava", before)
+    finally:
+        config.vision_feature_select_strategy = "default"
+        model.config.vision_feature_select_strategy = "default"
+    assert (after.token_count, after.map_tokens) == (37, slice(1, 37))
+    tokens = difference[after.map_tokens].abs().amax(1).nonzero().flatten().tolist()
+    assert tokens == changed_cells(change, after.grid)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tower", "strategy", "remedy"),
+    [
+        ("llava", "siglip_vision_model", "default", "to 'full'"),
+        ("llava_next", "clip_vision_model", "full", "to 'default'"),
+    ],
+)
+def test_a_token_rule_that_spoils_the_grid_is_refused(model_type, tower, strategy, remedy):
+    config = SimpleNamespace(
+        vision_feature_select_strategy=strategy,
+        vision_config=SimpleNamespace(model_type=tower, patch_size=14, image_size=84),
+    )
+    with pytest.raises(ValueError, match=f"set vision_feature_select_strategy {remedy}"):
+        encode(model_type, flat((100, 70)), config=config)
+
+
+# ---- how many tokens --------------------------------------------------------------------------
+
+
+@families
+@sizes
+def test_the_model_accepts_the_token_count(model_type, size):
+    inputs = encode(model_type, flat(size))
+    assert run(built(model_type).model, model_type, inputs).shape[0] == inputs.token_count
+
+
+@families
+@pytest.mark.parametrize("vision", [56, 70, 112])
+def test_towers_of_other_sizes_work_as_well(model_type, vision):
+    model = tiny.build(model_type, vision=vision)
+    for size in [(100, 70), (1, 2000), (2000, 1), (40, 10), (10, 40), (1, 1)]:
+        inputs = encode_picture(
+            FAMILIES[model_type], model.image_processor, model.config, flat(size)
+        )
+        assert run(model.model, model_type, inputs).shape[0] == inputs.token_count
+
+
+def library_processor(model_type):
+    """The library's own processor, which places the placeholders; without videos for Qwen."""
+    model = built(model_type)
+    if model_type in FIXED:
+        name = {"llava": "LlavaProcessor", "llava_next": "LlavaNextProcessor"}[model_type]
+        return getattr(transformers, name)(
+            model.image_processor,
+            model.tokenizer,
+            patch_size=14,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        )
+    name = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[model_type]
+    parts = ["image_processor", "tokenizer"]
+    members = {  # its video processor needs torchvision
+        "attributes": parts,
+        "get_attributes": classmethod(lambda cls: parts),
+        "tokenizer_class": "AutoTokenizer",
+        "video_processor": None,
+    }
+    base = getattr(transformers, f"{name}Processor")
+    return type(base.__name__, (base,), members)(model.image_processor, model.tokenizer)
+
+
+@families
+@pytest.mark.parametrize("size", [(100, 70), (57, 101), (33, 77), (160, 10), (11, 160), (84, 84)])
+def test_the_token_count_is_the_librarys(model_type, size):
+    token = FAMILIES[model_type].image_token
+    output = library_processor(model_type)(images=[flat(size)], text=[token], return_tensors="pt")
+    expected = (output["input_ids"] == built(model_type).tokenizer.convert_tokens_to_ids(token)).sum()
+    inputs = encode(model_type, flat(size), framing="processor")
+    assert inputs.token_count == expected
+    for name, tensor in inputs.tensors.items():
+        assert torch.equal(output[name], tensor)
+
+
+@pytest.mark.parametrize("model_type", NATIVE)
+@pytest.mark.parametrize("tokens", [1, 4, 7, 30, 64, 200, 1280])
+@sizes
+def test_a_token_budget_is_kept(model_type, tokens, size):
+    inputs = encode(model_type, flat(size), tokens=tokens)
+    assert inputs.token_count <= tokens
+    width, height = inputs.grid.cell_size
+    long, short = max(inputs.grid.rows, inputs.grid.columns), min(inputs.grid.rows, inputs.grid.columns)
+    if tokens >= 30:
+        assert inputs.token_count >= 0.7 * tokens
+    if short >= 3:  # enough rows for the shape to be kept
+        assert 0.7 < width / height < 1.4, (long, short)
+
+
+@pytest.mark.parametrize("model_type", NATIVE)
+def test_a_token_budget_magnifies_the_whole_picture(model_type):
+    block = (60, 20, 80, 40)
+    change, inputs = pixel_change(model_type, (100, 70), block, tokens=120)
+    assert inputs.grid.view == Box(0, 0, 100, 70)
+    assert inputs.token_count > 2 * encode(model_type, flat((100, 70))).token_count
+    assert_change_lies_under(block, change, inputs.grid)
+    assert_centred(block, change, inputs.grid)
+    assert run(built(model_type).model, model_type, inputs).shape[0] == inputs.token_count
+
+
+@pytest.mark.parametrize("model_type", FIXED)
+def test_other_families_ignore_a_token_budget(model_type):
+    plain = encode(model_type, flat((100, 70)))
+    assert encode(model_type, flat((100, 70)), tokens=3).digest == plain.digest
+
+
+@pytest.mark.parametrize("model_type", NATIVE)
+@pytest.mark.parametrize("size", [(1, 1), (33, 77), (400, 300), (700, 30), (20, 2000), (1, 2000)])
+def test_visual_token_limits_hold(model_type, size):
+    model = tiny.build(model_type)
+    set_visual_token_limits(model.image_processor, FAMILIES[model_type], model.config, 40, 60)
+    inputs = encode(model_type, flat(size), processor=model.image_processor)
+    assert 40 <= inputs.token_count <= 60 or (inputs.grid.rows == 1 or inputs.grid.columns == 1)
+    assert inputs.token_count <= 60
+
+
+@pytest.mark.parametrize("model_type", FIXED)
+def test_visual_token_limits_leave_other_families_alone(model_type):
+    model = tiny.build(model_type)
+    before = model.image_processor.to_dict()
+    set_visual_token_limits(model.image_processor, FAMILIES[model_type], model.config, 40, 60)
+    assert model.image_processor.to_dict() == before
+
+
+@pytest.mark.parametrize("limits", [(0, 10), (11, 10)])
+def test_impossible_visual_token_limits_are_refused(limits):
+    model = tiny.build("qwen2_vl")
+    with pytest.raises(ValueError, match="the minimum at most the maximum"):
+        set_visual_token_limits(
+            model.image_processor, FAMILIES["qwen2_vl"], model.config, *limits
+        )
+
+
+# ---- framing ----------------------------------------------------------------------------------
+
+
+@families
+def test_padding_has_the_processors_mean_colour(model_type):
+    model, family = built(model_type), FAMILIES[model_type]
+    colour = mean_colour(model.image_processor)
+    assert colour == ((127, 127, 127) if model_type == "qwen3_vl" else (122, 116, 104))
+    inputs = encode(model_type, flat((1000, 1), value=255))
+    pixels = fed_pixels(inputs, model.config)
+    assert family.max_aspect < 1000
+    assert pixels[:, 0].abs().max() < 0.02  # normalised: (colour - mean) / std
+
+
+@pytest.mark.parametrize("size", [(3, 5000), (20000, 2), (1, 30000)])
+@families
+def test_extreme_pictures_stay_small(model_type, size):
+    fed = []
+    model = built(model_type)
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(model.image_processor, name)
+
+        def __call__(self, images, **kwargs):
+            fed.append(images.size)
+            return model.image_processor(images=images, **kwargs)
+
+    encode(model_type, flat(size), processor=Watched())
+    assert fed[0][0] * fed[0][1] <= 4_100_000
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (3, 5000)])
+@families
+def test_pictures_too_long_for_the_processor_are_refused(model_type, size):
+    with pytest.raises(ValueError, match="^use the framing 'pad'"):
+        encode(model_type, flat(size), framing="processor")
+
+
+def test_an_unknown_framing_is_refused():
+    with pytest.raises(ValueError, match="choose the framing 'pad' or 'processor'"):
+        encode("llava", flat((10, 10)), framing="stretch")
+
+
+@families
+def test_the_digest_tells_pictures_apart(model_type):
+    first, second = with_block((64, 64), (9, 9, 30, 30)), flat((64, 64))
+    assert encode(model_type, first).digest == encode(model_type, first.copy()).digest
+    assert encode(model_type, first).digest != encode(model_type, second).digest
+
+
+# ---- records and loading ----------------------------------------------------------------------
+
+
+def test_every_family_has_a_tiny_model():
+    assert tuple(FAMILIES) == tiny.MODEL_TYPES
+    for model_type, family in FAMILIES.items():
+        assert family_of(built(model_type).config) is family
+
+
+def test_an_unsupported_model_type_lists_the_supported_ones():
+    with pytest.raises(ValueError) as error:
+        family_of(SimpleNamespace(model_type="blip"))
+    first_line = str(error.value).splitlines()[0]
+    assert all(model_type in first_line for model_type in [*FAMILIES, "'blip'"])
+
+
+def test_an_unsupported_vision_tower_is_refused():
+    pixtral = SimpleNamespace(
+        model_type="llava", vision_config=SimpleNamespace(model_type="pixtral")
+    )
+    with pytest.raises(ValueError, match="type 'pixtral' is not supported"):
+        family_of(pixtral)
+
+
+@families
+@pytest.mark.parametrize("chat_template", [True, False])
+def test_a_saved_model_opens_with_the_auto_classes(model_type, chat_template, tmp_path):
+    model = built(model_type)
+    folder = tiny.save(model, tmp_path, chat_template=chat_template)
+    loaded = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    processor = load_image_processor(str(folder))
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert family_of(config) is FAMILIES[model_type]
+    assert bool(tokenizer.chat_template) is chat_template
+    inputs = encode(model_type, with_block((100, 70), (9, 9, 30, 30)))
+    again = encode(
+        model_type, with_block((100, 70), (9, 9, 30, 30)), processor=processor, config=config
+    )
+    assert again.digest == inputs.digest
+    ids = prompt_ids(model_type, inputs.token_count)
+    text = built(model_type).tokenizer.decode(ids[0])
+    assert tokenizer.decode(ids[0]) == text
+    for name, weight in loaded.state_dict().items():
+        assert torch.equal(weight, model.model.state_dict()[name])
+    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("model_type", NATIVE)
+def test_the_folders_size_is_honoured(model_type, tmp_path):
+    built(model_type).image_processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    settings = {k: v for k, v in settings.items() if k not in ("min_pixels", "max_pixels")}
+    side = settings["patch_size"] * settings["merge_size"]
+    settings["size"] = {"shortest_edge": 50 * side**2, "longest_edge": 60 * side**2}
+    path.write_text(json.dumps(settings))
+    inputs = encode(model_type, flat((100, 70)), processor=load_image_processor(str(tmp_path)))
+    assert 50 <= inputs.token_count <= 60
+
+
+@families
+def test_generation_runs(model_type):
+    model = built(model_type)
+    inputs = encode(model_type, flat((100, 70)))
+    ids = prompt_ids(model_type, inputs.token_count)
+    more = {}
+    if "mm_token_type_ids" in inspect.signature(model.model.forward).parameters:
+        token = model.tokenizer.convert_tokens_to_ids(FAMILIES[model_type].image_token)
+        more["mm_token_type_ids"] = (ids == token).int()
+    output = model.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        **inputs.tensors,
+        **more,
+        max_new_tokens=3,
+        do_sample=False,
+    )
+    assert ids.shape[1] < output.shape[1] <= ids.shape[1] + 3

@@ -1,0 +1,186 @@
+"""Every setting, read from its own declaration: defaults, bounds, choices, types, messages."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from laser_core.settings import (
+    AnswerSettings,
+    ContrastSettings,
+    CounterfactualSettings,
+    CropSettings,
+    DecodeSettings,
+    LaserSettings,
+    LayerSettings,
+    LoadSettings,
+    PromptSettings,
+    Settings,
+)
+
+GROUPS = (
+    LoadSettings,
+    PromptSettings,
+    ContrastSettings,
+    LayerSettings,
+    CropSettings,
+    CounterfactualSettings,
+    AnswerSettings,
+    DecodeSettings,
+)
+FIELDS = [(group, spec) for group in GROUPS for spec in dataclasses.fields(group)]
+NUMBERS = [pair for pair in FIELDS if type(pair[1].default) in (int, float)]
+CHOICES = [pair for pair in FIELDS if pair[1].metadata["choices"]]
+
+# What else a bound needs to be valid, where one setting limits another.
+COMPANIONS = {
+    ("min_visual_tokens", "high"): {"max_visual_tokens": 16384},
+    ("max_visual_tokens", "low"): {"min_visual_tokens": 4},
+    ("amount", "high"): {"amount_unit": "patches"},
+}
+
+
+def of(pairs):
+    names = [f"{group.__name__}.{spec.name}" for group, spec in pairs]
+    return pytest.mark.parametrize(("group", "spec"), pairs, ids=names)
+
+
+def beyond(bound, direction):
+    return bound + direction if isinstance(bound, int) else bound + direction * 1e-6
+
+
+def test_every_group_is_tested():
+    assert set(Settings.__subclasses__()) == {*GROUPS, LaserSettings}
+
+
+@pytest.mark.parametrize("group", [*GROUPS, LaserSettings])
+def test_every_default_is_valid(group):
+    group()
+
+
+@of(FIELDS)
+def test_every_setting_is_explained(group, spec):
+    assert spec.metadata["help"].endswith(".")
+
+
+@of(NUMBERS)
+def test_every_number_has_a_range_of_its_own_type(group, spec):
+    kind = type(spec.default)
+    assert type(spec.metadata["low"]) is type(spec.metadata["high"]) is kind
+    assert spec.metadata["step"] > 0
+
+
+@of(NUMBERS)
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_both_bounds_are_allowed(group, spec, end):
+    bound = spec.metadata[end]
+    chosen = group(**{spec.name: bound}, **COMPANIONS.get((spec.name, end), {}))
+    assert getattr(chosen, spec.name) == bound
+
+
+@of(NUMBERS)
+@pytest.mark.parametrize(("end", "direction"), [("low", -1), ("high", 1)])
+def test_a_value_beyond_a_bound_is_refused_with_field_value_and_range(group, spec, end, direction):
+    value = beyond(spec.metadata[end], direction)
+    with pytest.raises(ValueError) as error:
+        group(**{spec.name: value}, **COMPANIONS.get((spec.name, end), {}))
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    assert str(error.value) == f"{spec.name} is {value}: choose a value from {low} to {high}"
+
+
+@of([pair for pair in NUMBERS if type(pair[1].default) is float])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400)])
+def test_floats_that_are_no_number_in_the_range_are_refused(group, spec, value):
+    with pytest.raises(ValueError, match=f"{spec.name} is .*: choose a value from"):
+        group(**{spec.name: value})
+
+
+@of([pair for pair in NUMBERS if type(pair[1].default) is float])
+def test_a_whole_number_becomes_a_float(group, spec):
+    chosen = group(**{spec.name: 1})
+    assert type(getattr(chosen, spec.name)) is float
+
+
+@of(CHOICES)
+def test_every_choice_is_allowed(group, spec):
+    for choice in spec.metadata["choices"]:
+        assert getattr(group(**{spec.name: choice}), spec.name) == choice
+
+
+@of(CHOICES)
+def test_another_choice_is_refused_with_field_value_and_choices(group, spec):
+    with pytest.raises(ValueError) as error:
+        group(**{spec.name: "no such choice"})
+    choices = ", ".join(spec.metadata["choices"])
+    assert str(error.value) == f"{spec.name} is 'no such choice': choose one of {choices}"
+
+
+@of(FIELDS)
+@pytest.mark.parametrize("value", [None, True, b"auto", [1], {}])
+def test_another_type_is_refused_with_field_value_and_type(group, spec, value):
+    with pytest.raises(ValueError) as error:
+        group(**{spec.name: value})
+    kind = type(spec.default).__name__
+    assert str(error.value) == f"{spec.name} is {value!r}: give it a value of type {kind}"
+
+
+@of([pair for pair in NUMBERS if type(pair[1].default) is int])
+def test_an_integer_setting_refuses_floats(group, spec):
+    with pytest.raises(ValueError, match=rf"{spec.name} is 8\.0: give it a value of type int"):
+        group(**{spec.name: 8.0})
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "message"),
+    [
+        (
+            LoadSettings,
+            {"min_visual_tokens": 65, "max_visual_tokens": 64},
+            "min_visual_tokens is 65: choose at most max_visual_tokens, which is 64",
+        ),
+        (
+            LayerSettings,
+            {"first_depth": 0.6, "last_depth": 0.5},
+            "first_depth is 0.6: choose at most last_depth, which is 0.5",
+        ),
+        (
+            CounterfactualSettings,
+            {"amount": 1.5},
+            "amount is 1.5: choose at most 1, or set amount_unit to 'patches'",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(group, values, message):
+    with pytest.raises(ValueError) as error:
+        group(**values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        (LoadSettings, {"min_visual_tokens": 64, "max_visual_tokens": 64}),
+        (LayerSettings, {"first_depth": 0.5, "last_depth": 0.5}),
+        (CounterfactualSettings, {"amount": 1.0}),
+    ],
+)
+def test_settings_that_limit_each_other_may_be_equal(group, values):
+    group(**values)
+
+
+def test_a_group_in_another_groups_place_is_refused():
+    with pytest.raises(ValueError, match=r"prompt is CropSettings.*of type PromptSettings"):
+        LaserSettings(prompt=CropSettings())
+
+
+def test_a_settings_object_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CropSettings().scale = 0.3
+
+
+def test_settings_survive_the_way_through_json():
+    chosen = LaserSettings(crop=CropSettings(scale=0.3), decode=DecodeSettings(alpha=2.0))
+    plain = json.loads(json.dumps(chosen.to_dict()))
+    kinds = {spec.name: type(spec.default) for spec in dataclasses.fields(LaserSettings)}
+    assert LaserSettings(**{name: kinds[name](**values) for name, values in plain.items()}) == chosen
