@@ -96,17 +96,20 @@ def _blocked_tokens(
 
 
 def _covered_cells(mask: torch.Tensor, grid: Grid) -> list[int]:
-    """Cells (row by row) at least half under `mask`, or the most covered one if none is."""
-    sums = torch.nn.functional.pad(mask.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    cover = []
-    for row in range(grid.rows):
-        for column in range(grid.columns):
-            box = grid.cell_box(row, column)
-            x1, y1, x2, y2 = (round(edge) for edge in box)
-            x1, x2 = (min(max(x, 0), mask.shape[1]) for x in (x1, x2))
-            y1, y2 = (min(max(y, 0), mask.shape[0]) for y in (y1, y2))
-            inside = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
-            cover.append(float(inside) / box.area)
-    if max(cover) <= 0:
+    """Cells (row by row) at least half under `mask` (H, W), or the most covered if none is."""
+    rows = _overlaps(grid.y_edges, mask.shape[0])
+    columns = _overlaps(grid.x_edges, mask.shape[1])
+    cover = (rows @ mask.double() @ columns.T).flatten()  # (gh * gw,) shares of each cell's area
+    if cover.max() <= 0:
         return []
-    return [cell for cell, share in enumerate(cover) if share >= min(0.5, max(cover))]
+    # The slack keeps a cell of exactly half from depending on how its edges were rounded.
+    return torch.nonzero(cover >= min(0.5, float(cover.max())) - 1e-9).flatten().tolist()
+
+
+def _overlaps(edges: list[float], side_px: int) -> torch.Tensor:
+    """(cells, side_px): the share of each cell that each row or column of pixels takes."""
+    edge = torch.tensor(edges, dtype=torch.float64)
+    pixel = torch.arange(side_px, dtype=torch.float64)
+    start, stop = edge[:-1, None], edge[1:, None]
+    common = torch.minimum(stop, pixel + 1) - torch.maximum(start, pixel)
+    return common.clamp(min=0.0) / (stop - start)

@@ -38,9 +38,10 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         image_processor = load_image_processor(source)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        # ImportError: without tokenizer files the library looks for converters of old formats.
         raise ValueError(
-            f"download {name} again: its tokenizer or image processor cannot be read ({error})"
+            f"download {name} again: its tokenizer or image processor cannot be read ({_first_line(error)})"
         ) from error
     lvlm = Lvlm(
         model,
@@ -68,7 +69,7 @@ def _resolve(name: str) -> tuple[str, Path | None]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"choose a folder with a config.json: {name} has none")
-        _check_type(json.loads((path / "config.json").read_text("utf-8")), name)
+        _check_type(path, name)
         return str(path), path
     # A hub id is "owner/name"; anything else that does not exist is a mistyped path.
     parts = name.split("/")
@@ -88,17 +89,22 @@ def _download(name: str) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
-        _check_type(json.loads((folder / "config.json").read_text("utf-8")), name)
+        _check_type(folder, name)
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"check the name and the network, or give a local folder: {name!r} cannot be "
-            f"downloaded ({error})"
+            f"downloaded ({_first_line(error)})"
         ) from error
 
 
-def _check_type(config: dict[str, Any], name: str) -> None:
-    kind = config.get("model_type")
+def _check_type(folder: Path, name: str) -> None:
+    try:
+        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    except ValueError as error:
+        raise ValueError(
+            f"download {name} again: its config.json cannot be read ({error})"
+        ) from error
     if kind not in FAMILIES:
         raise ValueError(
             f"choose a model of type {', '.join(FAMILIES)}: {name} is of type {kind!r}, "
@@ -170,7 +176,7 @@ def _load_weights(
             ) from error
         raise ValueError(
             f"download {name} again: its weights are missing, truncated or of another model "
-            f"({error})"
+            f"({_first_line(error)})"
         ) from error
     # Library versions would fill a gap with random values and only warn.
     if info["missing_keys"] or info["mismatched_keys"]:
@@ -187,3 +193,8 @@ def _chat_template(folder: Path | None) -> str | None:
     if path is None or not path.is_file():
         return None
     return json.loads(path.read_text("utf-8")).get("chat_template")
+
+
+def _first_line(error: Exception) -> str:
+    """The library's own words, without the paragraphs that some of its messages have."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

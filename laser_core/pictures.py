@@ -113,7 +113,7 @@ def _from_pil(image: Image.Image) -> Image.Image:
         if image.has_transparency_data:
             return _on_white(image.convert("RGBA"))
         return image.convert("RGB")
-    except ValueError as error:  # La always, LAB before Pillow 12
+    except ValueError as error:  # La always, LAB with an older Pillow
         raise ValueError(f"save the picture as RGB: its mode is {image.mode} ({error})") from error
 
 

@@ -29,13 +29,18 @@ from laser_core.geometry import Box
 
 from . import tiny
 
-SIZES = [(100, 70), (57, 101), (33, 77), (1, 1), (1, 2000), (2000, 1), (160, 10), (3, 5000)]
-"""(width, height) of the pictures: ordinary, odd, extreme."""
+ORDINARY = [(100, 70), (57, 101), (33, 77), (160, 10)]
+EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 5000)]
+"""(width, height) of pictures."""
 
 NATIVE = [name for name, family in FAMILIES.items() if family.native_resolution]
 FIXED = [name for name in FAMILIES if name not in NATIVE]
 families = pytest.mark.parametrize("model_type", FAMILIES)
-sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+
+
+def sizes(*values):
+    return pytest.mark.parametrize("size", values, ids=lambda size: f"{size[0]}x{size[1]}")
+
 
 built = cache(tiny.build)
 
@@ -143,15 +148,18 @@ def assert_centred(block, change, grid, tolerance=0.2):
     middle = Box(*block).centre
     expected_x = (middle[0] - grid.view.x1) / grid.view.width * columns
     expected_y = (middle[1] - grid.view.y1) / grid.view.height * rows
-    assert (x, y) == (pytest.approx(expected_x, abs=tolerance), pytest.approx(expected_y, abs=tolerance))
+    assert (x, y) == (
+        pytest.approx(expected_x, abs=tolerance),
+        pytest.approx(expected_y, abs=tolerance),
+    )
 
 
 # ---- where patches lie ------------------------------------------------------------------------
 
 
 @families
-@sizes
-@pytest.mark.parametrize("place", [(0, 0), (0.4, 0.6), (1, 1)])
+@sizes(*ORDINARY, *EXTREME)
+@pytest.mark.parametrize("place", [(0, 0), (0.4, 0.6), (1, 1)], ids=str)
 def test_changed_patches_lie_under_the_changed_pixels(model_type, size, place):
     block = block_at(size, *place)
     change, inputs = pixel_change(model_type, size, block)
@@ -159,26 +167,31 @@ def test_changed_patches_lie_under_the_changed_pixels(model_type, size, place):
 
 
 @families
-@sizes
+@sizes(*ORDINARY)
 def test_the_view_is_exact_to_a_fraction_of_a_fed_pixel(model_type, size):
-    if min(size) < 10:
-        pytest.skip("a block in the middle needs pixels around it")
     block = block_at(size, 0.4, 0.6)
     change, inputs = pixel_change(model_type, size, block)
     assert_centred(block, change, inputs.grid)
 
 
-@pytest.mark.parametrize("size", [(100, 70), (57, 101), (33, 77), (160, 10), (10, 161), (1, 1)])
-@families
+UNPADDED = [
+    (model_type, size)
+    for model_type in FAMILIES
+    for size in [*ORDINARY, (10, 161), (11, 55), (1, 1)]
+    # its 6 rows of patches keep nothing of a longer one, which has a test of its own
+    if model_type != "llava_next" or max(size) < 6 * min(size)
+]
+
+
+@pytest.mark.parametrize(("model_type", "size"), UNPADDED, ids=str)
 def test_the_view_is_exact_without_padding(model_type, size):
     side = max(1, min(size) // 3)  # in the middle, which a centre crop keeps
     x, y = (size[0] - side) // 2, (size[1] - side) // 2
     block = (x, y, x + side, y + side)
     change, inputs = pixel_change(model_type, size, block, framing="processor")
     assert_change_lies_under(block, change, inputs.grid)
-    if min(size) >= 10:
+    if size != (1, 1):
         assert_centred(block, change, inputs.grid)
-
 
 
 CLIP = ("llava", "CLIPImageProcessor")
@@ -203,15 +216,13 @@ NEXT = ("llava_next", "LlavaNextImageProcessor")
     ],
     ids=str,
 )
-@pytest.mark.parametrize("size", [(100, 70), (57, 101)])
+@sizes((100, 70), (57, 101))
 @pytest.mark.parametrize("framing", ["pad", "processor"])
 def test_the_view_follows_the_processors_settings(kind, settings, size, framing):
     model_type, name = kind
     processor = on_pillow_84(name, settings)
     block = (size[0] // 2 - 9, size[1] // 2 - 7, size[0] // 2 + 4, size[1] // 2 + 8)
-    change, inputs = pixel_change(
-        model_type, size, block, framing=framing, processor=processor
-    )
+    change, inputs = pixel_change(model_type, size, block, framing=framing, processor=processor)
     assert_change_lies_under(block, change, inputs.grid)
     assert_centred(block, change, inputs.grid)
 
@@ -224,17 +235,21 @@ def on_pillow_84(name, settings):
     return tiny.on_pillow(name)(**{**usual, **settings})
 
 
-@pytest.mark.parametrize(("size", "edge"), [((160, 10), (0, 0, 60, 10)), ((40, 90), (0, 70, 40, 90))])
+@pytest.mark.parametrize(
+    ("size", "edge"), [((160, 10), (0, 0, 60, 10)), ((40, 90), (0, 70, 40, 90))]
+)
 def test_pixels_cut_off_by_the_centre_crop_change_nothing(size, edge):
     change, inputs = pixel_change("llava", size, edge, framing="processor")
     assert not change.any()
     assert inputs.grid.unseen_share(size) == pytest.approx(1 - min(size) / max(size), abs=0.01)
 
 
-def test_padding_shows_every_pixel():
-    for model_type in FAMILIES:
-        for size in SIZES:
-            assert encode(model_type, flat(size)).grid.unseen_share(size) == pytest.approx(0)
+@families
+@sizes(*ORDINARY, *EXTREME)
+def test_padding_shows_every_pixel_and_the_model_takes_the_token_count(model_type, size):
+    inputs = encode(model_type, flat(size))
+    assert inputs.grid.unseen_share(size) == pytest.approx(0)
+    assert run(built(model_type).model, model_type, inputs).shape[0] == inputs.token_count
 
 
 # ---- which tokens they are --------------------------------------------------------------------
@@ -278,9 +293,7 @@ def run(model, model_type, inputs):
     )
     try:
         with torch.inference_mode():
-            model(
-                input_ids=ids, attention_mask=torch.ones_like(ids), **inputs.tensors, **more
-            )
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs.tensors, **more)
     finally:
         hook.remove()
     return seen[0][placeholders]
@@ -288,13 +301,15 @@ def run(model, model_type, inputs):
 
 def changed_cells(change, grid):
     """Flat indices of the cells in which some fed pixel changed."""
-    cells = rearrange(change != 0, "(gh ph) (gw pw) -> (gh gw) (ph pw)", gh=grid.rows, gw=grid.columns)
+    cells = rearrange(
+        change != 0, "(gh ph) (gw pw) -> (gh gw) (ph pw)", gh=grid.rows, gw=grid.columns
+    )
     return cells.any(1).nonzero().flatten().tolist()
 
 
 @families
-@pytest.mark.parametrize("size", [(100, 70), (33, 77), (2000, 1), (10, 160)])
-@pytest.mark.parametrize("place", [(0.1, 0.1), (0.9, 0.6)])
+@sizes((100, 70), (33, 77), (2000, 1))
+@pytest.mark.parametrize("place", [(0.1, 0.1), (0.9, 0.6)], ids=str)
 def test_the_models_tokens_change_where_the_grid_says(model_type, size, place):
     block = block_at(size, *place)
     model = without_mixing(model_type)
@@ -303,7 +318,7 @@ def test_the_models_tokens_change_where_the_grid_says(model_type, size, place):
     difference = run(model, model_type, after) - run(model, model_type, before)
     tokens = difference[after.map_tokens].abs().amax(1).nonzero().flatten().tolist()
     assert tokens == changed_cells(change, after.grid)
-    assert len(range(*after.map_tokens.indices(after.token_count))) == after.grid.rows * after.grid.columns
+    assert len(difference[after.map_tokens]) == after.grid.rows * after.grid.columns
 
 
 def test_a_kept_class_token_is_not_a_cell():
@@ -344,13 +359,6 @@ def test_a_token_rule_that_spoils_the_grid_is_refused(model_type, tower, strateg
 
 
 @families
-@sizes
-def test_the_model_accepts_the_token_count(model_type, size):
-    inputs = encode(model_type, flat(size))
-    assert run(built(model_type).model, model_type, inputs).shape[0] == inputs.token_count
-
-
-@families
 @pytest.mark.parametrize("vision", [56, 70, 112])
 def test_towers_of_other_sizes_work_as_well(model_type, vision):
     model = tiny.build(model_type, vision=vision)
@@ -385,12 +393,14 @@ def library_processor(model_type):
     return type(base.__name__, (base,), members)(model.image_processor, model.tokenizer)
 
 
-@families
-@pytest.mark.parametrize("size", [(100, 70), (57, 101), (33, 77), (160, 10), (11, 160), (84, 84)])
+@pytest.mark.parametrize(("model_type", "size"), [*UNPADDED, ("llava_next", (84, 84))], ids=str)
 def test_the_token_count_is_the_librarys(model_type, size):
     token = FAMILIES[model_type].image_token
-    output = library_processor(model_type)(images=[flat(size)], text=[token], return_tensors="pt")
-    expected = (output["input_ids"] == built(model_type).tokenizer.convert_tokens_to_ids(token)).sum()
+    token_id = built(model_type).tokenizer.convert_tokens_to_ids(token)
+    output = library_processor(model_type)(
+        images=[flat(size)], text=[token], return_tensors="pt", input_data_format="channels_last"
+    )
+    expected = (output["input_ids"] == token_id).sum()
     inputs = encode(model_type, flat(size), framing="processor")
     assert inputs.token_count == expected
     for name, tensor in inputs.tensors.items():
@@ -398,17 +408,17 @@ def test_the_token_count_is_the_librarys(model_type, size):
 
 
 @pytest.mark.parametrize("model_type", NATIVE)
-@pytest.mark.parametrize("tokens", [1, 4, 7, 30, 64, 200, 1280])
-@sizes
+@pytest.mark.parametrize("tokens", [1, 7, 64, 300])
+@sizes(*ORDINARY, *EXTREME)
 def test_a_token_budget_is_kept(model_type, tokens, size):
     inputs = encode(model_type, flat(size), tokens=tokens)
     assert inputs.token_count <= tokens
     width, height = inputs.grid.cell_size
-    long, short = max(inputs.grid.rows, inputs.grid.columns), min(inputs.grid.rows, inputs.grid.columns)
-    if tokens >= 30:
+    if min(inputs.grid.rows, inputs.grid.columns) >= 3:  # enough for both shape and budget
         assert inputs.token_count >= 0.7 * tokens
-    if short >= 3:  # enough rows for the shape to be kept
-        assert 0.7 < width / height < 1.4, (long, short)
+        assert 0.75 < width / height < 1.33
+    elif tokens > 40:
+        assert inputs.token_count >= 0.4 * tokens
 
 
 @pytest.mark.parametrize("model_type", NATIVE)
@@ -429,13 +439,12 @@ def test_other_families_ignore_a_token_budget(model_type):
 
 
 @pytest.mark.parametrize("model_type", NATIVE)
-@pytest.mark.parametrize("size", [(1, 1), (33, 77), (400, 300), (700, 30), (20, 2000), (1, 2000)])
+@sizes((1, 1), (33, 77), (400, 300), (700, 30), (20, 2000), (1, 2000))
 def test_visual_token_limits_hold(model_type, size):
     model = tiny.build(model_type)
-    set_visual_token_limits(model.image_processor, FAMILIES[model_type], model.config, 40, 60)
+    set_visual_token_limits(model.image_processor, FAMILIES[model_type], model.config, 40, 90)
     inputs = encode(model_type, flat(size), processor=model.image_processor)
-    assert 40 <= inputs.token_count <= 60 or (inputs.grid.rows == 1 or inputs.grid.columns == 1)
-    assert inputs.token_count <= 60
+    assert 40 <= inputs.token_count <= 90
 
 
 @pytest.mark.parametrize("model_type", FIXED)
@@ -450,9 +459,7 @@ def test_visual_token_limits_leave_other_families_alone(model_type):
 def test_impossible_visual_token_limits_are_refused(limits):
     model = tiny.build("qwen2_vl")
     with pytest.raises(ValueError, match="the minimum at most the maximum"):
-        set_visual_token_limits(
-            model.image_processor, FAMILIES["qwen2_vl"], model.config, *limits
-        )
+        set_visual_token_limits(model.image_processor, FAMILIES["qwen2_vl"], model.config, *limits)
 
 
 # ---- framing ----------------------------------------------------------------------------------
@@ -469,7 +476,7 @@ def test_padding_has_the_processors_mean_colour(model_type):
     assert pixels[:, 0].abs().max() < 0.02  # normalised: (colour - mean) / std
 
 
-@pytest.mark.parametrize("size", [(3, 5000), (20000, 2), (1, 30000)])
+@sizes((3, 5000), (20000, 2))
 @families
 def test_extreme_pictures_stay_small(model_type, size):
     fed = []
@@ -487,11 +494,16 @@ def test_extreme_pictures_stay_small(model_type, size):
     assert fed[0][0] * fed[0][1] <= 4_100_000
 
 
-@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (3, 5000)])
+@sizes((1, 2000), (2000, 1), (3, 5000))
 @families
 def test_pictures_too_long_for_the_processor_are_refused(model_type, size):
     with pytest.raises(ValueError, match="^use the framing 'pad'"):
         encode(model_type, flat(size), framing="processor")
+
+
+def test_tiles_that_would_be_empty_are_refused():
+    with pytest.raises(ValueError, match="^use the framing 'pad': nothing of this 160 x 10"):
+        encode("llava_next", flat((160, 10)), framing="processor")
 
 
 def test_an_unknown_framing_is_refused():

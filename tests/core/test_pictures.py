@@ -63,6 +63,7 @@ def test_every_exif_orientation_is_applied(orientation, upright):
     np.testing.assert_array_equal(pixels_of(image), upright(RNG_PIXELS))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("junk", [b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"junk", b"Exif\0\0II*\0"])
 def test_a_broken_exif_block_does_not_cost_the_picture(junk):
     image = through_file(Image.fromarray(RNG_PIXELS), "PNG", exif=junk)
@@ -163,7 +164,10 @@ def test_arrays_keep_the_values_of_their_number_format(dtype, shape):
     if len(shape) == 3 and shape[2] == 4:
         bytes_[..., 3] = 255
     dtype = np.dtype(dtype)
-    values = {"f": bytes_ / 255, "u": bytes_.astype(np.uint32) * (257 if dtype.itemsize == 2 else 1)}
+    values = {
+        "f": bytes_ / 255,
+        "u": bytes_.astype(np.uint32) * (257 if dtype.itemsize == 2 else 1),
+    }
     three = np.broadcast_to(bytes_.reshape(5, 7, -1)[..., :3], (5, 7, 3))
     np.testing.assert_array_equal(pixels_of(values[dtype.kind].astype(dtype)), three)
 

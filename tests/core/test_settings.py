@@ -183,4 +183,6 @@ def test_settings_survive_the_way_through_json():
     chosen = LaserSettings(crop=CropSettings(scale=0.3), decode=DecodeSettings(alpha=2.0))
     plain = json.loads(json.dumps(chosen.to_dict()))
     kinds = {spec.name: type(spec.default) for spec in dataclasses.fields(LaserSettings)}
-    assert LaserSettings(**{name: kinds[name](**values) for name, values in plain.items()}) == chosen
+    assert (
+        LaserSettings(**{name: kinds[name](**values) for name, values in plain.items()}) == chosen
+    )

@@ -1,0 +1,94 @@
+"""What a terminal shows while the method runs: progress on stderr, libraries kept quiet."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+
+class ProgressLine:
+    """Progress of a run: one rewritten line on a terminal, else a line whenever the stage changes.
+
+    `stage` and `text` are the pipeline's `progress` and `on_text`.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._stage = ""
+        self._line = ""
+
+    def stage(self, stage: str, done: int = 0, total: int = 0) -> None:
+        """Show that `done` of `total` parts of a stage are done."""
+        if self._terminal:
+            self._rewrite(f"{stage} {done}/{total}" if total else stage)
+        elif stage != self._stage:
+            print(stage, file=self._stream, flush=True)
+        self._stage = stage
+
+    def text(self, answer: str) -> None:
+        """Show the answer so far; only a terminal does."""
+        if self._terminal:
+            self._rewrite(f"answering: {answer}")
+
+    def clear(self) -> None:
+        """Take the line off the terminal, before something else is printed."""
+        if self._terminal and self._line:
+            self._rewrite("")
+
+    def _rewrite(self, line: str) -> None:
+        line = " ".join(line.split())
+        width = max(shutil.get_terminal_size().columns - 1, 10)
+        if len(line) > width:  # the end of an answer is the news
+            line = "..." + line[3 - width :]
+        print(f"\r\x1b[K{line}", end="", file=self._stream, flush=True)
+        self._line = line
+
+
+class Stopwatch:
+    """Seconds since it was made, or since the last lap."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._started = now - self._started, now
+        return seconds
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Inside, transformers and matplotlib print neither warnings nor progress of their own.
+
+    The hub's progress of a download stays on a terminal. As it was before on any exit.
+    """
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    fonts = logging.getLogger("matplotlib")
+    level = fonts.level
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # the hub's as well
+    if sys.stderr.isatty():
+        enable_progress_bars()
+    fonts.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        fonts.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        else:
+            disable_progress_bars()

@@ -1,0 +1,128 @@
+"""Settings as command-line flags: one flag per field, declared by the field's own metadata.
+
+A flag is the field's name in kebab-case. A name that two groups share gets its group's name in
+front (--counterfactual-seed, --decode-seed). Knows argparse and the settings, nothing of what
+they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .settings import LaserSettings, LoadSettings, Settings
+
+GROUPS: dict[str, type[Settings]] = {
+    "load": LoadSettings,
+    **{group.name: type(group.default) for group in fields(LaserSettings)},
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """group: name of the settings group. spec: the field. name: with its dashes."""
+
+    group: str
+    spec: dataclasses.Field
+    name: str
+
+    @property
+    def kind(self) -> type:
+        return type(self.spec.default)
+
+    @property
+    def destination(self) -> str:
+        return f"{self.group}.{self.spec.name}"
+
+    @property
+    def values(self) -> str:
+        """What may be given, for people."""
+        meta = self.spec.metadata
+        if meta["choices"]:
+            return " | ".join(meta["choices"])
+        if meta["low"] is not None:
+            high = "2^63 - 1" if meta["high"] == 2**63 - 1 else f"{meta['high']:g}"
+            return f"{meta['low']:g} to {high}"
+        return "text"
+
+    @property
+    def default(self) -> str:
+        """The default as it is typed, for people."""
+        return "empty" if self.spec.default == "" else str(self.spec.default)
+
+
+def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
+    """The flags of these settings groups, in the order of their declaration."""
+    times = Counter(spec.name for group in GROUPS.values() for spec in fields(group))
+    return [
+        Flag(group, spec, _flag_name(group, spec.name, times[spec.name] > 1))
+        for group in groups
+        for spec in fields(GROUPS[group])
+    ]
+
+
+def _flag_name(group: str, field: str, shared: bool) -> str:
+    name = f"{group}-{field}" if shared else field
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:
+    """Declare the flags of these settings groups, one help section each."""
+    for group in groups:
+        title = (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
+        section = parser.add_argument_group(title)
+        for flag in flags([group]):
+            text = f"{flag.spec.metadata['help']} [{flag.values}; default: {flag.default}]"
+            section.add_argument(
+                flag.name,
+                dest=flag.destination,
+                default=argparse.SUPPRESS,
+                metavar={int: "N", float: "X"}.get(flag.kind, "TEXT"),
+                help=text.replace("%", "%%"),
+            )
+
+
+def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
+    """The settings that were given, defaults elsewhere. Raises ValueError, remedy first."""
+    given = vars(arguments)
+    groups = {}
+    for group, settings in GROUPS.items():
+        named = {flag.spec.name: flag for flag in flags([group]) if flag.destination in given}
+        values = {name: _value(flag, given[flag.destination]) for name, flag in named.items()}
+        try:
+            groups[group] = settings(**values)
+        except ValueError as error:
+            raise ValueError(_in_flags(str(error), group)) from error
+    return groups.pop("load"), LaserSettings(**groups)
+
+
+def _value(flag: Flag, text: str) -> Any:
+    """The text as the field's type; a choice may be typed without its spaces and signs."""
+    choices = flag.spec.metadata["choices"]
+    if choices:
+        alike = [choice for choice in choices if _letters(choice) == _letters(text)]
+        return alike[0] if alike else text
+    try:
+        return flag.kind(text)
+    except ValueError as error:
+        number = "a whole number" if flag.kind is int else "a number"
+        raise ValueError(f"give {flag.name} {number}, {flag.values}: it is {text!r}") from error
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _in_flags(message: str, group: str) -> str:
+    """A settings' error, "field is value: remedy", with the remedy first and flags for fields."""
+    found, _, remedy = message.rpartition(": ")
+    for flag in flags([group]):
+        found = re.sub(rf"^{flag.spec.name}\b", flag.name, found)
+        if "_" in flag.spec.name:  # others are ordinary words
+            remedy = re.sub(rf"\b{flag.spec.name}\b", flag.name, remedy)
+    return f"{remedy}: {found}"

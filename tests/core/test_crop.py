@@ -1,0 +1,380 @@
+"""Step 7 against a brute force over every whole-pixel position of small pictures.
+
+The reference computes a window's mass from the overlap of rectangles, with no integral image and
+no breakpoints. Grids lie on pictures exactly, with padding beyond them, or on a part of them, and
+patches are cut by pixels (thirds) or not. Map values are small whole numbers, so that ties abound.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from laser_core.crop import ADAPTIVE_RATIOS, place_windows
+from laser_core.geometry import Box, Grid, Window
+from laser_core.results import Evidence
+from laser_core.settings import CropSettings
+
+PLACEMENTS = ("most mass", "centroid", "peak", "top patches box", "adaptive")
+
+
+def evidence_of(values, picture_size=None, view=None):
+    values = torch.as_tensor(values, dtype=torch.float32)
+    rows, columns = values.shape
+    picture_size = picture_size or (10 * columns, 10 * rows)
+    grid = Grid(rows, columns, view or Box(0, 0, *picture_size))
+    return Evidence(values, grid, picture_size)
+
+
+@st.composite
+def evidences(draw):
+    """Maps on pictures of up to 17 x 17 pixels; views begin and end at thirds of pixels."""
+    rows, columns = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    width, height = draw(st.integers(2, 17)), draw(st.integers(2, 17))
+    edge = st.integers(-12, 12).map(lambda thirds: thirds / 3)
+    view = Box(draw(edge), draw(edge), width + draw(edge), height + draw(edge))
+    assume(view.width >= 1 and view.height >= 1)
+    values = draw(st.lists(st.integers(0, 3), min_size=rows * columns, max_size=rows * columns))
+    evidence = evidence_of(np.reshape(values, (rows, columns)), (width, height), view)
+    assume(not evidence.degenerate)
+    return evidence
+
+
+@st.composite
+def crops(draw, placements=("most mass",), windows=(1,)):
+    return CropSettings(
+        scale=draw(st.sampled_from([0.1, 0.3, 0.5, 0.75, 1.0])),
+        min_side_px=draw(st.integers(1, 6)),
+        placement=draw(st.sampled_from(placements)),
+        windows=draw(st.sampled_from(windows)),
+        top_fraction=draw(st.sampled_from([0.001, 0.1, 0.3, 1.0])),
+    )
+
+
+class Reference:
+    """What a patch holds and where, patch by patch."""
+
+    def __init__(self, evidence):
+        self.evidence, (self.width, self.height) = evidence, evidence.picture_size
+        self.picture = Box(0, 0, self.width, self.height)
+        grid = evidence.grid
+        self.values = evidence.map.double().numpy()
+        self.visible = {
+            (row, column): grid.cell_box(row, column).intersect(self.picture)
+            for row, column in itertools.product(range(grid.rows), range(grid.columns))
+        }
+        self.patch_area = grid.cell_box(0, 0).area
+        self.held = {
+            cell: self.values[cell] * b.area / self.patch_area for cell, b in self.visible.items()
+        }
+        self.total = sum(self.held.values())
+
+    def mass(self, box):
+        grid = self.evidence.grid
+        inside_x = [
+            max(0, min(box.x2, grid.cell_box(0, c).x2) - max(box.x1, grid.cell_box(0, c).x1))
+            for c in range(grid.columns)
+        ]
+        inside_y = [
+            max(0, min(box.y2, grid.cell_box(r, 0).y2) - max(box.y1, grid.cell_box(r, 0).y1))
+            for r in range(grid.rows)
+        ]
+        return float(inside_y @ self.values @ inside_x) / self.patch_area
+
+    @property
+    def centroid(self):
+        centres = {cell: self.visible[cell].centre for cell in self.held}
+        return tuple(
+            sum(self.held[cell] * centres[cell][axis] for cell in self.held) / self.total
+            for axis in (0, 1)
+        )
+
+    def positions(self, width, height):
+        for y, x in itertools.product(
+            range(self.height - height + 1), range(self.width - width + 1)
+        ):
+            yield Window(x, y, x + width, y + height)
+
+    def best(self, width, height, taken=()):
+        """The window of most mass, of these the nearest, of these the first in reading order."""
+        free = [w for w in self.positions(width, height) if not any(w.overlaps(t) for t in taken)]
+        if not free:
+            return None
+        masses = [self.mass(window) for window in free]
+        if max(masses) <= 1e-12 * self.total:
+            return None
+        tied = [w for w, mass in zip(free, masses, strict=True) if mass >= max(masses) * (1 - 1e-9)]
+        return self.nearest(tied, self.centroid)
+
+    @staticmethod
+    def nearest(windows, point):
+        distances = [squared_distance(window, point) for window in windows]
+        least = min(distances)
+        return next(w for w, d in zip(windows, distances, strict=True) if d <= least + 1e-6)
+
+
+def squared_distance(window, point):
+    return sum((c - p) ** 2 for c, p in zip(Box(*window).centre, point, strict=True))
+
+
+def normal_size(evidence, settings):
+    return tuple(
+        max(round(settings.scale * side), min(settings.min_side_px, side))
+        for side in evidence.picture_size
+    )
+
+
+# Size
+
+
+@pytest.mark.parametrize(
+    ("picture_size", "scale", "min_side_px", "expected"),
+    [
+        ((1000, 800), 0.5, 224, (500, 400)),
+        ((1000, 400), 0.5, 224, (500, 224)),
+        ((300, 200), 0.5, 224, (224, 200)),
+        ((100, 100), 0.1, 1, (10, 10)),
+        ((3, 3), 0.1, 1, (1, 1)),
+        ((640, 480), 1.0, 1, (640, 480)),
+        ((640, 480), 0.5, 8192, (640, 480)),
+    ],
+)
+@pytest.mark.parametrize("placement", ["most mass", "centroid", "peak"])
+def test_a_windows_sides_are_a_share_of_the_pictures_but_never_too_small_or_too_large(
+    picture_size, scale, min_side_px, expected, placement
+):
+    evidence = evidence_of([[0, 1], [2, 1]], picture_size)
+    settings = CropSettings(scale, min_side_px, placement)
+    window = place_windows(evidence, settings).windows[0]
+    assert (window.width, window.height) == expected
+
+
+# Most mass
+
+
+@given(evidences(), crops())
+def test_the_window_holds_the_most_mass_of_all_positions(evidence, settings):
+    reference = Reference(evidence)
+    window = place_windows(evidence, settings).windows[0]
+    most = max(map(reference.mass, reference.positions(*normal_size(evidence, settings))))
+    assert reference.mass(window) == pytest.approx(most, rel=1e-9)
+
+
+@given(evidences(), crops())
+def test_of_windows_with_equal_mass_the_nearest_to_the_centroid_is_taken(evidence, settings):
+    expected = Reference(evidence).best(*normal_size(evidence, settings))
+    assert place_windows(evidence, settings).windows == (expected,)
+
+
+@given(st.data())
+def test_the_window_holds_the_most_of_maps_of_any_numbers(data):
+    evidence = data.draw(evidences())
+    shape = evidence.map.shape
+    number = st.floats(0, 1, width=32)
+    values = data.draw(st.lists(number, min_size=shape.numel(), max_size=shape.numel()))
+    evidence = evidence_of(np.reshape(values, shape), evidence.picture_size, evidence.grid.view)
+    assume(not evidence.degenerate)
+    settings = data.draw(crops())
+    reference = Reference(evidence)
+    window = place_windows(evidence, settings).windows[0]
+    most = max(map(reference.mass, reference.positions(*normal_size(evidence, settings))))
+    assert reference.mass(window) == pytest.approx(most, rel=1e-9, abs=1e-12 * reference.total)
+
+
+def test_a_level_map_puts_the_window_in_the_middle():
+    evidence = evidence_of(torch.ones(4, 4))
+    settings = CropSettings(min_side_px=1)
+    assert place_windows(evidence, settings).windows == (Window(10, 10, 30, 30),)
+
+
+def test_of_two_windows_as_near_the_topmost_then_the_leftmost_is_taken():
+    corners = evidence_of([[1, 0, 1], [0, 0, 0], [1, 0, 1]], (9, 9))
+    settings = CropSettings(scale=0.33, min_side_px=1)
+    assert place_windows(corners, settings).windows == (Window(0, 0, 3, 3),)
+    right_and_below = evidence_of([[0, 0, 1], [0, 0, 0], [1, 0, 0]], (9, 9))
+    assert place_windows(right_and_below, settings).windows == (Window(6, 0, 9, 3),)
+
+
+@given(evidences(), crops(windows=(2, 3, 5)))
+def test_further_windows_are_the_best_that_overlap_none_before_them(evidence, settings):
+    reference, expected = Reference(evidence), []
+    while len(expected) < settings.windows:
+        window = reference.best(*normal_size(evidence, settings), expected)
+        if window is None:
+            break
+        expected.append(window)
+    assert place_windows(evidence, settings).windows == tuple(expected)
+
+
+def test_there_are_fewer_windows_where_none_fits():
+    evidence = evidence_of([[0, 0, 0], [0, 1, 0], [0, 0, 0]], (90, 90))
+    settings = CropSettings(min_side_px=1, windows=4)
+    assert place_windows(evidence, settings).windows == (Window(22, 22, 67, 67),)
+
+
+def test_there_are_fewer_windows_where_no_mass_is_left():
+    evidence = evidence_of([[1, 0, 0, 1]], (40, 10))
+    settings = CropSettings(scale=0.25, min_side_px=10, windows=4)
+    windows = place_windows(evidence, settings).windows
+    assert windows == (Window(0, 0, 10, 10), Window(30, 0, 40, 10))
+
+
+# Shares
+
+
+@given(evidences(), crops(PLACEMENTS, windows=(1, 3)))
+def test_shares_are_each_windows_part_of_the_mass_on_the_picture(evidence, settings):
+    reference = Reference(evidence)
+    placement = place_windows(evidence, settings)
+    expected = [reference.mass(window) / reference.total for window in placement.windows]
+    assert placement.shares == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(evidences(), crops(PLACEMENTS, windows=(1, 2, 4)))
+def test_windows_lie_on_the_picture_and_do_not_overlap(evidence, settings):
+    windows = place_windows(evidence, settings).windows
+    width, height = evidence.picture_size
+    assert 1 <= len(windows) <= settings.windows
+    for window in windows:
+        assert 0 <= window.x1 < window.x2 <= width
+        assert 0 <= window.y1 < window.y2 <= height
+        assert all(type(side) is int for side in window)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(windows, 2))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_mass_on_the_padding_attracts_no_window(placement):
+    # 20 x 10 pixels in a square of 20: the rows of patches above and below are padding.
+    values = [[9, 9, 9, 9], [0, 0, 0, 1], [0, 0, 0, 1], [9, 9, 9, 9]]
+    evidence = evidence_of(values, (20, 10), Box(0, -5, 20, 15))
+    settings = CropSettings(scale=0.25, min_side_px=5, placement=placement)
+    placement = place_windows(evidence, settings)
+    assert placement.windows[0].x2 == 20
+    assert placement.shares[0] >= 0.5
+
+
+def test_faint_evidence_is_found_beside_heavy_padding():
+    evidence = evidence_of([[1e20, 1e20], [0, 1e-20]], (20, 10), Box(0, -10, 20, 10))
+    settings = CropSettings(min_side_px=10)
+    assert place_windows(evidence, settings).windows == (Window(10, 0, 20, 10),)
+
+
+# Other placements
+
+
+@given(evidences(), crops(["centroid"]))
+def test_no_window_lies_nearer_to_the_centroid(evidence, settings):
+    reference = Reference(evidence)
+    window = place_windows(evidence, settings).windows[0]
+    positions = reference.positions(*normal_size(evidence, settings))
+    nearest = min(squared_distance(other, reference.centroid) for other in positions)
+    assert squared_distance(window, reference.centroid) == pytest.approx(nearest, abs=1e-6)
+
+
+@given(evidences(), crops(["peak"]))
+def test_no_window_lies_nearer_to_the_strongest_patch(evidence, settings):
+    reference = Reference(evidence)
+    strongest = max(reference.held.values())
+    cell = next(cell for cell, held in reference.held.items() if held >= strongest * (1 - 1e-9))
+    peak = reference.visible[cell].centre
+    window = place_windows(evidence, settings).windows[0]
+    positions = reference.positions(*normal_size(evidence, settings))
+    nearest = min(squared_distance(other, peak) for other in positions)
+    assert squared_distance(window, peak) == pytest.approx(nearest, abs=1e-6)
+
+
+@given(evidences(), crops(["top patches box"]))
+def test_the_window_encloses_the_strongest_patches_as_tightly_as_its_sides_allow(
+    evidence, settings
+):
+    reference = Reference(evidence)
+    count = max(1, round(settings.top_fraction * len(reference.held)))
+    # Rounded, as patches whose parts on the picture are equal tie, and go by reading order.
+    ranked = sorted(reference.held, key=lambda cell: (-round(reference.held[cell], 9), cell))
+    boxes = [reference.visible[c] for c in ranked[:count] if reference.held[c] > 0]
+    window = place_windows(evidence, settings).windows[0]
+    for axis, normal in enumerate(normal_size(evidence, settings)):
+        low = np.floor(min(box[axis] for box in boxes) + 1e-6)
+        high = np.ceil(max(box[axis + 2] for box in boxes) - 1e-6)
+        assert window[axis] <= low
+        assert window[axis + 2] >= high
+        assert window[axis + 2] - window[axis] == max(normal, high - low)
+
+
+def test_the_box_of_the_top_patches_is_widened_evenly():
+    values = torch.zeros(10, 10)
+    values[4, 4:6] = 1
+    settings = CropSettings(0.5, 1, "top patches box", top_fraction=0.02)
+    assert place_windows(evidence_of(values), settings).windows == (Window(25, 20, 75, 70),)
+
+
+@given(evidences(), crops(["adaptive"]))
+def test_the_adaptive_window_stands_out_most_of_all_sizes(evidence, settings):
+    reference = Reference(evidence)
+    width, height = normal_size(evidence, settings)
+    sizes = [
+        (min(round(ratio * width), reference.width), min(round(ratio * height), reference.height))
+        for ratio in ADAPTIVE_RATIOS
+    ]
+    window = place_windows(evidence, settings).windows[0]
+    scores = [prominence(reference, reference.best(*size)) for size in sizes]
+    assert window == reference.best(window.width, window.height)
+    assert (window.width, window.height) in sizes
+    if max(scores) > -np.inf:
+        best = max(scores)
+        assert prominence(reference, window) >= best - 1e-9 * reference.total
+    else:
+        assert (window.width, window.height) == sizes[0]
+
+
+def prominence(reference, window):
+    """ViCrop's: mass above the mean of the windows one patch to each side, per pixel."""
+    step_x, step_y = reference.evidence.grid.cell_size
+    masses = []
+    for dx, dy in ((-step_x, 0), (step_x, 0), (0, -step_y), (0, step_y)):
+        moved = Box(*window).shift(dx, dy)
+        if moved.intersect(reference.picture) == moved:
+            masses.append(reference.mass(moved))
+    if not masses:
+        return -np.inf
+    return (reference.mass(window) - np.mean(masses)) / (window.width * window.height)
+
+
+@pytest.mark.parametrize(("blob", "ratio"), [(4, 1.0), (6, 1.4), (8, 2.0)])
+def test_the_adaptive_window_grows_with_the_evidence(blob, ratio):
+    values = torch.zeros(20, 20)
+    values[6 : 6 + blob, 6 : 6 + blob] = 1
+    settings = CropSettings(0.2, 1, "adaptive")
+    window = place_windows(evidence_of(values), settings).windows[0]
+    assert (window.width, window.height) == (round(40 * ratio), round(40 * ratio))
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_degenerate_map_is_refused_with_the_remedy(placement, value):
+    with pytest.raises(ValueError, match="answer on the whole picture instead"):
+        place_windows(evidence_of([[value, 0], [0, 0]]), CropSettings(placement=placement))
+
+
+def test_a_map_on_the_padding_alone_is_refused():
+    evidence = evidence_of([[1, 1], [0, 0]], (20, 10), Box(0, -10, 20, 10))
+    with pytest.raises(ValueError, match="zero on all of the picture"):
+        place_windows(evidence, CropSettings())
+
+
+def test_the_window_is_found_as_well_in_a_large_map():
+    """At a real size, where only some positions are tried, none of 500 at random holds more."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(24, 24, generator=generator) ** 6
+    evidence = evidence_of(values, (1023, 683), Box(0, -170, 1023, 853))
+    reference, settings = Reference(evidence), CropSettings()
+    window = place_windows(evidence, settings).windows[0]
+    most = reference.mass(window)
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        x, y = random.integers(1023 - window.width + 1), random.integers(683 - window.height + 1)
+        other = Window(x, y, x + window.width, y + window.height)
+        assert reference.mass(other) <= most * (1 + 1e-9)

@@ -1,0 +1,169 @@
+"""Loading: what opens, and what a user is told where it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from laser_core import pipeline
+from laser_core.families import FAMILIES
+from laser_core.loading import load_lvlm
+from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
+
+from .lvlms import noise_picture
+from .tiny import build, save
+
+QUESTION = "what colour is the square ?"
+SETTINGS = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved tiny LLaVA; tests that break it copy it first."""
+    return save(build("llava"), tmp_path_factory.mktemp("tiny-llava"))
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "model")
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("chat_template", [True, False])
+def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_template, tmp_path):
+    from laser_core.lvlm import Lvlm
+
+    tiny = build(model_type)
+    saved = save(tiny, tmp_path, chat_template=chat_template)
+    load = LoadSettings(min_visual_tokens=4, max_visual_tokens=9)
+    loaded = load_lvlm(str(saved), load)
+    direct = Lvlm(tiny.model, tiny.tokenizer, loaded.image_processor)
+    answers = [
+        pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS).answer.tokens
+        for lvlm in (loaded, direct)
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_a_chat_template_in_chat_template_json_is_used(broken):
+    (broken / "chat_template.jinja").unlink()
+    template = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    template += "<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} end"
+    (broken / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert load_lvlm(str(broken)).chat_template == template
+
+
+def test_laser_json_sets_instruction_and_vocabulary(broken):
+    extras = {
+        "instruction": "answer briefly .",
+        "closed_vocabulary": {"message": "I know little.", "example": "what is it ?"},
+    }
+    (broken / "laser.json").write_text(json.dumps(extras))
+    lvlm = load_lvlm(str(broken))
+    assert lvlm.instruction == "answer briefly ."
+    assert lvlm.unknown_words("what is the zebra ?") == ["zebra"]
+
+
+def test_visual_token_limits_reach_the_processor(tmp_path):
+    saved = save(build("qwen2_5_vl"), tmp_path)
+    lvlm = load_lvlm(str(saved), LoadSettings(min_visual_tokens=4, max_visual_tokens=16))
+    assert 4 <= lvlm.encode(noise_picture((2000, 1500))).token_count <= 16
+
+
+def test_precision_is_honoured(folder):
+    assert load_lvlm(str(folder), LoadSettings(precision="bf16")).dtype == torch.bfloat16
+    assert load_lvlm(str(folder), LoadSettings(device="cpu")).dtype == torch.float32
+
+
+def _truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _cut_to_nothing(folder):
+    (folder / "model.safetensors").write_bytes(b"")
+
+
+def _drop_tensors(folder):
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    kept = {name: value for name, value in tensors.items() if "layers.1." not in name}
+    save_file(kept, path, metadata={"format": "pt"})
+
+
+def _reshape_a_tensor(folder):
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    tensors[name] = tensors[name][:, :-8].contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _edit_config(**values):
+    def edit(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return edit
+
+
+BROKEN = {
+    "truncated weights": (_truncate, "download .* again: its weights are missing, truncated"),
+    "empty weights": (_cut_to_nothing, "download .* again: its weights are missing, truncated"),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "download .* again: its weights are missing, truncated",
+    ),
+    "missing tensors": (_drop_tensors, "download .* again: its weights lack"),
+    "reshaped tensor": (_reshape_a_tensor, "download .* again: its weights"),
+    "unsupported type": (_edit_config(model_type="bert"), "choose a model of type llava, "),
+    "no type": (_edit_config(model_type=None), "choose a model of type llava, "),
+    "no config": (
+        lambda folder: (folder / "config.json").unlink(),
+        "choose a folder with a config.json",
+    ),
+    "config is no JSON": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        "download .* again: its config.json",
+    ),
+    "no tokenizer": (
+        lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+        "download .* again: its tokenizer",
+    ),
+    "no image processor": (
+        lambda folder: [path.unlink() for path in folder.glob("*processor_config.json")],
+        "download .* again: its tokenizer or image processor",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_folder_is_refused_with_the_remedy_first(case, broken):
+    breaking, message = BROKEN[case]
+    breaking(broken)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_lvlm(str(broken))
+    assert caught.match("^(download|choose) ")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "../../x", "./no/such/folder", "a/b/c", "/", "", "a/.."])
+def test_a_name_that_is_nothing_is_refused(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="^choose "):
+        load_lvlm(name)
+
+
+def test_flash_attention_and_quantization_name_what_is_missing(folder):
+    for load, message in (
+        (LoadSettings(attention="flash"), "install flash-attn, or set attention to auto"),
+        (LoadSettings(quantization="4-bit"), "install bitsandbytes, or set quantization to none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_lvlm(str(folder), load)

@@ -1,0 +1,249 @@
+"""The whole method on tiny models of every family: every option runs and means what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from laser_core import pipeline
+from laser_core.answer_input import answer_streams, plain_stream
+from laser_core.counterfactual import block, evidence_patches, patch_mask
+from laser_core.crop import place_windows
+from laser_core.families import FAMILIES
+from laser_core.geometry import Window
+from laser_core.lvlm import ClosedVocabulary
+from laser_core.pictures import to_tensor
+from laser_core.settings import (
+    AnswerSettings,
+    ContrastSettings,
+    CounterfactualSettings,
+    CropSettings,
+    DecodeSettings,
+    LaserSettings,
+    LayerSettings,
+    PromptSettings,
+)
+from laser_core.vaq import contrast, evidence, select_layer
+
+from .lvlms import lvlm_of, noise_picture
+from .reference import eager_rows, library_inputs, two_loops
+
+QUESTION = "what colour is the square ?"
+SHORT = DecodeSettings(max_tokens=4)
+
+
+def settings(**groups):
+    groups.setdefault("crop", CropSettings(min_side_px=20))
+    groups.setdefault("decode", SHORT)
+    return LaserSettings(**groups)
+
+
+def reference_answer(lvlm, picture, chosen):
+    """The method by eager attention from scratch and two loops from scratch; NumPy for VAQ."""
+    inputs = lvlm.encode(picture)
+    asked = lvlm.prompt([inputs], lvlm.question_text(QUESTION, chosen.prompt))
+    free = lvlm.prompt([inputs], lvlm.query_free_text(chosen.prompt))
+    rows = [eager_rows(lvlm, prompt).numpy() for prompt in (asked, free)]
+    moved = np.maximum(rows[0] - rows[1], 0)
+    vaq = np.sqrt((moved**2).sum(-1))  # (L, H); the tiny models have fewer than 8 heads
+    layer = int(vaq.mean(-1).argmax())
+    evidence_map = moved[layer].mean(0).reshape(inputs.grid.rows, inputs.grid.columns)
+    return layer, evidence_map
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    layer, evidence_map = reference_answer(lvlm, picture, settings())
+    found = pipeline.locate(lvlm, picture, QUESTION, settings())
+    assert found.choice.layer == layer
+    np.testing.assert_allclose(found.evidence.map.numpy(), evidence_map, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("answer_input", ["crop", "picture + crop"])
+@pytest.mark.parametrize("blocked", ["crop", "picture and crop"])
+def test_answers_equal_two_loops_over_cropped_and_blocked_pictures(
+    model_type, answer_input, blocked
+):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    chosen = settings(
+        answer=AnswerSettings(answer_input=answer_input),
+        counterfactual=CounterfactualSettings(block=blocked, amount=0.2),
+    )
+    result = pipeline.answer(lvlm, picture, QUESTION, chosen)
+    window = result.location.placement.windows[0]
+    hidden = block(picture, result.mask, chosen.counterfactual, lvlm.mean_colour)
+    budget = lvlm.encode(picture).token_count
+    prompts = []
+    for whole, shown in ((picture, picture), (hidden, hidden)):
+        crop = lvlm.encode(shown.crop(window), tokens=budget)
+        first = picture if blocked == "crop" else whole
+        pictures = [crop] if answer_input == "crop" else [lvlm.encode(first), crop]
+        prompts.append(lvlm.prompt(pictures, lvlm.question_text(QUESTION, chosen.prompt)))
+    expected, _ = two_loops(lvlm, *prompts, 1.0, 4)
+    assert [token.token_id for token in result.answer.tokens] == expected
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_plain_answer_is_the_librarys_own(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    result = pipeline.answer(lvlm, picture, QUESTION, settings(), with_plain=True)
+    prompt = plain_stream(lvlm, picture, QUESTION, PromptSettings()).prompt
+    generated = lvlm.model.generate(
+        **library_inputs(lvlm, prompt), max_new_tokens=4, do_sample=False
+    )
+    expected = generated[0, prompt.length :].tolist()
+    assert [token.token_id for token in result.plain.tokens] == expected
+
+
+OPTIONS = {
+    "prompt": [
+        PromptSettings(query_free="image only"),
+        PromptSettings(query_free="generic question"),
+        PromptSettings(framing="processor"),
+        PromptSettings(instruction=""),
+        PromptSettings(system="what is it ?"),
+    ],
+    "contrast": [
+        ContrastSettings(kind=kind, normalise=normalise)
+        for kind in ("contrastive", "raw", "relative")
+        for normalise in ("none", "per head", "head mean")
+    ],
+    "layer": [
+        LayerSettings(rule="fuse"),
+        LayerSettings(layer=2),
+        LayerSettings(first_depth=0.5),
+        LayerSettings(top_heads=1),
+    ],
+    "crop": [
+        CropSettings(placement=placement, min_side_px=20)
+        for placement in ("most mass", "centroid", "peak", "top patches box", "adaptive")
+    ]
+    + [CropSettings(windows=3, min_side_px=10, scale=0.3), CropSettings(scale=1.0)],
+    "counterfactual": [
+        CounterfactualSettings(fill=fill)
+        for fill in ("mean", "black", "grey", "blur", "noise", "visual tokens")
+    ]
+    + [CounterfactualSettings(grow_px=3, feather_px=2)],
+    "answer": [AnswerSettings(crop_budget=0.25)],
+    "decode": [DecodeSettings(max_tokens=3, temperature=1.0, seed=4), DecodeSettings(max_tokens=2, beams=2)],
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "chosen"),
+    [(group, chosen) for group, options in OPTIONS.items() for chosen in options],
+    ids=str,
+)
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+def test_every_option_answers(model_type, group, chosen):
+    lvlm = lvlm_of(model_type)
+    result = pipeline.answer(lvlm, noise_picture((96, 80)), QUESTION, settings(**{group: chosen}))
+    assert result.answer.tokens
+    assert not result.location.evidence.degenerate
+    for window in result.location.placement.windows:
+        assert 0 <= window.x1 < window.x2 <= 96
+        assert 0 <= window.y1 < window.y2 <= 80
+
+
+def test_visual_tokens_are_refused_where_finer_tokens_would_still_show_the_evidence():
+    chosen = settings(counterfactual=CounterfactualSettings(fill="visual tokens"))
+    with pytest.raises(ValueError, match="choose another fill than 'visual tokens'"):
+        pipeline.answer(lvlm_of("llava_next"), noise_picture(), QUESTION, chosen)
+
+
+def test_blocked_visual_tokens_are_those_under_the_mask():
+    lvlm, picture = lvlm_of("llava"), noise_picture((84, 84))
+    chosen = settings(answer=AnswerSettings(answer_input="picture + crop"))
+    grid = lvlm.encode(picture).grid
+    mask = torch.zeros(84, 84)
+    box = grid.cell_box(2, 3)
+    mask[round(box.y1) : round(box.y2), round(box.x1) : round(box.x2)] = 1
+    window = Window(42, 28, 84, 70)  # half the picture: its cells are half as large
+    _, negative = answer_streams(lvlm, picture, None, mask, [window], QUESTION, chosen)
+    whole, crop = negative.prompt.spans
+    in_crop = [lvlm.encode(picture.crop(window)).grid.cell_at(x, y) for x, y in ((1, 1), (13, 13))]
+    cells = {row * grid.columns + column for row, column in in_crop}
+    assert whole.start + 2 * grid.columns + 3 in negative.blocked
+    assert {crop.start + cell for cell in cells} <= set(negative.blocked)
+    assert len(negative.blocked) == 1 + 4
+
+
+def test_steps_by_hand_give_the_pipelines_result():
+    lvlm, picture, chosen = lvlm_of("qwen2_5_vl"), noise_picture((96, 80)), settings()
+    from laser_core.attention import read_attention
+    from laser_core.decode import decode
+
+    maps = read_attention(lvlm, picture, QUESTION, chosen.prompt)
+    contrasted = contrast(maps, chosen.contrast)
+    found = evidence(contrasted, select_layer(contrasted, chosen.layer), maps)
+    windows = place_windows(found, chosen.crop).windows
+    patches = evidence_patches(found, chosen.counterfactual, windows)
+    mask = patch_mask(patches, found, chosen.counterfactual)
+    hidden = block(picture, mask, chosen.counterfactual, lvlm.mean_colour)
+    streams = answer_streams(lvlm, picture, hidden, mask, windows, QUESTION, chosen)
+    by_hand = decode(lvlm, *streams, chosen.decode)
+    assert by_hand.tokens == pipeline.answer(lvlm, picture, QUESTION, chosen).answer.tokens
+
+
+def test_pictures_may_be_pil_numpy_or_tensor():
+    lvlm, picture = lvlm_of("llava"), noise_picture((90, 60))
+    answers = [
+        pipeline.answer(lvlm, form, QUESTION, settings()).answer.tokens
+        for form in (picture, np.asarray(picture), to_tensor(picture))
+    ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_nothing_found_is_answered_on_the_whole_picture():
+    lvlm, picture = lvlm_of("llava"), noise_picture((90, 60))
+    # The question is the one that the query-free branch asks: nothing is moved.
+    chosen = settings(prompt=PromptSettings(instruction="", query_free="generic question"))
+    question = "Write a general description of the image."
+    result = pipeline.answer(lvlm, picture, question, chosen, with_plain=True)
+    assert result.location.evidence.degenerate
+    assert result.location.placement.windows == (Window(0, 0, 90, 60),)
+    assert result.mask is None
+    assert result.counterfactual is None
+    assert result.answer.tokens == result.plain.tokens
+
+
+def test_words_outside_a_closed_vocabulary_get_a_friendly_answer():
+    lvlm = lvlm_of("llava", fresh=True)
+    lvlm.closed_vocabulary = ClosedVocabulary("I know shapes only.", "what colour is the star ?")
+    result = pipeline.answer(lvlm, noise_picture(), "what is the zebra ?", settings())
+    assert result.answer.text == (
+        'I know shapes only. It does not know "zebra". Try: what colour is the star ?'
+    )
+    assert result.answer.stop_reason == "outside the vocabulary"
+    assert result.location is None
+
+
+def test_an_alpha_of_0_reads_no_counterfactual():
+    lvlm = lvlm_of("llava")
+    chosen = settings(decode=dataclasses.replace(SHORT, alpha=0.0))
+    result = pipeline.answer(lvlm, noise_picture(), QUESTION, chosen)
+    assert len(result.answer.prompt_tokens) == 1
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (320, 20)], ids=str)
+def test_extreme_pictures_are_answered(model_type, size):
+    result = pipeline.answer(lvlm_of(model_type), noise_picture(size), QUESTION, settings())
+    assert result.answer.tokens
+
+
+def test_crops_of_native_resolution_models_are_magnified_to_the_pictures_tokens():
+    lvlm, picture = lvlm_of("qwen2_5_vl"), noise_picture((112, 112))
+    tokens = lvlm.encode(picture).token_count
+    window = Window(0, 0, 56, 56)
+    for budget, expected in ((1.0, tokens), (0.25, tokens // 4)):
+        chosen = settings(answer=AnswerSettings(crop_budget=budget))
+        streams = answer_streams(
+            lvlm, picture, picture, torch.ones(112, 112), [window], QUESTION, chosen
+        )
+        assert streams[0].prompt.pictures[1].token_count == expected
