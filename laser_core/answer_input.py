@@ -7,6 +7,7 @@ with the evidence blocked, in pixels or in the model's own picture tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,63 +15,94 @@ from PIL import Image
 from .families import PictureInputs
 from .geometry import Grid, Window
 from .lvlm import Lvlm, Prompt
+from .pictures import to_picture
 from .prefill import Stream
 from .settings import LaserSettings, PromptSettings
 
 
-def plain_stream(
-    lvlm: Lvlm, picture: Image.Image, question: str, settings: PromptSettings
-) -> Stream:
-    """The question on the picture, as the model alone would read it."""
-    inputs = lvlm.encode(picture, settings.framing)
-    text = lvlm.question_text(question, settings)
-    return Stream(lvlm.prompt([inputs], text, settings.system), shared_prefix=True)
+def plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
+    """The question on the picture (any form, or encoded), as the model alone would read it."""
+    return _stream(lvlm, [lvlm.encode(picture, settings.framing)], question, settings, shared=True)
 
 
-def answer_streams(
+def positive_stream(
     lvlm: Lvlm,
-    picture: Image.Image,
-    blocked: Image.Image | None,
-    mask: torch.Tensor,
+    picture: Any,
     windows: Sequence[Window],
     question: str,
     settings: LaserSettings,
-) -> tuple[Stream, Stream]:
-    """The positive and the negative stream (METHOD steps 8-9).
+    whole: PictureInputs | None = None,
+) -> Stream:
+    """The question on the picture's windows, after the picture or alone (METHOD step 9).
 
-    mask: (H, W) float32 in 0..1 at picture size, what the negative stream must not see.
-    blocked: the picture with it blocked, or None to block the picture's tokens instead.
+    whole: the picture as `lvlm.encode` gave it, where that is at hand.
     """
-    with_picture = settings.answer.answer_input == "picture + crop"
-    positive = _stream(lvlm, picture, picture, windows, question, settings)
-    if blocked is None:
-        return positive, _blocked_tokens(positive.prompt, windows, mask, settings)
-    whole = blocked if settings.counterfactual.block == "picture and crop" else picture
-    shared = with_picture and whole is picture
-    return positive, _stream(lvlm, whole, blocked, windows, question, settings, shared)
+    whole = whole or lvlm.encode(picture, settings.prompt.framing)
+    return crops_stream(lvlm, whole, _cut(picture, windows), question, settings)
 
 
-def _stream(
+def crops_stream(
     lvlm: Lvlm,
-    whole: Image.Image,
-    cropped: Image.Image,
-    windows: Sequence[Window],
+    whole: PictureInputs,
+    crops: Sequence[Any],
     question: str,
     settings: LaserSettings,
     shared: bool = True,
 ) -> Stream:
-    """`whole` (with answer input 'picture + crop') and the windows of `cropped`, and the question."""
-    framing = settings.prompt.framing
+    """The question on crops (any form) of a picture, after the picture or alone.
+
+    whole: the picture as `lvlm.encode` gave it. shared: whether a stream that begins with the
+    picture is to continue from the cached prefix. On native-resolution models a crop is enlarged
+    to a share of the picture's tokens: at its own size it would be no clearer than before.
+    """
+    budget = max(1, round(whole.token_count * settings.answer.crop_budget / len(crops)))
+    encoded = [lvlm.encode(crop, settings.prompt.framing, tokens=budget) for crop in crops]
+    if settings.answer.answer_input == "picture + crop":
+        return _stream(lvlm, [whole, *encoded], question, settings.prompt, shared)
+    return _stream(lvlm, encoded, question, settings.prompt, shared=False)
+
+
+def negative_stream(
+    lvlm: Lvlm,
+    positive: Stream,
+    blocked: Any | None,
+    mask: torch.Tensor,
+    windows: Sequence[Window],
+    question: str,
+    settings: LaserSettings,
+    whole: PictureInputs | None = None,
+) -> Stream:
+    """The positive stream without the evidence (METHOD step 8).
+
+    mask: (H, W) float32 in 0..1 at picture size, what this stream must not see. blocked: the
+    picture with it blocked, or None to block the picture's tokens instead. whole: the unblocked
+    picture as `lvlm.encode` gave it, where that is at hand.
+    """
+    if blocked is None:
+        return _blocked_tokens(positive.prompt, windows, mask, settings)
     with_picture = settings.answer.answer_input == "picture + crop"
-    picture = lvlm.encode(whole, framing)
-    # On native-resolution models a crop is enlarged to a share of the picture's tokens: cut out
-    # at its own size it would be no clearer than before.
-    budget = max(1, round(picture.token_count * settings.answer.crop_budget / len(windows)))
-    crops = [lvlm.encode(cropped.crop(window), framing, tokens=budget) for window in windows]
-    pictures: list[PictureInputs] = [picture, *crops] if with_picture else crops
-    text = lvlm.question_text(question, settings.prompt)
-    prompt = lvlm.prompt(pictures, text, settings.prompt.system)
-    return Stream(prompt, shared_prefix=shared and with_picture)
+    shared = with_picture and settings.counterfactual.block == "crop"
+    if shared:
+        whole = positive.prompt.pictures[0]
+    elif with_picture or whole is None:  # of the same size, hence of as many tokens
+        whole = lvlm.encode(blocked, settings.prompt.framing)
+    return crops_stream(lvlm, whole, _cut(blocked, windows), question, settings, shared)
+
+
+def _cut(picture: Any, windows: Sequence[Window]) -> list[Image.Image]:
+    picture = to_picture(picture)
+    return [picture.crop(window) for window in windows]
+
+
+def _stream(
+    lvlm: Lvlm,
+    pictures: Sequence[PictureInputs],
+    question: str,
+    settings: PromptSettings,
+    shared: bool,
+) -> Stream:
+    text = lvlm.question_text(question, settings)
+    return Stream(lvlm.prompt(pictures, text, settings.system), shared_prefix=shared)
 
 
 def _blocked_tokens(

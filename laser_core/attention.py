@@ -6,9 +6,10 @@ one packed forward wherever the attention kernel takes a free-form mask.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
-from PIL import Image
 from transformers import DynamicCache
 
 from .capture import RowCapture
@@ -21,14 +22,14 @@ from .settings import PromptSettings
 @torch.inference_mode()
 def read_attention(
     lvlm: Lvlm,
-    picture: Image.Image,
+    picture: Any,
     question: str,
     settings: PromptSettings = PromptSettings(),
     progress: Progress | None = None,
 ) -> AttentionMaps:
     """Attention of the last prompt token over the picture's patches, in both branches.
 
-    picture: RGB. Post-softmax, every layer and head, float32 on the CPU (METHOD steps 1-2).
+    picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer and head, float32 on the CPU (METHOD steps 1-2).
     Raises ValueError for an empty question or a text with control tokens.
     """
     inputs = lvlm.encode(picture, settings.framing)
@@ -41,7 +42,7 @@ def read_attention(
     with_query, without_query = (rearrange(r, "l h (gh gw) -> l h gh gw", gh=gh) for r in rows)
     if progress:
         progress("reading the picture", 2, 2)
-    return AttentionMaps(with_query, without_query, inputs.grid, picture.size)
+    return AttentionMaps(with_query, without_query, inputs.grid, inputs.picture_size)
 
 
 def _both_rows(

@@ -76,19 +76,16 @@ def quiet_libraries() -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     fonts = logging.getLogger("matplotlib")
     level = fonts.level
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # the hub's as well
-    if sys.stderr.isatty():
-        enable_progress_bars()
-    fonts.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            transformers_logging.set_verbosity_error()
+            transformers_logging.disable_progress_bar()  # and the hub's
+            if sys.stderr.isatty():
+                enable_progress_bars()
+            fonts.setLevel(logging.ERROR)
             yield
-    finally:
-        fonts.setLevel(level)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        else:
-            disable_progress_bars()
+        finally:
+            fonts.setLevel(level)
+            transformers_logging.set_verbosity(verbosity)
+            (transformers_logging.enable_progress_bar if bars else disable_progress_bars)()

@@ -21,6 +21,7 @@ from .settings import CounterfactualSettings
 
 BLACK, GREY = (0, 0, 0), (128, 128, 128)
 LEAST_BLUR_PX = 4.0
+SLACK_PX = 1e-6
 
 
 def evidence_patches(
@@ -72,9 +73,8 @@ def patch_mask(
     columns = _pixels_of(evidence.grid.x_edges, width, settings.grow_px)
     # A pixel is blocked when any blocked patch covers both its row and its column.
     blocked = rows @ patches.float() @ columns.T > 0
-    if settings.feather_px == 0:
-        return blocked.float()
-    return (1 - _distance(blocked) / (settings.feather_px + 1)).clamp(min=0.0).float()
+    reach = settings.feather_px + 1
+    return 1 - _distance(blocked, reach) / reach
 
 
 def block(
@@ -141,11 +141,12 @@ def _shares_inside(evidence: Evidence, window: Window) -> torch.Tensor:
 def _pixels_of(edges: list[float], side_px: int, grow_px: int) -> torch.Tensor:
     """(side_px, cells) float32: 1 where a row or column of pixels belongs to one of patches."""
     clipped = np.clip(edges, 0, side_px)
-    rounded = np.floor(clipped + 0.5)
+    rounded = np.floor(clipped + 0.5 + SLACK_PX)  # an edge at 4.4999999 is meant to be at 4.5
     start, end = rounded[:-1], rounded[1:]
-    # Patches smaller than a pixel may round to nothing: they get the pixel their middle is in.
-    middle = np.minimum(np.floor((clipped[:-1] + clipped[1:]) / 2), side_px - 1)
-    lost = (start == end) & (clipped[:-1] < clipped[1:])
+    # Patches smaller than a pixel may round to nothing: they get the pixel their middle is in. A
+    # patch beyond the picture gets none, though inexact edges may leave it a sliver.
+    middle = np.floor((clipped[:-1] + clipped[1:]) / 2 + SLACK_PX).clip(max=side_px - 1)
+    lost = (start == end) & (np.diff(clipped) > SLACK_PX)
     start, end = np.where(lost, middle, start), np.where(lost, middle + 1, end)
     on_picture = start < end
     pixel = np.arange(side_px)[:, None]
@@ -153,10 +154,9 @@ def _pixels_of(edges: list[float], side_px: int, grow_px: int) -> torch.Tensor:
     return torch.from_numpy(covered.astype(np.float32))
 
 
-def _distance(blocked: torch.Tensor) -> torch.Tensor:
-    """(H, W) int32: pixels from each pixel to the nearest blocked one, along rows and columns."""
-    far = sum(blocked.shape)  # farther than any two pixels are apart
-    distance = torch.where(blocked, 0, far).int()
+def _distance(blocked: torch.Tensor, most: int) -> torch.Tensor:
+    """(H, W) int32: steps along rows and columns to the nearest blocked pixel, `most` at most."""
+    distance = torch.where(blocked, 0, most).int()
     for axis in (0, 1):
         backward = _one_way(distance.flip(axis), axis).flip(axis)
         distance = torch.minimum(_one_way(distance, axis), backward)

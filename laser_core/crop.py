@@ -89,6 +89,11 @@ class _Density:
         return float(self.masses(np.array([x]), np.array([y]), width, height)[0, 0])
 
     @property
+    def strengths(self) -> np.ndarray:
+        """(gh, gw): the patches' masses, 1 the largest, equal ones made so in spite of rounding."""
+        return np.round(self.cells / self.cells.max(), 9)
+
+    @property
     def centroid(self) -> tuple[float, float]:
         """(x, y) of the centre of the mass."""
         columns, rows = self.cells.sum(axis=0), self.cells.sum(axis=1)
@@ -186,14 +191,15 @@ def _around_centroid(density: _Density, size: tuple[int, int], settings: CropSet
 
 
 def _around_peak(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
-    row, column = np.unravel_index(density.cells.argmax(), density.cells.shape)
+    row, column = np.unravel_index(density.strengths.argmax(), density.cells.shape)
     return _centred(density.x_centres[column], density.y_centres[row], size, density.picture)
 
 
 def _around_top_patches(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
     cells = density.cells.ravel()
     count = max(1, round(settings.top_fraction * cells.size))
-    strongest = np.argsort(-cells, kind="stable")[:count]  # stable: the first ones on ties
+    # stable: the first ones in reading order on ties
+    strongest = np.argsort(-density.strengths.ravel(), kind="stable")[:count]
     strongest = strongest[cells[strongest] > 0]
     rows, columns = np.unravel_index(strongest, density.cells.shape)
     x1, x2 = _enclosing(density.x_edges, columns)

@@ -36,12 +36,14 @@ def decode(
     settings: DecodeSettings = DecodeSettings(),
     progress: Progress | None = None,
     on_text: OnText | None = None,
+    **generate_options: Any,
 ) -> Answer:
     """The answer decoded from s_t = z+ + alpha (z+ - z-) (Eqs. 10-11).
 
     positive, negative: prompts with and without the evidence. With alpha 0 or no negative stream,
     plain decoding: the second stream is not computed. A negative stream with blocked tokens must
-    have the positive's prompt.
+    have the positive's prompt. generate_options: for the library's `generate()`, such as a
+    streamer, stopping_criteria or logits_processor; they see the positive rows and mixed logits.
     """
     started = time.perf_counter()
     streams = [positive] if negative is None or settings.alpha == 0 else [positive, negative]
@@ -50,15 +52,15 @@ def decode(
     rows = _Rows.of(lvlm, streams, layers)
     del layers
     with _TwoStreams(lvlm, rows, settings) as two:
-        token_ids = _generate(lvlm, rows, settings, progress, on_text)
+        watcher = _Watcher(lvlm, rows.input_ids.shape[1], settings.max_tokens, progress, on_text)
+        token_ids = _generate(lvlm, rows, settings, watcher, generate_options)
         records = two.records(token_ids)
     if not records:
         records = _rescore(lvlm, rows, token_ids, settings)
-    stopped = bool(token_ids) and token_ids[-1] in _end_tokens(lvlm)
     return Answer(
         text=lvlm.tokenizer.decode(token_ids, skip_special_tokens=True).strip(),
         tokens=tuple(records),
-        stop_reason="end of answer" if stopped else "max tokens",
+        stop_reason=_stop_reason(lvlm, token_ids, settings),
         prompt_tokens=tuple(stream.prompt.length for stream in streams),
         seconds_reading=read - started,
         seconds_decoding=time.perf_counter() - read,
@@ -253,8 +255,8 @@ def _generate(
     lvlm: Lvlm,
     rows: _Rows,
     settings: DecodeSettings,
-    progress: Progress | None,
-    on_text: OnText | None,
+    watcher: StoppingCriteria,
+    options: dict[str, Any],
 ) -> list[int]:
     """The answer's token ids from the library's `generate`."""
     model, length = lvlm.model, rows.input_ids.shape[1]
@@ -271,7 +273,6 @@ def _generate(
         # Older Qwen code reads this while it prepares inputs; the hook's positions then replace it.
         model.model.rope_deltas = torch.zeros(beams, 1, dtype=torch.long, device=lvlm.device)
     sampling = settings.temperature > 0
-    watcher = _Watcher(lvlm, length, settings.max_tokens, progress, on_text)
     # Everything a model's own generation config may set is given here: it would win otherwise.
     arguments = dict(
         max_new_tokens=settings.max_tokens,
@@ -287,6 +288,7 @@ def _generate(
         return_dict_in_generate=False,
         pad_token_id=_pad_token(lvlm),
     )
+    stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
     devices = [lvlm.device] if lvlm.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the seed is the answer's own
         torch.manual_seed(settings.seed)
@@ -294,10 +296,17 @@ def _generate(
             input_ids=rows.input_ids,
             attention_mask=torch.ones_like(rows.input_ids),
             past_key_values=cache,
-            stopping_criteria=StoppingCriteriaList([watcher]),
+            stopping_criteria=stopping,
             **arguments,
+            **options,
         )
     return _trimmed(lvlm, output[0, length:].tolist())
+
+
+def _stop_reason(lvlm: Lvlm, token_ids: list[int], settings: DecodeSettings) -> str:
+    if token_ids[-1] in _end_tokens(lvlm):
+        return "end of answer"
+    return "max tokens" if len(token_ids) >= settings.max_tokens else "stopping criteria"
 
 
 def _end_tokens(lvlm: Lvlm) -> list[int]:

@@ -42,13 +42,15 @@ class PictureInputs:
     tensors: what forward() takes, a batch of one picture: pixel_values and, by family,
     image_sizes or image_grid_thw. token_count: visual tokens the prompt must hold for it.
     map_tokens: which of those form the grid, row by row. grid: rows, columns and view in float
-    pixels of the original picture. digest: equal exactly for equal tensors.
+    pixels of the original picture. picture_size: its (width, height). digest: equal exactly for
+    equal tensors.
     """
 
     tensors: dict[str, torch.Tensor]
     token_count: int
     map_tokens: slice
     grid: Grid
+    picture_size: tuple[int, int]
     digest: str
 
 
@@ -215,6 +217,7 @@ def encode_picture(
         token_count=layout.token_count,
         map_tokens=layout.map_tokens,
         grid=Grid(layout.rows, layout.columns, view),
+        picture_size=picture.size,
         digest=_digest(tensors),
     )
 

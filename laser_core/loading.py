@@ -41,7 +41,8 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
     except (OSError, ValueError, KeyError, ImportError) as error:
         # ImportError: without tokenizer files the library looks for converters of old formats.
         raise ValueError(
-            f"download {name} again: its tokenizer or image processor cannot be read ({_first_line(error)})"
+            f"download {name} again: its tokenizer or image processor cannot be read "
+            f"({_first_line(error)})"
         ) from error
     lvlm = Lvlm(
         model,
@@ -64,6 +65,8 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
 def _resolve(name: str) -> tuple[str, Path | None]:
     """What to hand to `from_pretrained`, and the local folder if there is one."""
     if name == DEMO:
+        if not (DEMO_FOLDER / "config.json").is_file():
+            raise ValueError(f"install this package again: its demo model {DEMO_FOLDER} is missing")
         return str(DEMO_FOLDER), DEMO_FOLDER
     path = Path(name).expanduser()
     if path.is_dir():
@@ -101,7 +104,7 @@ def _download(name: str) -> Path:
 def _check_type(folder: Path, name: str) -> None:
     try:
         kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:  # no JSON, or no JSON object
         raise ValueError(
             f"download {name} again: its config.json cannot be read ({error})"
         ) from error

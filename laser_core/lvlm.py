@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
-
 from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
+from .pictures import to_picture
 from .settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -167,11 +166,21 @@ class Lvlm:
         ]
 
     def encode(
-        self, picture: Image.Image, framing: str = "pad", tokens: int | None = None
+        self, picture: Any, framing: str = "pad", tokens: int | None = None
     ) -> PictureInputs:
-        """One RGB picture as the model takes it. tokens: see `families.encode_picture`."""
+        """A picture (PIL, NumPy or tensor) as the model takes it; an encoded one as it is.
+
+        framing, tokens: see `families.encode_picture`.
+        """
+        if isinstance(picture, PictureInputs):
+            return picture
         return encode_picture(
-            self.family, self.image_processor, self.model.config, picture, framing, tokens
+            self.family,
+            self.image_processor,
+            self.model.config,
+            to_picture(picture),
+            framing,
+            tokens,
         )
 
     def question_text(self, question: str, settings: PromptSettings) -> str:

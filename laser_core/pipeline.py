@@ -9,27 +9,32 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .answer_input import answer_streams, plain_stream
+from .answer_input import negative_stream, plain_stream, positive_stream
 from .attention import read_attention
 from .counterfactual import block, evidence_patches, patch_mask
 from .crop import place_windows
 from .decode import OnText, decode
+from .families import PictureInputs
 from .geometry import whole_picture
 from .lvlm import Lvlm
 from .pictures import to_picture
 from .prefill import Progress
 from .results import Answer, AttentionMaps, Evidence, LayerChoice, Placement
-from .settings import LaserSettings
-from .vaq import contrast, evidence, select_layer
+from .settings import CounterfactualSettings, LaserSettings
+from .vaq import contrast, evidence, evidence_of_mask, select_layer
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where the question looks: the outcome of steps 1-7."""
+    """Where the question looks: the outcome of steps 1-7. inputs: the picture as encoded.
+
+    maps and choice are None where a mask from elsewhere is the evidence.
+    """
 
     picture: Image.Image
-    maps: AttentionMaps
-    choice: LayerChoice
+    inputs: PictureInputs
+    maps: AttentionMaps | None
+    choice: LayerChoice | None
     evidence: Evidence
     placement: Placement
 
@@ -57,18 +62,32 @@ def locate(
     question: str,
     settings: LaserSettings = LaserSettings(),
     progress: Progress | None = None,
+    *,
+    maps: AttentionMaps | None = None,
+    mask: torch.Tensor | None = None,
 ) -> Location:
-    """Steps 1-7: the window of the picture (PIL, NumPy or tensor) that the question is about."""
+    """Steps 1-7: the window of the picture (PIL, NumPy or tensor) that the question is about.
+
+    maps: of `read_attention` for the same picture, question and prompt settings, where they are
+    at hand. mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 2-6 are left
+    out. Raises ValueError, beside what the steps raise, for words outside a closed vocabulary.
+    """
+    unknown = lvlm.unknown_words(question)
+    if unknown:
+        raise ValueError(lvlm.closed_vocabulary.reply(unknown))
     picture = to_picture(picture)
-    maps = read_attention(lvlm, picture, question, settings.prompt, progress)
-    contrasted = contrast(maps, settings.contrast)
-    choice = select_layer(contrasted, settings.layer)
-    found = evidence(contrasted, choice, maps)
+    inputs = lvlm.encode(picture, settings.prompt.framing)
+    if mask is not None:
+        maps, found = None, evidence_of_mask(mask)
+    else:
+        maps = maps or read_attention(lvlm, inputs, question, settings.prompt, progress)
+        contrasted = contrast(maps, settings.contrast)
+        found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
     if found.degenerate:
         placement = Placement((whole_picture(picture.size),), (0.0,))
     else:
         placement = place_windows(found, settings.crop)
-    return Location(picture, maps, choice, found, placement)
+    return Location(picture, inputs, maps, found.choice, found, placement)
 
 
 def answer(
@@ -77,30 +96,42 @@ def answer(
     question: str,
     settings: LaserSettings = LaserSettings(),
     *,
+    location: Location | None = None,
     with_plain: bool = False,
     progress: Progress | None = None,
     on_text: OnText | None = None,
 ) -> LaserAnswer:
-    """Steps 1-10: the question answered from the evidence, picture as PIL, NumPy or tensor."""
+    """Steps 1-10: the question answered from the evidence, picture as PIL, NumPy or tensor.
+
+    location: of `locate` for the same picture, question and settings, where it is at hand.
+    """
     unknown = lvlm.unknown_words(question)
     if unknown:
         reply = Answer(lvlm.closed_vocabulary.reply(unknown), (), "outside the vocabulary")
         return LaserAnswer(reply, None, None, None, reply if with_plain else None)
-    found = locate(lvlm, picture, question, settings, progress)
-    plain = plain_stream(lvlm, found.picture, question, settings.prompt)
-    mask, blocked, positive, negative = None, None, plain, None
+    found = location or locate(lvlm, picture, question, settings, progress)
+    plain = plain_stream(lvlm, found.inputs, question, settings.prompt)
+    positive, negative, mask, blocked = plain, None, None, None
     if not found.evidence.degenerate:
-        windows = found.placement.windows
-        patches = evidence_patches(found.evidence, settings.counterfactual, windows)
-        mask = patch_mask(patches, found.evidence, settings.counterfactual)
-        if settings.counterfactual.fill != "visual tokens":
-            blocked = block(found.picture, mask, settings.counterfactual, lvlm.mean_colour)
-        positive, negative = answer_streams(
-            lvlm, found.picture, blocked, mask, windows, question, settings
-        )
+        looks = found.placement.windows, question, settings
+        positive = positive_stream(lvlm, found.picture, *looks, found.inputs)
+        if settings.decode.alpha > 0:
+            mask, blocked = _counterfactual(lvlm, found, settings.counterfactual)
+            negative = negative_stream(lvlm, positive, blocked, mask, *looks, found.inputs)
     plain_answer = None
     if with_plain:
         greedy = dataclasses.replace(settings.decode, alpha=0.0)
         plain_answer = decode(lvlm, plain, None, greedy, progress)
     laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
     return LaserAnswer(laser, found, mask, blocked, plain_answer)
+
+
+def _counterfactual(
+    lvlm: Lvlm, found: Location, settings: CounterfactualSettings
+) -> tuple[torch.Tensor, Image.Image | None]:
+    """Step 8: what to block, and the picture with it blocked (None: block tokens instead)."""
+    patches = evidence_patches(found.evidence, settings, found.placement.windows)
+    mask = patch_mask(patches, found.evidence, settings)
+    if settings.fill == "visual tokens":
+        return mask, None
+    return mask, block(found.picture, mask, settings, lvlm.mean_colour)

@@ -186,7 +186,7 @@ def _picture(location: Location | None) -> dict[str, Any] | None:
 
 
 def _layer(location: Location | None) -> dict[str, Any] | None:
-    if location is None:
+    if location is None or location.choice is None:  # a mask is the evidence: no layer
         return None
     choice = location.choice
     return {
@@ -255,7 +255,8 @@ def _notes(
     if unknown:
         notes.append(model.closed_vocabulary.reply(unknown))
     if location.evidence.degenerate:
-        notes.append("nothing found, answered on the whole picture" if answered else "nothing found")
+        nothing = "nothing found"
+        notes.append(f"{nothing}, answered on the whole picture" if answered else nothing)
     unseen = location.evidence.grid.unseen_share(location.picture.size)
     if unseen > LEAST_UNSEEN:
         notes.append(

@@ -123,8 +123,8 @@ class TokenRecord:
 class Answer:
     """An answer with a record per token.
 
-    stop_reason: "end of answer", "max tokens" or "outside the vocabulary". prompt_tokens: length
-    of each stream's prompt. Times in seconds.
+    stop_reason: "end of answer", "max tokens", "stopping criteria" or "outside the vocabulary".
+    prompt_tokens: length of each stream's prompt. Times in seconds.
     """
 
     text: str

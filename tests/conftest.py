@@ -10,8 +10,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import hypothesis  # noqa: E402
-import torch  # noqa: E402
+import hypothesis
+import torch
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,9 @@ from PIL import ImageFilter
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
+    StoppingCriteria,
     TemperatureLogitsWarper,
+    TextIteratorStreamer,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
@@ -360,3 +362,29 @@ def test_the_same_seed_gives_the_same_answer_and_another_one_another():
     ]
     assert answers[0] == answers[1]
     assert len({tuple(answer) for answer in answers}) > 1
+
+
+class _StopAt(StoppingCriteria):
+    def __init__(self, token):
+        self.token = token
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids[:, -1] == self.token
+
+
+def test_streamers_and_stopping_criteria_of_the_library_keep_working():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    tokens = ids(decode(lvlm, positive, negative, settings()))
+    streamer = TextIteratorStreamer(lvlm.tokenizer, skip_prompt=True)
+    answer = decode(
+        lvlm,
+        positive,
+        negative,
+        settings(),
+        streamer=streamer,
+        stopping_criteria=[_StopAt(tokens[2])],
+    )
+    assert ids(answer) == tokens[: tokens.index(tokens[2]) + 1]
+    assert "".join(streamer).strip() == answer.text
+    assert answer.stop_reason == "stopping criteria"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -30,7 +31,7 @@ from laser_core.geometry import Box
 from . import tiny
 
 ORDINARY = [(100, 70), (57, 101), (33, 77), (160, 10)]
-EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 5000)]
+EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 3000)]
 """(width, height) of pictures."""
 
 NATIVE = [name for name, family in FAMILIES.items() if family.native_resolution]
@@ -159,7 +160,7 @@ def assert_centred(block, change, grid, tolerance=0.2):
 
 @families
 @sizes(*ORDINARY, *EXTREME)
-@pytest.mark.parametrize("place", [(0, 0), (0.4, 0.6), (1, 1)], ids=str)
+@pytest.mark.parametrize("place", [(0, 0), (0.7, 1)], ids=str)
 def test_changed_patches_lie_under_the_changed_pixels(model_type, size, place):
     block = block_at(size, *place)
     change, inputs = pixel_change(model_type, size, block)
@@ -339,6 +340,36 @@ def test_a_kept_class_token_is_not_a_cell():
     assert tokens == changed_cells(change, after.grid)
 
 
+def test_a_tower_without_a_class_token_has_only_cells():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    tower = transformers.SiglipVisionConfig(
+        **sizes, num_hidden_layers=2, image_size=90, patch_size=14, vision_use_head=False
+    )
+    settings = built("llava").config.to_dict()
+    settings.update(vision_config=tower, vision_feature_select_strategy="full")
+    config = transformers.LlavaConfig(**settings)
+    model = transformers.LlavaForConditionalGeneration._from_config(config).eval()
+    processor = tiny.on_pillow("SiglipImageProcessor")(size={"height": 90, "width": 90})
+    assert family_of(config) is FAMILIES["llava"]
+    inputs = encode("llava", flat((100, 70)), processor=processor, config=config)
+    assert run(model, "llava", inputs).shape[0] == inputs.token_count == 36
+    assert inputs.map_tokens == slice(0, 36)
+    # 90 pixels hold 6 whole patches of 14: the tower drops the last 6 pixels
+    assert inputs.grid.view == pytest.approx((0, -15, 100 * 84 / 90, -15 + 100 * 84 / 90))
+
+
+def test_the_base_view_comes_before_the_tiles():
+    model = without_mixing("llava_next")
+    inputs = encode("llava_next", with_block((100, 70), (9, 9, 60, 60)))
+    blank = inputs.tensors["pixel_values"].clone()
+    blank[0, 1:] = 0
+    without_tiles = replace(inputs, tensors={**inputs.tensors, "pixel_values": blank})
+    difference = run(model, "llava_next", inputs) - run(model, "llava_next", without_tiles)
+    assert inputs.map_tokens == slice(0, 36)
+    assert not difference[:36].any()
+    assert difference[36:].any()
+
+
 @pytest.mark.parametrize(
     ("model_type", "tower", "strategy", "remedy"),
     [
@@ -369,35 +400,11 @@ def test_towers_of_other_sizes_work_as_well(model_type, vision):
         assert run(model.model, model_type, inputs).shape[0] == inputs.token_count
 
 
-def library_processor(model_type):
-    """The library's own processor, which places the placeholders; without videos for Qwen."""
-    model = built(model_type)
-    if model_type in FIXED:
-        name = {"llava": "LlavaProcessor", "llava_next": "LlavaNextProcessor"}[model_type]
-        return getattr(transformers, name)(
-            model.image_processor,
-            model.tokenizer,
-            patch_size=14,
-            vision_feature_select_strategy="default",
-            num_additional_image_tokens=1,
-        )
-    name = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[model_type]
-    parts = ["image_processor", "tokenizer"]
-    members = {  # its video processor needs torchvision
-        "attributes": parts,
-        "get_attributes": classmethod(lambda cls: parts),
-        "tokenizer_class": "AutoTokenizer",
-        "video_processor": None,
-    }
-    base = getattr(transformers, f"{name}Processor")
-    return type(base.__name__, (base,), members)(model.image_processor, model.tokenizer)
-
-
 @pytest.mark.parametrize(("model_type", "size"), [*UNPADDED, ("llava_next", (84, 84))], ids=str)
 def test_the_token_count_is_the_librarys(model_type, size):
     token = FAMILIES[model_type].image_token
     token_id = built(model_type).tokenizer.convert_tokens_to_ids(token)
-    output = library_processor(model_type)(
+    output = tiny.library_processor(built(model_type))(
         images=[flat(size)], text=[token], return_tensors="pt", input_data_format="channels_last"
     )
     expected = (output["input_ids"] == token_id).sum()
@@ -467,13 +474,21 @@ def test_impossible_visual_token_limits_are_refused(limits):
 
 @families
 def test_padding_has_the_processors_mean_colour(model_type):
-    model, family = built(model_type), FAMILIES[model_type]
-    colour = mean_colour(model.image_processor)
-    assert colour == ((127, 127, 127) if model_type == "qwen3_vl" else (122, 116, 104))
-    inputs = encode(model_type, flat((1000, 1), value=255))
-    pixels = fed_pixels(inputs, model.config)
-    assert family.max_aspect < 1000
+    pixels = fed_pixels(encode(model_type, flat((1000, 1), value=255)), built(model_type).config)
     assert pixels[:, 0].abs().max() < 0.02  # normalised: (colour - mean) / std
+
+
+@pytest.mark.parametrize(
+    ("mean", "colour"),
+    [
+        ([0.48145466, 0.4578275, 0.40821073], (122, 116, 104)),  # CLIP, as LLaVA rounds it
+        ((0.5, 0.5, 0.5), (127, 127, 127)),
+        (0.5, (127, 127, 127)),
+        (None, (127, 127, 127)),
+    ],
+)
+def test_mean_colour(mean, colour):
+    assert mean_colour(SimpleNamespace(image_mean=mean)) == colour
 
 
 @sizes((3, 5000), (20000, 2))
@@ -494,15 +509,20 @@ def test_extreme_pictures_stay_small(model_type, size):
     assert fed[0][0] * fed[0][1] <= 4_100_000
 
 
+def test_the_view_is_in_pixels_of_the_picture_that_was_shrunk_before_padding():
+    inputs = encode("llava", flat((60, 6000)))
+    assert inputs.grid.view == pytest.approx((-2970, 0, 3030, 6000))
+
+
 @sizes((1, 2000), (2000, 1), (3, 5000))
 @families
 def test_pictures_too_long_for_the_processor_are_refused(model_type, size):
-    with pytest.raises(ValueError, match="^use the framing 'pad'"):
+    with pytest.raises(ValueError, match=r"^use the framing 'pad'"):
         encode(model_type, flat(size), framing="processor")
 
 
 def test_tiles_that_would_be_empty_are_refused():
-    with pytest.raises(ValueError, match="^use the framing 'pad': nothing of this 160 x 10"):
+    with pytest.raises(ValueError, match=r"^use the framing 'pad': nothing of this 160 x 10"):
         encode("llava_next", flat((160, 10)), framing="processor")
 
 
@@ -517,6 +537,12 @@ def test_the_digest_tells_pictures_apart(model_type):
     assert encode(model_type, first).digest == encode(model_type, first.copy()).digest
     assert encode(model_type, first).digest != encode(model_type, second).digest
 
+
+SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
+CHATML = (
+    "{system}<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What ?<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
 
 # ---- records and loading ----------------------------------------------------------------------
 
@@ -540,6 +566,46 @@ def test_an_unsupported_vision_tower_is_refused():
     )
     with pytest.raises(ValueError, match="type 'pixtral' is not supported"):
         family_of(pixtral)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "system", "expected"),
+    [
+        ("llava", "", "USER: <image>\nWhat ? ASSISTANT:"),
+        ("llava", "Be brief.", "Be brief. USER: <image>\nWhat ? ASSISTANT:"),
+        ("llava_next", "", "[INST] <image>\nWhat ? [/INST]"),
+        (
+            "llava_next",
+            "Be brief.",
+            "<<SYS>>\nBe brief.\n<</SYS>>\n\n[INST] <image>\nWhat ? [/INST]",
+        ),
+        ("qwen2_vl", "", CHATML.format(system=SYSTEM.format("You are a helpful assistant."))),
+        ("qwen2_vl", "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
+        ("qwen3_vl", "", CHATML.format(system="")),
+        ("qwen3_vl", "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
+    ],
+)
+def test_chat_templates_give_the_published_formats(model_type, system, expected):
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What ?"}]}]
+    if system:
+        chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    assert expected == built(model_type).tokenizer.apply_chat_template(
+        chat,
+        chat_template=FAMILIES[model_type].chat_template,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+
+
+@families
+def test_the_tiny_vocabulary_holds_the_instructions(model_type):
+    tokenizer = built(model_type).tokenizer
+    for text in (
+        FAMILIES[model_type].instruction,
+        "Write a general description of the image.",
+        "What colour is the square?",
+    ):
+        assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
 
 
 @families

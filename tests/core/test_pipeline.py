@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from laser_core import pipeline
-from laser_core.answer_input import answer_streams, plain_stream
+from laser_core.answer_input import negative_stream, plain_stream, positive_stream
 from laser_core.counterfactual import block, evidence_patches, patch_mask
 from laser_core.crop import place_windows
 from laser_core.families import FAMILIES
@@ -164,7 +164,9 @@ def test_blocked_visual_tokens_are_those_under_the_mask():
     box = grid.cell_box(2, 3)
     mask[round(box.y1) : round(box.y2), round(box.x1) : round(box.x2)] = 1
     window = Window(42, 28, 84, 70)  # half the picture: its cells are half as large
-    _, negative = answer_streams(lvlm, picture, None, mask, [window], QUESTION, chosen)
+    looks = [window], QUESTION, chosen
+    positive = positive_stream(lvlm, picture, *looks)
+    negative = negative_stream(lvlm, positive, None, mask, *looks)
     whole, crop = negative.prompt.spans
     in_crop = [lvlm.encode(picture.crop(window)).grid.cell_at(x, y) for x, y in ((1, 1), (13, 13))]
     cells = {row * grid.columns + column for row, column in in_crop}
@@ -185,8 +187,10 @@ def test_steps_by_hand_give_the_pipelines_result():
     patches = evidence_patches(found, chosen.counterfactual, windows)
     mask = patch_mask(patches, found, chosen.counterfactual)
     hidden = block(picture, mask, chosen.counterfactual, lvlm.mean_colour)
-    streams = answer_streams(lvlm, picture, hidden, mask, windows, QUESTION, chosen)
-    by_hand = decode(lvlm, *streams, chosen.decode)
+    looks = windows, QUESTION, chosen
+    positive = positive_stream(lvlm, picture, *looks)
+    negative = negative_stream(lvlm, positive, hidden, mask, *looks)
+    by_hand = decode(lvlm, positive, negative, chosen.decode)
     assert by_hand.tokens == pipeline.answer(lvlm, picture, QUESTION, chosen).answer.tokens
 
 
@@ -243,7 +247,5 @@ def test_crops_of_native_resolution_models_are_magnified_to_the_pictures_tokens(
     window = Window(0, 0, 56, 56)
     for budget, expected in ((1.0, tokens), (0.25, tokens // 4)):
         chosen = settings(answer=AnswerSettings(crop_budget=budget))
-        streams = answer_streams(
-            lvlm, picture, picture, torch.ones(112, 112), [window], QUESTION, chosen
-        )
-        assert streams[0].prompt.pictures[1].token_count == expected
+        positive = positive_stream(lvlm, picture, [window], QUESTION, chosen)
+        assert positive.prompt.pictures[1].token_count == expected

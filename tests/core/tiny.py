@@ -12,7 +12,7 @@ of `_ROWS` per family; a new family needs a row there and a record in laser_core
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ tree flower grass sky sun cloud water house building street sign light door wind
 cup bottle plate book phone clock watch bag hat shirt text small large big tiny tall short
 What Which Who Where When Why How Is Are Do Does Describe Name Read Count
 picture photo scene object thing say says written wearing holding doing color's a
-""".split()
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ class TinyLvlm:
 
 @dataclass(frozen=True)
 class _Row:
-    """How a family is built. config: (text settings, vision side, token id of a text) -> config."""
+    """How a family is built.
+
+    config: called with the text settings, the vision side and a function from a token's text to
+    its id. model_class, processor_class: names in transformers.
+    """
 
     tokens: tuple[str, ...]
     bos: str | None
@@ -77,6 +81,7 @@ class _Row:
     image_processor: Callable[[int], Any]
     config: Callable[[dict, int, Callable[[str], int]], Any]
     model_class: str
+    processor_class: str
 
 
 def build(
@@ -130,21 +135,44 @@ def build(
 
 
 def save(tiny: TinyLvlm, folder: Path, *, chat_template: bool = True) -> Path:
-    """Write a model folder that the ordinary Auto classes open, on both transformers lines.
+    """Write a model folder that the ordinary Auto classes open.
+
+    For the transformers that runs: 4.57 cannot open every config that 5.x writes.
 
     chat_template: whether it holds a chat_template.jinja, the family's published format.
     """
     tiny.model.save_pretrained(folder)
     tiny.image_processor.save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
-    path = Path(folder) / "tokenizer_config.json"
-    settings = json.loads(path.read_text("utf-8"))
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # 5.x writes a name 4.57 lacks
-    path.write_text(json.dumps(settings, indent=2), "utf-8")
     if chat_template:
         template = FAMILIES[tiny.config.model_type].chat_template
         (Path(folder) / "chat_template.jinja").write_text(template, "utf-8")
     return Path(folder)
+
+
+def library_processor(tiny: TinyLvlm) -> Any:
+    """The library's own processor, which places the placeholders itself; images and text only.
+
+    Qwen's video processors need torchvision, so the class is made to have none.
+    """
+    name = _ROWS[tiny.config.model_type].processor_class
+    base = getattr(transformers, name)
+    if "patch_size" in inspect.signature(base.__init__).parameters:
+        return base(
+            tiny.image_processor,
+            tiny.tokenizer,
+            patch_size=tiny.config.vision_config.patch_size,
+            vision_feature_select_strategy=tiny.config.vision_feature_select_strategy,
+            num_additional_image_tokens=1,
+        )
+    parts = ["image_processor", "tokenizer"]
+    members = {
+        "attributes": parts,  # 4.57
+        "get_attributes": classmethod(lambda cls: parts),  # 5.x
+        "tokenizer_class": "AutoTokenizer",
+        "video_processor": None,
+    }
+    return type(name, (base,), members)(tiny.image_processor, tiny.tokenizer)
 
 
 def _tokenizer(row: _Row) -> PreTrainedTokenizerFast:
@@ -290,12 +318,14 @@ _ROWS: dict[str, _Row] = {
         image_processor=_clip_processor,
         config=_llava_config("LlavaConfig"),
         model_class="LlavaForConditionalGeneration",
+        processor_class="LlavaProcessor",
     ),
     "llava_next": _Row(
         **_LLAVA,
         image_processor=_next_processor,
         config=_llava_config("LlavaNextConfig", image_grid_pinpoints=_pinpoints),
         model_class="LlavaNextForConditionalGeneration",
+        processor_class="LlavaNextProcessor",
     ),
     "qwen2_vl": _Row(
         **_QWEN,
@@ -308,6 +338,7 @@ _ROWS: dict[str, _Row] = {
             own_head_dim=False,
         ),
         model_class="Qwen2VLForConditionalGeneration",
+        processor_class="Qwen2VLProcessor",
     ),
     "qwen2_5_vl": _Row(
         **_QWEN,
@@ -320,6 +351,7 @@ _ROWS: dict[str, _Row] = {
             own_head_dim=False,
         ),
         model_class="Qwen2_5_VLForConditionalGeneration",
+        processor_class="Qwen2_5_VLProcessor",
     ),
     "qwen3_vl": _Row(
         **_QWEN,
@@ -337,6 +369,7 @@ _ROWS: dict[str, _Row] = {
             own_head_dim=True,
         ),
         model_class="Qwen3VLForConditionalGeneration",
+        processor_class="Qwen3VLProcessor",
     ),
 }
 

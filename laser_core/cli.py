@@ -1,0 +1,302 @@
+"""The command line: ask a model about a picture, locate the evidence, list the models.
+
+    python -m laser_core ask PICTURE "QUESTION" [--model demo] [--out laser-out] [--json]
+
+Exit code 0 on success, 2 with one line on stderr for what the user can mend, 130 after Ctrl-C.
+Anything else is a bug and shows its traceback. torch is imported once the arguments are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .console import ProgressLine, Stopwatch, quiet_libraries
+from .flags import GROUPS, add_flags, flags, read_flags
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .pipeline import LaserAnswer, Location
+
+DEFAULT_OUT = "laser-out"
+LOCATE_GROUPS = ("load", "prompt", "contrast", "layer", "crop")
+_WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code. Only --help and --version leave by SystemExit."""
+    progress = ProgressLine()
+    try:
+        arguments = _parser().parse_args(argv)
+        code = arguments.run(arguments, progress)
+        sys.stdout.flush()  # here, where a closed pipe is expected
+        return code
+    except KeyboardInterrupt:
+        progress.clear()
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not _is_for_the_user(error):
+            raise
+        progress.clear()
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """True for a ValueError that this package raised; a library's own would be a bug of ours."""
+    if not isinstance(error, ValueError):
+        return False
+    frame = error.__traceback__
+    while frame.tb_next:
+        frame = frame.tb_next
+    return frame.tb_frame.f_globals.get("__package__") == __package__
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _ask(arguments: argparse.Namespace, progress: ProgressLine) -> int:
+    return _run(arguments, progress, answering=True)
+
+
+def _locate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
+    return _run(arguments, progress, answering=False)
+
+
+def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool) -> int:
+    load, settings = read_flags(arguments)
+    if not arguments.question.strip():
+        raise ValueError("write what to look for: the question is empty")
+    out = Path(arguments.out)
+    _check_folder(out)
+    progress.stage("starting")
+    from .loading import load_lvlm
+    from .pictures import read_picture
+    from .pipeline import answer, locate
+    from .report import report, summary, to_json
+
+    picture = read_picture(arguments.picture)
+    with quiet_libraries():
+        watch = Stopwatch()
+        progress.stage("loading the model")
+        lvlm = load_lvlm(arguments.model, load)
+        seconds = {"loading": watch.lap()}
+        with _memory_remedy():
+            if answering:
+                result = answer(
+                    lvlm, picture, arguments.question, settings,
+                    with_plain=True, progress=progress.stage, on_text=progress.text,
+                )  # fmt: skip
+            else:
+                result = locate(lvlm, picture, arguments.question, settings, progress.stage)
+        seconds["method"] = watch.lap()
+        progress.stage("drawing")
+        pictures = _pictures(result, answering)
+        seconds["drawing"] = watch.lap()
+    content = report(
+        result, arguments.question, lvlm, settings,
+        load=load, files=[*pictures, "report.json"], seconds=seconds,
+    )  # fmt: skip
+    text = to_json(content)
+    _write(out, pictures, text)
+    progress.clear()
+    if arguments.json:
+        print(text)
+        return 0
+    print("\n".join(summary(content)))
+    print(f"written to {out}{os.sep}: {', '.join(content['files'])}")
+    return 0
+
+
+@contextmanager
+def _memory_remedy() -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            "choose a smaller model, a --quantization or --device cpu: the GPU's memory is full"
+        ) from error
+
+
+def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
+    from .families import FAMILIES
+    from .installed import demo_model, describe, models_in, models_in_hub_cache
+
+    folders = {folder: models_in(Path(folder)) for folder in arguments.folder}
+    demo = demo_model()
+    print("bundled")
+    print(f"  demo  {_megabytes(demo.size_bytes) if demo else 'missing: reinstall the package'}")
+    print("\nsupported model types")
+    for model_type, family in FAMILIES.items():
+        print(f"  {model_type:<12}{family.name:<13}{describe(family)}")
+    for folder, models in folders.items():
+        _print_models(f"in {folder}", models)
+    _print_models("downloaded from the hub", models_in_hub_cache())
+    return 0
+
+
+def _print_models(title: str, models: Sequence[Any]) -> None:
+    print(f"\n{title}")
+    width = max((len(model.name) for model in models), default=0)
+    for model in models:
+        remark = _megabytes(model.size_bytes) if model.size_bytes else "no safetensors weights"
+        if not model.supported:
+            remark = "not supported"
+        print(f"  {model.name:<{width}}  {model.model_type:<12}{remark}")
+    if not models:
+        print("  none")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def _pictures(result: LaserAnswer | Location, answering: bool) -> dict[str, Image.Image]:
+    """The pictures of a run by file name; none where the model refused the question."""
+    from .render import overlay, vaq_chart
+
+    location = result.location if answering else result
+    if location is None:
+        return {}
+    pictures = {"overlay.png": overlay(location)}
+    if not location.evidence.degenerate:
+        for index, window in enumerate(location.placement.windows, 1):
+            name = "crop.png" if index == 1 else f"crop-{index}.png"
+            pictures[name] = location.picture.crop(window)
+    if answering and result.counterfactual is not None:
+        pictures["counterfactual.png"] = result.counterfactual
+    pictures["vaq.png"] = vaq_chart(location.choice)
+    return pictures
+
+
+def _check_folder(out: Path) -> None:
+    """Raise ValueError now, rather than after the work, if `out` cannot be written."""
+    existing = next(
+        folder for folder in (out.absolute(), *out.absolute().parents) if _there(folder)
+    )
+    if not existing.is_dir():
+        raise ValueError(f"choose another --out: {str(existing)!r} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"choose another --out: {str(existing)!r} is not writable")
+
+
+def _there(path: Path) -> bool:
+    """Path.exists, and True for a path below a file, which is the file's own fault."""
+    try:
+        path.stat()
+    except NotADirectoryError:
+        return False
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
+    return True
+
+
+def _write(out: Path, pictures: dict[str, Image.Image], report: str) -> None:
+    """The pictures, then the report that names them; what an earlier run left there goes first."""
+    from .report import write_atomically
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _earlier_pictures(out):
+            if name not in pictures:
+                (out / name).unlink(missing_ok=True)
+        for name, picture in pictures.items():
+            write_atomically(out / name, picture)
+        write_atomically(out / "report.json", report + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"choose another --out, or make room: {str(out)!r} cannot be written "
+            f"({error.strerror or error})"
+        ) from error
+
+
+def _earlier_pictures(out: Path) -> list[str]:
+    """Pictures that the report in `out` says are its own: only those may be removed."""
+    from .report import SCHEMA
+
+    try:
+        earlier = json.loads((out / "report.json").read_text("utf-8"))
+        if earlier["schema"] != SCHEMA:
+            return []
+        return [name for name in earlier["files"] if _WRITTEN.fullmatch(name)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # not a report of ours
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses with a ValueError of one line, instead of the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        names = [flag.name for flag in flags()]
+        for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+            # A name that groups share has a prefix: --seed is --decode-seed or another
+            alike = [name for name in names if name.endswith(word[1:])]
+            alike = alike or difflib.get_close_matches(word, names, n=1)
+            if alike:
+                raise ValueError(f"did you mean {' or '.join(alike)}? There is no {word}")
+        raise ValueError(f"see `{self.prog} --help`: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m laser_core",
+        description="Training-free visual grounding for vision-language models "
+        "(LASER, arXiv 2602.04304): find what a question is about, look there, answer.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_run(commands, "ask", _ask, tuple(GROUPS), "answer a question about a picture")
+    _add_run(commands, "locate", _locate, LOCATE_GROUPS, "find what a question is about, no answer")
+    models = commands.add_parser(
+        "models", help="list the models at hand and the supported types", allow_abbrev=False
+    )
+    models.add_argument(
+        "--folder", action="append", default=[], metavar="DIR",
+        help="list the model folders in this folder as well; may be given several times",
+    )  # fmt: skip
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose: str) -> None:
+    parser = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
+    parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
+    parser.add_argument(
+        "--model", default="demo", metavar="NAME",
+        help="demo (bundled), a model folder, or a hub id like owner/name, which is downloaded "
+        "[default: demo]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", default=DEFAULT_OUT, metavar="DIR",
+        help=f"folder for the pictures and report.json [default: {DEFAULT_OUT}]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON and nothing else"
+    )
+    add_flags(parser, groups)
+    parser.set_defaults(run=run)

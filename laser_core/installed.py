@@ -1,0 +1,86 @@
+"""Which models are at hand: the demo model, folders on disk, the hub's cache.
+
+Reads config.json files only; loads nothing and downloads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .families import FAMILIES, Family
+from .loading import DEMO, DEMO_FOLDER
+
+_WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True)
+class InstalledModel:
+    """name: what --model takes. size_bytes: of its weights. supported: whether it can be loaded."""
+
+    name: str
+    model_type: str
+    size_bytes: int
+
+    @property
+    def supported(self) -> bool:
+        return self.model_type in FAMILIES
+
+
+def demo_model() -> InstalledModel | None:
+    """The bundled model, None where it was left out."""
+    found = _read(DEMO_FOLDER, DEMO)
+    return found if found and found.size_bytes else None
+
+
+def models_in(folder: Path) -> list[InstalledModel]:
+    """Model folders in `folder`, two levels deep, or `folder` itself. ValueError if it is none."""
+    if not folder.is_dir():
+        raise ValueError(f"choose an existing folder: there is no folder {str(folder)!r}")
+    configs = sorted(
+        path for pattern in ("", "*/", "*/*/") for path in folder.glob(f"{pattern}config.json")
+    )
+    found = (_read(path.parent, str(path.parent)) for path in configs)
+    return [model for model in found if model is not None]
+
+
+def models_in_hub_cache() -> list[InstalledModel]:
+    """Supported models that were downloaded from the hub."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return []
+    found = []
+    for repository in sorted(cache.repos, key=lambda repository: repository.repo_id):
+        revisions = sorted(repository.revisions, key=lambda revision: revision.last_modified)
+        if repository.repo_type == "model" and revisions:
+            found.append(_read(revisions[-1].snapshot_path, repository.repo_id))
+    return [model for model in found if model and model.supported and model.size_bytes]
+
+
+def describe(family: Family) -> str:
+    """How a family takes pictures, in a line."""
+    if family.native_resolution:
+        taken = "pictures at their own resolution"
+    elif family.max_aspect == 1:
+        taken = "pictures padded to a square"
+    else:
+        taken = f"pictures padded to {family.max_aspect:g} : 1 at most, whole and in tiles"
+    made_for = "one picture" if family.max_pictures == 1 else f"{family.max_pictures} pictures"
+    return f"{taken}; made for {made_for} a prompt"
+
+
+def _read(folder: Path, name: str) -> InstalledModel | None:
+    """The model in a folder, None where its config.json is missing or unreadable."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    size = sum(path.stat().st_size for path in folder.glob(_WEIGHTS))
+    return InstalledModel(name, str(config.get("model_type")), size)

@@ -1,0 +1,436 @@
+"""The command line, run in this process: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from laser_core import cli, pipeline
+from laser_core.console import ProgressLine
+from laser_core.families import FAMILIES
+from laser_core.flags import GROUPS, add_flags, flags, read_flags
+from laser_core.settings import LaserSettings, LoadSettings
+
+from .lvlms import noise_picture
+from .test_report import strict
+from .tiny import build, save
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTION = "what colour is the square ?"
+FAST = ("--max-tokens", "3", "--min-side-px", "20")
+ASK_FILES = {"overlay.png", "crop.png", "counterfactual.png", "vaq.png", "report.json"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with a tiny model that loads, one of an unsupported type and broken copies."""
+    root = tmp_path_factory.mktemp("models")
+    save(build("llava", layers=2), root / "good")
+    for name in ("truncated", "without weights", "other type", "no json"):
+        (root / name).mkdir()
+        for path in (root / "good").iterdir():
+            (root / name / path.name).write_bytes(path.read_bytes())
+    weights = (root / "good" / "model.safetensors").read_bytes()
+    (root / "truncated" / "model.safetensors").write_bytes(weights[:-1000])
+    (root / "without weights" / "model.safetensors").unlink()
+    (root / "other type" / "config.json").write_text('{"model_type": "blip"}')
+    (root / "no json" / "config.json").write_text("{")
+    return root
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder with a picture."""
+    monkeypatch.chdir(tmp_path)
+    noise_picture().save("picture.png")
+    return tmp_path
+
+
+@pytest.fixture
+def run(here, models, capfd):
+    """Run a command with the tiny model; (exit code, stdout, stderr)."""
+
+    def run(command, *arguments, model=True):
+        chosen = ("--model", str(models / "good"), *FAST) if model else ()
+        code = cli.main([command, *arguments, *chosen])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def names(folder):
+    return {path.name for path in Path(folder).iterdir()}
+
+
+def test_ask_prints_the_answer_first_and_writes_pictures_and_report(run):
+    code, out, err = run("ask", "picture.png", QUESTION)
+    assert code == 0
+    report = strict(Path("laser-out/report.json").read_text("utf-8"))
+    lines = out.splitlines()
+    assert lines[0] == report["answer"]["text"]
+    assert lines[1] == f"plain model: {report['plain']['text']}"
+    assert lines[2] == report["layer"]["reason"]
+    assert lines[3].startswith("window ")
+    assert lines[4].startswith("stopped at ")
+    assert lines[-1].startswith(f"written to laser-out{os.sep}: overlay.png, crop.png")
+    assert names("laser-out") == ASK_FILES == set(report["files"])
+    window = report["windows"][0]["box"]
+    crop = Image.open("laser-out/crop.png")
+    assert crop.tobytes() == noise_picture().crop(window).tobytes()
+    assert Image.open("laser-out/counterfactual.png").size == (90, 60)
+    for line in err.splitlines():  # progress, and nothing of the libraries
+        assert line.split()[0] in ("starting", "loading", "reading", "answering", "drawing")
+
+
+def test_locate_writes_window_and_maps(here, models, capfd):
+    arguments = ["--model", str(models / "good"), "--min-side-px", "20", "--out", "found/here"]
+    assert cli.main(["locate", "picture.png", QUESTION, *arguments]) == 0
+    out, _ = capfd.readouterr()
+    report = strict(Path("found/here/report.json").read_text("utf-8"))
+    assert out.splitlines()[0] == report["layer"]["reason"]
+    assert report["answer"] is None
+    assert names("found/here") == {"overlay.png", "crop.png", "vaq.png", "report.json"}
+
+
+def test_json_is_all_that_json_prints_and_equals_the_file(run):
+    code, out, _ = run("ask", "picture.png", QUESTION, "--json")
+    assert code == 0
+    assert strict(out)["schema"] == "laser-report"
+    assert out == Path("laser-out/report.json").read_text("utf-8")
+
+
+def test_settings_reach_the_method_and_the_report(run):
+    code, out, _ = run(
+        "ask", "picture.png", QUESTION, "--json",
+        "--layer", "0", "--windows", "2", "--scale", "0.4", "--answer-input", "crop",
+        "--fill", "noise", "--counterfactual-seed", "7", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    report = strict(out)
+    assert report["settings"]["layer"]["layer"] == report["layer"]["index"] == 0
+    assert report["settings"]["counterfactual"]["seed"] == 7
+    assert report["settings"]["decode"]["seed"] == 0
+    assert report["settings"]["answer"]["answer_input"] == "crop"
+    assert report["settings"]["load"]["device"] == "cpu"
+    assert len(report["windows"]) == 2
+    assert {"crop.png", "crop-2.png"} <= names("laser-out")
+
+
+def test_a_second_run_removes_its_own_old_pictures_and_no_others(run):
+    Path("laser-out").mkdir()
+    Path("laser-out/crop-9.png").write_text("mine")
+    run("ask", "picture.png", QUESTION, "--windows", "2", "--scale", "0.4")
+    assert {"crop-2.png", "counterfactual.png", "crop-9.png"} <= names("laser-out")
+    run("ask", "picture.png", QUESTION, "--alpha", "0")
+    kept = names("laser-out")
+    assert "crop-2.png" not in kept
+    assert "crop-9.png" in kept
+
+
+def test_a_degenerate_map_is_said_aloud(run, monkeypatch):
+    blank = pipeline.contrast
+    monkeypatch.setattr(pipeline, "contrast", lambda *maps: blank(*maps) * 0)
+    code, out, _ = run("ask", "picture.png", QUESTION)
+    assert code == 0
+    assert "note: nothing found, answered on the whole picture" in out
+    assert names("laser-out") == {"overlay.png", "vaq.png", "report.json"}
+
+
+def test_models_lists_families_folders_and_the_hub_cache(run, models, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    snapshot = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "qwen2_vl"}')
+    (snapshot / "model.safetensors").write_bytes(b"0" * 3_000_000)
+    scan = functools.partial(huggingface_hub.scan_cache_dir, tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", scan)
+    code, out, _ = run("models", "--folder", str(models), model=False)
+    assert code == 0
+    for model_type, family in FAMILIES.items():
+        assert f"{model_type} " in out
+        assert family.name in out
+    lines = {" ".join(line.split()) for line in out.splitlines()}
+    assert "owner/tiny qwen2_vl 3.0 MB" in lines
+    assert f"{models / 'other type'} blip not supported" in lines
+    assert f"{models / 'without weights'} llava no safetensors weights" in lines
+    assert not any("no json" in line for line in lines)
+
+
+# ---- flags -------------------------------------------------------------------------------------
+
+
+def parsed(*arguments):
+    parser = argparse.ArgumentParser()
+    add_flags(parser, GROUPS)
+    return read_flags(parser.parse_args(arguments))
+
+
+def another_value(flag):
+    """A valid value other than the default."""
+    meta, default = flag.spec.metadata, flag.spec.default
+    if meta["choices"]:
+        return next(choice for choice in meta["choices"] if choice != default)
+    if flag.kind is str:
+        return "some words"
+    higher = default + (meta["step"] or 1)
+    return flag.kind(higher if higher <= meta["high"] else meta["low"])
+
+
+@pytest.mark.parametrize("flag", flags(), ids=lambda flag: flag.destination)
+def test_every_setting_has_a_flag_that_sets_it(flag):
+    value = another_value(flag)
+    load, laser = parsed(flag.name, str(value))
+    groups = {"load": load, **{g.name: getattr(laser, g.name) for g in fields(LaserSettings)}}
+    assert getattr(groups[flag.group], flag.spec.name) == value
+    changed = [name for name, group in groups.items() if group != GROUPS[name]()]
+    assert changed == [flag.group]
+
+
+def test_flags_are_the_settings_and_nothing_else():
+    declared = {(group, spec.name) for group in GROUPS for spec in fields(GROUPS[group])}
+    assert {(flag.group, flag.spec.name) for flag in flags()} == declared
+    assert set(GROUPS) == {"load", *(group.name for group in fields(LaserSettings))}
+    names_ = [flag.name for flag in flags()]
+    assert len(set(names_)) == len(names_)
+    assert not {"--model", "--out", "--json", "--help", "--version"} & set(names_)
+    assert all(flag.kind in (int, float, str) for flag in flags())  # a bool would need two flags
+
+
+def test_a_name_that_groups_share_has_its_group_in_front():
+    found = [flag.name for flag in flags() if flag.spec.name == "seed"]
+    assert found == ["--counterfactual-seed", "--decode-seed"]
+
+
+def test_no_flag_means_the_defaults():
+    assert parsed() == (LoadSettings(), LaserSettings())
+
+
+@pytest.mark.parametrize(
+    "typed", ["picture + crop", "picture+crop", "picture-crop", "Picture Crop"]
+)
+def test_a_choice_may_be_typed_without_spaces_and_signs(typed):
+    assert parsed("--answer-input", typed)[1].answer.answer_input == "picture + crop"
+
+
+def test_help_shows_every_flag_with_range_and_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["ask", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for flag in flags():
+        assert f"{flag.name} " in text
+        assert f"[{flag.values}; default: {flag.default}]" in text
+
+
+# ---- mistakes ----------------------------------------------------------------------------------
+
+MISTAKES = {
+    "missing file": (("ask", "nowhere.png", "q"), "check the path: .*nowhere.png"),
+    "a folder": (("ask", ".", "q"), "check the path: "),
+    "no picture": (("ask", "text.png", "q"), "choose a picture file "),
+    "truncated picture": (("ask", "truncated.png", "q"), "save the picture anew: "),
+    "empty question": (
+        ("ask", "picture.png", " \n"),
+        "write what to look for: the question is emp",
+    ),
+    "control token": (("ask", "picture.png", "<image>"), "remove '<image>' from the text"),
+    "unknown model": (("ask", "picture.png", "q", "--model", "nowhere"), "choose 'demo', "),
+    "truncated weights": (
+        ("ask", "picture.png", "q", "--model", "truncated"),
+        "download truncated again: ",
+    ),
+    "missing weights": (
+        ("ask", "picture.png", "q", "--model", "without weights"),
+        "download without weights again: ",
+    ),
+    "unsupported type": (
+        ("ask", "picture.png", "q", "--model", "other type"),
+        "choose a model of ",
+    ),
+    "broken config": (
+        ("ask", "picture.png", "q", "--model", "no json"),
+        "download no json again: ",
+    ),
+    "out of range": (
+        ("ask", "picture.png", "q", "--scale", "5"),
+        "choose a value from 0.1 to 1.0: --scale is 5.0",
+    ),
+    "not finite": (("ask", "picture.png", "q", "--alpha", "nan"), "choose .*: --alpha is nan"),
+    "not a number": (
+        ("ask", "picture.png", "q", "--scale", "big"),
+        "give --scale a number, 0.1 to 1",
+    ),
+    "not whole": (("ask", "picture.png", "q", "--windows", "1.5"), "give --windows a whole number"),
+    "no choice": (
+        ("ask", "picture.png", "q", "--fill", "pink"),
+        "choose one of mean, .*: --fill is 'pink'",
+    ),
+    "two settings": (
+        ("ask", "picture.png", "q", "--amount", "5"),
+        "choose at most 1, or set --amount-unit to 'patches': --amount is 5.0",
+    ),
+    "no such layer": (
+        ("locate", "picture.png", "q", "--layer", "9"),
+        "(layer is 9: )?choose 0 to 1",
+    ),
+    "mistyped flag": (("ask", "picture.png", "q", "--scael", "1"), "did you mean --scale"),
+    "shared name": (
+        ("ask", "picture.png", "q", "--seed", "1"),
+        "did you mean --counterfactual-seed or --decode-seed",
+    ),
+    "flag of ask": (("locate", "picture.png", "q", "--alpha", "1"), "(see|did you mean)"),
+    "no question": (("ask", "picture.png"), "see `.*ask --help`: .*QUESTION"),
+    "unknown command": (("answer",), "see `.*--help`: .*invalid choice"),
+    "no command": ((), "see `.*--help`: "),
+    "out is a file": (("ask", "picture.png", "q", "--out", "text.png"), "choose another --out: "),
+    "out under a file": (
+        ("ask", "picture.png", "q", "--out", "text.png/a/b"),
+        "choose another --out",
+    ),
+    "no such folder": (("models", "--folder", "nowhere"), "choose an existing folder: "),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_with_the_remedy_first_and_exit_code_2(case, here, models, capfd):
+    arguments, message = MISTAKES[case]
+    (here / "text.png").write_text("hello")
+    noise_picture((300, 300)).save("whole.png")
+    (here / "truncated.png").write_bytes((here / "whole.png").read_bytes()[:-200])
+    for name in ("truncated", "without weights", "other type", "no json"):
+        (here / name).symlink_to(models / name)
+    asked = arguments[:1] and arguments[0] in ("ask", "locate")
+    if asked and "--model" not in arguments:
+        arguments += ("--model", str(models / "good"))
+    code = cli.main(list(arguments))
+    out, err = capfd.readouterr()
+    stages = ("starting", "loading the model", "reading the picture")
+    lines = [line for line in err.splitlines() if line not in stages]
+    assert code == 2
+    assert out == ""
+    assert len(lines) == 1
+    assert re.match(message, lines[0])
+    assert not (here / "laser-out").exists()
+
+
+def test_an_unwritable_folder_is_refused_before_the_work(here, monkeypatch, capfd):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root
+    assert cli.main(["ask", "picture.png", "q"]) == 2
+    assert capfd.readouterr().err.startswith("choose another --out: ")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(run, monkeypatch):
+    def no_space(self, file, **options):
+        file.write(b"half a picture")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", no_space)
+    code, _, err = run("ask", "picture.png", QUESTION)
+    assert code == 2
+    assert "choose another --out, or make room: " in err.splitlines()[-1]
+    assert names("laser-out") == set()
+
+
+def test_ctrl_c_stops_with_130_and_writes_nothing(run, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "decode", interrupted)
+    code, _, err = run("ask", "picture.png", QUESTION)
+    assert code == 130
+    assert err.splitlines()[-1] == "stopped by Ctrl-C"
+    assert not Path("laser-out").exists()
+
+
+def test_a_bug_is_not_passed_off_as_a_mistake_of_the_user(run, monkeypatch):
+    monkeypatch.setattr(pipeline, "contrast", lambda *maps: int("no number", base=99))
+    with pytest.raises(ValueError, match="base"):
+        run("ask", "picture.png", QUESTION)
+
+
+def test_a_real_signal_ends_the_process_with_130(here, models):
+    """From outside, as a terminal does it, amid a long answer of a process of its own."""
+    arguments = ["ask", "picture.png", QUESTION, "--model", str(models / "good")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "laser_core", *arguments, "--max-tokens", "4096"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.stderr.readline() not in ("answering\n", ""):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == "stopped by Ctrl-C\n"
+    assert names(here) == {"picture.png"}
+
+
+# ---- progress ----------------------------------------------------------------------------------
+
+
+class Terminal:
+    def __init__(self, terminal):
+        self.terminal, self.written = terminal, ""
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        self.written += text
+
+    def flush(self):
+        pass
+
+
+def shown(terminal):
+    stream = Terminal(terminal)
+    progress = ProgressLine(stream)
+    progress.stage("loading the model")
+    for done in (1, 2):
+        progress.stage("answering", done, 9)
+        progress.text("a red\nsquare"[: 5 * done])
+    progress.clear()
+    return stream.written
+
+
+def test_a_terminal_shows_one_rewritten_line_with_the_answer_as_it_comes():
+    written = shown(terminal=True)
+    assert "\n" not in written
+    lines = written.split("\r\x1b[K")[1:]
+    assert lines == [
+        "loading the model", "answering 1/9", "answering: a red", "answering 2/9",
+        "answering: a red squa", "",
+    ]  # fmt: skip
+
+
+def test_a_long_answer_shows_its_end_in_one_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal(True)
+    ProgressLine(stream).text("word " * 30 + "end")
+    line = stream.written.removeprefix("\r\x1b[K")
+    assert len(line) == 39
+    assert line.endswith("end")
+
+
+def test_a_pipe_shows_a_line_per_stage():
+    assert shown(terminal=False) == "loading the model\nanswering\n"
+
+
+# ---- the bundled model -------------------------------------------------------------------------
+
+
+def test_the_demo_model_answers_about_the_example_picture(here, capfd):
+    example = str(ROOT / "examples" / "scene.png")
+    assert cli.main(["ask", example, "what shape is the largest object ?", "--json"]) == 0
+    report = strict(capfd.readouterr().out)
+    assert report["answer"]["text"]
