@@ -114,7 +114,8 @@ def _blocked_tokens(
     regions = [whole, *windows] if with_picture else list(windows)
     spare = with_picture and settings.counterfactual.block == "crop"
     blocked: list[int] = []
-    for index, (region, picture, span) in enumerate(zip(regions, prompt.pictures, prompt.spans)):
+    places = zip(regions, prompt.pictures, prompt.spans, strict=True)
+    for index, (region, picture, span) in enumerate(places):
         if picture.map_tokens != slice(0, picture.token_count):
             raise ValueError(
                 "choose another fill than 'visual tokens': this model reads the picture at several "

@@ -29,7 +29,8 @@ def read_attention(
 ) -> AttentionMaps:
     """Attention of the last prompt token over the picture's patches, in both branches.
 
-    picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer and head, float32 on the CPU (METHOD steps 1-2).
+    picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer
+    and head, float32 on the CPU (METHOD steps 1-2).
     Raises ValueError for an empty question or a text with control tokens.
     """
     inputs = lvlm.encode(picture, settings.framing)

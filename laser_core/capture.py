@@ -128,7 +128,7 @@ def attention_rows(
     The cost is R / S of the layer's score matrix; S x N is never made.
     """
     length, dim = query.shape[2:]
-    kv_heads, total = key.shape[1:3]
+    kv_heads = key.shape[1]
     index = torch.tensor(rows, device=query.device) % length
     # Heads of a group share their key: fold them into the row axis instead of repeating keys.
     wanted = rearrange(

@@ -36,6 +36,8 @@ _WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code. Only --help and --version leave by SystemExit."""
     progress = ProgressLine()
+    for stream in (sys.stdout, sys.stderr):  # an answer may have letters the terminal lacks
+        stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
         code = arguments.run(arguments, progress)
@@ -49,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        progress.clear()
         if not _is_for_the_user(error):
             raise
-        progress.clear()
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
 
@@ -252,11 +254,9 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split()
         names = [flag.name for flag in flags()]
         for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
-            # A name that groups share has a prefix: --seed is --decode-seed or another
-            alike = [name for name in names if name.endswith(word[1:])]
-            alike = alike or difflib.get_close_matches(word, names, n=1)
+            alike = difflib.get_close_matches(word, names, n=1)
             if alike:
-                raise ValueError(f"did you mean {' or '.join(alike)}? There is no {word}")
+                raise ValueError(f"did you mean {alike[0]}? There is no {word}")
         raise ValueError(f"see `{self.prog} --help`: {message}")
 
 
@@ -283,7 +283,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose: str) -> None:
-    parser = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+    parser = commands.add_parser(
+        name, help=purpose, description=purpose, allow_abbrev=False,
+        usage='%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [settings]',
+    )  # fmt: skip
     parser.add_argument("picture", metavar="PICTURE", help="a picture file")
     parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
     parser.add_argument(

@@ -89,7 +89,7 @@ def block(
     over the picture with that opacity. mean_colour: (red, green, blue) 0..255, the model's, for
     fill 'mean'.
 
-    mean, black, grey: one colour. noise: every channel of every pixel anew, uniform, by `seed`.
+    mean, black, grey: one colour. noise: every channel of every pixel anew, uniform, seeded.
     blur: a Gaussian whose deviation is half the side of a square as large as the blocked area, at
     least 4 pixels: a pattern with a period of that side or less keeps under 1 % of its contrast,
     which leaves a colour but nothing to read.
@@ -188,7 +188,7 @@ def _blur_fill(picture, mask, settings, mean_colour) -> np.ndarray:
 
 
 def _noise_fill(picture, mask, settings, mean_colour) -> np.ndarray:
-    generator = np.random.default_rng(settings.seed)
+    generator = np.random.default_rng(settings.fill_seed)
     return generator.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8)
 
 

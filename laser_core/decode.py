@@ -70,7 +70,7 @@ def decode(
 def mix_logits(
     positive: torch.Tensor, negative: torch.Tensor | None, alpha: float, beta: float
 ) -> torch.Tensor:
-    """s_t = z+ + alpha (z+ - z-), (..., V) float32, with implausible tokens at -inf (Eqs. 10-11)."""
+    """s_t = z+ + alpha (z+ - z-), (..., V) float32, implausible tokens at -inf (Eqs. 10-11)."""
     mixed = positive if negative is None else positive + alpha * (positive - negative)
     if beta > 0:
         # + ln(beta): the plausibility cut-off p >= beta max p, in logits.
@@ -79,9 +79,7 @@ def mix_logits(
     return mixed
 
 
-def _read_streams(
-    lvlm: Lvlm, streams: list[Stream], progress: Progress | None
-) -> list[Layers]:
+def _read_streams(lvlm: Lvlm, streams: list[Stream], progress: Progress | None) -> list[Layers]:
     """Keys and values of each stream, one after the other: half the peak of a batch of two."""
 
     def report(done: int) -> None:
@@ -133,7 +131,12 @@ class _Rows:
         cache.streams = len(streams)
         for index in range(len(layers[0])):
             keys, values = (
-                torch.cat([_padded(layer[index][part], pad) for layer, pad in zip(layers, pads)])
+                torch.cat(
+                    [
+                        _padded(layer[index][part], pad)
+                        for layer, pad in zip(layers, pads, strict=True)
+                    ]
+                )
                 for part in (0, 1)
             )
             cache.update(keys, values, index)
@@ -142,7 +145,8 @@ class _Rows:
         ids = streams[0].prompt.input_ids
         # generate() only counts these: the cache holds all but the last.
         input_ids = torch.nn.functional.pad(ids, (pads[0], 0), value=int(ids[0, 0]))
-        offsets = torch.tensor([s.prompt.delta - pad for s, pad in zip(streams, pads)])
+        deltas = torch.tensor([stream.prompt.delta for stream in streams])
+        offsets = deltas - torch.tensor(pads)
         mask = None
         if any(pads):
             mask = torch.arange(longest)[None] >= torch.tensor(pads)[:, None]
@@ -266,28 +270,27 @@ def _generate(
         cache = _Cache()
         cache.streams = rows.cache.streams
         for index, layer in enumerate(rows.cache.layers):
-            cache.update(
-                layer.keys.repeat_interleave(beams, 0), layer.values.repeat_interleave(beams, 0), index
-            )
+            keys, values = (t.repeat_interleave(beams, 0) for t in (layer.keys, layer.values))
+            cache.update(keys, values, index)
     if hasattr(model.model, "rope_deltas"):
         # Older Qwen code reads this while it prepares inputs; the hook's positions then replace it.
         model.model.rope_deltas = torch.zeros(beams, 1, dtype=torch.long, device=lvlm.device)
     sampling = settings.temperature > 0
     # Everything a model's own generation config may set is given here: it would win otherwise.
-    arguments = dict(
-        max_new_tokens=settings.max_tokens,
-        do_sample=sampling,
-        temperature=settings.temperature if sampling else 1.0,
-        top_p=settings.top_p if sampling else 1.0,
-        top_k=settings.top_k if sampling else 50,
-        num_beams=beams,
-        num_return_sequences=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        use_cache=True,
-        return_dict_in_generate=False,
-        pad_token_id=_pad_token(lvlm),
-    )
+    arguments = {
+        "max_new_tokens": settings.max_tokens,
+        "do_sample": sampling,
+        "temperature": settings.temperature if sampling else 1.0,
+        "top_p": settings.top_p if sampling else 1.0,
+        "top_k": settings.top_k if sampling else 50,
+        "num_beams": beams,
+        "num_return_sequences": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "use_cache": True,
+        "return_dict_in_generate": False,
+        "pad_token_id": _pad_token(lvlm),
+    }
     stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
     devices = [lvlm.device] if lvlm.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # the seed is the answer's own
@@ -336,15 +339,15 @@ def _rescore(
     records: list[TokenRecord] = []
     fed = torch.tensor([[int(rows.input_ids[0, -1]), *token_ids[:-1]]], device=lvlm.device)
     mrope = hasattr(lvlm.model.model, "get_rope_index")
-    head = lvlm.model.get_output_embeddings()
+    head, streams = lvlm.model.get_output_embeddings(), rows.cache.streams
     for first in range(0, len(token_ids), RESCORED_TOKENS):
         chunk = fed[:, first : first + RESCORED_TOKENS]
         past, count = rows.cache.get_seq_length(), chunk.shape[1]
         kwargs = {}
         if lvlm.takes_token_types:
-            kwargs["mm_token_type_ids"] = torch.zeros_like(chunk).int().repeat(rows.cache.streams, 1)
+            kwargs["mm_token_type_ids"] = torch.zeros_like(chunk).int().repeat(streams, 1)
         hidden = lvlm.model.model(
-            input_ids=chunk.repeat(rows.cache.streams, 1),
+            input_ids=chunk.repeat(streams, 1),
             position_ids=rows.position_ids(past, count, 1, mrope),
             attention_mask=rows.attention_mask(past + count, 1),
             past_key_values=rows.cache,
@@ -353,7 +356,7 @@ def _rescore(
         ).last_hidden_state
         logits = head(hidden).float()
         for step, token in enumerate(token_ids[first : first + RESCORED_TOKENS]):
-            negative = logits[1, step] if rows.cache.streams == 2 else None
+            negative = logits[1, step] if streams == 2 else None
             before = records[-1].token_id if records else None
             records.append(_record(lvlm, token, before, logits[0, step], negative, settings))
     return records
@@ -380,7 +383,7 @@ def _record(
             probability_with=float(with_evidence[index]),
             probability_without=None if without is None else float(without[index]),
         )
-        for probability, index in zip(top.values, top.indices.tolist())
+        for probability, index in zip(top.values, top.indices.tolist(), strict=True)
     )
     return TokenRecord(
         text=_token_text(lvlm, token, before),

@@ -1,8 +1,7 @@
 """Settings as command-line flags: one flag per field, declared by the field's own metadata.
 
-A flag is the field's name in kebab-case. A name that two groups share gets its group's name in
-front (--counterfactual-seed, --decode-seed). Knows argparse and the settings, nothing of what
-they do.
+A flag is the field's name in kebab-case; no two groups share a name. Knows argparse and the
+settings, nothing of what they do.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -58,24 +56,23 @@ class Flag:
 
 def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
     """The flags of these settings groups, in the order of their declaration."""
-    times = Counter(spec.name for group in GROUPS.values() for spec in fields(group))
     return [
-        Flag(group, spec, _flag_name(group, spec.name, times[spec.name] > 1))
+        Flag(group, spec, "--" + spec.name.replace("_", "-"))
         for group in groups
         for spec in fields(GROUPS[group])
     ]
 
 
-def _flag_name(group: str, field: str, shared: bool) -> str:
-    name = f"{group}-{field}" if shared else field
-    return "--" + name.replace("_", "-")
+def title(group: str) -> str:
+    """What a settings group is about, a line for people."""
+    line = (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
+    return line.replace("METHOD ", "")
 
 
 def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:
     """Declare the flags of these settings groups, one help section each."""
     for group in groups:
-        title = (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
-        section = parser.add_argument_group(title)
+        section = parser.add_argument_group(title(group))
         for flag in flags([group]):
             text = f"{flag.spec.metadata['help']} [{flag.values}; default: {flag.default}]"
             section.add_argument(

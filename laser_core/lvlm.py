@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
 from .pictures import to_picture
 from .settings import PromptSettings
@@ -91,9 +92,7 @@ class Lvlm:
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
-        self.chat_template = (
-            chat_template or tokenizer.chat_template or self.family.chat_template
-        )
+        self.chat_template = chat_template or tokenizer.chat_template or self.family.chat_template
         extras = _read_extras(folder)
         self.instruction: str = extras.get("instruction", self.family.instruction)
         closed = extras.get("closed_vocabulary")
@@ -222,9 +221,9 @@ class Lvlm:
             chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
         bos = self.tokenizer.bos_token
-        ids = self.tokenizer(
-            rendered, add_special_tokens=not (bos and rendered.startswith(bos))
-        )["input_ids"]
+        ids = self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
+            "input_ids"
+        ]
         return self._locate(ids, tuple(pictures))
 
     def _refuse_control_tokens(self, text: str) -> None:

@@ -45,8 +45,8 @@ class LaserAnswer:
 
     location is None where the model refused the question before looking. mask: (H, W) float32,
     what the counterfactual stream did not see, None if nothing was blocked. counterfactual: the
-    picture with it filled, None also if the model's picture tokens were blocked instead. plain: the model's
-    answer without the method, None unless asked for.
+    picture with it filled, None also if the model's picture tokens were blocked instead. plain:
+    the model's answer without the method, None unless asked for.
     """
 
     answer: Answer

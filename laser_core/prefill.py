@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -113,10 +114,10 @@ def extend(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int) -> Decode
     edges = [start, *ahead[1:], stop]
     inputs: DecoderInputs = []
     with _recorded(lvlm.model.get_decoder(), inputs):
-        for first, last in zip(edges, edges[1:]):
+        for first, last in pairwise(edges):
             pictures = [
                 picture
-                for span, picture in zip(prompt.spans, prompt.pictures)
+                for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
                 if first <= span.start < last
             ]
             forward(

@@ -72,7 +72,7 @@ def vaq_chart(choice: LayerChoice) -> Image.Image:
     finite = np.isfinite(vaq)
     heights = np.where(finite, vaq, 0.0)
     figure = _figure(900, 440)
-    axes = figure.add_axes((0.1, 0.16, 0.88, 0.7))
+    axes = figure.add_axes((0.1, 0.16, 0.88, 0.73))
     colours = [_bar_colour(layer, choice) for layer in range(len(vaq))]
     axes.bar(range(len(vaq)), heights, color=colours, width=0.8)
     _label_bar(axes, choice.layer, heights[choice.layer])
@@ -294,7 +294,7 @@ def _label_bar(axes: Any, layer: int, height: float) -> None:
     from matplotlib.patheffects import withStroke
 
     axes.annotate(
-        f"layer {layer}", (layer, height), (0, 4), textcoords="offset points", ha="center",
+        f"layer {layer}", (layer, height), (0, 6), textcoords="offset points", ha="center",
         fontsize=14, fontweight="bold", color=CHOSEN_COLOUR, annotation_clip=False,
         path_effects=[withStroke(linewidth=4, foreground="white")],  # over higher neighbours
     )  # fmt: skip

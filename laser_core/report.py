@@ -60,7 +60,7 @@ def report(
         "question": question,
         "answer": _answer(result.answer) if answered else None,
         "plain": _answer(result.plain) if answered and result.plain else None,
-        "notes": _notes(result, question, model, settings),
+        "notes": _notes(result, settings),
         "picture": _picture(location),
         "layer": _layer(location),
         "evidence": _evidence(location),
@@ -86,8 +86,10 @@ def to_plain(value: Any) -> Any:
     significant digits that float32 holds; NaN and infinity become None. Raises TypeError for
     what has no plain form.
     """
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):  # half characters, as from a broken file name, are no UTF-8
+        return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, (int, np.integer)):
         return int(value)
     if isinstance(value, (float, np.floating)):
@@ -143,7 +145,7 @@ def summary(content: dict[str, Any]) -> list[str]:
     answer, plain = content["answer"], content["plain"]
     if answer is not None:
         lines.append(answer["text"] or "(an empty answer)")
-    if plain is not None and content["layer"] is not None:
+    if plain is not None and content["picture"] is not None:
         lines.append(f"plain model: {plain['text'] or '(an empty answer)'}")
     if content["layer"] is not None:
         lines.append(content["layer"]["reason"])
@@ -242,18 +244,13 @@ def _times(result: LaserAnswer) -> dict[str, float]:
     return times
 
 
-def _notes(
-    result: LaserAnswer | Location, question: str, model: Lvlm, settings: LaserSettings
-) -> list[str]:
+def _notes(result: LaserAnswer | Location, settings: LaserSettings) -> list[str]:
     """What a user should know of this run and would not see in the answer, a sentence each."""
     answered = hasattr(result, "answer")
     location = result.location if answered else result
     if location is None:
         return []  # the answer itself says why
     notes = []
-    unknown = model.unknown_words(question)
-    if unknown:
-        notes.append(model.closed_vocabulary.reply(unknown))
     if location.evidence.degenerate:
         nothing = "nothing found"
         notes.append(f"{nothing}, answered on the whole picture" if answered else nothing)

@@ -87,7 +87,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token the model might have said: its probability as decoded, with and without the evidence."""
+    """A token the model might have said: its probability as decoded, with and without evidence."""
 
     text: str
     token_id: int

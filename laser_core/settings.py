@@ -183,10 +183,10 @@ class LayerSettings(Settings):
     """Which layer and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
 
     top_heads: int = setting(
-        8,
-        "Heads per layer that count, those the question moves most. The paper gives no number; "
-        "8 was chosen. Never more than the layer has.",
-        low=1,
+        0,
+        "Heads per layer that count, those the question moves most. 0: a quarter of the layer's "
+        "heads, 8 of LLaVA-1.5's 32. The paper gives no number.",
+        low=0,
         high=256,
         step=1,
     )
@@ -309,7 +309,7 @@ class CounterfactualSettings(Settings):
         choices=("picture and crop", "crop"),
         advanced=True,
     )
-    seed: int = setting(
+    fill_seed: int = setting(
         0, "Seed of fill 'noise'.", low=0, high=2**63 - 1, step=1, advanced=True
     )
 

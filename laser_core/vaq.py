@@ -56,16 +56,16 @@ def score_heads(contrast: torch.Tensor) -> torch.Tensor:
 def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice:
     """The layer the question moves most, by the mean VAQ of its top heads (steps 4-5, Eq. 5).
 
-    contrast: (L, H, gh, gw). At most H heads count. Ties go to the lowest layer and head. A layer
-    l is searched when first_depth <= l / (L - 1) <= last_depth; a model of one layer has it
-    searched always. Rule 'fuse' weighs the best `fused_layers` of them by VAQ, evenly when all
-    are zero. A layer given by hand overrides rule and range.
+    contrast: (L, H, gh, gw). `top_heads` of the H heads count, a quarter by default. Ties go to
+    the lowest layer and head. A layer l is searched when first_depth <= l / (L - 1) <= last_depth;
+    a model of one layer has it searched always. Rule 'fuse' weighs the best `fused_layers` of
+    them by VAQ, evenly when all are zero. A layer given by hand overrides rule and range.
 
     NaN counts as larger than any number, so that broken attention is chosen and reported rather
     than passed over. Raises ValueError when the layer given does not exist or the range holds none.
     """
     vaq_of_heads, heads = _descending(score_heads(contrast))
-    top_heads = min(settings.top_heads, heads.shape[1])
+    top_heads = min(settings.top_heads or max(1, heads.shape[1] // 4), heads.shape[1])
     heads = heads[:, :top_heads]
     vaq = reduce(vaq_of_heads[:, :top_heads], "l k -> l", "mean")
 

@@ -43,13 +43,11 @@ def next_logits(lvlm: Lvlm, prompt: Prompt, answer: list[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
-    """(L, H, N) of the last prompt token over the first picture's map tokens, from eager attention."""
+    """(L, H, N): the last prompt token over the first picture's map tokens, by eager attention."""
     implementation = lvlm.attention
     lvlm.model.set_attn_implementation("eager")
     try:
-        output = lvlm.model(
-            **library_inputs(lvlm, prompt), output_attentions=True, use_cache=False
-        )
+        output = lvlm.model(**library_inputs(lvlm, prompt), output_attentions=True, use_cache=False)
     finally:
         lvlm.model.set_attn_implementation(implementation)
     span, tokens = prompt.spans[0], prompt.pictures[0].map_tokens

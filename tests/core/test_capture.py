@@ -33,7 +33,8 @@ def error_to_eager(lvlm, picture, settings=PromptSettings()):
     rows = (maps.with_query, maps.without_query)
     oracles = [eager_rows(lvlm, prompt) for prompt in prompts(lvlm, picture, settings)]
     return max(
-        float((row.flatten(2) - oracle).abs().max()) for row, oracle in zip(rows, oracles)
+        float((row.flatten(2) - oracle).abs().max())
+        for row, oracle in zip(rows, oracles, strict=True)
     )
 
 
@@ -225,7 +226,7 @@ def test_an_empty_question_is_refused(text):
 def test_control_tokens_in_the_question_are_refused(model_type):
     lvlm = lvlm_of(model_type)
     token = lvlm.family.image_token
-    with pytest.raises(ValueError, match="remove .* from the text"):
+    with pytest.raises(ValueError, match=r"remove .* from the text"):
         read_attention(lvlm, Image.new("RGB", (40, 40)), f"what is {token} ?")
 
 

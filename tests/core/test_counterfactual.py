@@ -110,12 +110,20 @@ def test_patches_without_evidence_are_never_taken():
 
 
 def test_of_equal_patches_the_first_in_reading_order_are_taken():
-    assert patches_taken(amount(3.0), evidence_of(torch.ones(2, 2))) == {(0, 0), (0, 1), (1, 0)}
+    first = {divmod(index, 24) for index in range(30)}
+    assert patches_taken(amount(30.0), evidence_of(torch.ones(24, 24))) == first
 
 
 def test_a_patch_entirely_on_the_padding_is_never_taken():
     evidence = evidence_of([[9, 9], [1, 2]], (20, 10), Box(0, -10, 20, 10))
     assert patches_taken(amount(4.0), evidence) == {(1, 0), (1, 1)}
+
+
+def test_a_patch_that_rounding_leaves_a_sliver_of_the_picture_is_never_taken():
+    # The last column begins at 2, the picture's edge, which comes out as 1.9999999999999996.
+    evidence = evidence_of([[0, 1, 9]], (2, 1), Box(-10 / 3, 0, 4.666666666666666, 1))
+    assert evidence.grid.x_edges[2] < 2
+    assert patches_taken(amount(2.0), evidence) == {(0, 1)}
 
 
 def test_a_patch_partly_on_the_padding_counts_by_its_part_on_the_picture():
@@ -133,6 +141,11 @@ def test_a_patch_of_which_the_smaller_part_lies_inside_is_left_out():
     evidence = evidence_of([[1, 9]])
     assert patches_taken(amount(2.0), evidence, [Window(0, 0, 14, 10)]) == {(0, 0)}
     assert patches_taken(amount(2.0), evidence, [Window(0, 0, 16, 10)]) == {(0, 0), (0, 1)}
+
+
+def test_a_patch_cut_in_equal_halves_is_left_out():
+    evidence = evidence_of([[1, 9]])
+    assert patches_taken(amount(2.0), evidence, [Window(0, 0, 15, 10)]) == {(0, 0)}
 
 
 def test_a_patch_that_only_touches_the_window_is_taken_where_none_lies_inside():
@@ -207,10 +220,11 @@ def test_the_edge_falls_evenly_to_zero(evidence, feather_px, data):
     patches = torch.tensor(chosen).reshape(evidence.map.shape)
     mask = patch_mask(patches, evidence, CounterfactualSettings(feather_px=feather_px))
     hard = np.argwhere(reference_mask(patches, evidence, 0))
+    expected = np.zeros(mask.shape)
     for y, x in np.ndindex(*mask.shape):
-        distance = min((abs(y - v) + abs(x - u) for v, u in hard), default=math.inf)
-        expected = max(1 - distance / (feather_px + 1), 0)
-        assert mask[y, x].item() == pytest.approx(expected, abs=1e-6)
+        distance = min((abs(y - v) + abs(x - u) for v, u in hard.tolist()), default=math.inf)
+        expected[y, x] = max(1 - distance / (feather_px + 1), 0)
+    np.testing.assert_allclose(mask.numpy(), expected, atol=1e-6)
 
 
 def test_neighbouring_patches_leave_no_gap_and_no_overlap():
@@ -253,7 +267,7 @@ def picture_and_mask(seed=0):
 def blocked_pixels(fill, mask=None, seed=0):
     picture, standard_mask = picture_and_mask()
     mask = standard_mask if mask is None else mask
-    settings = CounterfactualSettings(fill=fill, seed=seed)
+    settings = CounterfactualSettings(fill=fill, fill_seed=seed)
     return np.asarray(block(picture, mask, settings, MEAN_COLOUR))
 
 

@@ -209,6 +209,12 @@ def test_further_windows_are_the_best_that_overlap_none_before_them(evidence, se
     assert place_windows(evidence, settings).windows == tuple(expected)
 
 
+def test_a_level_map_is_tiled_from_the_middle():
+    evidence = evidence_of([[1]], (30, 6))
+    windows = place_windows(evidence, CropSettings(0.2, 6, windows=8)).windows
+    assert [window.x1 for window in windows] == [12, 6, 18, 0, 24]
+
+
 def test_there_are_fewer_windows_where_none_fits():
     evidence = evidence_of([[0, 0, 0], [0, 1, 0], [0, 0, 0]], (90, 90))
     settings = CropSettings(min_side_px=1, windows=4)
@@ -286,6 +292,21 @@ def test_no_window_lies_nearer_to_the_strongest_patch(evidence, settings):
     assert squared_distance(window, peak) == pytest.approx(nearest, abs=1e-6)
 
 
+@pytest.mark.parametrize("placement", ["peak", "top patches box"])
+def test_of_equal_patches_the_first_is_taken_in_spite_of_rounding(placement):
+    # Both patches have 1 of their 3 2/3 rows on the picture, but 3 2/3 is no binary fraction.
+    evidence = evidence_of([[1], [1]], (2, 2), Box(0, -8 / 3, 2, 2 + 8 / 3))
+    settings = CropSettings(0.1, 1, placement, top_fraction=0.5)
+    assert place_windows(evidence, settings).windows[0].y1 == 0
+
+
+def test_patches_without_evidence_are_not_among_the_strongest():
+    values = torch.zeros(10, 10)
+    values[4, 7] = 1
+    settings = CropSettings(0.1, 1, "top patches box", top_fraction=1.0)
+    assert place_windows(evidence_of(values), settings).windows == (Window(70, 40, 80, 50),)
+
+
 @given(evidences(), crops(["top patches box"]))
 def test_the_window_encloses_the_strongest_patches_as_tightly_as_its_sides_allow(
     evidence, settings
@@ -350,6 +371,12 @@ def test_the_adaptive_window_grows_with_the_evidence(blob, ratio):
     settings = CropSettings(0.2, 1, "adaptive")
     window = place_windows(evidence_of(values), settings).windows[0]
     assert (window.width, window.height) == (round(40 * ratio), round(40 * ratio))
+
+
+def test_of_sizes_that_stand_out_equally_the_smallest_is_taken():
+    evidence = evidence_of(torch.ones(10, 10))
+    settings = CropSettings(0.2, 1, "adaptive")
+    assert place_windows(evidence, settings).windows == (Window(40, 40, 60, 60),)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

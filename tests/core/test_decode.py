@@ -59,7 +59,7 @@ def test_two_streams_equal_two_loops(model_type, layout):
     expected, logits = two_loops(lvlm, positive.prompt, negative.prompt, 1.5, TOKENS)
     answer = decode(lvlm, positive, negative, settings(alpha=1.5))
     assert ids(answer) == expected
-    for token, (with_evidence, without) in zip(answer.tokens, logits):
+    for token, (with_evidence, without) in zip(answer.tokens, logits, strict=True):
         assert token.logit_with == pytest.approx(float(with_evidence[token.token_id]), abs=1e-4)
         assert token.logit_without == pytest.approx(float(without[token.token_id]), abs=1e-4)
 
@@ -142,9 +142,7 @@ def test_beam_search_equals_the_librarys_over_mixed_scores(model_type):
         num_beams=3,
         do_sample=False,
         use_cache=False,
-        logits_processor=LogitsProcessorList(
-            [_MixedFromScratch(lvlm, positive, negative, 1.0)]
-        ),
+        logits_processor=LogitsProcessorList([_MixedFromScratch(lvlm, positive, negative, 1.0)]),
     )
     expected = generated[0, positive.length :].tolist()
     answer = decode(lvlm, Stream(positive), Stream(negative), settings(beams=3))
@@ -190,9 +188,7 @@ def test_records_hold_both_streams_probabilities():
     without = next_logits(lvlm, negative.prompt, [])
     mixed = (2 * with_evidence - without).softmax(-1)
     first = answer.tokens[0]
-    assert first.vat == pytest.approx(
-        float((with_evidence - without)[first.token_id]), abs=1e-4
-    )
+    assert first.vat == pytest.approx(float((with_evidence - without)[first.token_id]), abs=1e-4)
     assert first.probability == pytest.approx(float(mixed[first.token_id]), abs=1e-5)
     assert first.probability_with == pytest.approx(
         float(with_evidence.softmax(-1)[first.token_id]), abs=1e-5

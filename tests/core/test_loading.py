@@ -150,13 +150,13 @@ def test_a_broken_folder_is_refused_with_the_remedy_first(case, broken):
     breaking(broken)
     with pytest.raises(ValueError, match=message) as caught:
         load_lvlm(str(broken))
-    assert caught.match("^(download|choose) ")
+    assert caught.match(r"^(download|choose) ")
 
 
-@pytest.mark.parametrize("name", ["nowhere", "../../x", "./no/such/folder", "a/b/c", "/", "", "a/.."])
+@pytest.mark.parametrize("name", ["nowhere", "../../x", "./no/folder", "a/b/c", "/", "", "a/.."])
 def test_a_name_that_is_nothing_is_refused(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="^choose "):
+    with pytest.raises(ValueError, match=r"^choose "):
         load_lvlm(name)
 
 

@@ -48,9 +48,9 @@ def reference_answer(lvlm, picture, chosen):
     free = lvlm.prompt([inputs], lvlm.query_free_text(chosen.prompt))
     rows = [eager_rows(lvlm, prompt).numpy() for prompt in (asked, free)]
     moved = np.maximum(rows[0] - rows[1], 0)
-    vaq = np.sqrt((moved**2).sum(-1))  # (L, H); the tiny models have fewer than 8 heads
-    layer = int(vaq.mean(-1).argmax())
-    evidence_map = moved[layer].mean(0).reshape(inputs.grid.rows, inputs.grid.columns)
+    vaq = np.sqrt((moved**2).sum(-1))  # (L, H): of 4 heads, a quarter is the best one
+    layer = int(vaq.max(-1).argmax())
+    evidence_map = moved[layer, vaq[layer].argmax()].reshape(inputs.grid.rows, inputs.grid.columns)
     return layer, evidence_map
 
 
@@ -130,7 +130,10 @@ OPTIONS = {
     ]
     + [CounterfactualSettings(grow_px=3, feather_px=2)],
     "answer": [AnswerSettings(crop_budget=0.25)],
-    "decode": [DecodeSettings(max_tokens=3, temperature=1.0, seed=4), DecodeSettings(max_tokens=2, beams=2)],
+    "decode": [
+        DecodeSettings(max_tokens=3, temperature=1.0, seed=4),
+        DecodeSettings(max_tokens=2, beams=2),
+    ],
 }
 
 

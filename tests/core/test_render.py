@@ -49,8 +49,14 @@ def location_of(evidence, windows=(), colour=(128, 128, 128)):
     evidence = dataclasses.replace(evidence, choice=choice_of([0.1, 0.2], 1))
     maps = AttentionMaps(*torch.zeros(2, 2, 1, *evidence.map.shape), evidence.grid, size)
     placement = Placement(windows, tuple(0.5 for _ in windows))
-    picture = Image.new("RGB", size, colour)
-    return Location(picture, maps, evidence.choice, evidence, placement)
+    return Location(
+        picture=Image.new("RGB", size, colour),
+        inputs=None,
+        maps=maps,
+        choice=evidence.choice,
+        evidence=evidence,
+        placement=placement,
+    )
 
 
 def slow_heat(evidence):

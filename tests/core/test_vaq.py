@@ -103,10 +103,11 @@ def test_zero_attention_gives_a_zero_map_and_no_division_by_zero(kind, normalise
     )
 
 
-def test_a_ratio_to_rounded_attention_does_not_outshine_the_map():
+@pytest.mark.parametrize("rounded", [0.0, 1e-9])
+def test_a_ratio_to_rounded_attention_does_not_outshine_the_map(rounded):
     above = torch.full((1, 1, 10, 10), 0.01)
     below = above.clone()
-    above[0, 0, 0, 0], below[0, 0, 0, 0] = 1e-7, 0.0  # noise over what half precision lost
+    above[0, 0, 0, 0], below[0, 0, 0, 0] = 1e-7, rounded  # noise over what half precision lost
     above[0, 0, 5, 5] = 0.02
     ratio = contrast(maps_of(above, below), ContrastSettings("relative"))[0, 0]
     assert divmod(int(ratio.argmax()), 10) == (5, 5)
@@ -165,6 +166,16 @@ def test_a_layers_vaq_is_the_mean_over_its_top_heads(top_heads):
     assert choice.heads.tolist() == heads
 
 
+@pytest.mark.parametrize(("heads", "expected"), [(1, 1), (3, 1), (4, 1), (12, 3), (32, 8)])
+def test_by_default_a_quarter_of_the_heads_counts(heads, expected):
+    assert select_layer(torch.ones(2, heads, 2, 2), LayerSettings()).heads.shape == (2, expected)
+
+
+@pytest.mark.parametrize(("heads", "counting"), [(1, 1), (3, 1), (4, 1), (28, 7), (32, 8)])
+def test_a_quarter_of_the_heads_count_by_default(heads, counting):
+    assert select_layer(torch.ones(2, heads, 2, 2), LayerSettings()).heads.shape == (2, counting)
+
+
 def test_heads_that_tie_are_taken_from_the_lowest():
     maps = torch.ones(1, 40, 2, 2)
     assert select_layer(maps, LayerSettings(top_heads=5)).heads.tolist() == [[0, 1, 2, 3, 4]]
@@ -205,6 +216,13 @@ def test_only_layers_within_the_range_of_depth_are_searched(layers, one, other):
     else:
         with pytest.raises(ValueError, match=f"none of this model's {layers} layers lies between"):
             select_layer(maps, settings)
+
+
+def test_a_layer_on_the_edge_of_the_range_is_searched_in_spite_of_rounding():
+    fifteen_percent = 3 * 0.05
+    assert fifteen_percent > 3 / 20
+    settings = LayerSettings(first_depth=fifteen_percent, last_depth=fifteen_percent)
+    assert select_layer(flat_maps(range(21)), settings).layer == 3
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])

@@ -3,13 +3,15 @@
 import collections
 import itertools
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tools.demo_model import evaluate, questions, scenes, world
+from tools.demo_model import evaluate, examples, network, questions, scenes, world
 from tools.demo_model.batches import IGNORED, ask_views, patch_labels
 from tools.demo_model.dataset import make_shard
 from tools.demo_model.export import build_tokenizer, export
@@ -233,3 +235,18 @@ def test_export_uses_the_hub_names_and_stays_small(exported):
 def test_evaluation_counts_per_group(items):
     right = {"plain": np.ones(len(items), bool)}
     assert "| all | 126 | 100.0 |" in evaluate.table(items, right)
+
+
+def test_shift_matrix_turns_one_places_code_into_its_neighbours():
+    code = network._position_code().reshape(GRID, GRID, -1)
+    shifted = code[4, 5] @ network._shift_matrix(2, -1).T
+    torch.testing.assert_close(shifted, code[6, 4], atol=1e-5, rtol=0)
+
+
+def test_shipped_examples_are_the_ones_the_tool_paints(tmp_path):
+    examples.paint_examples(tmp_path)
+    shipped = Path(__file__).parents[2] / "examples"
+    for name in examples.EXAMPLES:
+        fresh, kept = (np.asarray(Image.open(d / name)).astype(int) for d in (tmp_path, shipped))
+        # Fonts may differ by a pixel between Pillow versions.
+        assert fresh.shape == kept.shape and np.abs(fresh - kept).mean() < 1

@@ -1,0 +1,40 @@
+"""The nodes: a thin layer between ComfyUI and the core, one file per node family.
+
+Ids, input names and output names are frozen: saved workflows hold them. New inputs are appended.
+"""
+
+from .box_pick import BoxPick
+from .con_vicrop import ConViCrop
+from .contrastive_attention import ContrastiveAttention
+from .counterfactual_mask import CounterfactualMask
+from .laser_answer import LaserAnswerNode
+from .load_lvlm import LoadLVLM, UnloadLVLM
+from .paste_back import PasteBack
+from .vaq_layer_select import VAQLayerSelect
+from .vat_decode import VATDecode
+
+NODE_CLASS_MAPPINGS = {
+    "LaserLoadLVLM": LoadLVLM,
+    "LaserContrastiveAttention": ContrastiveAttention,
+    "LaserVAQLayerSelect": VAQLayerSelect,
+    "LaserConViCrop": ConViCrop,
+    "LaserCounterfactualMask": CounterfactualMask,
+    "LaserVATDecode": VATDecode,
+    "LaserAnswer": LaserAnswerNode,
+    "LaserBoxPick": BoxPick,
+    "LaserPasteBack": PasteBack,
+    "LaserUnload": UnloadLVLM,
+}
+
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "LaserLoadLVLM": "Load LVLM",
+    "LaserContrastiveAttention": "Contrastive Attention",
+    "LaserVAQLayerSelect": "VAQ Layer Select",
+    "LaserConViCrop": "Con-ViCrop",
+    "LaserCounterfactualMask": "Counterfactual Mask",
+    "LaserVATDecode": "VAT Decode",
+    "LaserAnswer": "LASER Answer",
+    "LaserBoxPick": "Box Pick",
+    "LaserPasteBack": "Paste Back",
+    "LaserUnload": "Unload LVLM",
+}

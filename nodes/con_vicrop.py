@@ -1,0 +1,148 @@
+"""Con-ViCrop: the window of the picture that holds the evidence (step 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..laser_core.settings import CropSettings
+from .batches import boxes_of, evidence_of, image_of, mask_of, pictures_of, window_on
+from .runtime import ui
+from .views import overlay
+from .widgets import (
+    BBOX,
+    BOUNDING_BOX,
+    CATEGORY,
+    EVIDENCE_SOCKET,
+    IMAGE_SOCKET,
+    MASK_SOCKET,
+    settings_from,
+    widgets,
+)
+
+
+class ConViCrop:
+    DESCRIPTION = (
+        "Cuts out the window of the picture that holds most of the evidence, or of any mask: no "
+        "model is needed. Where nothing was found, the window is the whole picture. Crops of "
+        "another size than the first are resized to it, as in every batch."
+    )
+    SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
+    CATEGORY = CATEGORY
+    FUNCTION = "crop"
+    RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE")
+    RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay")
+    OUTPUT_TOOLTIPS = (
+        "What the windows show: one per picture, or several in the order of the pictures.",
+        "Where each crop was cut out, as a mask of the picture's size, for Paste Back or "
+        "inpainting; one per crop.",
+        "The windows as x, y, width, height in pixels: a list per picture.",
+        "The windows as x1, y1, x2, y2 in pixels: a list per picture, as SAM nodes take them.",
+        "The picture with its heat map and windows.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "image": IMAGE_SOCKET,
+                **widgets(
+                    CropSettings, "scale", "min_side_px", "placement", "windows", "top_fraction"
+                ),
+                "override": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "A window by hand, for every picture: 'x, y, width, height' in "
+                        "pixels. Empty: placed by the evidence.",
+                        "advanced": True,
+                    },
+                ),
+            },
+            "optional": {"evidence": EVIDENCE_SOCKET, "mask": MASK_SOCKET},
+        }
+
+    def crop(self, image: Any, override: str, evidence=None, mask=None, **values: Any):
+        import torch
+
+        from ..laser_core.crop import place_windows
+        from ..laser_core.geometry import whole_picture
+        from ..laser_core.results import Placement
+
+        chosen = settings_from(CropSettings, values)
+        pictures = pictures_of(image)
+        by_hand = _parsed(override)
+        if by_hand is not None and evidence is None and mask is None:
+            items = [None] * len(pictures)
+        else:
+            items = evidence_of(pictures, evidence, mask)
+        placements = []
+        for picture, item in zip(pictures, items, strict=True):
+            if by_hand is not None:
+                window = window_on(by_hand, picture)
+                placements.append(Placement((window,), (_share(item, window),)))
+            elif item.degenerate:
+                placements.append(Placement((whole_picture(picture.size),), (0.0,)))
+            else:
+                placements.append(place_windows(item, chosen))
+        pairs = list(zip(pictures, placements, strict=True))
+        crops = [picture.crop(window) for picture, place in pairs for window in place.windows]
+        regions = [
+            mask_of([window], picture) for picture, place in pairs for window in place.windows
+        ]
+        overlays = [
+            overlay(picture, item, place.windows)
+            for (picture, place), item in zip(pairs, items, strict=True)
+        ]
+        bounding, corners = boxes_of(placements)
+        views = [window_view(picture, place) for picture, place in pairs]
+        return {
+            "ui": ui(window_lines(placements), overlays, laser_windows=views),
+            "result": (
+                image_of(crops),
+                torch.stack(regions),
+                bounding,
+                corners,
+                image_of(overlays),
+            ),
+        }
+
+
+def window_lines(placements: list) -> list[str]:
+    """Windows in words, one line each."""
+    return [
+        f"{window.width} x {window.height} px at ({window.x1}, {window.y1}), "
+        f"{share:.0%} of the evidence"
+        for placement in placements
+        for window, share in zip(placement.windows, placement.shares, strict=True)
+    ]
+
+
+def window_view(picture: Any, placement: Any) -> dict[str, Any]:
+    """What a view of one picture's windows needs."""
+    return {"size": picture.size, "windows": placement.windows, "shares": placement.shares}
+
+
+def _parsed(override: str) -> dict[str, float] | None:
+    """'x, y, width, height' as a box; None for an empty text."""
+    if not override.strip():
+        return None
+    try:
+        x, y, width, height = (float(part) for part in override.replace(",", " ").split())
+    except ValueError as error:
+        raise ValueError(
+            f"write override as four numbers, 'x, y, width, height', or leave it empty: it is "
+            f"{override!r}"
+        ) from error
+    return {"x": x, "y": y, "width": width, "height": height}
+
+
+def _share(item: Any, window: Any) -> float:
+    """The share of the evidence inside a window; 0 where there is none."""
+    import torch
+
+    if item is None or item.degenerate:
+        return 0.0
+    rows, columns = (
+        torch.tensor(shares, dtype=torch.float64) for shares in item.grid.shares_inside(window)
+    )
+    return float(rows @ item.map.double() @ columns) / item.mass

@@ -1,0 +1,73 @@
+"""Contrastive Attention: what the question adds to the model's attention (steps 1-3, Eq. 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..laser_core.settings import ContrastSettings, PromptSettings
+from .batches import image_of, pictures_of
+from .handles import AttentionHandle
+from .runtime import NodeProgress
+from .views import layer_sheet, on_one_size
+from .widgets import (
+    ATTENTION,
+    CATEGORY,
+    IMAGE_SOCKET,
+    LVLM_SOCKET,
+    QUESTION,
+    UNIQUE_ID,
+    settings_from,
+    widgets,
+)
+
+
+class ContrastiveAttention:
+    DESCRIPTION = (
+        "Reads each picture with and without the question and compares where the model looks, in "
+        "every layer. VAQ Layer Select then chooses the layer."
+    )
+    SEARCH_ALIASES = ("laser", "attention map", "visual grounding", "heat map", "saliency")
+    CATEGORY = CATEGORY
+    FUNCTION = "read"
+    RETURN_TYPES = (ATTENTION, "IMAGE")
+    RETURN_NAMES = ("attention", "layers")
+    OUTPUT_TOOLTIPS = (
+        "The attention of every layer and head, for VAQ Layer Select.",
+        "A sheet per picture: what the question adds in every layer, each scaled to its own "
+        "strongest patch.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "lvlm": LVLM_SOCKET,
+                "image": IMAGE_SOCKET,
+                "question": QUESTION,
+                **widgets(ContrastSettings, "kind"),
+                **widgets(PromptSettings, "instruction", "query_free"),
+                **widgets(ContrastSettings, "normalise"),
+                **widgets(PromptSettings, "framing", "system"),
+            },
+            "hidden": UNIQUE_ID,
+        }
+
+    def read(self, lvlm: Any, image: Any, question: str, unique_id=None, **values: Any):
+        from ..laser_core.vaq import contrast
+
+        pictures = pictures_of(image)
+        prompt, compare = (
+            settings_from(group, values) for group in (PromptSettings, ContrastSettings)
+        )
+        progress = NodeProgress(len(pictures), stages={})
+        maps = []
+        with lvlm.running() as model:
+            for picture in pictures:
+                progress.next_picture()
+                maps.append(lvlm.read(model, picture, question, prompt, progress))
+            colour = model.mean_colour
+        sheets = [
+            layer_sheet(picture, contrast(one, compare), one.grid)
+            for picture, one in zip(pictures, maps, strict=True)
+        ]
+        return AttentionHandle(pictures, maps, compare, colour), image_of(on_one_size(sheets))

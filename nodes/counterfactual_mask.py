@@ -1,0 +1,87 @@
+"""Counterfactual Mask: the picture with its evidence blocked (step 8, Eq. 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..laser_core.settings import CounterfactualSettings
+from .batches import evidence_of, image_of, pictures_of, windows_of
+from .widgets import (
+    BOUNDING_BOX,
+    CATEGORY,
+    EVIDENCE_SOCKET,
+    IMAGE_SOCKET,
+    MASK_SOCKET,
+    settings_from,
+    widgets,
+)
+
+USUAL_MEAN_COLOUR = (122, 116, 104)  # of CLIP, which most vision towers were made with
+FILLS = ("mean", "black", "grey", "blur", "noise")  # 'visual tokens' exists inside a model alone
+FILL_HELP = (
+    "What replaces the evidence. mean: the model's mean colour, or the usual one where only a mask "
+    "is connected; blur and noise keep the surroundings plausible. LASER Answer also has "
+    "'visual tokens', which works inside the model alone."
+)
+
+
+class CounterfactualMask:
+    DESCRIPTION = (
+        "Blocks the evidence on the picture, or what any mask covers: no model is needed. VAT "
+        "Decode compares the answers with and without it. A mask is blocked as a whole, whatever "
+        "the amount; where nothing was found, nothing is blocked."
+    )
+    SEARCH_ALIASES = ("laser", "counterfactual", "block", "mask out", "hide object", "ablate")
+    CATEGORY = CATEGORY
+    FUNCTION = "block"
+    RETURN_TYPES = ("IMAGE", "MASK", "IMAGE")
+    RETURN_NAMES = ("counterfactual", "patches", "counterfactual_context")
+    OUTPUT_TOOLTIPS = (
+        "The picture without its evidence; cut out by the windows when they are connected.",
+        "What is blocked, as a mask of the picture's size.",
+        "The whole picture without its evidence, for VAT Decode's input of the same name.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "image": IMAGE_SOCKET,
+                **widgets(
+                    CounterfactualSettings,
+                    "amount", "fill", "amount_unit", "grow_px", "feather_px", "fill_seed",
+                    fill={"choices": FILLS, "help": FILL_HELP},
+                ),
+            },
+            "optional": {
+                "evidence": EVIDENCE_SOCKET,
+                "mask": MASK_SOCKET,
+                "boxes": (
+                    BOUNDING_BOX,
+                    {"tooltip": "The windows, from Con-ViCrop: the evidence inside them is "
+                                "blocked, and the picture is cut out by them.",
+                     "forceInput": True},  # or the canvas makes it an editor of one box
+                ),
+            },
+        }  # fmt: skip
+
+    def block(self, image: Any, evidence=None, mask=None, boxes=None, **values: Any):
+        import torch
+
+        from ..laser_core.counterfactual import block, evidence_patches, patch_mask
+
+        chosen = settings_from(CounterfactualSettings, values)
+        pictures = pictures_of(image)
+        items = evidence_of(pictures, evidence, mask)
+        looks = [[] for _ in pictures] if boxes is None else windows_of(boxes, pictures)
+        colour = USUAL_MEAN_COLOUR if evidence is None else evidence.mean_colour
+        masks, blocked, cut = [], [], []
+        for picture, item, windows in zip(pictures, items, looks, strict=True):
+            if item.degenerate:
+                masks.append(torch.zeros(picture.height, picture.width))
+                blocked.append(picture)
+            else:
+                masks.append(patch_mask(evidence_patches(item, chosen, windows), item, chosen))
+                blocked.append(block(picture, masks[-1], chosen, colour))
+            cut += [blocked[-1].crop(window) for window in windows] or [blocked[-1]]
+        return image_of(cut), torch.stack(masks), image_of(blocked)

@@ -1,0 +1,222 @@
+"""What travels along LASER links: a record per picture of a batch, readable in a preview."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import runtime
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..laser_core.lvlm import Lvlm
+    from ..laser_core.results import Answer, AttentionMaps, Evidence
+    from ..laser_core.settings import ContrastSettings, LoadSettings, PromptSettings
+
+REMEMBERED_MAPS = 16  # pictures and questions whose maps a loaded model keeps
+TOKENS_OF_A_RUN = 4096  # both streams, the kept prefix and what decoding merges
+BYTES_OF_A_TOKEN = 64  # of working memory, per hidden unit of a layer in flight
+
+
+class LvlmHandle:
+    """LASER_LVLM: a model that is loaded, and loaded again after it was unloaded.
+
+    load: gives (the model, ComfyUI's manager of its memory or None). All use of the model goes
+    through `running`, which brings it to its device and names the remedy when memory runs out.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], tuple[Lvlm, Any]],
+        settings: LoadSettings,
+        keep_loaded: bool = True,
+    ) -> None:
+        self.settings = settings
+        self._load, self._keep_loaded = load, keep_loaded
+        self._lvlm: Lvlm | None = None
+        self._patcher: Any = None
+        self._name = "a model"
+        self._maps: OrderedDict[tuple, AttentionMaps] = OrderedDict()
+        self._ensure()
+
+    @contextmanager
+    def running(self) -> Iterator[Lvlm]:
+        """The model on its device, for a `with` block."""
+        try:
+            lvlm = self._ensure()
+            if self._patcher is not None:
+                runtime.bring(self._patcher, _memory_of_a_run(lvlm))
+            yield lvlm
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            self.release()
+            raise type(error)(
+                "free memory (Unload LVLM, a smaller model, a quantization or fewer visual "
+                f"tokens) and run again: {self._name} ran out of it ({_first_line(error)})"
+            ) from error
+        finally:
+            if not self._keep_loaded and self._patcher is not None:
+                runtime.send_away(self._patcher)
+
+    def read(
+        self,
+        lvlm: Lvlm,
+        picture: Image.Image,
+        question: str,
+        settings: PromptSettings,
+        progress: runtime.Progress | None,
+    ) -> AttentionMaps:
+        """Step 2, remembered: nodes that ask the same of a picture share one reading."""
+        from ..laser_core.attention import read_attention
+
+        inputs = lvlm.encode(picture, settings.framing)
+        key = inputs.digest, inputs.grid, inputs.picture_size, question.strip(), settings
+        if key not in self._maps:
+            self._maps[key] = read_attention(lvlm, inputs, question, settings, progress)
+            while len(self._maps) > REMEMBERED_MAPS:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(key)
+        return self._maps[key]
+
+    def release(self) -> None:
+        """Forget maps and cached prefix; the weights stay."""
+        self._maps.clear()
+        if self._lvlm is not None:
+            self._lvlm.release()
+
+    def unload(self) -> None:
+        """Free all memory; the model is loaded again when it is next used."""
+        self.release()
+        if self._patcher is not None:
+            runtime.send_away(self._patcher)
+        self._lvlm = self._patcher = None
+        _empty_caches()
+
+    @property
+    def loaded(self) -> bool:
+        return self._lvlm is not None
+
+    def get_ram_usage(self) -> int:
+        """Bytes this handle keeps alive: weights, maps and the cached prefix."""
+        total = sum(maps.nbytes for maps in self._maps.values())
+        if self._lvlm is not None:
+            total += sum(parameter.nbytes for parameter in self._lvlm.model.parameters())
+            total += self._lvlm.prefix.nbytes if self._lvlm.prefix else 0
+        return total
+
+    def __str__(self) -> str:
+        return str(self._lvlm) if self.loaded else f"{self._name} (unloaded)"
+
+    def _ensure(self) -> Lvlm:
+        if self._lvlm is None:
+            self._lvlm, self._patcher = self._load()
+            self._name = self._lvlm.name
+        return self._lvlm
+
+
+@dataclass(frozen=True)
+class AttentionHandle:
+    """LASER_ATTENTION: the maps of each picture and how to compare their branches."""
+
+    pictures: list[Image.Image]
+    maps: list[AttentionMaps]
+    contrast: ContrastSettings
+    mean_colour: tuple[int, int, int]
+
+    def get_ram_usage(self) -> int:
+        return sum(maps.nbytes for maps in self.maps) + _bytes_of(self.pictures)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            "{} layers, {} heads, {} x {} patches".format(*maps.with_query.shape)
+            + f" on a picture of {maps.picture_size[0]} x {maps.picture_size[1]}"
+            for maps in self.maps
+        )
+
+
+@dataclass(frozen=True)
+class EvidenceHandle:
+    """LASER_EVIDENCE: where the question looks, in each picture."""
+
+    items: list[Evidence]
+    mean_colour: tuple[int, int, int]
+
+    def get_ram_usage(self) -> int:
+        return sum(item.map.nbytes for item in self.items)
+
+    def __str__(self) -> str:
+        return "\n".join(describe(item) for item in self.items)
+
+
+@dataclass(frozen=True)
+class TraceHandle:
+    """LASER_TRACE: the answers, token by token."""
+
+    answers: list[Answer]
+
+    def get_ram_usage(self) -> int:
+        return sum(len(answer.tokens) for answer in self.answers) * 2048
+
+    def __str__(self) -> str:
+        return "\n".join(summary(answer) for answer in self.answers)
+
+
+def describe(evidence: Evidence) -> str:
+    """Where a picture's evidence comes from, in a sentence."""
+    reason = evidence.choice.reason if evidence.choice else "evidence from a mask"
+    if not evidence.degenerate:
+        return reason
+    if evidence.choice is None:
+        return "nothing found (the mask is empty): the whole picture is taken"
+    return f"nothing found: the whole picture is taken ({reason})"
+
+
+def summary(answer: Answer) -> str:
+    """An answer, its length and its time, in a line."""
+    count, seconds = len(answer.tokens), answer.seconds_reading + answer.seconds_decoding
+    text = answer.text or "(an empty answer)"
+    if not count:
+        return f"{text} ({answer.stop_reason})"
+    stop = "" if answer.stop_reason == "end of answer" else f", stopped at {answer.stop_reason}"
+    if answer.stop_reason == "max tokens":
+        stop += ": raise max_tokens for the rest"
+    return f"{text} ({count} token{'s' * (count != 1)} in {seconds:.1f} s{stop})"
+
+
+def _bytes_of(pictures: list[Image.Image]) -> int:
+    return sum(3 * picture.width * picture.height for picture in pictures)
+
+
+def _memory_of_a_run(lvlm: Lvlm) -> int:
+    """A generous guess at the bytes a run needs beside the weights."""
+    text = lvlm.model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    cached = 2 * text.num_hidden_layers * heads * head_dim * lvlm.dtype.itemsize
+    return TOKENS_OF_A_RUN * (cached + BYTES_OF_A_TOKEN * text.hidden_size)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    kinds = (torch.cuda.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _empty_caches() -> None:
+    import gc
+
+    gc.collect()
+    if runtime.in_comfyui():
+        import comfy.model_management
+
+        comfy.model_management.soft_empty_cache()

@@ -1,0 +1,222 @@
+"""LASER Answer: the whole method in one node (steps 1-10)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..laser_core.settings import (
+    AnswerSettings,
+    ContrastSettings,
+    CounterfactualSettings,
+    CropSettings,
+    DecodeSettings,
+    LaserSettings,
+    LayerSettings,
+    PromptSettings,
+)
+from .batches import boxes_of, image_of, masks_of, pictures_of
+from .con_vicrop import window_view
+from .handles import describe, summary
+from .runtime import NodeProgress, text_sender, ui
+from .vat_decode import token_view
+from .views import overlay
+from .widgets import (
+    BOUNDING_BOX,
+    CATEGORY,
+    IMAGE_SOCKET,
+    LVLM_SOCKET,
+    QUESTION,
+    UNIQUE_ID,
+    settings_from,
+    widgets,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..laser_core.pipeline import LaserAnswer, Location
+
+ADVANCED = {"advanced": True}
+
+
+class LaserAnswerNode:
+    DESCRIPTION = (
+        "Finds what the question is about, looks there closely and answers: the whole method in "
+        "one node. The other nodes do the same step by step."
+    )
+    SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "visual grounding", "vlm")
+    CATEGORY = CATEGORY
+    FUNCTION = "answer"
+    RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING")
+    RETURN_NAMES = ("answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json")
+    OUTPUT_IS_LIST = (True, True, False, False, False, False, True)
+    OUTPUT_TOOLTIPS = (
+        "The answer; one per picture.",
+        "What the model says without the method; empty when it was not asked for.",
+        "What the windows show: one per picture, or several in the order of the pictures.",
+        "The picture with its heat map and windows.",
+        "The evidence as a mask of the picture's size: 1 where it is strongest.",
+        "The windows as x, y, width, height in pixels: a list per picture.",
+        "Everything about the run as JSON; one per picture.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "lvlm": LVLM_SOCKET,
+                "image": IMAGE_SOCKET,
+                "question": QUESTION,
+                **widgets(AnswerSettings, "answer_input"),
+                **widgets(CropSettings, "scale"),
+                **widgets(DecodeSettings, "alpha", "max_tokens", "seed"),
+                "with_plain": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "Also give the model's answer without the method, to compare.",
+                    },
+                ),
+                **widgets(PromptSettings, "instruction", instruction=ADVANCED),
+                **widgets(ContrastSettings, "kind", kind=ADVANCED),
+                **widgets(PromptSettings, "query_free"),
+                **widgets(ContrastSettings, "normalise"),
+                **widgets(
+                    LayerSettings,
+                    "top_heads", "rule", "layer", "fused_layers", "first_depth", "last_depth",
+                    top_heads=ADVANCED, rule=ADVANCED, layer=ADVANCED,
+                ),
+                **widgets(
+                    CropSettings,
+                    "min_side_px", "placement", "windows", "top_fraction",
+                    min_side_px=ADVANCED, placement=ADVANCED, windows=ADVANCED,
+                ),
+                **widgets(
+                    CounterfactualSettings,
+                    "amount", "fill", "amount_unit", "grow_px", "feather_px", "block", "fill_seed",
+                    amount=ADVANCED, fill=ADVANCED,
+                ),
+                **widgets(AnswerSettings, "crop_budget"),
+                **widgets(
+                    DecodeSettings,
+                    "beta", "temperature", "top_p", "top_k", "beams",
+                    beta=ADVANCED, temperature=ADVANCED,
+                ),
+                **widgets(PromptSettings, "framing", "system"),
+            },
+            "optional": {
+                "mask": (
+                    "MASK",
+                    {"tooltip": "Where to look, as any mask of the picture's size, instead of the "
+                                "evidence the model finds. One for all pictures, or one each."},
+                ),
+            },
+            "hidden": UNIQUE_ID,
+        }  # fmt: skip
+
+    def answer(
+        self,
+        lvlm: Any,
+        image: Any,
+        question: str,
+        with_plain: bool = True,
+        mask: Any = None,
+        unique_id: str | None = None,
+        **values: Any,
+    ):
+        from ..laser_core import pipeline
+        from ..laser_core.report import report, to_json
+
+        settings = settings_of(values)
+        pictures = pictures_of(image)
+        masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
+        progress, show = NodeProgress(len(pictures)), text_sender(unique_id)
+        found, reports = [], []
+        with lvlm.running() as model:
+            for picture, one_mask in zip(pictures, masks, strict=True):
+                progress.next_picture()
+                location = None
+                if not model.unknown_words(question):  # else the answer says which words it knows
+                    maps = None
+                    if one_mask is None:
+                        maps = lvlm.read(model, picture, question, settings.prompt, progress)
+                    location = pipeline.locate(
+                        model, picture, question, settings, progress, maps=maps, mask=one_mask
+                    )
+                    progress.preview(drawn(picture, location))
+                result = pipeline.answer(
+                    model, picture, question, settings,
+                    location=location, with_plain=with_plain, progress=progress, on_text=show,
+                )  # fmt: skip
+                found.append(result)
+                reports.append(
+                    to_json(report(result, question, model, settings, load=lvlm.settings))
+                )
+        return _outputs(pictures, found, reports)
+
+
+def settings_of(values: dict[str, Any]) -> LaserSettings:
+    """The method's settings from the node's widgets."""
+    return LaserSettings(
+        prompt=settings_from(PromptSettings, values),
+        contrast=settings_from(ContrastSettings, values),
+        layer=settings_from(LayerSettings, values),
+        crop=settings_from(CropSettings, values),
+        counterfactual=settings_from(CounterfactualSettings, values),
+        answer=settings_from(AnswerSettings, values),
+        decode=settings_from(DecodeSettings, values),
+    )
+
+
+def drawn(picture: Image.Image, location: Location | None) -> Image.Image:
+    """The picture with its heat map and windows; as it is where nothing was found."""
+    if location is None or location.evidence.degenerate:
+        return picture
+    return overlay(picture, location.evidence, location.placement.windows)
+
+
+def _outputs(
+    pictures: list[Image.Image], found: list[LaserAnswer], reports: list[str]
+) -> dict[str, Any]:
+    import torch
+
+    from ..laser_core.geometry import whole_picture
+    from ..laser_core.render import heat_map
+    from ..laser_core.results import Placement
+
+    crops, overlays, heats, placements = [], [], [], []
+    for picture, result in zip(pictures, found, strict=True):
+        location = result.location
+        placement = Placement((whole_picture(picture.size),), (0.0,))
+        heat = torch.zeros(picture.height, picture.width)
+        if location is not None:
+            placement, heat = location.placement, heat_map(location.evidence)
+        crops += [picture.crop(window) for window in placement.windows]
+        overlays.append(drawn(picture, location))
+        heats.append(heat)
+        placements.append(placement)
+    answers = [result.answer.text for result in found]
+    plain = ["" if result.plain is None else result.plain.text for result in found]
+    views = [token_view(result.answer) for result in found]
+    windows = [window_view(*pair) for pair in zip(pictures, placements, strict=True)]
+    return {
+        "ui": ui(
+            _lines(found), overlays, laser_tokens=views, laser_windows=windows, laser_plain=plain
+        ),
+        "result": (
+            answers, plain, image_of(crops), image_of(overlays), torch.stack(heats),
+            boxes_of(placements)[0], reports,
+        ),
+    }  # fmt: skip
+
+
+def _lines(found: list[LaserAnswer]) -> list[str]:
+    """What the node shows of each picture."""
+    lines = []
+    for result in found:
+        lines.append(summary(result.answer))
+        if result.location is not None:
+            if result.plain is not None:
+                lines.append(f"plain model: {result.plain.text or '(an empty answer)'}")
+            lines.append(describe(result.location.evidence))
+    return lines

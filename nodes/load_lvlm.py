@@ -1,0 +1,135 @@
+"""Load LVLM and Unload LVLM: a vision-language model, in ComfyUI's memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..laser_core.settings import LoadSettings
+from . import models
+from .handles import LvlmHandle
+from .requirements import check_libraries
+from .runtime import NodeProgress, best_precision, make_room, manage, run_device
+from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
+
+
+class LoadLVLM:
+    DESCRIPTION = (
+        "Loads a vision-language model: LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL. "
+        "The demo model is part of this pack and runs on any computer; models in models/LLM are "
+        "listed after it; the ones named with a size are downloaded there when first used."
+    )
+    SEARCH_ALIASES = ("laser", "vlm", "vision language model", "llava", "qwen", "load vqa model")
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = (LVLM,)
+    RETURN_NAMES = ("lvlm",)
+    OUTPUT_TOOLTIPS = ("The loaded model, for Contrastive Attention, VAT Decode or LASER Answer.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "model": (
+                    models.choices(),
+                    {
+                        "default": models.DEMO_LABEL,
+                        "tooltip": "The demo model needs no download and knows shapes, colours and "
+                        "digits only. Then come the models in models/LLM, then models that are "
+                        "downloaded there when first used.",
+                    },
+                ),
+                "custom_model": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Another model instead: a folder, or a Hugging Face id like "
+                        "'Qwen/Qwen2.5-VL-3B-Instruct', which is downloaded to models/LLM. "
+                        "Empty: the one chosen above.",
+                    },
+                ),
+                **widgets(LoadSettings),
+                "keep_loaded": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "tooltip": "On: the model stays on the GPU until ComfyUI needs the room. "
+                        "Off: it leaves the GPU after every node that used it.",
+                        "advanced": True,
+                    },
+                ),
+            }
+        }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, model: str | None = None, custom_model: str | None = None):
+        return models.complaint(model, custom_model) or True
+
+    def load(self, model: str, custom_model: str, keep_loaded: bool, **values: Any):
+        check_libraries()
+        settings = settings_from(LoadSettings, values)
+        progress = NodeProgress(stages={})
+        progress.next_picture()
+        name, source = models.find(model, custom_model, progress)
+
+        def load() -> tuple[Any, Any]:
+            return load_managed(name, source, settings)
+
+        return (LvlmHandle(load, settings, keep_loaded),)
+
+
+class UnloadLVLM:
+    DESCRIPTION = (
+        "Frees the memory of a model, on the GPU and off it, and passes anything through. Connect "
+        "the last result to 'any', so that the model is freed after it and not before. The model "
+        "is loaded again when it is next used."
+    )
+    SEARCH_ALIASES = ("laser", "free memory", "vram", "unload model", "purge")
+    CATEGORY = CATEGORY
+    FUNCTION = "unload"
+    OUTPUT_NODE = True  # freeing memory is worth a run even when nothing follows
+    RETURN_TYPES = (ANY,)
+    RETURN_NAMES = ("any",)
+    OUTPUT_TOOLTIPS = ("What came in, unchanged.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {"lvlm": LVLM_SOCKET},
+            "optional": {
+                "any": (
+                    ANY,
+                    {"tooltip": "Anything that has to be finished before the model is freed."},
+                )
+            },
+        }
+
+    def unload(self, lvlm: Any, any: Any = None):
+        lvlm.unload()
+        return (any,)
+
+
+def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, Any]:
+    """(the model, ComfyUI's manager of its memory or None).
+
+    source: what the core loads. Weights that ComfyUI is to move are read into ordinary memory
+    first; quantized ones cannot be moved and go to the GPU at once.
+    """
+    import torch
+
+    from ..laser_core.loading import load_lvlm
+
+    device = run_device(cpu=settings.device == "cpu")
+    if device is None or device.type == "cpu":
+        used = settings if device is None else dataclasses.replace(settings, device="cpu")
+    elif settings.quantization == "none":
+        precision = best_precision(device) if settings.precision == "auto" else settings.precision
+        used = dataclasses.replace(settings, device="cpu", precision=precision)
+    else:
+        used = settings
+        make_room(device)
+    with torch.inference_mode(False):  # weights made inside could not be moved later
+        lvlm = load_lvlm(source, used)
+    lvlm.name = name
+    movable = device is not None and device.type != "cpu" and settings.quantization == "none"
+    return lvlm, manage(lvlm.model, device, lvlm.release) if movable else None

@@ -1,0 +1,255 @@
+"""Which models there are: the bundled demo, folders in models/LLM, and ids that are downloaded.
+
+Lists without importing torch or transformers, since ComfyUI asks for the list again and again.
+Nothing is downloaded before a model is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..laser_core.model_types import SUPPORTED
+from . import runtime
+
+DEMO_LABEL = "demo (shapes, colours, digits)"
+ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Curated:
+    """A model to download. gigabytes: of its weights; memory: what it takes to run it."""
+
+    name: str
+    repository: str
+    gigabytes: float
+
+    @property
+    def label(self) -> str:
+        memory = round(self.gigabytes * 1.05 + 1.5)
+        return f"{self.name} (download {self.gigabytes:g} GB, {memory} GB memory)"
+
+
+CURATED = (
+    Curated("LLaVA-1.5 7B", "llava-hf/llava-1.5-7b-hf", 14.1),
+    Curated("LLaVA-1.5 13B", "llava-hf/llava-1.5-13b-hf", 26.7),
+    Curated("LLaVA-NeXT 7B", "llava-hf/llava-v1.6-mistral-7b-hf", 15.1),
+    Curated("Qwen2-VL 2B", "Qwen/Qwen2-VL-2B-Instruct", 4.4),
+    Curated("Qwen2-VL 7B", "Qwen/Qwen2-VL-7B-Instruct", 16.6),
+    Curated("Qwen2.5-VL 3B", "Qwen/Qwen2.5-VL-3B-Instruct", 7.5),
+    Curated("Qwen2.5-VL 7B", "Qwen/Qwen2.5-VL-7B-Instruct", 16.6),
+    Curated("Qwen3-VL 2B", "Qwen/Qwen3-VL-2B-Instruct", 4.3),
+    Curated("Qwen3-VL 4B", "Qwen/Qwen3-VL-4B-Instruct", 8.9),
+    Curated("Qwen3-VL 8B", "Qwen/Qwen3-VL-8B-Instruct", 17.5),
+)
+_BY_LABEL = {model.label: model for model in CURATED}
+
+
+def choices() -> list[str]:
+    """What Load LVLM offers: the demo model, models on disk, models to download."""
+    return [DEMO_LABEL, *local_models(), *_BY_LABEL]
+
+
+def local_models() -> dict[str, Path]:
+    """Folders of supported models in models/LLM and the extra paths, by name, sorted."""
+    found: dict[str, Path] = {}
+    for root in map(Path, runtime.models_folders()):
+        for config in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
+            folder = config.parent
+            name = folder.relative_to(root).as_posix()
+            hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
+            if not hidden and name not in found and _model_type(folder) in SUPPORTED:
+                found[name] = folder
+    return dict(sorted(found.items()))
+
+
+def complaint(model: str | None, custom: str | None) -> str | None:
+    """Why this choice cannot be loaded, remedy first, or None. Downloads nothing."""
+    custom = (custom or "").strip()
+    if custom:
+        if _custom_folder(custom) is not None or _is_hub_id(custom):
+            return None
+        return (
+            "check custom_model, or leave it empty: it is neither an existing folder nor a Hugging "
+            f"Face id like 'owner/name': {custom!r}"
+        )
+    if model in (None, DEMO_LABEL) or model in _BY_LABEL or model in local_models():
+        return None
+    return (
+        f"choose another model, or put the folder back into models/LLM: there is no supported "
+        f"model {model!r} there"
+    )
+
+
+def find(
+    model: str, custom: str, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[str, str]:
+    """(name for people, what the core loads) of a choice, downloaded to models/LLM if need be.
+
+    Raises ValueError for a model that is not there or cannot be downloaded.
+    """
+    problem = complaint(model, custom)
+    if problem:
+        raise ValueError(problem)
+    custom = custom.strip()
+    if custom:
+        folder = _custom_folder(custom)
+        if folder is not None:
+            return folder.name, str(folder)
+        return custom, _downloaded(custom, progress)
+    if model == DEMO_LABEL:
+        return "demo", "demo"
+    if model in _BY_LABEL:
+        chosen = _BY_LABEL[model]
+        return chosen.name, _downloaded(chosen.repository, progress, chosen.gigabytes)
+    return model, str(local_models()[model])
+
+
+def _custom_folder(custom: str) -> Path | None:
+    path = Path(custom).expanduser()
+    if path.is_dir():
+        return path
+    return local_models().get(custom)
+
+
+def _is_hub_id(text: str) -> bool:
+    parts = text.split("/")
+    path_like = ".." in text or any(character in text for character in ":~\\") or text[0] == "."
+    return len(parts) == 2 and all(parts) and not path_like
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+# ---- downloads ---------------------------------------------------------------------------------
+
+
+def _downloaded(
+    repository: str,
+    progress: Callable[[str, int, int], None] | None,
+    gigabytes: float | None = None,
+) -> str:
+    """The folder of a hub model in models/LLM; without ComfyUI the id, for the hub's own cache."""
+    roots = runtime.models_folders()
+    if not roots:
+        return repository
+    owner, name = repository.split("/")
+    for root in map(Path, roots):
+        for folder in (root / name, root / owner / name):
+            if (folder / "config.json").is_file() and _origin(folder) in (None, repository):
+                return str(folder)
+    target = Path(roots[0]) / name
+    if target.exists():  # another owner's model of the same name
+        target = Path(roots[0]) / owner / name
+    part = Path(roots[0]) / f".{owner}--{name}.part"
+    _download(repository, part, progress, gigabytes)
+    (part / ORIGIN).write_text(repository + "\n", "utf-8")
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes for resuming
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(part, target)
+    return str(target)
+
+
+def _origin(folder: Path) -> str | None:
+    """The id a folder was downloaded from; None for one that the user put there."""
+    path = folder / ORIGIN
+    return path.read_text("utf-8").strip() if path.is_file() else None
+
+
+def _download(
+    repository: str,
+    folder: Path,
+    progress: Callable[[str, int, int], None] | None,
+    gigabytes: float | None,
+) -> None:
+    """Fetch the model's files into `folder`, continuing what is there. ValueError if it fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = _Download(repository, folder)
+    task.start()
+    total = int((gigabytes or 1) * 1e9)
+    try:
+        while task.is_alive():
+            task.join(POLL_SECONDS)
+            if progress:
+                progress(f"downloading {repository}", min(_size(folder), total), total)
+    finally:
+        task.stop = True  # after an interrupt: no further file is begun, the next try continues
+    if task.error is not None:
+        raise ValueError(
+            f"check the name and the network, or put the model into {folder.parent} by hand: "
+            f"{repository} cannot be downloaded ({task.error})"
+        ) from task.error
+    missing = [name for name in _needed_files(folder) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"run again to continue the download: {repository} lacks {len(missing)} files, such "
+            f"as {missing[0]}"
+        )
+
+
+class _Download(threading.Thread):
+    """The hub's client, file by file, beside the thread that watches for interrupts."""
+
+    def __init__(self, repository: str, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.repository, self.folder = repository, folder
+        self.stop = False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            from huggingface_hub import HfApi, hf_hub_download
+            from huggingface_hub.utils import filter_repo_objects
+
+            info = HfApi().model_info(self.repository)
+            names = [sibling.rfilename for sibling in info.siblings]
+            names = sorted(filter_repo_objects(names, allow_patterns=list(FILES)))
+            # The small files first: an unsupported model is found out before its weights are here
+            names.sort(key=lambda name: name.endswith(".safetensors"))
+            for name in names:
+                if self.stop:
+                    return
+                if name.endswith(".safetensors"):
+                    _check_supported(self.folder, self.repository)
+                hf_hub_download(self.repository, name, revision=info.sha, local_dir=self.folder)
+        except Exception as error:  # whatever the client or the network raises: told in `_download`
+            self.error = error
+
+
+def _check_supported(folder: Path, repository: str) -> None:
+    kind = _model_type(folder)
+    if kind not in SUPPORTED:
+        raise ValueError(
+            f"choose a model of type {', '.join(SUPPORTED)}: {repository} is of type {kind!r}"
+        )
+
+
+def _needed_files(folder: Path) -> list[str]:
+    """The files a complete model folder has: config, and weights by their index or as one file."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["config.json", "model.safetensors"]
+    weights = json.loads(index.read_text("utf-8"))["weight_map"].values()
+    return ["config.json", *sorted(set(weights))]
+
+
+def _size(folder: Path) -> int:
+    """Bytes in a folder whose files come and go."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total

@@ -1,0 +1,214 @@
+"""What ComfyUI offers a running node: progress, interrupts, memory, folders, previews.
+
+The only file that imports ComfyUI, and only when asked: without ComfyUI the pack imports and its
+nodes work, with no bar, no preview and no memory manager.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+Progress = Callable[[str, int, int], None]
+
+STEPS = 1000  # of the bar: fine enough for any answer
+PREVIEW_PX = 512
+WHOLE = 1e32  # bytes: what ComfyUI passes for "as much as there is"
+# Shares of the bar that a stage of the core ends at; stages not named go from 0 to the end.
+STAGES = {
+    "reading the picture": (0.0, 0.3),
+    "reading the evidence": (0.3, 0.5),
+    "answering": (0.5, 1.0),
+}
+
+
+def in_comfyui() -> bool:
+    """True when ComfyUI runs the pack; a package of that name elsewhere does not count."""
+    return "comfy.model_management" in sys.modules
+
+
+class NodeProgress:
+    """A core progress callback that fills the node's bar and raises when the user interrupts.
+
+    pictures: how many the node goes through; call `next_picture` before each. stages: shares of a
+    picture's part of the bar, by stage.
+    """
+
+    def __init__(self, pictures: int = 1, stages: dict[str, tuple[float, float]] = STAGES) -> None:
+        self._pictures, self._picture, self._stages = pictures, -1, stages
+        self._bar = self._memory = None
+        self._value = 0
+        if in_comfyui():
+            import comfy.model_management
+            import comfy.utils
+
+            self._memory = comfy.model_management
+            self._bar = comfy.utils.ProgressBar(STEPS)
+
+    def next_picture(self) -> None:
+        self._picture += 1
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        start, end = self._stages.get(stage, (0.0, 1.0))
+        part = start + (end - start) * min(done / max(total, 1), 1.0)
+        self._show(max(self._picture, 0) + part)
+
+    def preview(self, picture: Image.Image) -> None:
+        """Show a picture on the node while it runs."""
+        self._show(None, ("JPEG", picture, PREVIEW_PX))
+
+    def _show(self, pictures_done: float | None, preview: Any = None) -> None:
+        if self._bar is None:
+            return
+        self._memory.throw_exception_if_processing_interrupted()
+        if pictures_done is not None:
+            # An answer that is decoded twice, with and without the method, must not run backwards
+            self._value = max(self._value, round(STEPS * pictures_done / self._pictures))
+        self._bar.update_absolute(self._value, STEPS, preview)
+
+
+def text_sender(node_id: str | None) -> Callable[[str], None] | None:
+    """A callback that shows growing text on the node, where this ComfyUI can."""
+    if not in_comfyui() or node_id is None:
+        return None
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if not hasattr(server, "send_progress_text"):
+        return None
+    return lambda text: server.send_progress_text(text, node_id)
+
+
+def models_folders() -> list[str]:
+    """Folders that may hold model folders: models/LLM and the user's extra paths."""
+    if "folder_paths" not in sys.modules:
+        return []
+    import folder_paths
+
+    folder_paths.add_model_folder_path("LLM", os.path.join(folder_paths.models_dir, "LLM"))
+    return folder_paths.get_folder_paths("LLM")
+
+
+def preview_images(pictures: Sequence[Image.Image]) -> list[dict[str, str]]:
+    """The entries of a node's `ui` that show these pictures on it; none without ComfyUI."""
+    if "folder_paths" not in sys.modules:
+        return []
+    import secrets
+
+    import folder_paths
+
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    entries = []
+    for picture in pictures:
+        name = f"laser_{secrets.token_hex(8)}.png"  # never reused: browsers keep them for a day
+        picture.save(os.path.join(folder, name), compress_level=1)
+        entries.append({"filename": name, "subfolder": "", "type": "temp"})
+    return entries
+
+
+def ui(text: Sequence[str], pictures: Sequence[Image.Image] = (), **views: list) -> dict[str, list]:
+    """A node's `ui`: lines of text, previews, and what its own view draws, as plain values.
+
+    One value that JSON cannot hold would stop the server's messages to every node.
+    """
+    from ..laser_core.report import to_plain
+
+    images = preview_images(pictures)
+    return {"text": list(text), **({"images": images} if images else {}), **to_plain(views)}
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def run_device(cpu: bool) -> torch.device | None:
+    """Where ComfyUI runs models; None without ComfyUI: the core then chooses."""
+    if not in_comfyui():
+        return None
+    import comfy.model_management as memory
+    import torch
+
+    return torch.device("cpu") if cpu else memory.get_torch_device()
+
+
+def best_precision(device: torch.device) -> str:
+    """The core's name of the number format that ComfyUI would use on a device."""
+    import comfy.model_management as memory
+
+    if memory.is_device_cpu(device):
+        return "fp32"
+    if memory.should_use_bf16(device):
+        return "bf16"
+    return "fp16" if memory.should_use_fp16(device) else "fp32"
+
+
+def make_room(device: torch.device) -> None:
+    """Move what else is on the GPU off it: for weights that cannot be moved there later."""
+    import comfy.model_management as memory
+
+    memory.free_memory(1e30, device)
+
+
+def manage(model: torch.nn.Module, device: torch.device, on_unload: Callable[[], None]) -> Any:
+    """ComfyUI's manager of a model's memory: on `device` while it runs, off it when told so.
+
+    on_unload: called before the weights leave the device.
+    """
+    import comfy.model_management as memory
+    import comfy.model_patcher
+    import torch
+
+    class Managed(torch.nn.Module):
+        """A transformers model has a read-only `device`; the manager must set one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            self.device = next(model.parameters()).device
+
+    class WholePatcher(comfy.model_patcher.ModelPatcher):
+        """Half a transformers model on each device computes wrongly: all of it moves, or none."""
+
+        def partially_load(
+            self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False
+        ) -> Any:
+            return super().partially_load(device_to, WHOLE, force_patch_weights)
+
+        def partially_unload(self, *args: Any, **kwargs: Any) -> int:
+            return 0
+
+        def unpatch_model(self, device_to: Any = None, unpatch_weights: bool = True) -> Any:
+            if unpatch_weights:  # else the weights stay where they are
+                on_unload()
+            with torch.inference_mode(False):
+                return super().unpatch_model(device_to, unpatch_weights)
+
+    return WholePatcher(
+        Managed(), load_device=device, offload_device=memory.text_encoder_offload_device()
+    )
+
+
+def bring(patcher: Any, memory_bytes: int) -> None:
+    """Have the manager put the weights where they run, with this much room for the run itself."""
+    import comfy.model_management as memory
+    import torch
+
+    with torch.inference_mode(False):
+        memory.load_models_gpu([patcher], memory_required=memory_bytes, force_full_load=True)
+
+
+def send_away(patcher: Any) -> None:
+    """Have the manager take the weights off their device."""
+    import comfy.model_management as memory
+
+    loaded = [entry for entry in memory.current_loaded_models if entry.model is patcher]
+    for entry in loaded:
+        entry.model_unload()
+        memory.current_loaded_models.remove(entry)
+    memory.soft_empty_cache()

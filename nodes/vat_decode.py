@@ -1,0 +1,284 @@
+"""VAT Decode: the answer that leans on the evidence (steps 9-10, Eqs. 10-11)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..laser_core.settings import (
+    AnswerSettings,
+    DecodeSettings,
+    LaserSettings,
+    LoadSettings,
+    PromptSettings,
+)
+from .batches import box_lists, grouped, pictures_of, spread
+from .handles import TraceHandle, summary
+from .runtime import NodeProgress, text_sender, ui
+from .widgets import (
+    BOUNDING_BOX,
+    CATEGORY,
+    LVLM_SOCKET,
+    QUESTION,
+    TRACE,
+    UNIQUE_ID,
+    settings_from,
+    widgets,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..laser_core.results import Answer
+
+
+class VATDecode:
+    DESCRIPTION = (
+        "Answers the question from the positive picture, and favours words that are likelier with "
+        "the evidence than without it (Visual Activation of Tokens). With no counterfactual it is "
+        "the model's plain answer. With the context picture the model sees picture and crop, and "
+        "models of native resolution (Qwen-VL) get the crop enlarged; without it the positive "
+        "picture is read as it is."
+    )
+    SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
+    CATEGORY = CATEGORY
+    FUNCTION = "decode"
+    RETURN_TYPES = ("STRING", TRACE, "STRING")
+    RETURN_NAMES = ("answer", "trace", "json")
+    OUTPUT_IS_LIST = (True, False, True)
+    OUTPUT_TOOLTIPS = (
+        "The answer; one per picture.",
+        "Every token with its probability in both streams.",
+        "Everything about the answer as JSON; one per picture.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {
+            "required": {
+                "lvlm": LVLM_SOCKET,
+                "positive": (
+                    "IMAGE",
+                    {"tooltip": "What the answer is read from: the crop of Con-ViCrop, or a whole "
+                                "picture. Several crops of a picture follow one another."},
+                ),
+                "question": QUESTION,
+                **widgets(AnswerSettings, "answer_input"),
+                **widgets(DecodeSettings, "alpha", "beta", "max_tokens", "temperature", "seed"),
+                **widgets(PromptSettings, "instruction"),
+                **widgets(DecodeSettings, "top_p", "top_k", "beams"),
+                **widgets(PromptSettings, "system", "framing"),
+                **widgets(AnswerSettings, "crop_budget"),
+            },
+            "optional": {
+                "counterfactual": (
+                    "IMAGE",
+                    {"tooltip": "The positive picture without its evidence, from Counterfactual "
+                                "Mask. Not connected: plain decoding."},
+                ),
+                "context": (
+                    "IMAGE",
+                    {"tooltip": "The whole picture the crop was cut from. The model sees it before "
+                                "the crop (answer_input 'picture + crop'); in any case it sets how "
+                                "far a crop is enlarged on models of native resolution."},
+                ),
+                "counterfactual_context": (
+                    "IMAGE",
+                    {"tooltip": "The whole picture without its evidence, from Counterfactual Mask. "
+                                "Not connected: both streams see the same context, which is faster "
+                                "but leaves the evidence in it."},
+                ),
+                "boxes": (
+                    BOUNDING_BOX,
+                    {"tooltip": "The windows of Con-ViCrop. Needed only to tell how many crops "
+                                "each picture has, when that differs or no context is connected.",
+                     "forceInput": True},  # or the canvas makes it an editor of one box
+                ),
+            },
+            "hidden": UNIQUE_ID,
+        }  # fmt: skip
+
+    def decode(
+        self,
+        lvlm: Any,
+        positive: Any,
+        question: str,
+        counterfactual: Any = None,
+        context: Any = None,
+        counterfactual_context: Any = None,
+        boxes: Any = None,
+        unique_id: str | None = None,
+        **values: Any,
+    ):
+        from ..laser_core.decode import decode
+        from ..laser_core.results import Answer
+
+        settings = settings_from_groups(values)
+        shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
+        progress, show = NodeProgress(len(shown)), text_sender(unique_id)
+        answers, reports = [], []
+        with lvlm.running() as model:
+            unknown = model.unknown_words(question)
+            for one in shown:
+                progress.next_picture()
+                if unknown:
+                    reply = model.closed_vocabulary.reply(unknown)
+                    answer = Answer(reply, (), "outside the vocabulary")
+                else:
+                    streams = one.streams(model, question, settings)
+                    answer = decode(model, *streams, settings.decode, progress, show)
+                answers.append(answer)
+                reports.append(json_of(answer, question, model, settings, lvlm.settings))
+        texts = [answer.text for answer in answers]
+        lines = [summary(answer) for answer in answers]
+        return {
+            "ui": ui(lines, laser_tokens=[token_view(answer) for answer in answers]),
+            "result": (texts, TraceHandle(answers), reports),
+        }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of one picture: its crops, the picture itself, and both without evidence."""
+
+    crops: list[Image.Image]
+    blocked_crops: list[Image.Image] | None
+    context: Image.Image | None
+    blocked_context: Image.Image | None
+
+    @property
+    def nothing_found(self) -> bool:
+        """True when the crop is the whole picture and nothing was blocked: it is shown once."""
+        if self.context is None or len(self.crops) > 1:
+            return False
+        blocked = self.blocked_crops or self.crops
+        return _same(self.crops[0], self.context) and _same(blocked[0], self.context)
+
+    def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
+        """The positive stream and, where there is a counterfactual, the negative one."""
+        from ..laser_core.answer_input import crops_stream, plain_stream
+
+        if self.nothing_found:
+            return plain_stream(model, self.context, question, settings.prompt), None
+        if self.context is None:
+            return self._without_context(model, question, settings)
+        whole = model.encode(self.context, settings.prompt.framing)
+        positive = crops_stream(model, whole, self.crops, question, settings)
+        if self.blocked_crops is None or settings.decode.alpha == 0:
+            return positive, None
+        shared = self.blocked_context is None
+        if not shared:
+            whole = model.encode(self.blocked_context, settings.prompt.framing)
+        negative = crops_stream(model, whole, self.blocked_crops, question, settings, shared)
+        return positive, negative
+
+    def _without_context(
+        self, model: Any, question: str, settings: LaserSettings
+    ) -> tuple[Any, Any]:
+        """Each picture as the model takes any picture: nothing says how far to enlarge a crop."""
+        from ..laser_core.answer_input import crops_stream, plain_stream
+
+        if self.blocked_crops is None and len(self.crops) == 1:
+            return plain_stream(model, self.crops[0], question, settings.prompt), None
+        crop_alone = dataclasses.replace(settings, answer=AnswerSettings(answer_input="crop"))
+        streams = []
+        for crops in (self.crops, self.blocked_crops):
+            if crops is not None:
+                encoded = [model.encode(crop, settings.prompt.framing) for crop in crops]
+                streams.append(crops_stream(model, encoded[0], encoded, question, crop_alone))
+        return streams[0], streams[1] if len(streams) > 1 else None
+
+
+def shown_pictures(
+    positive: Any, counterfactual: Any, context: Any, counterfactual_context: Any, boxes: Any
+) -> list[Shown]:
+    """The batches sorted out by picture. ValueError where their lengths do not fit."""
+    crops = pictures_of(positive, "positive")
+    contexts = None if context is None else pictures_of(context, "context")
+    sizes = _crops_per_picture(len(crops), contexts, boxes)
+    count = len(sizes)
+    blocked = [None] * count
+    if counterfactual is not None:
+        pictures = pictures_of(counterfactual, "counterfactual")
+        if len(pictures) != len(crops):
+            raise ValueError(
+                f"connect one counterfactual for each positive picture: there are {len(pictures)} "
+                f"for {len(crops)}"
+            )
+        blocked = grouped(pictures, sizes)
+    blocked_contexts = [None] * count
+    if counterfactual_context is not None and contexts is not None:
+        pictures = pictures_of(counterfactual_context, "counterfactual_context")
+        blocked_contexts = spread(pictures, count, "counterfactual context")
+    whole = [None] * count if contexts is None else spread(contexts, count, "context picture")
+    return [
+        Shown(*parts)
+        for parts in zip(grouped(crops, sizes), blocked, whole, blocked_contexts, strict=True)
+    ]
+
+
+def _crops_per_picture(crops: int, contexts: list | None, boxes: Any) -> list[int]:
+    if boxes is not None:
+        count = len(contexts) if contexts else 1 if isinstance(boxes, dict) else len(boxes)
+        sizes = [max(len(one), 1) for one in box_lists(boxes, count)]
+        if sum(sizes) != crops:
+            raise ValueError(
+                f"connect the boxes the crops were cut by: {sum(sizes)} boxes, {crops} crops"
+            )
+        return sizes
+    if contexts is None:
+        return [1] * crops
+    if crops % len(contexts):
+        raise ValueError(
+            f"connect Con-ViCrop's boxes too: {crops} crops are no equal number for each of "
+            f"{len(contexts)} context pictures"
+        )
+    return [crops // len(contexts)] * len(contexts)
+
+
+def _same(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and one.tobytes() == other.tobytes()
+
+
+def settings_from_groups(values: dict[str, Any]) -> LaserSettings:
+    return LaserSettings(
+        prompt=settings_from(PromptSettings, values),
+        answer=settings_from(AnswerSettings, values),
+        decode=settings_from(DecodeSettings, values),
+    )
+
+
+def json_of(
+    answer: Answer, question: str, model: Any, settings: LaserSettings, load: LoadSettings
+) -> str:
+    """The core's report of an answer whose evidence came from other nodes."""
+    from ..laser_core.pipeline import LaserAnswer
+    from ..laser_core.report import report, to_json
+
+    result = LaserAnswer(answer, None, None, None, None)
+    content = report(result, question, model, settings, load=load)
+    used = ("load", "prompt", "answer", "decode")  # the other steps were other nodes'
+    content["settings"] = {name: content["settings"][name] for name in used}
+    return to_json(content)
+
+
+def token_view(answer: Answer) -> dict[str, Any]:
+    """What a view of an answer's tokens needs."""
+    return {
+        "text": answer.text,
+        "stop_reason": answer.stop_reason,
+        "tokens": [
+            {
+                "text": token.text,
+                "vat": token.vat,
+                "with": token.probability_with,
+                "without": token.probability_without,
+                "alternatives": [
+                    [other.text, other.probability_with, other.probability_without]
+                    for other in token.alternatives
+                ],
+            }
+            for token in answer.tokens
+        ],
+    }

@@ -1,0 +1,88 @@
+"""Node inputs: sockets, and widgets whose default, range, choices and tooltip the core declares."""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields
+from typing import Any
+
+from ..laser_core.settings import Settings
+
+CATEGORY = "LASER"
+
+LVLM, ATTENTION, EVIDENCE, TRACE = "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE"
+BOUNDING_BOX, BBOX = "BOUNDING_BOX", "BBOX"
+
+JAVASCRIPT_MAX = 2**53 - 1  # larger whole numbers lose digits on the canvas
+
+LVLM_SOCKET = (LVLM, {"tooltip": "The model, from Load LVLM."})
+IMAGE_SOCKET = (
+    "IMAGE",
+    {"tooltip": "The picture, or a batch of them: each is handled by itself, in order. "
+                "Transparency is laid on white."},
+)  # fmt: skip
+EVIDENCE_SOCKET = (
+    EVIDENCE,
+    {"tooltip": "Where to look, from VAQ Layer Select. Or connect a mask instead."},
+)
+MASK_SOCKET = (
+    "MASK",
+    {"tooltip": "Where to look, as any mask of the picture's size: drawn by hand, by SAM or by "
+                "another node. Used instead of the evidence. One for all pictures, or one each."},
+)  # fmt: skip
+QUESTION = (
+    "STRING",
+    {
+        "default": "",
+        "multiline": True,
+        "tooltip": "What to ask about the picture. It may not be empty: the method compares the "
+        "model's attention with and without it.",
+    },
+)
+UNIQUE_ID = {"unique_id": "UNIQUE_ID"}
+
+
+class AnyType(str):
+    """A socket type that takes every link: ComfyUI compares types with `!=`."""
+
+    __slots__ = ()
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = str.__hash__
+
+
+ANY = AnyType("*")
+
+
+def widgets(settings: type[Settings], *names: str, **replaced: dict[str, Any]) -> dict[str, tuple]:
+    """INPUT_TYPES entries for the fields `names` of a settings class, in that order; or for all.
+
+    replaced: what differs on this node: `choices`, `help`, `advanced`.
+    """
+    specs = {spec.name: spec for spec in fields(settings)}
+    return {name: _widget(specs[name], replaced.get(name, {})) for name in names or specs}
+
+
+def settings_from(settings: type[Settings], values: dict[str, Any]) -> Settings:
+    """The settings whose fields are among a node's inputs; the others keep their defaults."""
+    names = {spec.name for spec in fields(settings)}
+    return settings(**{name: value for name, value in values.items() if name in names})
+
+
+def _widget(spec: Field, replaced: dict[str, Any]) -> tuple:
+    meta = {**spec.metadata, **replaced}
+    options: dict[str, Any] = {"default": spec.default, "tooltip": meta["help"]}
+    if meta["advanced"]:
+        options["advanced"] = True
+    if meta["choices"]:
+        return list(meta["choices"]), options
+    if isinstance(spec.default, str):
+        return "STRING", {**options, "multiline": meta["multiline"]}
+    options |= {"min": meta["low"], "max": min(meta["high"], JAVASCRIPT_MAX), "step": meta["step"]}
+    if isinstance(spec.default, float):
+        return "FLOAT", {**options, "round": 0.0001}
+    if spec.name == "seed":
+        # The canvas would choose a new seed for every run, and rerun greedy answers for nothing
+        options["control_after_generate"] = "fixed"
+    return "INT", options

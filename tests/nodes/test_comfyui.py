@@ -1,0 +1,303 @@
+"""The pack in a real ComfyUI, without a browser: what it serves, chains with ComfyUI's own nodes,
+and what people see when something is wrong. Runs when COMFYUI_PATH is set."""
+
+import io
+import json
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ..browser.comfy_server import PACK_FOLDER, ROOT, ComfyServer, model_folder, why_not
+from .pack import pack
+
+SCENE, MASKED = "laser_scene.png", "laser_scene_mask.png"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    if why_not():
+        pytest.skip(why_not())
+    server = ComfyServer(tmp_path_factory.mktemp("comfyui") / "base")
+    yield server
+    server.close()
+
+
+class Prompt(dict):
+    """An API prompt under construction: `add` returns the id, `id, slot` is a link."""
+
+    def __init__(self, server: ComfyServer) -> None:
+        self._nodes = server.get("/object_info")
+
+    def add(self, node_type: str, **given) -> str:
+        if node_type not in self._nodes:
+            pytest.skip(f"this ComfyUI has no node {node_type}")
+        inputs = {}
+        for name, spec in self._nodes[node_type]["input"].get("required", {}).items():
+            if len(spec) > 1 and "default" in spec[1] and not spec[1].get("forceInput"):
+                inputs[name] = spec[1]["default"]
+        node_id = str(len(self) + 1)
+        self[node_id] = {"class_type": node_type, "inputs": {**inputs, **given}}
+        return node_id
+
+    def model(self) -> list:
+        folder = model_folder()
+        custom = "" if folder.is_relative_to(ROOT) else str(folder)
+        return [self.add("LaserLoadLVLM", custom_model=custom), 0]
+
+    def picture(self, name: str = SCENE) -> list:
+        return [self.add("LoadImage", image=name), 0]
+
+    def mask(self) -> list:
+        return [self.add("LoadImage", image=MASKED), 1]
+
+    def show(self, image: list) -> str:
+        return self.add("PreviewImage", images=image)
+
+    def look(self, value: list) -> str:
+        return self.add("TestLook", value=value)
+
+
+@pytest.fixture
+def prompt(server):
+    return Prompt(server)
+
+
+def pixels(server: ComfyServer, output: dict, index: int = 0) -> np.ndarray:
+    data = server.picture(output["images"][index])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int)
+
+
+def scene(name: str = "scene.png") -> np.ndarray:
+    return np.asarray(Image.open(ROOT / "examples" / name).convert("RGB"), dtype=int)
+
+
+def seen(output: dict):
+    return json.loads(output["seen"][0])
+
+
+def test_pack_is_imported_in_no_time(server):
+    assert server.import_seconds() <= 0.3  # ComfyUI's log; the machine may be busy
+
+
+def test_nodes_help_locales_and_templates_are_served(server):
+    ids = set(pack().NODE_CLASS_MAPPINGS)
+    assert ids <= set(server.get("/object_info"))
+    translations = server.get("/i18n")
+    for language in ("en", "ja", "zh"):
+        assert ids <= set(translations[language]["nodeDefs"])
+    for node_id in ids:
+        page = f"{server.url}/extensions/{PACK_FOLDER}/docs/{node_id}.md"
+        with urllib.request.urlopen(page, timeout=60) as answer:
+            assert answer.read().startswith(b"# ")
+    names = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
+    assert set(server.get("/workflow_templates")[PACK_FOLDER]) == names
+    for name in names:
+        for ending in ("json", "jpg"):
+            file = f"{server.url}/api/workflow_templates/{PACK_FOLDER}/{name}.{ending}"
+            with urllib.request.urlopen(file, timeout=60) as answer:
+                assert answer.status == 200
+
+
+def test_crop_upscale_edit_paste_back_changes_nothing_outside_the_window(server, prompt):
+    picture, mask = prompt.picture(), prompt.mask()
+    crop = prompt.add("LaserConViCrop", image=picture, mask=mask, scale=0.3, min_side_px=100)
+    larger = prompt.add("ImageScaleBy", image=[crop, 0], upscale_method="lanczos", scale_by=2.5)
+    edited = prompt.add("ImageInvert", image=[larger, 0])
+    pasted = prompt.add("LaserPasteBack", image=picture, crop=[edited, 0], region=[crop, 1])
+    result, boxes = prompt.show([pasted, 0]), prompt.look([crop, 2])
+    outputs = server.run(prompt)
+
+    ((box,),) = seen(outputs[boxes])
+    before, after = scene(), pixels(server, outputs[result])
+    rows = slice(box["y"], box["y"] + box["height"])
+    columns = slice(box["x"], box["x"] + box["width"])
+    inside = np.abs(after[rows, columns] - (255 - before[rows, columns]))
+    assert np.median(inside) <= 8  # the inverted window, but for resampling
+    after[rows, columns] = before[rows, columns]
+    assert np.array_equal(after, before)
+
+
+def test_region_is_an_inpaint_mask_of_core(server, prompt):
+    picture, mask = prompt.picture(), prompt.mask()
+    crop = prompt.add("LaserConViCrop", image=picture, mask=mask)
+    latent = prompt.add("EmptyLatentImage", width=896, height=896, batch_size=1)
+    masked = prompt.add("SetLatentNoiseMask", samples=[latent, 0], mask=[crop, 1])
+    look, boxes = prompt.look([masked, 0]), prompt.look([crop, 2])
+    outputs = server.run(prompt)
+    ((box,),) = seen(outputs[boxes])
+    noise_mask = seen(outputs[look])["noise_mask"]
+    assert noise_mask["shape"][-2:] == [896, 896]
+    assert noise_mask["sum"] == box["width"] * box["height"]
+
+
+def test_heat_map_is_taken_by_core_s_inpaint_conditioning(server, prompt):
+    if (
+        "pixel_space"
+        not in server.get("/object_info")["VAELoader"]["input"]["required"]["vae_name"][0]
+    ):
+        pytest.skip("this ComfyUI has no VAE that works without weights")
+    picture, mask = prompt.picture(), prompt.mask()
+    crop = prompt.add("LaserConViCrop", image=picture, mask=mask)
+    vae = prompt.add("VAELoader", vae_name="pixel_space")
+    text = prompt.add("TestConditioning")
+    inpaint = prompt.add(
+        "InpaintModelConditioning",
+        positive=[text, 0],
+        negative=[text, 0],
+        vae=[vae, 0],
+        pixels=picture,
+        mask=[crop, 1],
+        noise_mask=True,
+    )
+    look, boxes = prompt.look([inpaint, 2]), prompt.look([crop, 2])
+    outputs = server.run(prompt)
+    ((box,),) = seen(outputs[boxes])
+    assert seen(outputs[look])["noise_mask"]["sum"] == box["width"] * box["height"]
+
+
+def test_boxes_are_drawn_and_cropped_by_core(server, prompt):
+    picture, mask = prompt.picture(), prompt.mask()
+    crop = prompt.add("LaserConViCrop", image=picture, mask=mask, scale=0.3, min_side_px=100)
+    drawn = prompt.add("DrawBBoxes", image=picture, bboxes=[crop, 2])
+    cut = prompt.add(
+        "CropByBBoxes", image=picture, bboxes=[crop, 2], output_width=272, output_height=272
+    )
+    shown, again, ours = (prompt.show(link) for link in ([drawn, 0], [cut, 0], [crop, 0]))
+    outputs = server.run(prompt)
+    assert not np.array_equal(pixels(server, outputs[shown]), scene())
+    core, own = pixels(server, outputs[again]), pixels(server, outputs[ours])
+    own = np.asarray(Image.fromarray(own.astype("uint8")).resize((272, 272)), dtype=int)
+    assert np.median(np.abs(core - own)) <= 4
+
+
+def test_box_pick_gives_core_nodes_their_numbers(server, prompt):
+    picture, mask = prompt.picture(), prompt.mask()
+    crop = prompt.add("LaserConViCrop", image=picture, mask=mask)
+    pick = prompt.add("LaserBoxPick", boxes=[crop, 2], format="BOUNDING_BOX")
+    cut = prompt.add(
+        "ImageCrop",
+        image=picture,
+        x=[pick, 1],
+        y=[pick, 2],
+        width=[pick, 3],
+        height=[pick, 4],
+    )
+    core, ours = prompt.show([cut, 0]), prompt.show([crop, 0])
+    outputs = server.run(prompt)
+    assert np.array_equal(pixels(server, outputs[core]), pixels(server, outputs[ours]))
+
+
+def test_hand_drawn_mask_is_evidence_without_a_model(server, prompt):
+    picture, mask = prompt.picture(), prompt.mask()
+    crop = prompt.add("LaserConViCrop", image=picture, mask=mask)
+    blocked = prompt.add("LaserCounterfactualMask", image=picture, mask=mask, boxes=[crop, 2])
+    result, boxes = prompt.show([blocked, 2]), prompt.look([crop, 2])
+    outputs = server.run(prompt)
+    drawn = np.asarray(Image.open(ROOT / "examples" / "scene_mask.png").getchannel("A")) == 0
+    changed = np.abs(pixels(server, outputs[result]) - scene()).max(axis=-1) > 0
+    assert changed[drawn].mean() > 0.95
+    assert not changed[~drawn].any()
+    ((box,),) = seen(outputs[boxes])
+    assert drawn[box["y"] :, box["x"] :].sum() == drawn.sum()
+
+
+def test_one_node_and_the_wired_nodes_agree(server, prompt):
+    picture, lvlm, question = prompt.picture(), prompt.model(), "what digit is on the blue star ?"
+    ask = {"lvlm": lvlm, "question": question}
+    attention = prompt.add("LaserContrastiveAttention", image=picture, **ask)
+    select = prompt.add("LaserVAQLayerSelect", attention=[attention, 0])
+    crop = prompt.add("LaserConViCrop", image=picture, evidence=[select, 0])
+    blocked = prompt.add(
+        "LaserCounterfactualMask", image=picture, evidence=[select, 0], boxes=[crop, 2]
+    )
+    wired = prompt.add(
+        "LaserVATDecode",
+        positive=[crop, 0],
+        counterfactual=[blocked, 0],
+        context=picture,
+        counterfactual_context=[blocked, 2],
+        boxes=[crop, 2],
+        **ask,
+    )
+    whole = prompt.add("LaserAnswer", image=picture, **ask)
+    looks = [prompt.look(link) for link in ([wired, 0], [whole, 0], [crop, 2], [whole, 5])]
+    answers = [seen(server.run(prompt)[look]) for look in looks]
+    assert answers[0] == answers[1]
+    assert answers[2] == answers[3]
+
+
+def test_pictures_of_different_sizes_as_a_list_give_an_answer_each(server, prompt):
+    large, small = prompt.picture(), prompt.picture("laser_scene_2.png")
+    small = prompt.add("ImageScaleBy", image=small, upscale_method="area", scale_by=0.5)
+    pictures = prompt.add("TestList", first=large, second=[small, 0])
+    answer = prompt.add(
+        "LaserAnswer",
+        lvlm=prompt.model(),
+        image=[pictures, 0],
+        question="what is in the picture ?",
+    )
+    look = prompt.look([answer, 0])
+    boxes = prompt.look([answer, 5])
+    outputs = server.run(prompt)
+    assert len(outputs[look]["seen"]) == len(outputs[boxes]["seen"]) == 2
+
+
+def test_transparent_picture_is_laid_on_white(server, prompt):
+    rgba = Image.new("RGBA", (300, 200), (200, 30, 30, 0))
+    rgba.paste((30, 60, 200, 255), (100, 50, 200, 150))
+    rgba.save(server.base / "input" / "clear.png")
+    loaded = prompt.add("LoadImage", image="clear.png")
+    joined = prompt.add("JoinImageWithAlpha", image=[loaded, 0], alpha=[loaded, 1])
+    crop = prompt.add("LaserConViCrop", image=[joined, 0], override="0, 0, 300, 200")
+    shown = prompt.show([crop, 0])
+    corner = pixels(server, server.run(prompt)[shown])[0, 0]
+    assert corner.tolist() == [255, 255, 255]
+
+
+def failure(server: ComfyServer, prompt: Prompt) -> str:
+    """The first line of what the person sees."""
+    entry = server.entry(server.queue(prompt), failure=True)
+    errors = [details for name, details in entry["status"]["messages"] if name == "execution_error"]
+    return errors[0]["exception_message"].splitlines()[0]
+
+
+def test_empty_question(server, prompt):
+    answer = prompt.add("LaserAnswer", lvlm=prompt.model(), image=prompt.picture(), question=" ")
+    prompt.look([answer, 0])
+    assert "question" in failure(server, prompt)
+
+
+def test_mask_of_another_size(server, prompt):
+    """Load Image gives 64 x 64 zeros where a picture has no transparency."""
+    loaded = prompt.add("LoadImage", image=SCENE)
+    crop = prompt.add("LaserConViCrop", image=[loaded, 0], mask=[loaded, 1])
+    prompt.show([crop, 0])
+    said = failure(server, prompt)
+    assert "mask" in said
+    assert "64x64" in said
+
+
+def test_no_evidence_connected(server, prompt):
+    crop = prompt.add("LaserConViCrop", image=prompt.picture())
+    prompt.show([crop, 0])
+    assert failure(server, prompt).startswith("connect evidence or a mask")
+
+
+def test_unsupported_model_type(server, prompt, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    load = prompt.add("LaserLoadLVLM", custom_model=str(tmp_path))
+    answer = prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
+    prompt.look([answer, 0])
+    said = failure(server, prompt)
+    assert said.startswith("choose a model of type")
+    assert "bert" in said
+
+
+def test_missing_model_folder_is_refused_before_the_run(server, prompt):
+    load = prompt.add("LaserLoadLVLM", custom_model="/nowhere/at/all")
+    answer = prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
+    prompt.look([answer, 0])
+    with pytest.raises(AssertionError, match="check custom_model"):
+        server.queue(prompt)

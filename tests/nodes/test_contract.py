@@ -1,0 +1,264 @@
+"""What saved workflows rely on: ids, names, types, defaults; and what importing the pack costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from .pack import ROOT, inputs_of, node, pack, part
+
+# Frozen: (required inputs, optional inputs, outputs with their types). Append, never change.
+CONTRACT = {
+    "LaserLoadLVLM": (
+        "model custom_model precision quantization attention device min_visual_tokens "
+        "max_visual_tokens keep_loaded",
+        "",
+        "lvlm:LASER_LVLM",
+    ),
+    "LaserContrastiveAttention": (
+        "lvlm image question kind instruction query_free normalise framing system",
+        "",
+        "attention:LASER_ATTENTION layers:IMAGE",
+    ),
+    "LaserVAQLayerSelect": (
+        "attention top_heads rule layer fused_layers first_depth last_depth",
+        "",
+        "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING",
+    ),
+    "LaserConViCrop": (
+        "image scale min_side_px placement windows top_fraction override",
+        "evidence mask",
+        "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
+    ),
+    "LaserCounterfactualMask": (
+        "image amount fill amount_unit grow_px feather_px fill_seed",
+        "evidence mask boxes",
+        "counterfactual:IMAGE patches:MASK counterfactual_context:IMAGE",
+    ),
+    "LaserVATDecode": (
+        "lvlm positive question answer_input alpha beta max_tokens temperature seed instruction "
+        "top_p top_k beams system framing crop_budget",
+        "counterfactual context counterfactual_context boxes",
+        "answer:STRING trace:LASER_TRACE json:STRING",
+    ),
+    "LaserAnswer": (
+        "lvlm image question answer_input scale alpha max_tokens seed with_plain instruction kind "
+        "query_free normalise top_heads rule layer fused_layers first_depth last_depth "
+        "min_side_px placement windows top_fraction amount fill amount_unit grow_px feather_px "
+        "block fill_seed crop_budget beta temperature top_p top_k beams framing system",
+        "mask",
+        "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
+        "boxes:BOUNDING_BOX json:STRING",
+    ),
+    "LaserBoxPick": (
+        "boxes format image_index box_index",
+        "",
+        "box:BOUNDING_BOX x:INT y:INT width:INT height:INT",
+    ),
+    "LaserPasteBack": ("image crop region feather_px", "", "image:IMAGE"),
+    "LaserUnload": ("lvlm", "any", "any:*"),
+}
+OUTPUT_NODES = {"LaserUnload"}
+LISTS = {
+    "LaserVAQLayerSelect": {"layer", "report"},
+    "LaserVATDecode": {"answer", "json"},
+    "LaserAnswer": {"answer", "plain_answer", "json"},
+}
+SOCKETS = {
+    "IMAGE", "MASK", "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE",
+    "BOUNDING_BOX", "BBOX", "BOUNDING_BOX,BBOX", "*",
+}  # fmt: skip
+# Which settings a node's widgets come from, and the widgets that have another name there.
+GROUPS = {
+    "LaserLoadLVLM": ["LoadSettings"],
+    "LaserContrastiveAttention": ["ContrastSettings", "PromptSettings"],
+    "LaserVAQLayerSelect": ["LayerSettings"],
+    "LaserConViCrop": ["CropSettings"],
+    "LaserCounterfactualMask": ["CounterfactualSettings"],
+    "LaserVATDecode": ["PromptSettings", "AnswerSettings", "DecodeSettings"],
+    "LaserAnswer": [
+        "PromptSettings", "ContrastSettings", "LayerSettings", "CropSettings",
+        "CounterfactualSettings", "AnswerSettings", "DecodeSettings",
+    ],
+}  # fmt: skip
+LEFT_OUT = {
+    # Where the picture is read with and without the question, and how it is read, are other nodes'
+    "LaserVATDecode": {"query_free"},
+    # The two outputs of the node are what 'block' chooses between
+    "LaserCounterfactualMask": {"block"},
+}
+
+ids = pytest.mark.parametrize("node_id", CONTRACT)
+
+
+def test_ids_and_display_names_are_the_frozen_ones():
+    assert list(pack().NODE_CLASS_MAPPINGS) == list(CONTRACT)
+    assert set(pack().NODE_DISPLAY_NAME_MAPPINGS) == set(CONTRACT)
+    assert pack().WEB_DIRECTORY == "./web"
+
+
+@ids
+def test_names_types_and_order_are_the_frozen_ones(node_id):
+    kind, (required, optional, outputs) = node(node_id), CONTRACT[node_id]
+    types = kind.INPUT_TYPES()
+    assert list(types["required"]) == required.split()
+    assert list(types.get("optional", {})) == optional.split()
+    pairs = zip(kind.RETURN_NAMES, kind.RETURN_TYPES, strict=True)
+    assert [f"{name}:{kind_}" for name, kind_ in pairs] == outputs.split()
+    assert getattr(kind, "OUTPUT_NODE", False) == (node_id in OUTPUT_NODES)
+    flags = getattr(kind, "OUTPUT_IS_LIST", (False,) * len(kind.RETURN_NAMES))
+    lists = {name for name, flag in zip(kind.RETURN_NAMES, flags, strict=True) if flag}
+    assert lists == LISTS.get(node_id, set())
+
+
+@ids
+def test_everything_is_explained(node_id):
+    kind = node(node_id)
+    assert kind.CATEGORY == "LASER"
+    assert len(kind.DESCRIPTION) > 40
+    assert kind.SEARCH_ALIASES
+    assert callable(getattr(kind, kind.FUNCTION))
+    assert len(kind.OUTPUT_TOOLTIPS) == len(kind.RETURN_TYPES)
+    assert all(len(tip) > 10 for tip in kind.OUTPUT_TOOLTIPS)
+    for name, (_, options) in inputs_of(node_id).items():
+        assert len(options["tooltip"]) > 10, name
+    json.dumps(kind.INPUT_TYPES())
+
+
+@ids
+def test_every_input_has_a_valid_type_and_default(node_id):
+    for name, (kind, options) in inputs_of(node_id).items():
+        default = options.get("default")
+        if isinstance(kind, list):
+            assert default in kind, name
+        elif kind in ("INT", "FLOAT"):
+            assert options["min"] <= default <= options["max"], name
+            assert options["max"] <= 2**53 - 1, name
+            assert options["step"] > 0, name
+        elif kind == "STRING":
+            assert isinstance(default, str), name
+        elif kind == "BOOLEAN":
+            assert isinstance(default, bool), name
+        else:
+            assert kind in SOCKETS, name
+            assert "default" not in options, name
+
+
+@pytest.mark.parametrize("node_id", GROUPS)
+def test_widgets_are_the_cores_settings(node_id):
+    inputs, settings = inputs_of(node_id), part("laser_core.settings")
+    for group in GROUPS[node_id]:
+        for spec in dataclasses.fields(getattr(settings, group)):
+            if spec.name in LEFT_OUT.get(node_id, ()):
+                continue
+            kind, options = inputs[spec.name]
+            meta = spec.metadata
+            assert options["default"] == spec.default
+            if spec.name == "fill" and node_id == "LaserCounterfactualMask":
+                assert kind == [fill for fill in meta["choices"] if fill != "visual tokens"]
+                continue
+            assert options["tooltip"] == meta["help"]
+            if meta["choices"]:
+                assert kind == list(meta["choices"])
+            elif meta["low"] is not None:
+                assert options["min"] == meta["low"]
+                assert options["max"] == min(meta["high"], 2**53 - 1)
+            if meta["advanced"]:
+                assert options["advanced"] is True
+
+
+def test_default_widgets_are_the_methods_defaults():
+    widgets = {
+        name: spec[1]["default"]
+        for name, spec in node("LaserAnswer").INPUT_TYPES()["required"].items()
+        if "default" in spec[1]
+    }
+    settings = part("nodes.laser_answer").settings_of(widgets)
+    assert settings == part("laser_core.settings").LaserSettings()
+
+
+def test_models_are_listed_by_the_types_the_core_supports():
+    families = part("laser_core.families").FAMILIES
+    assert tuple(families) == part("laser_core.model_types").SUPPORTED
+
+
+# ---- importing ---------------------------------------------------------------------------------
+
+LOAD = f"""
+import importlib.util, sys
+sys.path[:] = [entry for entry in sys.path if entry not in ("", {str(ROOT)!r})]
+spec = importlib.util.spec_from_file_location(
+    "pack", {str(ROOT / "__init__.py")!r}, submodule_search_locations=[{str(ROOT)!r}])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+"""
+BLOCK = """
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_bare_import_of_the_root_file_does_not_fail():
+    python(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import __init__ as root; "
+        "assert root.WEB_DIRECTORY and root.NODE_CLASS_MAPPINGS == {}"
+    )
+
+
+def test_importing_the_pack_is_fast_and_imports_no_heavy_library():
+    code = (
+        LOAD
+        + """
+import contextlib, dataclasses, json, math, pathlib, re, shutil, threading, time
+start = time.process_time()
+spec.loader.exec_module(pack)
+for kind in pack.NODE_CLASS_MAPPINGS.values():
+    kind.INPUT_TYPES()
+print(time.process_time() - start)
+heavy = {"torch", "numpy", "transformers", "PIL", "matplotlib", "huggingface_hub", "einops"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    )
+    assert min(float(python(code)) for _ in range(3)) < 0.1
+
+
+def test_without_transformers_the_pack_works_as_far_as_no_model_is_needed():
+    code = (
+        LOAD
+        + "BLOCKED = {'transformers', 'accelerate', 'huggingface_hub'}\n"
+        + BLOCK
+        + """
+spec.loader.exec_module(pack)
+import torch
+image, mask = torch.rand(1, 40, 40, 3), torch.zeros(1, 40, 40)
+mask[:, 5:15, 5:15] = 1
+crop = pack.NODE_CLASS_MAPPINGS["LaserConViCrop"]().crop(
+    image, "", mask=mask, min_side_px=10)["result"]
+assert crop[0].shape == (1, 20, 20, 3)
+blocked = pack.NODE_CLASS_MAPPINGS["LaserCounterfactualMask"]().block(
+    image, mask=mask, boxes=crop[2], fill_seed=0)
+assert blocked[0].shape == (1, 20, 20, 3)
+pasted = pack.NODE_CLASS_MAPPINGS["LaserPasteBack"]().paste(image, crop[0], crop[1], 0)[0]
+assert torch.equal(pasted, image) or (pasted - image).abs().max() < 1 / 254
+load = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]
+model = load.INPUT_TYPES()["required"]["model"][0][0]
+try:
+    load().load(model, "", True)
+except RuntimeError as error:
+    print(error)
+"""
+    )
+    assert python(code).startswith("install another transformers")

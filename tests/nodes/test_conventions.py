@@ -1,0 +1,310 @@
+"""Pictures, masks, handles and views as they come and go, and what people read in an error."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from ..core.tiny import build, save
+from .graphs import QUESTION, SMALL, all_of, hand_wired, handle_of, pictures_batch
+from .pack import part, run
+
+
+def evidence_for(lvlm, image):
+    attention = run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
+    return run("LaserVAQLayerSelect", attention=attention.attention)
+
+
+# ---- pictures and masks ------------------------------------------------------------------------
+
+
+def test_alpha_is_laid_on_white():
+    image, mask = pictures_batch(2, channels=4), torch.ones(1, 60, 90)
+    crop = run("LaserConViCrop", image=image, mask=mask, scale=1.0).crop
+    colour, alpha = image[..., :3], image[..., 3:]
+    assert crop.shape[-1] == 3
+    torch.testing.assert_close(crop, colour * alpha + (1 - alpha), atol=1 / 254, rtol=0)
+
+
+def test_pictures_pass_through_to_the_byte(image):
+    crop = run("LaserConViCrop", image=image, mask=torch.ones(1, 60, 90), scale=1.0).crop
+    assert torch.equal(crop, image)
+
+
+def test_one_mask_serves_all_pictures_and_more_are_taken_in_order(image):
+    masks = torch.zeros(3, 60, 90)
+    for index, mask in enumerate(masks):
+        mask[10 * index : 10 * index + 5, 20 * index : 20 * index + 9] = 1
+    each = run("LaserConViCrop", image=image, mask=masks, scale=0.1, min_side_px=12)
+    assert [boxes[0]["y"] // 10 for boxes in each.boxes] in ([0, 0, 1], [0, 0, 2], [0, 1, 2])
+    shared = run("LaserConViCrop", image=image, mask=masks[1:2], scale=0.1, min_side_px=12)
+    assert shared.boxes == [each.boxes[1]] * 3
+    assert run("LaserConViCrop", image=image, mask=masks[1], min_side_px=12).boxes[0]  # (H, W)
+
+
+def test_an_empty_mask_of_the_pictures_size_means_nothing_was_found(image):
+    masks = torch.zeros(3, 60, 90)
+    masks[1, 10:20, 10:20] = 1
+    cut = run("LaserConViCrop", image=image, mask=masks, scale=1.0)
+    assert cut.boxes[0] == [
+        {"x": 0, "y": 0, "width": 90, "height": 60, "score": 0.0, "label": "evidence"}
+    ]
+    blocked = run("LaserCounterfactualMask", image=image, mask=masks, fill="black")
+    assert torch.equal(blocked.counterfactual[0], image[0])
+    assert blocked.patches.sum(dim=(1, 2)).tolist() == [0, 100, 0]
+
+
+def test_a_mask_is_blocked_whole_and_nothing_else_changes(image):
+    mask = torch.zeros(1, 60, 90)
+    mask[0, 7:23, 11:31] = 1
+    blocked = run("LaserCounterfactualMask", image=image, mask=mask, fill="black", amount=0.01)
+    assert torch.equal(blocked.patches, mask.expand(3, -1, -1))
+    assert torch.equal(blocked.counterfactual, image * (1 - mask[..., None]))
+    assert torch.equal(blocked.counterfactual, blocked.counterfactual_context)
+
+
+def test_boxes_cut_the_counterfactual_as_the_crop_was_cut(lvlm, image):
+    found = evidence_for(lvlm, image)
+    window = run("LaserConViCrop", image=image, evidence=found.evidence, min_side_px=20)
+    blocked = run(
+        "LaserCounterfactualMask", image=image, evidence=found.evidence, boxes=window.boxes
+    )
+    for index, (box,) in enumerate(window.boxes):
+        rows = slice(box["y"], box["y"] + box["height"])
+        columns = slice(box["x"], box["x"] + box["width"])
+        whole = blocked.counterfactual_context[index]
+        assert torch.equal(blocked.counterfactual[index], whole[rows, columns])
+        inside = blocked.patches[index, rows, columns]
+        assert inside.sum() > 0
+
+
+def test_crops_of_other_sizes_are_resized_to_the_first(image):
+    masks = torch.zeros(3, 60, 90)
+    for mask, side in zip(masks, (6, 30, 50), strict=True):
+        mask[:side, :side] = 1
+    cut = run(
+        "LaserConViCrop", image=image, mask=masks, placement="top patches box", top_fraction=1.0,
+        scale=0.1, min_side_px=4,
+    )  # fmt: skip
+    sizes = [(boxes[0]["height"], boxes[0]["width"]) for boxes in cut.boxes]
+    assert len(set(sizes)) == 3
+    assert cut.crop.shape[1:3] == sizes[0]
+
+
+def test_a_window_by_hand_needs_no_evidence(image):
+    cut = run("LaserConViCrop", image=image, override="80, 50, 30, 30")
+    assert cut.bbox == [[[80, 50, 90, 60]]] * 3  # cut to the picture
+    assert torch.equal(cut.crop, image[:, 50:, 80:])
+    assert cut.region[0].sum() == 100
+
+
+def test_the_layer_sheet_has_a_tile_for_every_layer(lvlm, image):
+    sheet = run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION).layers
+    assert sheet.shape[0] == 3
+    assert sheet.shape[-1] == 3
+    assert sheet.shape[2] > 2 * 90
+
+
+def test_the_heat_map_has_the_pictures_size_and_reaches_one(lvlm, image):
+    found = evidence_for(lvlm, image)
+    assert found.heat_map.shape == (3, 60, 90)
+    assert [float(heat.max()) for heat in found.heat_map] == [1.0, 1.0, 1.0]
+    assert found.overlay.shape == image.shape
+    assert all(type(layer) is int for layer in found.layer)
+
+
+# ---- handles and views -------------------------------------------------------------------------
+
+
+def test_handles_are_readable_and_know_their_memory(lvlm, image):
+    wired = hand_wired(lvlm, image)
+    attention = run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
+    layer = run("LaserVAQLayerSelect", attention=attention.attention)
+    texts = {
+        "LLaVA-1.5": lvlm,
+        "6 x 6 patches": attention.attention,
+        "the question moves it most": layer.evidence,
+        "4 tokens": wired.trace,
+    }
+    for text, handle in texts.items():
+        assert text in str(handle)
+        assert "object at" not in str(handle)
+        assert handle.get_ram_usage() > 0
+
+
+def test_views_are_plain_json_without_nan(lvlm, image, comfyui, monkeypatch):
+    plain_answer = run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, **all_of(SMALL))
+    wired = hand_wired(lvlm, image)
+    found = evidence_for(lvlm, image)
+    for shown in (plain_answer.ui, wired.ui, wired.window.ui, found.ui):
+        assert json.loads(json.dumps(shown, allow_nan=False)) == shown
+        assert all(isinstance(value, list) for value in shown.values())  # ComfyUI joins lists
+        assert len(shown["text"]) >= 3
+    assert len(found.ui["laser_vaq"]) == len(wired.window.ui["laser_windows"]) == 3
+    assert len(wired.ui["laser_tokens"]) == 3
+
+
+def test_views_survive_values_that_are_not_finite():
+    shown = part("nodes.runtime").ui(["a"], laser_x=[torch.tensor([1.0, math.nan, math.inf])])
+    assert shown == {"text": ["a"], "laser_x": [[1.0, None, None]]}
+
+
+def test_previews_are_files_with_names_of_their_own(lvlm, image, comfyui, tmp_path):
+    names = []
+    for _ in range(2):
+        for entry in evidence_for(lvlm, image).ui["images"]:
+            assert entry["type"] == "temp"
+            assert (tmp_path / "temp" / entry["filename"]).is_file()
+            names.append(entry["filename"])
+    assert len(set(names)) == 6
+
+
+# ---- what people see ---------------------------------------------------------------------------
+
+
+def unsupported_folder(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    return str(tmp_path / "other")
+
+
+def with_old_transformers(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "4.49.0")
+
+
+def out_of_memory(*arguments, **options):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore text")
+
+
+def answer(**given):
+    run("LaserAnswer", **{"lvlm": handle_of(), "image": pictures_batch(1), "question": QUESTION,
+                          **given})  # fmt: skip
+
+
+MISTAKES = {
+    "a model folder that is gone": (
+        lambda _: run("LaserLoadLVLM", model="llava-1.5-7b-hf"),
+        "choose another model, or put the folder back into models/LLM: there is no supported "
+        "model 'llava-1.5-7b-hf' there",
+    ),
+    "an id that is none": (
+        lambda _: run("LaserLoadLVLM", custom_model="/no/such/folder"),
+        "check custom_model, or leave it empty: it is neither an existing folder nor a Hugging "
+        "Face id like 'owner/name': '/no/such/folder'",
+    ),
+    "an unsupported model": (
+        lambda tmp_path: run("LaserLoadLVLM", custom_model=unsupported_folder(tmp_path)),
+        "choose a model of type llava, llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl: ",
+    ),
+    "an empty question": (
+        lambda _: answer(question="  "),
+        "the question is empty: write what to look for, since the method compares the model's "
+        "attention with and without it",
+    ),
+    "a mask of another size": (
+        lambda _: answer(mask=torch.ones(1, 32, 48)),
+        "resize the mask, or leave it unconnected: it is 48x32 but the picture is 90x60",
+    ),
+    "the empty mask of Load Image": (
+        lambda _: answer(mask=torch.zeros(1, 64, 64)),
+        "paint a mask on the picture (right-click: Open in MaskEditor), or leave the mask "
+        "unconnected: this one is an empty 64x64, which Load Image gives for a picture without "
+        "transparency",
+    ),
+    "neither evidence nor mask": (
+        lambda _: run("LaserConViCrop", image=pictures_batch(1)),
+        "connect evidence or a mask: there is nothing that says where to look",
+    ),
+    "two masks for three pictures": (
+        lambda _: run("LaserConViCrop", image=pictures_batch(3), mask=torch.ones(2, 60, 90)),
+        "connect one mask for all pictures or one for each: there are 2 for 3",
+    ),
+    "a window that is no box": (
+        lambda _: run("LaserConViCrop", image=pictures_batch(1), override="1, 2, 3"),
+        "write override as four numbers, 'x, y, width, height', or leave it empty: it is '1, 2, 3'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_first_line_of_an_error_is_the_remedy(mistake, tmp_path):
+    make, first_line = MISTAKES[mistake]
+    with pytest.raises(ValueError) as caught:
+        make(tmp_path)
+    assert str(caught.value).splitlines()[0].startswith(first_line)
+
+
+def test_evidence_of_another_picture_is_explained(lvlm, image):
+    found = evidence_for(lvlm, image[:1])
+    with pytest.raises(ValueError, match=r"^connect the picture the evidence was found in: it was"):
+        run("LaserConViCrop", image=pictures_batch(1, 50, 50), evidence=found.evidence)
+
+
+def test_old_transformers_are_named_with_what_is_needed(monkeypatch):
+    with_old_transformers(monkeypatch)
+    with pytest.raises(RuntimeError) as caught:
+        run("LaserLoadLVLM")
+    assert str(caught.value) == (
+        "update transformers to 4.57 or newer (run: pip install -U 'transformers>=4.57' in "
+        "ComfyUI's Python, then restart ComfyUI): 4.49.0 is here"
+    )
+
+
+def test_out_of_memory_is_explained_and_stays_what_comfyui_handles(lvlm, image, monkeypatch):
+    run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
+    monkeypatch.setattr(part("laser_core.pipeline"), "answer", out_of_memory)
+    with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
+        answer(lvlm=lvlm)
+    assert str(caught.value) == (
+        "free memory (Unload LVLM, a smaller model, a quantization or fewer visual tokens) and "
+        "run again: LLaVA-1.5 ran out of it (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+    )
+    assert len(lvlm._maps) == 0
+
+
+def test_an_answer_cut_short_says_so(lvlm, image):
+    shown = run("LaserVATDecode", lvlm=lvlm, positive=image, question=QUESTION, max_tokens=1).ui
+    assert "stopped at max tokens: raise max_tokens for the rest" in shown["text"][0]
+
+
+def test_words_the_model_does_not_know_are_answered_alike(tmp_path):
+    closed = part("laser_core.lvlm").ClosedVocabulary("I know shapes.", QUESTION)
+    lvlm = handle_of("llava")
+    lvlm._lvlm.closed_vocabulary = closed
+    try:
+        image, question = pictures_batch(1), "what is a zyx ?"
+        single = run("LaserAnswer", lvlm=lvlm, image=image, question=question, **all_of(SMALL))
+        wired = hand_wired(lvlm, image, question)
+    finally:
+        lvlm._lvlm.closed_vocabulary = None
+    assert single.answer == wired.answer
+    assert "zyx" in single.answer[0]
+    assert torch.equal(single.crop, image)
+
+
+def test_counts_that_do_not_fit_are_explained(lvlm):
+    image = pictures_batch(3)
+    with pytest.raises(ValueError, match=r"^connect one counterfactual for each positive picture"):
+        run(
+            "LaserVATDecode", lvlm=lvlm, positive=image, counterfactual=image[:2],
+            question=QUESTION,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=r"^connect Con-ViCrop's boxes too: 3 crops"):
+        run("LaserVATDecode", lvlm=lvlm, positive=image, context=image[:2], question=QUESTION)
+
+
+def test_a_saved_model_folder_is_loaded(tmp_path):
+    folder = save(build("qwen2_5_vl"), tmp_path / "tiny")
+    loaded = run("LaserLoadLVLM", custom_model=str(folder)).lvlm
+    assert "Qwen2.5-VL" in str(loaded)
+    image = pictures_batch(1)
+    expected = run("LaserVATDecode", lvlm=loaded, positive=image, question=QUESTION, max_tokens=3)
+    run("LaserUnload", lvlm=loaded)
+    assert not loaded.loaded
+    assert "unloaded" in str(loaded)
+    again = run("LaserVATDecode", lvlm=loaded, positive=image, question=QUESTION, max_tokens=3)
+    assert again.answer == expected.answer
+    assert loaded.loaded

@@ -1,0 +1,266 @@
+"""What a graph answers: the same by one node or by five, for one picture or many, run after run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from .graphs import (
+    QUESTION,
+    SMALL,
+    Interrupted,
+    all_of,
+    hand_wired,
+    handle_of,
+    pictures_batch,
+    tiny_lvlm,
+)
+from .pack import part, run
+
+
+def tokens(report: str) -> list:
+    """The answer's tokens with both streams' probabilities, to compare two runs by."""
+    return json.loads(report)["answer"]["tokens"]
+
+
+def one_node(lvlm, image, question=QUESTION, *, mask=None, **groups):
+    given = {} if mask is None else {"mask": mask}
+    chosen = all_of({**SMALL, **groups})
+    return run("LaserAnswer", lvlm=lvlm, image=image, question=question, **given, **chosen)
+
+
+CASES = {
+    "defaults": {},
+    "crop alone": {"answer": {"answer_input": "crop"}},
+    "a budget": {"answer": {"crop_budget": 0.5}},
+    "plain decoding": {"decode": {"alpha": 0.0, "max_tokens": 3}},
+    "sampling": {"decode": {"temperature": 1.0, "seed": 5, "max_tokens": 4}},
+    "a layer by hand": {"layer": {"layer": 0}},
+    "the processor's framing": {"prompt": {"framing": "processor", "instruction": "Name it"}},
+    "three windows": {"crop": {"windows": 3, "scale": 0.3, "min_side_px": 10}},
+    "noise": {"counterfactual": {"fill": "noise", "fill_seed": 3, "amount": 0.3}},
+    "the whole picture": {"crop": {"scale": 1.0}},
+}
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("case", CASES)
+def test_one_node_answers_as_five_do(model_type, case):
+    lvlm, image = handle_of(model_type), pictures_batch(1)
+    single, wired = one_node(lvlm, image, **CASES[case]), hand_wired(lvlm, image, **CASES[case])
+    assert single.answer == wired.answer
+    assert tokens(single.json[0]) == tokens(wired.json[0])
+    assert single.boxes == wired.window.boxes
+    assert torch.equal(single.crop, wired.window.crop)
+
+
+@pytest.mark.parametrize("answer_input", ["picture + crop", "crop"])
+def test_one_node_answers_as_five_do_on_the_demo_model(answer_input):
+    if not (part("laser_core.loading").DEMO_FOLDER / "model.safetensors").is_file():
+        pytest.skip("the demo model is not built yet (tools/demo_model)")
+    lvlm, image = run("LaserLoadLVLM").lvlm, pictures_batch(2, 300, 448)
+    with lvlm.running() as model:
+        question = model.closed_vocabulary.example
+    groups = {"crop": {}, "counterfactual": {}, "answer": {"answer_input": answer_input}}
+    single = one_node(lvlm, image, question, **groups)
+    wired = hand_wired(lvlm, image, question, **groups)
+    assert single.answer == wired.answer
+    assert [tokens(report) for report in single.json] == [tokens(report) for report in wired.json]
+    assert all(tokens(report) for report in single.json)
+
+
+def test_a_shared_context_is_the_setting_block_crop(lvlm):
+    image = pictures_batch(1)
+    single = one_node(lvlm, image, counterfactual={"amount": 0.2, "block": "crop"})
+    wired = hand_wired(lvlm, image, blocked_context=False)
+    assert tokens(single.json[0]) == tokens(wired.json[0])
+
+
+def test_the_counterfactual_makes_a_difference(lvlm):
+    said = tokens(one_node(lvlm, pictures_batch(1)).json[0])
+    assert all(token["logit_with"] != token["logit_without"] for token in said)
+
+
+def test_a_mask_serves_as_the_evidence(lvlm):
+    image, mask = pictures_batch(1), torch.zeros(1, 60, 90)
+    mask[:, 30:50, 40:80] = 1
+    single, wired = one_node(lvlm, image, mask=mask), hand_wired(lvlm, image, mask=mask)
+    assert tokens(single.json[0]) == tokens(wired.json[0])
+    assert single.boxes == wired.window.boxes
+    box = single.boxes[0][0]
+    assert box["x"] <= 40 and box["y"] <= 30 and box["x"] + box["width"] >= 80
+    assert json.loads(single.json[0])["layer"] is None
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen3_vl"])
+def test_where_nothing_is_found_both_answer_from_the_whole_picture(model_type, monkeypatch):
+    lvlm, image = handle_of(model_type), pictures_batch(1)
+    vaq = part("laser_core.vaq")
+    original = vaq.contrast
+    nothing = lambda *arguments: original(*arguments) * 0  # noqa: E731
+    monkeypatch.setattr(vaq, "contrast", nothing)
+    monkeypatch.setattr(part("laser_core.pipeline"), "contrast", nothing)
+    single, wired = one_node(lvlm, image), hand_wired(lvlm, image)
+    assert single.answer == wired.answer == single.plain_answer
+    assert tokens(single.json[0]) == tokens(wired.json[0])
+    assert single.crop.shape == image.shape
+    assert single.boxes[0][0]["score"] == 0
+    assert any("nothing found" in line for line in single.ui["text"])
+
+
+# ---- batches -----------------------------------------------------------------------------------
+
+
+def test_three_pictures_give_three_of_everything_in_order(lvlm, image):
+    batch = one_node(lvlm, image)
+    wired = hand_wired(lvlm, image)
+    for index in range(3):
+        alone = one_node(lvlm, image[index : index + 1])
+        assert batch.answer[index] == wired.answer[index] == alone.answer[0]
+        assert batch.plain_answer[index] == alone.plain_answer[0]
+        assert tokens(batch.json[index]) == tokens(wired.json[index]) == tokens(alone.json[0])
+        assert batch.boxes[index] == alone.boxes[0]
+        for name in ("crop", "overlay", "heat_map"):
+            assert torch.equal(getattr(batch, name)[index], getattr(alone, name)[0]), name
+    assert len(batch.crop) == len(batch.overlay) == len(batch.heat_map) == 3
+    assert len(wired.window.region) == len(wired.blocked.patches) == 3
+    assert [len(boxes) for boxes in wired.window.bbox] == [1, 1, 1]
+    assert len(wired.trace.answers) == 3
+
+
+def test_several_windows_follow_one_another_picture_by_picture(lvlm, image):
+    crop = {"windows": 2, "scale": 0.3, "min_side_px": 10}
+    wired = hand_wired(lvlm, image, crop=crop)
+    counts = [len(boxes) for boxes in wired.window.boxes]
+    assert counts == [2, 2, 2]
+    assert len(wired.window.crop) == len(wired.window.region) == 6
+    second = wired.window.boxes[1][1]
+    expected = image[1][
+        second["y"] : second["y"] + second["height"], second["x"] : second["x"] + second["width"]
+    ]
+    assert torch.equal(wired.window.crop[3], expected)
+    assert tokens(wired.json[1]) == tokens(one_node(lvlm, image, crop=crop).json[1])
+
+
+def test_pictures_of_different_sizes_go_through_as_a_list(lvlm):
+    pictures = [pictures_batch(1, *size) for size in ((60, 90), (80, 50), (64, 64))]
+    singles = [one_node(lvlm, picture) for picture in pictures]  # as ComfyUI maps a list
+    assert [single.heat_map.shape[1:] for single in singles] == [(60, 90), (80, 50), (64, 64)]
+    for picture, single in zip(pictures, singles, strict=True):
+        assert tokens(single.json[0]) == tokens(hand_wired(lvlm, picture).json[0])
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+def test_a_positive_picture_alone_is_asked_plainly(model_type, image):
+    lvlm = handle_of(model_type)
+    asked = run("LaserVATDecode", lvlm=lvlm, positive=image, question=QUESTION, max_tokens=4)
+    assert asked.answer == one_node(lvlm, image).plain_answer
+
+
+# ---- sharing -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def passes(lvlm):
+    """Counts forwards of the vision tower and of the decoder."""
+    model = tiny_lvlm("llava").model
+    counts = {"tower": 0, "attention": 0}
+    capture = part("laser_core.capture").RowCapture
+    enter = capture.__enter__
+
+    def counted(self):
+        counts["attention"] += 1
+        return enter(self)
+
+    def hook(*_):
+        counts["tower"] += 1
+
+    handle = model.model.vision_tower.register_forward_hook(hook)
+    capture.__enter__ = counted
+    yield counts
+    capture.__enter__ = enter
+    handle.remove()
+
+
+def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
+    image = pictures_batch(1)
+    run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
+    assert passes == {"tower": 1, "attention": 1}
+    one_node(lvlm, image)
+    # The crop, and picture and crop without the evidence; the picture itself is remembered
+    assert passes == {"tower": 4, "attention": 1}
+    run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION, kind="raw")
+    assert passes["attention"] == 1
+    run("LaserContrastiveAttention", lvlm=lvlm, image=image, question="what number is it ?")
+    assert passes["attention"] == 2
+
+
+def test_what_a_handle_remembers_is_bounded(lvlm):
+    most = part("nodes.handles").REMEMBERED_MAPS
+    image = pictures_batch(most + 3, 30, 30)
+    run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
+    assert len(lvlm._maps) == most
+    lvlm.release()
+    assert len(lvlm._maps) == 0
+
+
+def test_answers_do_not_depend_on_what_ran_before(lvlm, image):
+    fresh = one_node(lvlm, image[:1], decode={"temperature": 1.5, "seed": 9, "max_tokens": 6})
+    one_node(lvlm, image[1:], decode={"temperature": 1.0, "max_tokens": 3})
+    torch.manual_seed(1234)
+    again = one_node(lvlm, image[:1], decode={"temperature": 1.5, "seed": 9, "max_tokens": 6})
+    assert tokens(fresh.json[0]) == tokens(again.json[0])
+    other = one_node(lvlm, image[:1], decode={"temperature": 1.5, "seed": 10, "max_tokens": 6})
+    assert tokens(other.json[0]) != tokens(again.json[0])
+
+
+def test_the_global_random_state_is_left_alone(lvlm):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    one_node(lvlm, pictures_batch(1), decode={"temperature": 1.0, "max_tokens": 2})
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ---- interrupts --------------------------------------------------------------------------------
+
+
+def hooks_on(model) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_an_interrupt_at_any_moment_leaves_the_model_as_it_was(lvlm, comfyui):
+    image, model = pictures_batch(1), tiny_lvlm("llava").model
+    registry = part("laser_core.capture").ALL_ATTENTION_FUNCTIONS
+    expected = tokens(one_node(lvlm, image).json[0])
+    moments = comfyui.checks
+    assert moments > 8
+    kernel, hooks = registry["sdpa"], hooks_on(model)
+    for moment in range(1, moments + 1):
+        lvlm.release()
+        comfyui.checks, comfyui.stop_at = 0, moment
+        with pytest.raises(Interrupted):
+            one_node(lvlm, image)
+        assert hooks_on(model) == hooks
+        assert registry["sdpa"] is kernel
+    comfyui.stop_at = None
+    assert tokens(one_node(lvlm, image).json[0]) == expected
+
+
+def test_an_interrupt_while_reading_remembers_nothing(lvlm, comfyui):
+    comfyui.stop_at = 1
+    with pytest.raises(Interrupted):
+        run("LaserContrastiveAttention", lvlm=lvlm, image=pictures_batch(1), question=QUESTION)
+    assert len(lvlm._maps) == 0
+    assert tiny_lvlm("llava").prefix is None
+
+
+def test_progress_only_grows_and_text_is_sent(lvlm, comfyui, image):
+    run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, unique_id="7", **all_of(SMALL))
+    values = [value for value, _ in comfyui.bars]
+    assert values == sorted(values)
+    assert 990 <= values[-1] <= 1000
+    assert len(comfyui.previews) == 3
+    assert comfyui.previews[0][0] == "JPEG"
+    assert comfyui.texts

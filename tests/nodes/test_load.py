@@ -1,0 +1,316 @@
+"""Load LVLM: what is listed, what is downloaded where, and who owns the memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ..core.tiny import build, save
+from .graphs import QUESTION, Interrupted, pictures_batch
+from .pack import ROOT, inputs_of, node, part, run
+
+models = part("nodes.models")
+
+
+def choices() -> list[str]:
+    return inputs_of("LaserLoadLVLM")["model"][0]
+
+
+def model_folder(folder, model_type="llava"):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return folder
+
+
+# ---- the list ----------------------------------------------------------------------------------
+
+
+def test_the_demo_model_comes_first_and_ids_to_download_last(comfyui):
+    model_folder(comfyui.llm / "my-llava")
+    listed = choices()
+    assert listed[0] == models.DEMO_LABEL
+    assert listed[1] == "my-llava"
+    assert len(listed) == 2 + 10
+    assert all("download" in label and "GB memory" in label for label in listed[2:])
+
+
+def test_supported_folders_are_found_two_deep_and_others_left_out(comfyui):
+    for name, kind in {
+        "b": "qwen3_vl",
+        "owner/a": "llava_next",
+        "text-only": "llama",
+        ".owner--c.part": "llava",
+        "too/deep/d": "llava",
+    }.items():
+        model_folder(comfyui.llm / name, kind)
+    (comfyui.llm / "broken").mkdir()
+    (comfyui.llm / "broken" / "config.json").write_text("{")
+    assert list(models.local_models()) == ["b", "owner/a"]
+
+
+def test_extra_paths_are_kept(comfyui, tmp_path):
+    comfyui.folder_paths.add_model_folder_path("LLM", str(tmp_path / "extra"))
+    model_folder(tmp_path / "extra" / "mine")
+    assert "mine" in choices()
+    assert "mine" in choices()  # asked again, nothing is added twice
+    assert len(comfyui.folder_paths.get_folder_paths("LLM")) == 2
+
+
+def test_without_comfyui_there_are_the_demo_and_the_ids():
+    assert len(choices()) == 11
+
+
+def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
+    check = node("LaserLoadLVLM").VALIDATE_INPUTS
+    assert check(models.DEMO_LABEL, "") is True
+    assert check(choices()[-1], None) is True
+    assert check("gone", "owner/name") is True
+    assert check(None, None) is True  # both linked: known when it runs
+    assert check("gone", "").startswith("choose another model")
+    for wrong in ("/no/such/folder", "one", "a/b/c", "../x", "~/none", "C:/none", "C:\\none"):
+        assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
+
+
+# ---- downloads ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub with one model, which can fail or be slow."""
+    source = save(build("llava"), tmp_path / "hub")
+    seen = SimpleNamespace(files=[], fail=None, wait=None, extra=["README.md", "pytorch_model.bin"])
+
+    class HfApi:
+        def model_info(self, repository):
+            seen.repository = repository
+            names = [*sorted(path.name for path in source.iterdir()), *seen.extra]
+            return SimpleNamespace(
+                sha="abc", siblings=[SimpleNamespace(rfilename=name) for name in names]
+            )
+
+    def hf_hub_download(repository, name, revision, local_dir):
+        assert revision == "abc"
+        if seen.wait is not None:
+            seen.wait.wait(20)
+        if seen.fail is not None and name.endswith(".safetensors"):
+            raise OSError(seen.fail)
+        seen.files.append(name)
+        shutil.copy(source / name, local_dir)
+
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", HfApi)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    monkeypatch.setattr(models, "POLL_SECONDS", 0.01)
+    seen.source = source
+    return seen
+
+
+def test_a_download_goes_to_models_llm_and_is_found_there_afterwards(comfyui, hub):
+    name, folder = models.find(choices()[0], "someone/tiny")
+    assert name == "someone/tiny"
+    assert folder == str(comfyui.llm / "tiny")
+    assert "README.md" not in hub.files and "pytorch_model.bin" not in hub.files
+    assert hub.files[-1].endswith(".safetensors")
+    count = len(hub.files)
+    assert models.find(choices()[0], "someone/tiny")[1] == folder
+    assert len(hub.files) == count
+    assert "tiny" in choices()
+    loaded = run("LaserLoadLVLM", model="tiny").lvlm
+    assert str(loaded).startswith("tiny (LLaVA-1.5")
+
+
+def test_another_owners_model_of_the_same_name_gets_a_folder_of_its_own(comfyui, hub):
+    first = models.find(choices()[0], "someone/tiny")[1]
+    second = models.find(choices()[0], "another/tiny")[1]
+    assert second == str(comfyui.llm / "another" / "tiny")
+    assert models.find(choices()[0], "someone/tiny")[1] == first
+
+
+def test_a_curated_model_that_the_user_put_there_is_not_downloaded(comfyui, hub):
+    folder = model_folder(comfyui.llm / "llava-1.5-7b-hf")
+    label = next(label for label in choices() if label.startswith("LLaVA-1.5 7B"))
+    assert models.find(label, "") == ("LLaVA-1.5 7B", str(folder))
+    assert hub.files == []
+
+
+def test_a_download_that_fails_says_so_and_continues_next_time(comfyui, hub):
+    hub.fail = "connection lost"
+    with pytest.raises(ValueError, match=r"^check the name and the network.*connection lost"):
+        models.find(choices()[0], "someone/tiny")
+    assert "tiny" not in choices()
+    assert not (comfyui.llm / "tiny").exists()
+    hub.fail = None
+    assert os.path.isdir(models.find(choices()[0], "someone/tiny")[1])
+
+
+def test_a_download_without_all_its_weights_is_not_taken(comfyui, hub):
+    (hub.source / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
+    )
+    with pytest.raises(ValueError, match=r"^run again to continue.*model-2\.safetensors"):
+        models.find(choices()[0], "someone/tiny")
+    assert not (comfyui.llm / "tiny").exists()
+
+
+def test_an_unsupported_model_is_refused_before_its_weights(comfyui, hub):
+    (hub.source / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="choose a model of type llava"):
+        models.find(choices()[0], "someone/tiny")
+    assert not any(name.endswith(".safetensors") for name in hub.files)
+
+
+def test_an_interrupted_download_stops_and_begins_no_further_file(comfyui, hub):
+    hub.wait = threading.Event()
+    comfyui.stop_at = 3
+    progress = part("nodes.runtime").NodeProgress()
+    with pytest.raises(Interrupted):
+        models.find(choices()[0], "someone/tiny", progress)
+    hub.wait.set()
+    for _ in range(100):
+        if not any(isinstance(t, models._Download) for t in threading.enumerate()):
+            break
+        time.sleep(0.05)
+    assert len(hub.files) <= 1
+    assert not (comfyui.llm / "tiny").exists()
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    return str(save(build("llava"), tmp_path / "tiny"))
+
+
+def ask(lvlm):
+    return run(
+        "LaserVATDecode", lvlm=lvlm, positive=pictures_batch(1), question=QUESTION, max_tokens=2
+    )
+
+
+def test_on_a_gpu_comfyui_owns_the_weights(comfyui, tiny_folder):
+    comfyui.device = "cuda"  # weights stay in ordinary memory until the manager moves them
+    with torch.inference_mode():  # as nodes run
+        lvlm = run("LaserLoadLVLM", custom_model=tiny_folder).lvlm
+        parameter = next(lvlm._lvlm.model.parameters())
+        assert parameter.device.type == "cpu"
+        assert not parameter.is_inference()
+        assert lvlm._lvlm.dtype == torch.bfloat16  # as the GPU has it
+        patcher = lvlm._patcher
+        assert patcher.load_device.type == "cuda"
+        assert patcher.partially_unload("cpu", 10**9) == 0
+        patcher.partially_load("cuda", 0.1)  # as with --novram
+        assert comfyui.room == [1e32]
+        ask(lvlm)
+    assert comfyui.loaded[0][0] is patcher
+    assert comfyui.loaded[0][1] > 0
+    assert comfyui.freed == []
+    assert lvlm._lvlm.prefix is not None
+    patcher.unpatch_model("cpu", unpatch_weights=False)  # the manager looks, nothing moves
+    assert lvlm._lvlm.prefix is not None
+    run("LaserUnload", lvlm=lvlm)
+    assert comfyui.freed == [patcher]
+    assert comfyui.memory.current_loaded_models == []
+    assert not lvlm.loaded
+
+
+def test_what_the_model_remembers_goes_with_its_weights(comfyui, tiny_folder):
+    comfyui.device = "cuda"
+    lvlm = run("LaserLoadLVLM", custom_model=tiny_folder).lvlm
+    ask(lvlm)
+    lvlm._patcher.detach()  # ComfyUI needs the room
+    assert lvlm._lvlm.prefix is None
+
+
+def test_keep_loaded_off_takes_the_weights_away_after_every_node(comfyui, tiny_folder):
+    comfyui.device = "cuda"
+    lvlm = run("LaserLoadLVLM", custom_model=tiny_folder, keep_loaded=False).lvlm
+    ask(lvlm)
+    assert comfyui.freed == [lvlm._patcher]
+    assert lvlm.loaded
+
+
+def test_on_the_cpu_nothing_is_managed(comfyui, tiny_folder):
+    comfyui.device = "cuda"
+    lvlm = run("LaserLoadLVLM", custom_model=tiny_folder, device="cpu").lvlm
+    assert lvlm._patcher is None
+    assert lvlm._lvlm.dtype == torch.float32
+    comfyui.device = "cpu"  # ComfyUI itself runs with --cpu
+    assert run("LaserLoadLVLM", custom_model=tiny_folder).lvlm._lvlm.dtype == torch.float32
+
+
+REAL = """
+import sys
+sys.argv[1:] = ["--cpu"]
+sys.path.insert(0, {comfyui!r})
+import comfy.options
+comfy.options.enable_args_parsing()
+import comfy.model_management as memory, comfy.model_patcher, comfy.utils
+import importlib.util, torch
+spec = importlib.util.spec_from_file_location(
+    "pack", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+from pack.nodes import runtime
+handle = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]().load("", {folder!r}, True)[0]
+lvlm = handle._lvlm
+handle._patcher = runtime.manage(lvlm.model, torch.device("cpu"), lvlm.release)
+with torch.inference_mode(), handle.running() as model:
+    model.prefix = "kept"
+assert [entry.model for entry in memory.current_loaded_models] == [handle._patcher]
+assert handle._patcher.loaded_size() == handle._patcher.model_size() > 0
+with handle.running() as model:
+    assert model.prefix == "kept"
+memory.free_memory(1e30, torch.device("cpu"))
+assert memory.current_loaded_models == [] and lvlm.prefix is None
+with handle.running():
+    pass
+handle.unload()
+assert memory.current_loaded_models == [] and not handle.loaded
+"""
+
+
+def test_the_real_memory_manager_loads_frees_and_loads_again(tiny_folder):
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if not comfyui:
+        pytest.skip("set COMFYUI_PATH (and COMFYUI_PYTHON) to a ComfyUI checkout to run this")
+    code = REAL.format(comfyui=comfyui, root=str(ROOT), folder=tiny_folder)
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=comfyui)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unload_passes_anything_through(tiny_folder):
+    lvlm = run("LaserLoadLVLM", custom_model=tiny_folder).lvlm
+    thing = object()
+    assert run("LaserUnload", lvlm=lvlm, any=thing).any is thing
+    kind = node("LaserUnload").INPUT_TYPES()["optional"]["any"][0]
+    assert not (kind != "IMAGE"), "ComfyUI compares types with !="  # noqa: SIM202
+    assert kind == "*"
+
+
+def test_quantization_without_its_library_is_explained(tiny_folder):
+    if importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(ValueError, match=r"^install bitsandbytes, or set quantization to none"):
+        run("LaserLoadLVLM", custom_model=tiny_folder, quantization="4-bit")
+
+
+def test_the_demo_model_is_loaded_by_default():
+    loading = part("laser_core.loading")
+    if not (loading.DEMO_FOLDER / "model.safetensors").is_file():
+        pytest.skip("the demo model is not built yet (tools/demo_model)")
+    lvlm = run("LaserLoadLVLM").lvlm
+    assert str(lvlm).startswith("demo (LLaVA-1.5")

@@ -1,0 +1,94 @@
+"""What the registry's scanner and the installers object to, in the files that are packed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+IGNORED = [
+    line.strip()
+    for line in (ROOT / ".comfyignore").read_text("utf-8").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+SCANNED = {".py", ".js", ".md", ".json", ".toml", ".txt"}
+WEIGHTS = "laser_core/demo_model"  # the tokenizer's JSON holds words, not code
+
+TRIPWIRES = {
+    "os.environ.get(": r"os\.environ\.get\(",
+    "importlib.import_module": r"importlib\.import_module",
+    "eval(": r"(?<![\w.])eval\(",
+    "exec(": r"(?<![\w.])exec\(",
+    "subprocess": r"\bsubprocess\b",
+    "os.system": r"os\.(system|popen|exec\w*)\(",
+    ".connect(": r"\.connect\(",
+    ".send(": r"\.send\(",
+    "pickle": r"\bpickle\.loads?\(|torch\.load\(",
+    "trust_remote_code": r"trust_remote_code\s*=\s*True",
+    "a raw download address": (
+        r"https?://(raw\.githubusercontent|\S+/raw/|\S+/resolve/)"
+        r"|https?://\S+\.(zip|exe|whl|sh|bat|safetensors|bin|pth?|ckpt|tar|gz|7z)\b"
+    ),
+    "a secret": (
+        r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9]{20,})"
+        r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+        r"|(?i:(api_?key|password|secret))\s*=\s*[\"'][^\"']{8,}"
+    ),
+    "a path of one machine": r"/(home|Users|root|tmp|work)/\w+|[A-Z]:\\Users",
+}
+
+
+def packed() -> list[Path]:
+    """Files that a publish would pack and that the scanner reads."""
+    found = []
+    for path in sorted(ROOT.rglob("*")):
+        name = path.relative_to(ROOT).as_posix()
+        hidden = any(part.startswith((".", "__pycache__")) for part in name.split("/"))
+        ignored = any(
+            name == entry or (entry.endswith("/") and name.startswith(entry)) for entry in IGNORED
+        )
+        if path.is_file() and not hidden and not ignored and path.suffix in SCANNED:
+            found.append(path)
+    return [path for path in found if not path.as_posix().startswith(f"{ROOT}/{WEIGHTS}/")]
+
+
+@pytest.mark.parametrize("name", TRIPWIRES)
+def test_no_packed_file_trips_the_scanner(name):
+    tripped = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
+        for path in packed()
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if re.search(TRIPWIRES[name], line)
+    ]
+    assert not tripped
+
+
+def test_pack_itself_is_packed():
+    names = {path.relative_to(ROOT).as_posix() for path in packed()}
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md"} <= names
+    assert "prestartup_script.py" in names
+    assert any(name.startswith("example_workflows/") for name in names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = eval(text)",
+        "import subprocess",
+        "socket.connect(a)",
+        "see https://example.org/model.safetensors",
+        "token = 'x'; key = hf_" + "a" * 30,
+    ],
+)
+def test_tripwires_trip(text):
+    assert any(re.search(pattern, text) for pattern in TRIPWIRES.values())
+
+
+def test_requirements_hold_nothing_that_breaks_an_installation():
+    """torch is the user's own build; the Manager reads this file line by line."""
+    for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines():
+        name = re.match(r"[\w-]*", line)[0].lower()
+        assert name, line  # no -r, no -e, no address
+        assert name not in ("torch", "torchvision", "torchaudio", "xformers", "flash-attn")
+        assert not re.search(r"git\+|://|\.whl|--", line)
+        assert not (name == "numpy" and "<" in line)

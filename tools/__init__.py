@@ -1,0 +1,1 @@
+"""What builds shipped artefacts (the demo model), and the benchmarks."""

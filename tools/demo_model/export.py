@@ -1,0 +1,181 @@
+"""Writes the folder that ships: weights, tokenizer, processor files, `laser.json`.
+
+    python -m tools.demo_model.export --checkpoint RUN/whole.pt --out laser_core/demo_model
+
+Runs under transformers 5; the result loads under 4.57 and 5 through `AutoProcessor` and
+`AutoModelForImageTextToText` with the same logits. Two things make that so: weights carry the
+hub's LLaVA-1.5 names (transformers 5 saves without `vision_model.`, and 4.57 would then start the
+tower anew with only a warning), and the image processor's settings are also written to
+`preprocessor_config.json`, where 4.57 looks for them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+from transformers import (
+    CLIPImageProcessor,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from .network import PATCH_PX, build_network
+from .questions import INSTRUCTION, VOCABULARY
+from .scenes import MODEL_SIDE_PX
+
+LASER_SETTINGS = {
+    "instruction": INSTRUCTION,
+    "closed_vocabulary": {
+        "message": "The demo model knows only shapes, colours, digits and relations.",
+        "example": "what digit is on the red star ?",
+    },
+}
+# The LLaVA-1.5 prompt: pictures first, then the text, without a system message.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}USER: "
+    "{% if message['content'] is string %}{{ message['content'] }} "
+    "{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% endif %}"
+    "{% endfor %}"
+    "{{ '\n' }}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }} {% endif %}"
+    "{% endfor %}"
+    "{% endif %}"
+    "{% else %}ASSISTANT: "
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "</s>"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+_ROLES = ("USER:", "ASSISTANT:")
+
+
+def export(model: LlavaForConditionalGeneration, out: Path) -> None:
+    """Writes all files but the model card; the weights become bfloat16."""
+    out.mkdir(parents=True, exist_ok=True)
+    generation = model.generation_config
+    generation.pad_token_id = VOCABULARY["<pad>"]
+    generation.bos_token_id = VOCABULARY["<s>"]
+    generation.eos_token_id = VOCABULARY["</s>"]
+    generation.max_new_tokens = 24
+    model.to(torch.bfloat16).save_pretrained(out)
+    _use_hub_names(out / "model.safetensors")
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes files only their owner can read
+    build_processor().save_pretrained(out)
+    _write_for_transformers_4(out)
+    _write_json(out / "laser.json", LASER_SETTINGS)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word, lower case, punctuation split off."""
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in _SPECIAL]
+    )
+    tokenizer.add_tokens([AddedToken(role, special=False, normalized=False) for role in _ROLES])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", VOCABULARY["<s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        padding_side="left",
+        model_max_length=1024,
+        model_input_names=["input_ids", "attention_mask"],
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def build_processor() -> LlavaProcessor:
+    """Pictures are resized to the model's square, not cropped, and scaled to [-1, 1]."""
+    square = {"height": MODEL_SIDE_PX, "width": MODEL_SIDE_PX}
+    image_processor = CLIPImageProcessor(
+        size=square,
+        crop_size=square,
+        do_center_crop=False,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        resample=3,  # bicubic
+        do_resize=True,
+        do_rescale=True,
+        do_normalize=True,
+        do_convert_rgb=True,
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=build_tokenizer(),
+        patch_size=PATCH_PX,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    )
+
+
+def _use_hub_names(weights: Path) -> None:
+    renamed = {}
+    for name, tensor in load_file(weights).items():
+        if name.startswith("vision_tower.") and ".vision_model." not in name:
+            name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)
+        renamed[name] = tensor
+    save_file(renamed, weights, metadata={"format": "pt"})
+
+
+def _write_for_transformers_4(out: Path) -> None:
+    processor = json.loads((out / "processor_config.json").read_text())
+    if "image_processor" in processor:  # transformers 4 itself keeps it in a file of its own
+        settings = processor["image_processor"] | {
+            "image_processor_type": "CLIPImageProcessor",
+            "processor_class": "LlavaProcessor",
+        }
+        _write_json(out / "preprocessor_config.json", settings)
+    tokenizer = json.loads((out / "tokenizer_config.json").read_text())
+    tokenizer.pop("backend", None)
+    tokenizer |= {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "extra_special_tokens": {"image_token": "<image>"},
+    }
+    _write_json(out / "tokenizer_config.json", tokenizer)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    model = build_network()
+    model.load_state_dict(torch.load(options.checkpoint, weights_only=False)["model"])
+    export(model, options.out)
+
+
+if __name__ == "__main__":
+    main()
