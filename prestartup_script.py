@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 def offer_examples(input_folder: Path) -> None:
-    """Copies examples/scene*.* into `input_folder`, where Load Image looks, as laser_scene*.*."""
-    for example in sorted((Path(__file__).parent / "examples").glob("scene*.*")):
+    """Copies pictures/scene*.* into `input_folder`, where Load Image looks, as laser_scene*.*."""
+    for example in sorted((Path(__file__).parent / "pictures").glob("scene*.*")):
         copy = input_folder / f"laser_{example.name}"
         try:
             if not copy.exists():

@@ -67,7 +67,7 @@ def test_pack_itself_is_packed():
     names = {path.relative_to(ROOT).as_posix() for path in packed()}
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md"} <= names
     assert "prestartup_script.py" in names
-    assert any(name.startswith("example_workflows/") for name in names)
+    assert any(name.startswith("workflows/") for name in names)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 
 from .pack_schema import ROOT, schema
 
-# ComfyUI serves templates from one folder of a pack, and this name before examples/
-FOLDER = ROOT / "example_workflows"
-EXAMPLES = ROOT / "examples"
+# ComfyUI serves templates from one folder of a pack, and this name before pictures/
+FOLDER = ROOT / "workflows"
+EXAMPLES = ROOT / "pictures"
 # Over the thing asked about, as shares of the picture's sides
 SCRIBBLE = ((0.24, 0.09), (0.3, 0.1), (0.24, 0.115), (0.29, 0.13), (0.26, 0.085), (0.265, 0.14))
 PEN = 0.03
@@ -475,7 +475,7 @@ def main() -> None:
 
 
 def draw_mask() -> None:
-    """Writes examples/scene_mask.png: the scene with a scribble, as the mask editor saves it."""
+    """Writes pictures/scene_mask.png: the scene with a scribble, as the mask editor saves it."""
     picture = Image.open(EXAMPLES / "scene_2.png").convert("RGB")
     alpha = Image.new("L", picture.size, 255)
     pen = ImageDraw.Draw(alpha)

@@ -79,9 +79,7 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = open_canvas(browser, server, newer=True, view={"width": 1400, "height": 1500})
             for name in sys.argv[1:] or THUMBNAILS:
-                workflow = json.loads(
-                    (ROOT / "example_workflows" / f"{name}.json").read_text("utf-8")
-                )
+                workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
                 put_on_canvas(page, workflow)
                 client = page.evaluate("window.app.api.clientId")
                 outputs = server.run(prompt_of(page), client=client)
@@ -117,14 +115,14 @@ def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer) -> 
             tile = written("\n".join(f"{label}: {said[0]}" for label, said in texts.items()))
         elif nodes[key]["type"] == "LoadImage":
             file = nodes[key]["widgets_values"][0].removeprefix("laser_")
-            tile = squared(Image.open(ROOT / "examples" / file).convert("RGB"))
+            tile = squared(Image.open(ROOT / "pictures" / file).convert("RGB"))
         elif "images" in outputs[str(nodes[key]["id"])]:
             image = outputs[str(nodes[key]["id"])]["images"][which]
             tile = squared(Image.open(io.BytesIO(server.picture(image))).convert("RGB"))
         else:
             tile = written("\n".join(outputs[str(nodes[key]["id"])]["text"]))
         sheet.paste(tile, (index % 2 * PANEL_PX, index // 2 * PANEL_PX))
-    sheet.save(ROOT / "example_workflows" / f"{name}.jpg", quality=88, optimize=True)
+    sheet.save(ROOT / "workflows" / f"{name}.jpg", quality=88, optimize=True)
 
 
 def squared(picture: Image.Image) -> Image.Image:

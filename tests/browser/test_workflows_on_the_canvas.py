@@ -6,7 +6,7 @@ import pytest
 
 from .comfy_server import ROOT, model_folder
 
-WORKFLOWS = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 ANSWERS = {  # workflow -> titles of the Preview Any nodes that hold an answer
     "ask_with_laser": ["Answer"],
     "batch_captions": ["Captions"],
@@ -38,7 +38,7 @@ def prompt_of(page) -> dict:
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflow_runs_and_every_output_node_shows_something(name, canvas, comfyui, shots):
     page, renderer = canvas
-    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text())
     put_on_canvas(page, workflow)
     prompt = prompt_of(page)
     real = {str(node["id"]) for node in workflow["nodes"] if node["type"] != "MarkdownNote"}
@@ -73,7 +73,7 @@ def test_workflow_runs_and_every_output_node_shows_something(name, canvas, comfy
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_values_survive_the_canvas(name, canvas):
     page, _ = canvas
-    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text())
     put_on_canvas(page, workflow)
     saved = page.evaluate("() => window.app.graph.serialize()")
     before = {node["id"]: node["widgets_values"] for node in workflow["nodes"]}

@@ -402,7 +402,7 @@ def test_a_pipe_shows_a_line_per_stage():
 
 def test_the_demo_script_shows_a_detail_that_the_plain_model_misreads(here, capfd):
     script = (ROOT / "run-demo").read_text("utf-8")
-    example, question = re.search(r'\$root/(examples/\S+)" "([^"]+)"', script).groups()
+    example, question = re.search(r'\$root/(pictures/\S+)" "([^"]+)"', script).groups()
     assert cli.main(["ask", str(ROOT / example), question, "--json"]) == 0
     report = strict(capfd.readouterr().out)
     assert (report["answer"]["text"], report["plain"]["text"]) == ("2", "8")

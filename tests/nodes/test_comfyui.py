@@ -70,7 +70,7 @@ def pixels(server: ComfyServer, output: dict, index: int = 0) -> np.ndarray:
 
 
 def scene(name: str = "scene.png") -> np.ndarray:
-    return np.asarray(Image.open(ROOT / "examples" / name).convert("RGB"), dtype=int)
+    return np.asarray(Image.open(ROOT / "pictures" / name).convert("RGB"), dtype=int)
 
 
 def seen(output: dict):
@@ -91,7 +91,7 @@ def test_nodes_help_locales_and_templates_are_served(server):
         page = f"{server.url}/extensions/{PACK_FOLDER}/docs/{node_id}.md"
         with urllib.request.urlopen(page, timeout=60) as answer:
             assert answer.read().startswith(b"# ")
-    names = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
+    names = {path.stem for path in (ROOT / "workflows").glob("*.json")}
     assert set(server.get("/workflow_templates")[PACK_FOLDER]) == names
     for name in names:
         for ending in ("json", "jpg"):
@@ -195,7 +195,7 @@ def test_hand_drawn_mask_is_evidence_without_a_model(server, prompt):
     blocked = prompt.add("LaserCounterfactualMask", image=picture, mask=mask, boxes=[crop, 2])
     result, boxes = prompt.show([blocked, 2]), prompt.look([crop, 2])
     outputs = server.run(prompt)
-    drawn = np.asarray(Image.open(ROOT / "examples" / "scene_mask.png").getchannel("A")) == 0
+    drawn = np.asarray(Image.open(ROOT / "pictures" / "scene_mask.png").getchannel("A")) == 0
     changed = np.abs(pixels(server, outputs[result]) - scene()).max(axis=-1) > 0
     assert changed[drawn].mean() > 0.95
     assert not changed[~drawn].any()

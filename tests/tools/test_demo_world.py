@@ -245,7 +245,7 @@ def test_shift_matrix_turns_one_places_code_into_its_neighbours():
 
 def test_shipped_examples_are_the_ones_the_tool_paints(tmp_path):
     examples.paint_examples(tmp_path)
-    shipped = Path(__file__).parents[2] / "examples"
+    shipped = Path(__file__).parents[2] / "pictures"
     for name in examples.EXAMPLES:
         fresh, kept = (np.asarray(Image.open(d / name)).astype(int) for d in (tmp_path, shipped))
         # Fonts may differ by a pixel between Pillow versions.

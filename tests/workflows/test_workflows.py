@@ -8,7 +8,7 @@ from PIL import Image
 from tools import build_workflows
 from tools.pack_schema import CORE, ROOT, own_ids, schema
 
-FOLDER = ROOT / "example_workflows"
+FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 NOTES = {"MarkdownNote", "Note"}
 
@@ -121,7 +121,7 @@ def test_workflow_starts_with_the_demo_model_and_fixed_seeds(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_offered_by_the_pack(name):
-    examples = {f"laser_{path.name}" for path in (ROOT / "examples").glob("scene*.*")}
+    examples = {f"laser_{path.name}" for path in (ROOT / "pictures").glob("scene*.*")}
     for node in nodes_of(read(name)):
         if node["type"] == "LoadImage":
             assert node["widgets_values"][0] in examples

@@ -1,6 +1,6 @@
 """Paints the example pictures of the repository.
 
-    python -m tools.demo_model.examples --out examples
+    python -m tools.demo_model.examples --out pictures
 
 Scenes of the "dev" split, so that no training run has seen them, at twice the scene's size: there
 is more in the picture than the model can see at once.
