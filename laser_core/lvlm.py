@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import TemplateError
 
 from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
 from .pictures import to_picture
@@ -94,9 +95,9 @@ class Lvlm:
         self.name = name or self.family.name
         self.chat_template = chat_template or tokenizer.chat_template or self.family.chat_template
         extras = _read_extras(folder)
-        self.instruction: str = extras.get("instruction", self.family.instruction)
-        closed = extras.get("closed_vocabulary")
-        self.closed_vocabulary = ClosedVocabulary(**closed) if closed else None
+        own = extras.get("instruction")
+        self.instruction: str = self.family.instruction if own is None else own
+        self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
         self.prefix: Prefix | None = None  # the one cached prefix, managed by prefill
 
     def __str__(self) -> str:
@@ -217,9 +218,15 @@ class Lvlm:
         chat = [{"role": "user", "content": content}]
         if system:
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        rendered = self.tokenizer.apply_chat_template(
-            chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"leave the system prompt empty, or mend the chat template of {self.name}: it "
+                f"refuses this chat ({error})"
+            ) from error
         bos = self.tokenizer.bos_token
         ids = self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
             "input_ids"
@@ -283,4 +290,16 @@ class Lvlm:
 def _read_extras(folder: Path | None) -> dict[str, Any]:
     """The model folder's `laser.json`: its own instruction and closed vocabulary, if any."""
     path = folder / "laser.json" if folder else None
-    return json.loads(path.read_text("utf-8")) if path and path.is_file() else {}
+    if path is None or not path.is_file():
+        return {}
+    try:
+        extras = json.loads(path.read_text("utf-8"))
+        closed = extras.get("closed_vocabulary")
+        return {
+            "instruction": extras.get("instruction"),
+            "closed_vocabulary": ClosedVocabulary(**closed) if closed else None,
+        }
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"mend or remove laser.json in the model's folder: it cannot be read ({error})"
+        ) from error

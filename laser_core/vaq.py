@@ -144,8 +144,8 @@ def _descending(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _checked_layer(layer: int, layers: int) -> int:
     if layer >= layers:
         raise ValueError(
-            f"layer is {layer}: choose 0 to {layers - 1}, or -1 to let the rule choose; this model "
-            f"has {layers} layers"
+            f"choose a layer from 0 to {layers - 1}, or -1 to let the rule choose: layer is "
+            f"{layer}, and this model has {layers} layers"
         )
     return layer
 

@@ -275,7 +275,7 @@ MISTAKES = {
     ),
     "no such layer": (
         ("locate", "picture.png", "q", "--layer", "9"),
-        "(layer is 9: )?choose 0 to 1",
+        "choose a layer from 0 to 1",
     ),
     "mistyped flag": (("ask", "picture.png", "q", "--scael", "1"), "did you mean --scale"),
     "flag of ask": (("locate", "picture.png", "q", "--alpha", "1"), "(see|did you mean)"),

@@ -133,6 +133,14 @@ BROKEN = {
         lambda folder: (folder / "config.json").write_text("{"),
         "download .* again: its config.json",
     ),
+    "laser.json is no JSON": (
+        lambda folder: (folder / "laser.json").write_text("{"),
+        "mend or remove laser.json",
+    ),
+    "laser.json of another shape": (
+        lambda folder: (folder / "laser.json").write_text('{"closed_vocabulary": {"a": 1}}'),
+        "mend or remove laser.json",
+    ),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
         "download .* again: its tokenizer",
@@ -150,7 +158,7 @@ def test_a_broken_folder_is_refused_with_the_remedy_first(case, broken):
     breaking(broken)
     with pytest.raises(ValueError, match=message) as caught:
         load_lvlm(str(broken))
-    assert caught.match(r"^(download|choose) ")
+    assert caught.match(r"^(download|choose|mend) ")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "../../x", "./no/folder", "a/b/c", "/", "", "a/.."])
@@ -167,3 +175,10 @@ def test_flash_attention_and_quantization_name_what_is_missing(folder):
     ):
         with pytest.raises(ValueError, match=message):
             load_lvlm(str(folder), load)
+
+
+def test_a_chat_template_that_fails_is_named(broken):
+    (broken / "chat_template.jinja").write_text("{{ raise_exception('no system prompts') }}")
+    lvlm = load_lvlm(str(broken))
+    with pytest.raises(ValueError, match=r"mend the chat template of .*no system prompts"):
+        pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS)

@@ -251,7 +251,8 @@ def test_a_layer_the_model_does_not_have_is_refused_with_their_number():
     with pytest.raises(ValueError) as error:
         select_layer(flat_maps([1, 2, 3]), LayerSettings(layer=3))
     assert str(error.value) == (
-        "layer is 3: choose 0 to 2, or -1 to let the rule choose; this model has 3 layers"
+        "choose a layer from 0 to 2, or -1 to let the rule choose: layer is 3, and this model has "
+        "3 layers"
     )
 
 
