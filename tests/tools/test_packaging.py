@@ -48,7 +48,7 @@ def test_the_test_script_installs_the_projects_dev_extras():
 
 @pytest.mark.parametrize("line", (ROOT / "requirements.txt").read_text("utf-8").split())
 def test_a_requirement_is_a_plain_lower_bound_and_not_torch(line):
-    assert re.fullmatch(r"[a-z_]+>=[\d.]+", line)
+    assert re.fullmatch(r"[a-z_0-9]+>=[\d.]+", line)
     assert not line.startswith("torch")
 
 
