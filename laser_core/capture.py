@@ -85,6 +85,8 @@ class RowCapture:
         """Eager attention returns its weights: read the rows off the module's output."""
 
         def hook(module: torch.nn.Module, args: tuple, output: tuple) -> None:
+            if threading.get_ident() != self._thread:
+                return
             weights = output[1]  # (B, H, S, N)
             rows = torch.tensor(self._rows, device=weights.device) % weights.shape[2]
             self._keep(self._layer_of[id(module)], weights.index_select(2, rows).float())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,7 @@ def decode(
     """
     started = time.perf_counter()
     streams = [positive] if negative is None or settings.alpha == 0 else [positive, negative]
+    _check_length(lvlm, streams, settings)
     layers = _read_streams(lvlm, streams, progress)
     read = time.perf_counter()
     rows = _Rows.of(lvlm, streams, layers)
@@ -65,6 +67,16 @@ def decode(
         seconds_reading=read - started,
         seconds_decoding=time.perf_counter() - read,
     )
+
+
+def _check_length(lvlm: Lvlm, streams: list[Stream], settings: DecodeSettings) -> None:
+    """Raise ValueError for prompts that leave no room for the answer."""
+    prompt, limit = max(stream.prompt.length for stream in streams), lvlm.context_length
+    if prompt + settings.max_tokens > limit:
+        raise ValueError(
+            f"choose fewer windows, answer input 'crop' or a smaller max_tokens: the prompt has "
+            f"{prompt} tokens, the answer up to {settings.max_tokens}, and the model takes {limit}"
+        )
 
 
 def mix_logits(
@@ -286,14 +298,15 @@ def _generate(
         "num_beams": beams,
         "num_return_sequences": 1,
         "repetition_penalty": 1.0,
+        "length_penalty": 1.0,
+        "typical_p": 1.0,
         "no_repeat_ngram_size": 0,
         "use_cache": True,
         "return_dict_in_generate": False,
         "pad_token_id": _pad_token(lvlm),
     }
     stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
-    devices = [lvlm.device] if lvlm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # the seed is the answer's own
+    with _own_random_state():  # the seed is the answer's own
         torch.manual_seed(settings.seed)
         output = model.generate(
             input_ids=rows.input_ids,
@@ -304,6 +317,16 @@ def _generate(
             **options,
         )
     return _trimmed(lvlm, output[0, length:].tolist())
+
+
+def _own_random_state() -> AbstractContextManager:
+    """Restores afterwards every generator that `torch.manual_seed` sets."""
+    accelerator = getattr(torch, "accelerator", None)
+    if accelerator is None or not accelerator.is_available():
+        return torch.random.fork_rng(devices=[])
+    kind = accelerator.current_accelerator().type
+    devices = range(accelerator.device_count())
+    return torch.random.fork_rng(devices=devices, device_type=kind)
 
 
 def _stop_reason(lvlm: Lvlm, token_ids: list[int], settings: DecodeSettings) -> str:

@@ -81,19 +81,29 @@ def _resolve(name: str) -> tuple[str, Path | None]:
             f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
             f"{name!r} is none of them"
         )
-    return name, _download(name)
+    folder = _download(name)
+    return str(folder), folder  # the very files that were checked, not a newer revision
 
 
 def _download(name: str) -> Path:
     """The hub model's files in the hub's own cache, resumable and checked by the hub's client."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
         _check_type(folder, name)
         return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ValueError(
+            f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
+            f"{name!r} is none of them"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"check the name and the network, or give a local folder: {name!r} cannot be "
@@ -134,12 +144,16 @@ def _dtype(settings: LoadSettings, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-def _quantization(settings: LoadSettings, dtype: torch.dtype) -> Any:
+def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.device) -> Any:
     if settings.quantization == "none":
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
             f"install bitsandbytes, or set quantization to none: {settings.quantization} needs it"
+        )
+    if device.type == "cpu":
+        raise ValueError(
+            f"set quantization to none, or use a GPU: {settings.quantization} needs one"
         )
     from transformers import BitsAndBytesConfig
 
@@ -159,7 +173,11 @@ def _load_weights(
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("install flash-attn, or set attention to auto: flash needs it")
     dtype = _dtype(settings, device)
-    quantization = _quantization(settings, dtype)
+    if settings.attention == "flash" and (device.type == "cpu" or dtype == torch.float32):
+        raise ValueError(
+            "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
+        )
+    quantization = _quantization(settings, dtype, device)
     extra = {} if quantization is None else {"quantization_config": quantization}
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
@@ -195,7 +213,12 @@ def _chat_template(folder: Path | None) -> str | None:
     path = folder / "chat_template.json" if folder else None
     if path is None or not path.is_file():
         return None
-    return json.loads(path.read_text("utf-8")).get("chat_template")
+    try:
+        return json.loads(path.read_text("utf-8")).get("chat_template")
+    except (ValueError, AttributeError) as error:  # no JSON, or no JSON object
+        raise ValueError(
+            f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

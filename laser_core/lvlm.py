@@ -108,7 +108,15 @@ class Lvlm:
     @property
     def device(self) -> torch.device:
         """Where token embeddings live, hence where inputs go; a sharded model spans several."""
-        return self.model.get_input_embeddings().weight.device
+        embeddings = self.model.get_input_embeddings()
+        hook = getattr(embeddings, "_hf_hook", None)  # accelerate's, on offloaded weights
+        offloaded = embeddings.weight.device.type == "meta" and hook is not None
+        return torch.device(hook.execution_device) if offloaded else embeddings.weight.device
+
+    @property
+    def context_length(self) -> int:
+        """Positions the decoder was made for, prompt and answer together."""
+        return self.model.config.get_text_config().max_position_embeddings
 
     @property
     def dtype(self) -> torch.dtype:

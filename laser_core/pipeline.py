@@ -77,6 +77,7 @@ def locate(
         raise ValueError(lvlm.closed_vocabulary.reply(unknown))
     picture = to_picture(picture)
     inputs = lvlm.encode(picture, settings.prompt.framing)
+    _check_belongs(picture, inputs, maps, mask)
     if mask is not None:
         maps, found = None, evidence_of_mask(mask)
     else:
@@ -117,20 +118,45 @@ def answer(
         positive = positive_stream(lvlm, found.picture, *looks, found.inputs)
         if settings.decode.alpha > 0:
             mask, blocked = _counterfactual(lvlm, found, settings.counterfactual)
-            negative = negative_stream(lvlm, positive, blocked, mask, *looks, found.inputs)
+            if mask is not None:
+                negative = negative_stream(lvlm, positive, blocked, mask, *looks, found.inputs)
     plain_answer = None
     if with_plain:
-        greedy = dataclasses.replace(settings.decode, alpha=0.0)
-        plain_answer = decode(lvlm, plain, None, greedy, progress)
+        undisturbed = dataclasses.replace(settings.decode, alpha=0.0, beta=0.0)
+        plain_answer = decode(lvlm, plain, None, undisturbed, progress)
     laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
     return LaserAnswer(laser, found, mask, blocked, plain_answer)
 
 
+def _check_belongs(
+    picture: Image.Image,
+    inputs: PictureInputs,
+    maps: AttentionMaps | None,
+    mask: torch.Tensor | None,
+) -> None:
+    """Raise ValueError for maps or a mask of another picture."""
+    if mask is not None and tuple(mask.shape) != (picture.height, picture.width):
+        raise ValueError(
+            f"resize the mask to (height, width) of the picture: it is {tuple(mask.shape)} but the "
+            f"picture is {(picture.height, picture.width)}"
+        )
+    if maps is not None and (maps.picture_size, maps.grid) != (picture.size, inputs.grid):
+        raise ValueError(
+            f"read the attention of this very picture: the maps are of one of {maps.picture_size} "
+            f"pixels, this one has {picture.size}"
+        )
+
+
 def _counterfactual(
     lvlm: Lvlm, found: Location, settings: CounterfactualSettings
-) -> tuple[torch.Tensor, Image.Image | None]:
-    """Step 8: what to block, and the picture with it blocked (None: block tokens instead)."""
+) -> tuple[torch.Tensor | None, Image.Image | None]:
+    """Step 8: what to block, and the picture with it blocked (None: block tokens instead).
+
+    The mask is None where the windows hold no evidence: both streams would be the same.
+    """
     patches = evidence_patches(found.evidence, settings, found.placement.windows)
+    if not patches.any():
+        return None, None
     mask = patch_mask(patches, found.evidence, settings)
     if settings.fill == "visual tokens":
         return mask, None

@@ -133,6 +133,10 @@ BROKEN = {
         lambda folder: (folder / "config.json").write_text("{"),
         "download .* again: its config.json",
     ),
+    "chat_template.json is no JSON": (
+        lambda folder: (folder / "chat_template.json").write_text("{"),
+        "mend or remove chat_template.json",
+    ),
     "laser.json is no JSON": (
         lambda folder: (folder / "laser.json").write_text("{"),
         "mend or remove laser.json",
@@ -161,7 +165,9 @@ def test_a_broken_folder_is_refused_with_the_remedy_first(case, broken):
     assert caught.match(r"^(download|choose|mend) ")
 
 
-@pytest.mark.parametrize("name", ["nowhere", "../../x", "./no/folder", "a/b/c", "/", "", "a/.."])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "../../x", "./no/folder", "a/b/c", "/", "", "a/..", "my models/x"]
+)
 def test_a_name_that_is_nothing_is_refused(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match=r"^choose "):

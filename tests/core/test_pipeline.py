@@ -252,3 +252,40 @@ def test_crops_of_native_resolution_models_are_magnified_to_the_pictures_tokens(
         chosen = settings(answer=AnswerSettings(crop_budget=budget))
         positive = positive_stream(lvlm, picture, [window], QUESTION, chosen)
         assert positive.prompt.pictures[1].token_count == expected
+
+
+def test_a_prompt_longer_than_the_models_context_is_refused():
+    lvlm = lvlm_of("llava", fresh=True)
+    lvlm.model.config.get_text_config().max_position_embeddings = 90
+    with pytest.raises(ValueError, match="choose fewer windows, answer input 'crop' or a smaller"):
+        pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="resize the mask"):
+        pipeline.locate(lvlm_of("llava"), noise_picture(), QUESTION, mask=torch.ones(10, 10))
+
+
+def test_maps_of_another_picture_are_refused():
+    lvlm = lvlm_of("llava")
+    maps = pipeline.locate(lvlm, noise_picture((60, 60)), QUESTION, settings()).maps
+    with pytest.raises(ValueError, match="read the attention of this very picture"):
+        pipeline.locate(lvlm, noise_picture(), QUESTION, settings(), maps=maps)
+
+
+def test_a_mask_takes_the_place_of_the_models_evidence():
+    lvlm, picture = lvlm_of("llava"), noise_picture((90, 60))
+    mask = torch.zeros(60, 90)
+    mask[5:15, 60:80] = 1
+    found = pipeline.locate(lvlm, picture, QUESTION, settings(), mask=mask)
+    assert found.maps is None
+    assert found.placement.shares == (1.0,)
+    result = pipeline.answer(lvlm, picture, QUESTION, settings(), location=found)
+    assert torch.equal(result.mask, mask)
+
+
+def test_the_plain_answer_has_no_cut_off():
+    lvlm = lvlm_of("llava")
+    chosen = settings(decode=DecodeSettings(max_tokens=3, beta=1.0))
+    result = pipeline.answer(lvlm, noise_picture(), QUESTION, chosen, with_plain=True)
+    assert all(token.probability == token.probability_with for token in result.plain.tokens)
