@@ -30,14 +30,14 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
     Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete or
     truncated weights, or settings this machine cannot serve.
     """
-    source, folder = _resolve(name)
+    folder = _resolve(name)
     device = _device(settings)
-    model = _load_weights(source, name, device, settings)
+    model = _load_weights(folder, name, device, settings)
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        image_processor = load_image_processor(source)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        image_processor = load_image_processor(str(folder))
     except (OSError, ValueError, KeyError, ImportError) as error:
         # ImportError: without tokenizer files the library looks for converters of old formats.
         raise ValueError(
@@ -62,27 +62,23 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
     return lvlm
 
 
-def _resolve(name: str) -> tuple[str, Path | None]:
-    """What to hand to `from_pretrained`, and the local folder if there is one."""
+def _resolve(name: str) -> Path:
+    """The local folder of the model that `name` means, downloaded first if it is a hub id."""
     if name == DEMO:
         if not (DEMO_FOLDER / "config.json").is_file():
             raise ValueError(f"install this package again: its demo model {DEMO_FOLDER} is missing")
-        return str(DEMO_FOLDER), DEMO_FOLDER
+        return DEMO_FOLDER
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"choose a folder with a config.json: {name} has none")
         _check_type(path, name)
-        return str(path), path
+        return path
     # A hub id is "owner/name"; anything else that does not exist is a mistyped path.
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or ".." in name or path.is_absolute():
-        raise ValueError(
-            f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
-            f"{name!r} is none of them"
-        )
-    folder = _download(name)
-    return str(folder), folder  # the very files that were checked, not a newer revision
+        raise _no_model(name)
+    return _download(name)
 
 
 def _download(name: str) -> Path:
@@ -100,15 +96,19 @@ def _download(name: str) -> Path:
         _check_type(folder, name)
         return Path(snapshot_download(name, allow_patterns=patterns))
     except HFValidationError as error:
-        raise ValueError(
-            f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
-            f"{name!r} is none of them"
-        ) from error
+        raise _no_model(name) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"check the name and the network, or give a local folder: {name!r} cannot be "
             f"downloaded ({_first_line(error)})"
         ) from error
+
+
+def _no_model(name: str) -> ValueError:
+    return ValueError(
+        f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
+        f"{name!r} is none of them"
+    )
 
 
 def _check_type(folder: Path, name: str) -> None:
@@ -165,7 +165,7 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
 
 
 def _load_weights(
-    source: str, name: str, device: torch.device, settings: LoadSettings
+    folder: Path, name: str, device: torch.device, settings: LoadSettings
 ) -> torch.nn.Module:
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
@@ -181,7 +181,7 @@ def _load_weights(
     extra = {} if quantization is None else {"quantization_config": quantization}
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
-            source,
+            str(folder),
             dtype=dtype,
             attn_implementation=_ATTENTION[settings.attention],
             device_map={"": device},
@@ -208,10 +208,10 @@ def _load_weights(
     return model
 
 
-def _chat_template(folder: Path | None) -> str | None:
+def _chat_template(folder: Path) -> str | None:
     """The template that older model folders keep in chat_template.json, which tokenizers ignore."""
-    path = folder / "chat_template.json" if folder else None
-    if path is None or not path.is_file():
+    path = folder / "chat_template.json"
+    if not path.is_file():
         return None
     try:
         return json.loads(path.read_text("utf-8")).get("chat_template")
