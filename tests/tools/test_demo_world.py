@@ -172,7 +172,8 @@ def test_patch_labels_name_the_object_at_its_centre(views):
 
 def test_segments_ask_for_the_answer_right_after_the_prompt(views):
     rows = np.arange(6) * 3
-    segments = ask_views(views, rows, np.random.default_rng(0), per_view=10, length=16)
+    opening = (questions.VOCABULARY["ASSISTANT:"],)
+    segments = ask_views(views, rows, np.random.default_rng(0), 10, 16, opening)
     words = list(questions.VOCABULARY)
     for row, tokens, labels in zip(
         rows.repeat(10), segments.tokens.flatten(0, 1), segments.labels.flatten(0, 1), strict=True
