@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from laser_core.families import load_image_processor
 from laser_core.loading import load_lvlm
 from laser_core.settings import PromptSettings
 from tools.demo_model import evaluate, examples, network, questions, qwen, scenes, world
@@ -218,8 +219,7 @@ def test_qwen_read_by_the_project_gives_the_logits_of_the_training_forward(
 ):
     lvlm = load_lvlm(str(exported_qwen))
     item = items[0]
-    seen = lvlm.encode(item.picture)
-    assert (seen.grid.rows, seen.grid.columns) == (GRID, GRID)
+    seen = lvlm.encode(item.picture, tokens=PATCHES)
     prompt = lvlm.prompt([seen] * pictures, lvlm.question_text(item.question, PromptSettings()))
     inputs = {name: torch.cat([value] * pictures) for name, value in seen.tensors.items()}
     if lvlm.takes_token_types:
@@ -233,6 +233,13 @@ def test_qwen_read_by_the_project_gives_the_logits_of_the_training_forward(
         tokens = torch.tensor([[[*text, *architecture.answer_opening]]])
         ours = lvlm.model.lm_head(architecture.decode(lvlm.model, features, tokens))[0, 0, -1]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", [60, 97, 100, 224, 448, 600, 777, 896, 1023])
+def test_every_square_picture_has_the_tokens_qwen_was_trained_on(exported_qwen, side):
+    processor = load_image_processor(str(exported_qwen))
+    rows_and_columns = processor(Image.new("RGB", (side, side)))["image_grid_thw"][0][1:]
+    assert [int(n) // qwen.MERGE for n in rows_and_columns] == [GRID, GRID]
 
 
 def test_qwens_patches_know_their_place_after_the_first_layer(views):

@@ -34,7 +34,7 @@ from transformers import (
 
 from . import qwen
 from .architectures import ARCHITECTURES
-from .network import PATCH_PX, PATCHES
+from .network import PATCH_PX
 from .questions import INSTRUCTION, SPECIAL_TOKENS, VOCABULARY
 from .scenes import MODEL_SIDE_PX
 
@@ -84,6 +84,9 @@ QWEN_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
 )
+# Every square picture becomes 12 x 12 tokens, as in training. Around 144, not 144 to 144: the
+# library rounds down to whole rows, and 11.999 of them to 11.
+QWEN_TOKENS = [132, 156]
 _SPECIAL = SPECIAL_TOKENS[:5]
 _ROLES = SPECIAL_TOKENS[5:]
 # The same ids under Qwen's names; its roles are ordinary words.
@@ -134,14 +137,14 @@ def _finish_qwen(out: Path) -> None:
     _write_json(out / "config.json", config)
     build_qwen_tokenizer().save_pretrained(out)
     _name_tokenizer_class(out)
-    pixels = MODEL_SIDE_PX**2
+    least, most = (limit * PATCH_PX**2 for limit in QWEN_TOKENS)
     _write_json(
         out / "preprocessor_config.json",
         {
             "image_processor_type": "Qwen2VLImageProcessor",
             "processor_class": "Qwen2_5_VLProcessor",
-            "min_pixels": pixels,
-            "max_pixels": pixels,
+            "min_pixels": least,
+            "max_pixels": most,
             "patch_size": qwen.TOWER_PATCH_PX,
             "temporal_patch_size": 2,
             "merge_size": qwen.MERGE,
@@ -149,7 +152,7 @@ def _finish_qwen(out: Path) -> None:
             "image_std": [0.5] * 3,
         },
     )
-    _write_json(out / "laser.json", LASER_SETTINGS | {"visual_tokens": [PATCHES, PATCHES]})
+    _write_json(out / "laser.json", LASER_SETTINGS | {"visual_tokens": QWEN_TOKENS})
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
