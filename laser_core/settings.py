@@ -249,10 +249,11 @@ class CropSettings(Settings):
     )
     placement: str = setting(
         "most mass",
-        "most mass: the window that holds most of the map. centroid: around the map's mean "
+        "most mass: the window that holds most of the map. centred mass: the same, but what lies "
+        "near its middle counts most, so that things are not cut by its edge. centroid: around the map's mean "
         "position. peak: around its strongest patch. top patches box: around the box of the "
         "strongest patches, which may widen it. adaptive: ViCrop's search over window sizes.",
-        choices=("most mass", "centroid", "peak", "top patches box", "adaptive"),
+        choices=("most mass", "centred mass", "centroid", "peak", "top patches box", "adaptive"),
     )
     windows: int = setting(
         1,
