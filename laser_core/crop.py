@@ -22,9 +22,6 @@ NO_MASS = 1e-12
 # Squared distances in pixels closer than this are equal.
 EQUAL_DISTANCE = 1e-6
 
-# Positions tried along one axis for placement 'centred mass': every pixel, unless there are more.
-MOST_POSITIONS = 1024
-
 ADAPTIVE_RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 
 
@@ -34,12 +31,9 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     A window's side is `scale` of the picture's, at least `min_side_px`, at most the picture's. The
     first window lies as `placement` says, never over the picture's edge:
 
-    most mass: where it holds the most of all whole-pixel positions; among equals, nearest to the
-        map's centroid, then topmost, then leftmost. Exact.
-    centred mass: the same, but mass counts 1 in the window's middle and falls to 0 at its edges, as
-        1 - (2 d / side)^2 along either axis: the mode of the map, estimated with Epanechnikov's
-        kernel of the window's size. Things then lie inside the window, not across its edge. Exact
-        to the pixel where a window has at most 1024 positions along an axis.
+    most mass: where its inside, the window less `margin` of its side at each edge, holds the most
+        of all whole-pixel positions; among equals, nearest to the map's centroid, then topmost,
+        then leftmost. Exact. At the picture's edges the inside may reach into the margin.
     centroid: centred on the map's centre of mass. peak: centred on its strongest patch.
     top patches box: the bounding box of the strongest `top_fraction` of all patches, widened
         evenly to at least the window's sides.
@@ -48,7 +42,8 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
         of github.com/saccharomycetes/mllms_know).
 
     Each further window is one of the normal size that overlaps none before it and holds the most of
-    what is left, placed by centred mass if the first one is; there are fewer than asked for when none fits or nothing is left.
+    what is left, by the same margin; there are fewer than asked for when none fits or nothing is
+    left.
     Raises ValueError when the map is degenerate: there is nothing to enclose.
     """
     if evidence.degenerate:
@@ -60,7 +55,7 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     size = _window_size(evidence.picture_size, settings)
     windows = [_PLACEMENTS[settings.placement](density, size, settings)]
     while len(windows) < settings.windows:
-        further = _best_window(density, size, windows, settings.placement == "centred mass")
+        further = _best_window(density, size, windows, settings.margin)
         if further is None:
             break
         windows.append(further)
@@ -91,11 +86,6 @@ class _Density:
         """(len(ys), len(xs)): masses of the windows with these left and top edges."""
         strips = self._rows_at(ys + height) - self._rows_at(ys)
         return self._columns_at(strips, xs + width) - self._columns_at(strips, xs)
-
-    def centred_masses(self, xs: np.ndarray, ys: np.ndarray, width: int, height: int) -> np.ndarray:
-        """The same, with mass counting less towards the window's edges."""
-        down = _nearness(self.y_edges, ys, height)
-        return down @ self.cells @ _nearness(self.x_edges, xs, width).T
 
     def mass(self, x: float, y: float, width: int, height: int) -> float:
         return float(self.masses(np.array([x]), np.array([y]), width, height)[0, 0])
@@ -131,18 +121,6 @@ def _patch_and_part(edges: np.ndarray, positions: np.ndarray) -> tuple[np.ndarra
     return index, np.clip(part, 0.0, 1.0)
 
 
-def _nearness(edges: np.ndarray, positions: np.ndarray, side: int) -> np.ndarray:
-    """(positions, cells): the mean of 1 - (2 d / side)^2 over each row or column of patches.
-
-    d: distance from the middle of a window that begins at the position; 0 beyond its edges.
-    """
-    middle = positions[:, None] + side / 2
-    at = np.clip((edges - middle) / (side / 2), -1, 1)
-    integral = (at - at**3 / 3) * side / 2
-    extent = np.diff(edges)
-    return np.diff(integral, axis=1) / np.where(extent > 0, extent, 1.0)
-
-
 def _window_size(picture_size: tuple[int, int], settings: CropSettings) -> tuple[int, int]:
     """(width, height) of the normal window."""
     return tuple(
@@ -154,54 +132,54 @@ def _best_window(
     density: _Density,
     size: tuple[int, int],
     taken: Sequence[Window] = (),
-    centred: bool = False,
+    margin: float = 0.0,
 ) -> Window | None:
-    """The window of this size that holds most and overlaps none of `taken`; None without any.
+    """The window of this size whose inside holds most, overlapping no `taken`; None without any.
 
-    centred: by centred mass, trying all positions. Without it, exact without trying every pixel. Between two breakpoints (positions at which an edge of the
+    The inside is what is left when `margin` of the sides is taken off each edge. It may lie
+    anywhere on the picture, and the window is centred on it as nearly as the picture allows.
+
+    Exact without trying every pixel. Between two breakpoints (positions at which an edge of the
     window meets an edge of a patch) the mass is linear in x and in y, so over the whole pixels
     between them it is largest at the first or the last: the ceiling and floor of the breakpoints.
     Windows flush against those taken bound the allowed positions and are candidates likewise.
     Where the mass is level between breakpoints, the position nearest to the centroid may lie
     between them too, which is why the pixels beside the centred position are candidates.
     """
-    width, height = size
-    (centre_x, centre_y), picture = density.centroid, density.picture
-    flush_x = [x for window in taken for x in (window.x1 - width, window.x2)]
-    flush_y = [y for window in taken for y in (window.y1 - height, window.y2)]
-    xs = _candidates(density.x_edges, width, picture.width, centre_x, flush_x, centred)
-    ys = _candidates(density.y_edges, height, picture.height, centre_y, flush_y, centred)
+    (width, height), picture = size, density.picture
+    # The slack: 0.3 * 10 must not count as 2.9999999.
+    margin_x, margin_y = (int(margin * side + EQUAL_DISTANCE) for side in size)
+    inner = width - 2 * margin_x, height - 2 * margin_y
+    centre_x, centre_y = density.centroid
+    flush_x = [x + margin_x for window in taken for x in (window.x1 - width, window.x2)]
+    flush_y = [y + margin_y for window in taken for y in (window.y1 - height, window.y2)]
+    xs = _candidates(density.x_edges, inner[0], picture.width, centre_x, flush_x)
+    ys = _candidates(density.y_edges, inner[1], picture.height, centre_y, flush_y)
+    lefts = np.clip(xs - margin_x, 0, picture.width - width)
+    tops = np.clip(ys - margin_y, 0, picture.height - height)
 
-    masses = (density.centred_masses if centred else density.masses)(xs, ys, width, height)
+    masses = density.masses(xs, ys, *inner)
     for window in taken:
-        rows = (ys < window.y2) & (ys + height > window.y1)
-        columns = (xs < window.x2) & (xs + width > window.x1)
+        rows = (tops < window.y2) & (tops + height > window.y1)
+        columns = (lefts < window.x2) & (lefts + width > window.x1)
         masses[np.ix_(rows, columns)] = -np.inf
     most = masses.max()
     if not most > NO_MASS:
         return None
-    distances = (ys + height / 2 - centre_y)[:, None] ** 2 + (xs + width / 2 - centre_x) ** 2
+    middle_x, middle_y = xs + inner[0] / 2, ys + inner[1] / 2
+    distances = (middle_y - centre_y)[:, None] ** 2 + (middle_x - centre_x) ** 2
     distances[masses < most * (1 - EQUAL_MASS)] = np.inf
     nearest = distances <= distances.min() + EQUAL_DISTANCE
     row, column = np.argwhere(nearest)[0]  # in reading order: the topmost, then the leftmost
-    return _window_at(xs[column], ys[row], size)
+    return _window_at(lefts[column], tops[row], size)
 
 
 def _candidates(
-    edges: np.ndarray,
-    window_side: int,
-    picture_side: int,
-    centre: float,
-    flush: list[int],
-    centred: bool,
+    edges: np.ndarray, window_side: int, picture_side: int, centre: float, flush: list[int]
 ) -> np.ndarray:
     """Sorted whole-pixel positions along one axis among which the best one is."""
+    breakpoints = np.concatenate([edges, edges - window_side, [centre - window_side / 2]])
     last = picture_side - window_side
-    if centred:
-        breakpoints = np.linspace(0, last, min(last + 1, MOST_POSITIONS))
-    else:
-        breakpoints = np.concatenate([edges, edges - window_side])
-    breakpoints = np.append(breakpoints, centre - window_side / 2)
     positions = np.concatenate([np.floor(breakpoints), np.ceil(breakpoints), flush, [0, last]])
     return np.unique(np.clip(positions, 0, last).astype(int))
 
@@ -219,11 +197,7 @@ def _centred(x: float, y: float, size: tuple[int, int], picture: Window) -> Wind
 
 
 def _most_mass(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
-    return _best_window(density, size)
-
-
-def _centred_mass(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
-    return _best_window(density, size, centred=True)
+    return _best_window(density, size, margin=settings.margin)
 
 
 def _around_centroid(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
@@ -291,7 +265,6 @@ def _prominence(density: _Density, window: Window) -> float:
 
 _PLACEMENTS = {
     "most mass": _most_mass,
-    "centred mass": _centred_mass,
     "centroid": _around_centroid,
     "peak": _around_peak,
     "top patches box": _around_top_patches,

@@ -183,21 +183,26 @@ class LayerSettings(Settings):
     """Which layer and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
 
     top_heads: int = setting(
-        0,
-        "Heads per layer that count, those the question moves most. 0: a quarter of the layer's "
-        "heads, 8 of LLaVA-1.5's 32. The paper gives no number.",
-        low=0,
+        8,
+        "Heads per layer that count, those the question moves most; all where a layer has fewer. "
+        "The paper gives no number.",
+        low=1,
         high=256,
         step=1,
     )
     rule: str = setting(
-        "argmax",
-        "argmax: the layer with the highest VAQ (the paper). fuse: the VAQ-weighted mean of the "
-        "best layers.",
+        "fuse",
+        "fuse: all layers, or the best of them, weighed by VAQ; better on the demo model. argmax: "
+        "the one layer with the highest VAQ (the paper).",
         choices=("argmax", "fuse"),
     )
     fused_layers: int = setting(
-        3, "Layers that rule 'fuse' averages.", low=1, high=256, step=1, advanced=True
+        0,
+        "Layers that rule 'fuse' takes, those with the highest VAQ. 0: all that are searched.",
+        low=0,
+        high=256,
+        step=1,
+        advanced=True,
     )
     first_depth: float = setting(
         0.0,
@@ -249,11 +254,19 @@ class CropSettings(Settings):
     )
     placement: str = setting(
         "most mass",
-        "most mass: the window that holds most of the map. centred mass: the same, but what lies "
-        "near its middle counts most, so that things are not cut by its edge. centroid: around the map's mean "
+        "most mass: the window that holds most of the map. centroid: around the map's mean "
         "position. peak: around its strongest patch. top patches box: around the box of the "
         "strongest patches, which may widen it. adaptive: ViCrop's search over window sizes.",
-        choices=("most mass", "centred mass", "centroid", "peak", "top patches box", "adaptive"),
+        choices=("most mass", "centroid", "peak", "top patches box", "adaptive"),
+    )
+    margin: float = setting(
+        0.1,
+        "With 'most mass': the share of the window's sides at each edge that does not count, so "
+        "that things lie inside and are not cut by the edge. 0: the whole window counts.",
+        low=0.0,
+        high=0.4,
+        step=0.05,
+        advanced=True,
     )
     windows: int = setting(
         1,

@@ -150,7 +150,7 @@ def test_every_figure_of_the_tables_has_an_interval(lvlm, items, tmp_path):
     text += tables.existence_table(summary.summarise_existence(answers, ROWS))
     text += tables.histogram_table(summary.layer_histogram(answers, LASER, 8))
     assert "nan" not in text
-    json.dumps(summary.plain_data(rows), allow_nan=True)
+    json.dumps(summary.plain_data(rows), allow_nan=False)
 
 
 def test_each_pope_setting_is_half_yes(lvlm, tmp_path):

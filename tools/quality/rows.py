@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from laser_core.settings import (
     ContrastSettings,
+    CounterfactualSettings,
+    CropSettings,
     LaserSettings,
     LayerSettings,
     PromptSettings,
 )
 
 DEFAULTS = LaserSettings()
-PAPER = LayerSettings(rule="argmax")
+
+
+OTHER_PLACEMENTS = ("centroid", "peak", "top patches box", "adaptive")
+OTHER_FILLS = ("black", "grey", "blur", "noise", "visual tokens")
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,13 @@ def changed(**groups: Any) -> LaserSettings:
 
 PLAIN = Row("plain", "none", vat=True)
 LASER = Row("LASER", vat=True)
-RAW = Row(
-    "raw attention, highest norm", settings=changed(contrast=ContrastSettings("raw")), vat=True
+# The paper's rule: one layer, and the window's whole inside counts.
+PAPER = Row(
+    "the paper's rule",
+    settings=changed(layer=LayerSettings(rule="argmax"), crop=CropSettings(margin=0.0)),
+    vat=True,
 )
+RAW = Row("raw attention", settings=changed(contrast=ContrastSettings("raw")), vat=True)
 ORACLE = Row("oracle", "oracle", vat=True)
 RANDOM = Row("random", "random", vat=True)
 
@@ -64,6 +74,7 @@ def main_rows(layers: int, best_layer: int, vicrop_layer: int) -> list[Row]:
     return [
         PLAIN,
         LASER,
+        PAPER,
         *(fixed_layer(layer, vat=layer == best_layer) for layer in range(layers)),
         vicrop(vicrop_layer, vat=True),
         RAW,
@@ -74,17 +85,21 @@ def main_rows(layers: int, best_layer: int, vicrop_layer: int) -> list[Row]:
 
 def ablation_rows() -> list[Row]:
     """The defaults, and each open point of the method changed alone."""
-    rows = [PLAIN, LASER]
-    for name, groups, vat in _CHANGES:
-        rows.append(Row(name, settings=changed(**groups), vat=vat))
-    return rows
+    return [PLAIN, LASER, PAPER, *_changes()]
 
 
-_CHANGES: list[tuple[str, dict[str, Any], bool]] = [
-    *((f"rule {s.rule}, {n}", {"layer": s}, False) for n, s in (
-        ("highest VAQ", LayerSettings(rule="argmax")),
-        ("best 3", LayerSettings(rule="fuse", fused_layers=3)),
-        ("all layers", LayerSettings(rule="fuse", fused_layers=256)),
-    )),
-    *((f"top heads {k}", {"layer": LayerSettings(top_heads=k)}, False) for k in (1, 2, 3, 4)),
-]  # fmt: skip
+def _changes() -> Iterator[Row]:
+    layer = {
+        "the layer of the highest VAQ": LayerSettings(rule="argmax"),
+        "the 3 best layers": LayerSettings(fused_layers=3),
+        "top heads 1": LayerSettings(top_heads=1),
+        "top heads 2": LayerSettings(top_heads=2),
+    }
+    crop = {f"margin {margin:g}": CropSettings(margin=margin) for margin in (0.0, 0.2)}
+    crop |= {name: CropSettings(placement=name) for name in OTHER_PLACEMENTS}
+    fill = {f"fill {name}": CounterfactualSettings(fill=name) for name in OTHER_FILLS}
+    fill |= {f"amount {share:g}": CounterfactualSettings(share) for share in (0.02, 0.1, 0.2)}
+    fill |= {"block crop": CounterfactualSettings(block="crop")}
+    for group, changes in {"layer": layer, "crop": crop, "counterfactual": fill}.items():
+        for name, change in changes.items():
+            yield Row(name, settings=changed(**{group: change}), vat=group == "counterfactual")
