@@ -196,8 +196,14 @@ def _legend(location: Location) -> list[str]:
         if unseen > 0.001:
             lines.append(f"striped: not seen by the model ({unseen:.0%} of the picture)")
     if evidence.choice is not None:
-        lines.append(f"layer {evidence.choice.layer} of {len(evidence.choice.vaq)}")
+        lines.append(_layers_line(evidence.choice))
     return lines
+
+
+def _layers_line(choice: LayerChoice) -> str:
+    if len(choice.weights) == 1:
+        return f"layer {choice.layer} of {len(choice.vaq)}"
+    return f"{len(choice.weights)} of {len(choice.vaq)} layers, most of all layer {choice.layer}"
 
 
 # ---- drawing -----------------------------------------------------------------------------------

@@ -192,13 +192,13 @@ class LayerSettings(Settings):
     )
     rule: str = setting(
         "fuse",
-        "fuse: all layers, or the best of them, weighed by VAQ; better on the demo model. argmax: "
+        "fuse: the mean of all layers, weighed by VAQ, which found more on the demo model. argmax: "
         "the one layer with the highest VAQ (the paper).",
-        choices=("argmax", "fuse"),
+        choices=("fuse", "argmax"),
     )
     fused_layers: int = setting(
         0,
-        "Layers that rule 'fuse' takes, those with the highest VAQ. 0: all that are searched.",
+        "Layers that rule 'fuse' averages, those with the highest VAQ. 0: all.",
         low=0,
         high=256,
         step=1,

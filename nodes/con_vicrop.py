@@ -46,7 +46,13 @@ class ConViCrop:
             "required": {
                 "image": IMAGE_SOCKET,
                 **widgets(
-                    CropSettings, "scale", "min_side_px", "placement", "windows", "top_fraction"
+                    CropSettings,
+                    "scale",
+                    "min_side_px",
+                    "placement",
+                    "windows",
+                    "margin",
+                    "top_fraction",
                 ),
                 "override": (
                     "STRING",

@@ -88,7 +88,7 @@ class LaserAnswerNode:
                 ),
                 **widgets(
                     CropSettings,
-                    "min_side_px", "placement", "windows", "top_fraction",
+                    "min_side_px", "placement", "windows", "margin", "top_fraction",
                     min_side_px=ADVANCED, placement=ADVANCED, windows=ADVANCED,
                 ),
                 **widgets(

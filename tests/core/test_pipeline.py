@@ -48,17 +48,21 @@ def reference_answer(lvlm, picture, chosen):
     free = lvlm.prompt([inputs], lvlm.query_free_text(chosen.prompt))
     rows = [eager_rows(lvlm, prompt).numpy() for prompt in (asked, free)]
     moved = np.maximum(rows[0] - rows[1], 0)
-    vaq = np.sqrt((moved**2).sum(-1))  # (L, H): of 4 heads, a quarter is the best one
-    layer = int(vaq.max(-1).argmax())
-    evidence_map = moved[layer, vaq[layer].argmax()].reshape(inputs.grid.rows, inputs.grid.columns)
-    return layer, evidence_map
+    vaq = np.sqrt((moved**2).sum(-1)).mean(-1)  # (L,): all of 4 heads count
+    if chosen.layer.rule == "argmax":
+        vaq = np.where(np.arange(len(vaq)) == vaq.argmax(), vaq, 0)
+    weights = vaq / vaq.sum()
+    evidence_map = np.einsum("l,lhn->n", weights, moved) / moved.shape[1]
+    return int(vaq.argmax()), evidence_map.reshape(inputs.grid.rows, inputs.grid.columns)
 
 
+@pytest.mark.parametrize("rule", ["fuse", "argmax"])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type):
+def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type, rule):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    layer, evidence_map = reference_answer(lvlm, picture, settings())
-    found = pipeline.locate(lvlm, picture, QUESTION, settings())
+    chosen = settings(layer=LayerSettings(rule=rule))
+    layer, evidence_map = reference_answer(lvlm, picture, chosen)
+    found = pipeline.locate(lvlm, picture, QUESTION, chosen)
     assert found.choice.layer == layer
     np.testing.assert_allclose(found.evidence.map.numpy(), evidence_map, atol=1e-5)
 
@@ -114,7 +118,8 @@ OPTIONS = {
         for normalise in ("none", "per head", "head mean")
     ],
     "layer": [
-        LayerSettings(rule="fuse"),
+        LayerSettings(rule="argmax"),
+        LayerSettings(fused_layers=2),
         LayerSettings(layer=2),
         LayerSettings(first_depth=0.5),
         LayerSettings(top_heads=1),

@@ -30,7 +30,7 @@ CONTRACT = {
         "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING",
     ),
     "LaserConViCrop": (
-        "image scale min_side_px placement windows top_fraction override",
+        "image scale min_side_px placement windows margin top_fraction override",
         "evidence mask",
         "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
     ),
@@ -48,8 +48,8 @@ CONTRACT = {
     "LaserAnswer": (
         "lvlm image question answer_input scale alpha max_tokens seed with_plain instruction kind "
         "query_free normalise top_heads rule layer fused_layers first_depth last_depth "
-        "min_side_px placement windows top_fraction amount fill amount_unit grow_px feather_px "
-        "block fill_seed crop_budget beta temperature top_p top_k beams framing system",
+        "min_side_px placement windows margin top_fraction amount fill amount_unit grow_px "
+        "feather_px block fill_seed crop_budget beta temperature top_p top_k beams framing system",
         "mask",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING",
