@@ -206,9 +206,12 @@ def _reason_best(ranked: list[int], vaq: torch.Tensor) -> str:
 def _reason_fused(fused: list[int], vaq: torch.Tensor) -> str:
     if not float(vaq[fused[0]]) > 0:
         return _reason_best(fused, vaq)
-    parts = ", ".join(f"{layer} (VAQ {float(vaq[layer]):.3g})" for layer in fused[:REASONS])
-    most = "most of all " if len(fused) > REASONS else ""
-    return f"{len(fused)} of {len(vaq)} layers, weighed by VAQ: {most}{parts}"
+    named = [f"{layer} (VAQ {float(vaq[layer]):.3g})" for layer in fused[:REASONS]]
+    then = f", then {', '.join(named[1:])}" if named[1:] else ""
+    return (
+        f"{len(fused)} of {len(vaq)} layers, weighed by VAQ: the question moves layer "
+        f"{named[0]} most{then}"
+    )
 
 
 def _reason_by_hand(layer: int, vaq: torch.Tensor) -> str:

@@ -308,12 +308,14 @@ def test_no_more_layers_are_fused_than_there_are():
         (
             [0.1, 0.79, 0.83],
             LayerSettings(rule="fuse", fused_layers=2),
-            "2 of 3 layers, weighed by VAQ: 2 (VAQ 0.83), 1 (VAQ 0.79)",
+            "2 of 3 layers, weighed by VAQ: the question moves layer 2 (VAQ 0.83) most, "
+            "then 1 (VAQ 0.79)",
         ),
         (
             [0.1, 0.2, 0.79, 0.83],
             LayerSettings(),
-            "4 of 4 layers, weighed by VAQ: most of all 3 (VAQ 0.83), 2 (VAQ 0.79), 1 (VAQ 0.2)",
+            "4 of 4 layers, weighed by VAQ: the question moves layer 3 (VAQ 0.83) most, "
+            "then 2 (VAQ 0.79), 1 (VAQ 0.2)",
         ),
         (
             [0.1, 0.79, 0.83],

@@ -145,7 +145,7 @@ def test_every_figure_of_the_tables_has_an_interval(lvlm, items, tmp_path):
     right = answers.right("LASER", BOTH) - answers.right("plain", "picture")
     assert rows["LASER"][BOTH]["gain"]["all"].value == pytest.approx(right.mean())
     assert rows["oracle"]["held"].value == 1.0
-    text = tables.main_table(rows, "plain") + tables.group_table(rows)
+    text = tables.main_table({"plain": rows}) + tables.group_table(rows)
     text += tables.vat_table("VAT", summary.summarise_vat(answers, ROWS, ["all"]))
     text += tables.existence_table(summary.summarise_existence(answers, ROWS))
     text += tables.histogram_table(summary.layer_histogram(answers, LASER, 8))

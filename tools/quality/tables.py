@@ -31,18 +31,21 @@ def markdown(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def lines_of(rows: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Label, the row's figures, and those of one of its answer inputs."""
+def lines_of(rows: dict[str, Any]) -> Iterable[tuple[str, str, str, dict, dict]]:
+    """Row, answer input, label, the row's figures, and those of that answer input."""
     for name, figures in rows.items():
         for answer_input in (PICTURE, CROP, BOTH):
             if answer_input in figures:
                 label = name if answer_input == PICTURE else f"{name}, {answer_input}"
-                yield label, figures, figures[answer_input]
+                yield name, answer_input, label, figures, figures[answer_input]
 
 
-def main_table(rows: dict[str, Any], over: str) -> str:
-    header = ["answer input", "accuracy", f"gain over {over}", "window holds the evidence"]
-    header += ["map mass on the evidence", "forward tokens", "with VAT"]
+def main_table(gains: dict[str, dict[str, Any]]) -> str:
+    """gains: the same rows summarised against several references, by the reference's name."""
+    header = ["answer input", "accuracy", *(f"gain over {name}" for name in gains)]
+    header += ["window holds the evidence", "map mass on the evidence", "forward tokens"]
+    header += ["with VAT"]
+    rows = next(iter(gains.values()))
     return markdown(
         "Accuracy, windows and cost",
         header,
@@ -50,26 +53,31 @@ def main_table(rows: dict[str, Any], over: str) -> str:
             [
                 label,
                 per_cent(by_input["accuracy"]["all"]),
-                gain(by_input["gain"]["all"]) if by_input["gain"] else "",
+                *(_gain_of(against[name], answer_input) for against in gains.values()),
                 per_cent(figures["held"]),
                 per_cent(figures["aggregation"]),
                 f"{by_input['tokens']:.0f}",
                 f"{by_input['tokens with VAT']:.0f}",
             ]
-            for label, figures, by_input in lines_of(rows)
+            for name, answer_input, label, figures, by_input in lines_of(rows)
         ),
     )
 
 
+def _gain_of(figures: dict[str, Any], answer_input: str) -> str:
+    gains = figures[answer_input]["gain"]
+    return gain(gains["all"]) if gains else ""
+
+
 def group_table(rows: dict[str, Any]) -> str:
-    first = next(lines_of(rows))[2]["accuracy"]
+    first = next(iter(lines_of(rows)))[-1]["accuracy"]
     groups = [name for name in first if name != "all"]
     return markdown(
         "Accuracy by evidence size, question type and prior",
         ["answer input", *(f"{name} ({first[name].items})" for name in groups)],
         (
             [label, *(per_cent(by_input["accuracy"][name]) for name in groups)]
-            for label, _, by_input in lines_of(rows)
+            for _, _, label, _, by_input in lines_of(rows)
         ),
     )
 
