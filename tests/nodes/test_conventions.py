@@ -57,6 +57,15 @@ def test_an_empty_mask_of_the_pictures_size_means_nothing_was_found(image):
     assert blocked.patches.sum(dim=(1, 2)).tolist() == [0, 100, 0]
 
 
+def test_opacity_of_254_is_no_mask_over_the_picture(image):
+    """A WebP of full opacity is read as 254/255, and Load Image's mask is 1 minus that."""
+    mask = torch.full((1, 60, 90), 1 - 254 / 255)
+    blocked = run("LaserCounterfactualMask", image=image, mask=mask)
+    assert torch.equal(blocked.counterfactual, image)
+    mask[0, 7:23, 11:31] = 2 / 255  # as faint as a mask may be
+    assert run("LaserCounterfactualMask", image=image, mask=mask).patches.sum() > 0
+
+
 def test_a_mask_is_blocked_whole_and_nothing_else_changes(image):
     mask = torch.zeros(1, 60, 90)
     mask[0, 7:23, 11:31] = 1
