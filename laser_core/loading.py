@@ -189,8 +189,8 @@ def _load_weights(
             output_loading_info=True,
             **extra,
         )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
+        if is_out_of_memory(error):
             raise ValueError(
                 f"choose a smaller model or a quantization: {name} does not fit into the memory "
                 f"of {device}"
@@ -206,6 +206,14 @@ def _load_weights(
             f"download {name} again: its weights lack {len(lacking)} tensors, such as {lacking[0]}"
         )
     return model
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what the libraries raise when a device's or the computer's memory is used up."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = ("out of memory", "can't allocate memory")  # MPS; PyTorch's allocator on the CPU
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -24,7 +24,7 @@ class ConViCrop:
     DESCRIPTION = (
         "Cuts out the window of the picture that holds most of the evidence, or of any mask: no "
         "model is needed. Where nothing was found, the window is the whole picture. Crops of "
-        "another size than the first are resized to it, as in every batch."
+        "unequal size are enlarged to the widest and the highest of their batch."
     )
     SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
     CATEGORY = CATEGORY
@@ -78,7 +78,7 @@ class ConViCrop:
         placements = []
         for picture, item in zip(pictures, items, strict=True):
             if by_hand is not None:
-                window = window_on(by_hand, picture)
+                window = window_on(by_hand, picture.size)
                 placements.append(Placement((window,), (_share(item, window),)))
             elif item.degenerate:
                 placements.append(Placement((whole_picture(picture.size),), (0.0,)))

@@ -47,9 +47,11 @@ class LaserAnswerNode:
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "visual grounding", "vlm")
     CATEGORY = CATEGORY
     FUNCTION = "answer"
-    RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING")
-    RETURN_NAMES = ("answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json")
-    OUTPUT_IS_LIST = (True, True, False, False, False, False, True)
+    RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING")
+    RETURN_NAMES = (
+        "answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json", "report",
+    )  # fmt: skip
+    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "What the model says without the method; empty when it was not asked for.",
@@ -58,6 +60,8 @@ class LaserAnswerNode:
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
         "The windows as x, y, width, height in pixels: a list per picture.",
         "Everything about the run as JSON; one per picture.",
+        "The answer with its number of tokens, its time and why it stopped, the plain answer and "
+        "where the evidence comes from; one per picture.",
     )
 
     @classmethod
@@ -199,24 +203,24 @@ def _outputs(
     plain = ["" if result.plain is None else result.plain.text for result in found]
     views = [token_view(result.answer) for result in found]
     windows = [window_view(*pair) for pair in zip(pictures, placements, strict=True)]
+    lines = [_lines(result) for result in found]
     return {
         "ui": ui(
-            _lines(found), overlays, laser_tokens=views, laser_windows=windows, laser_plain=plain
+            [line for one in lines for line in one],
+            overlays, laser_tokens=views, laser_windows=windows, laser_plain=plain,
         ),
         "result": (
             answers, plain, image_of(crops), image_of(overlays), torch.stack(heats),
-            boxes_of(placements)[0], reports,
+            boxes_of(placements)[0], reports, ["\n".join(one) for one in lines],
         ),
     }  # fmt: skip
 
 
-def _lines(found: list[LaserAnswer]) -> list[str]:
-    """What the node shows of each picture."""
-    lines = []
-    for result in found:
-        lines.append(summary(result.answer))
-        if result.location is not None:
-            if result.plain is not None:
-                lines.append(f"plain model: {result.plain.text or '(an empty answer)'}")
-            lines.append(describe(result.location.evidence))
+def _lines(result: LaserAnswer) -> list[str]:
+    """What the node says of a picture."""
+    lines = [summary(result.answer)]
+    if result.location is not None:
+        if result.plain is not None:
+            lines.append(f"plain model: {result.plain.text or '(an empty answer)'}")
+        lines.append(describe(result.location.evidence))
     return lines

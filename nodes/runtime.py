@@ -86,13 +86,14 @@ def text_sender(node_id: str | None) -> Callable[[str], None] | None:
 
 
 def models_folders() -> list[str]:
-    """Folders that may hold model folders: models/LLM and the user's extra paths."""
+    """Folders that may hold model folders: models/LLM first, then the user's extra paths."""
     if "folder_paths" not in sys.modules:
         return []
     import folder_paths
 
-    folder_paths.add_model_folder_path("LLM", os.path.join(folder_paths.models_dir, "LLM"))
-    return folder_paths.get_folder_paths("LLM")
+    own = os.path.join(folder_paths.models_dir, "LLM")
+    folder_paths.add_model_folder_path("LLM", own)
+    return [own, *(path for path in folder_paths.get_folder_paths("LLM") if path != own)]
 
 
 def preview_images(pictures: Sequence[Image.Image]) -> list[dict[str, str]]:
@@ -148,11 +149,13 @@ def best_precision(device: torch.device) -> str:
     return "fp16" if memory.should_use_fp16(device) else "fp32"
 
 
-def make_room(device: torch.device) -> None:
-    """Move what else is on the GPU off it: for weights that cannot be moved there later."""
+def make_room(device: torch.device, memory_bytes: int) -> None:
+    """Have the manager free this much of a GPU, for what it does not put there itself."""
+    if not in_comfyui() or device.type == "cpu":
+        return
     import comfy.model_management as memory
 
-    memory.free_memory(1e30, device)
+    memory.free_memory(memory_bytes, device)
 
 
 def manage(model: torch.nn.Module, device: torch.device, on_unload: Callable[[], None]) -> Any:

@@ -43,7 +43,7 @@ CONTRACT = {
         "lvlm positive question answer_input alpha beta max_tokens temperature seed instruction "
         "top_p top_k beams system framing crop_budget",
         "counterfactual context counterfactual_context boxes",
-        "answer:STRING trace:LASER_TRACE json:STRING",
+        "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
     ),
     "LaserAnswer": (
         "lvlm image question answer_input scale alpha max_tokens seed with_plain instruction kind "
@@ -52,21 +52,21 @@ CONTRACT = {
         "block fill_seed crop_budget beta temperature top_p top_k beams framing system",
         "mask",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
-        "boxes:BOUNDING_BOX json:STRING",
+        "boxes:BOUNDING_BOX json:STRING report:STRING",
     ),
     "LaserBoxPick": (
         "boxes format image_index box_index",
         "",
         "box:BOUNDING_BOX x:INT y:INT width:INT height:INT",
     ),
-    "LaserPasteBack": ("image crop region feather_px", "", "image:IMAGE"),
+    "LaserPasteBack": ("image crop region feather_px", "boxes", "image:IMAGE"),
     "LaserUnload": ("lvlm", "any", "any:*"),
 }
 OUTPUT_NODES = {"LaserUnload"}
 LISTS = {
     "LaserVAQLayerSelect": {"layer", "report"},
-    "LaserVATDecode": {"answer", "json"},
-    "LaserAnswer": {"answer", "plain_answer", "json"},
+    "LaserVATDecode": {"answer", "json", "report"},
+    "LaserAnswer": {"answer", "plain_answer", "json", "report"},
 }
 SOCKETS = {
     "IMAGE", "MASK", "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE",
