@@ -142,7 +142,7 @@ class PromptSettings(Settings):
     )
     query_free: str = setting(
         "keep instruction",
-        "What the branch without the question reads. keep instruction: the instruction alone; "
+        "What the second reading, without the question, is given. keep instruction: the instruction alone; "
         "image only: nothing; generic question: ViCrop's request for a general description.",
         choices=("keep instruction", "image only", "generic question"),
         advanced=True,
@@ -165,14 +165,15 @@ class ContrastSettings(Settings):
 
     kind: str = setting(
         "contrastive",
-        "contrastive: ReLU of attention with minus without the question (the paper). raw: with the "
-        "question only. relative: their ratio (ViCrop), best with the generic question.",
+        "How the readings with and without the question are compared. contrastive: what the "
+        "question adds, ReLU of the difference (the paper). raw: the reading with the question "
+        "alone. relative: their ratio (ViCrop), best with the generic question.",
         choices=("contrastive", "raw", "relative"),
     )
     normalise: str = setting(
         "none",
-        "Rescale both branches to sum 1 over the picture before comparing them: none, each head, "
-        "or the mean over heads.",
+        "Whether both readings are made equally strong, of sum 1 over the picture, before they are "
+        "compared: none, each head, or the mean over heads.",
         choices=("none", "per head", "head mean"),
         advanced=True,
     )
