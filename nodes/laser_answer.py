@@ -15,11 +15,9 @@ from ..laser_core.settings import (
     PromptSettings,
 )
 from .batches import boxes_of, image_of, masks_of, pictures_of
-from .con_vicrop import window_view
 from .handles import describe, summary
 from .runtime import NodeProgress, text_sender, ui
-from .vat_decode import token_view
-from .views import overlay
+from .views import token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
@@ -54,7 +52,7 @@ class LaserAnswerNode:
         "The answer; one per picture.",
         "What the model says without the method; empty when it was not asked for.",
         "What the windows show: one per picture, or several in the order of the pictures.",
-        "The picture with its heat map and windows.",
+        "The picture with its heat map and windows, a colour bar and a legend: a drawing to show.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
         "The windows as x, y, width, height in pixels: a list per picture.",
         "Everything about the run as JSON; one per picture.",
@@ -169,10 +167,12 @@ def settings_of(values: dict[str, Any]) -> LaserSettings:
 
 
 def drawn(picture: Image.Image, location: Location | None) -> Image.Image:
-    """The picture with its heat map and windows; as it is where nothing was found."""
-    if location is None or location.evidence.degenerate:
-        return picture
-    return overlay(picture, location.evidence, location.placement.windows)
+    """The picture with its heat map and windows; alone where nothing was looked for."""
+    from ..laser_core.render import drawing
+
+    if location is None:
+        return drawing(picture)
+    return drawing(picture, location.evidence, location.placement)
 
 
 def _outputs(
@@ -181,10 +181,10 @@ def _outputs(
     import torch
 
     from ..laser_core.geometry import whole_picture
-    from ..laser_core.render import heat_map
+    from ..laser_core.render import heat_map, on_one_size
     from ..laser_core.results import Placement
 
-    crops, overlays, heats, placements = [], [], [], []
+    crops, overlays, heats, placements, windows = [], [], [], [], []
     for picture, result in zip(pictures, found, strict=True):
         location = result.location
         placement = Placement((whole_picture(picture.size),), (0.0,))
@@ -195,16 +195,14 @@ def _outputs(
         overlays.append(drawn(picture, location))
         heats.append(heat)
         placements.append(placement)
+        windows.append(window_view(picture, location and location.evidence, placement))
     answers = [result.answer.text for result in found]
     plain = ["" if result.plain is None else result.plain.text for result in found]
     views = [token_view(result.answer) for result in found]
-    windows = [window_view(*pair) for pair in zip(pictures, placements, strict=True)]
     return {
-        "ui": ui(
-            _lines(found), overlays, laser_tokens=views, laser_windows=windows, laser_plain=plain
-        ),
+        "ui": ui(_lines(found), laser_tokens=views, laser_windows=windows, laser_plain=plain),
         "result": (
-            answers, plain, image_of(crops), image_of(overlays), torch.stack(heats),
+            answers, plain, image_of(crops), image_of(on_one_size(overlays)), torch.stack(heats),
             boxes_of(placements)[0], reports,
         ),
     }  # fmt: skip

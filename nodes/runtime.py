@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ Progress = Callable[[str, int, int], None]
 
 STEPS = 1000  # of the bar: fine enough for any answer
 PREVIEW_PX = 512
+TEXT_EVENT = "laser.text"  # what web/laser.js listens to
+TEXT_SECONDS = 0.1  # between two messages
+TEXT_CHARACTERS = 2000  # the end of a longer text, as it grows
 WHOLE = 1e32  # bytes: what ComfyUI passes for "as much as there is"
 # Shares of the bar that a stage of the core ends at; stages not named go from 0 to the end.
 STAGES = {
@@ -74,15 +78,23 @@ class NodeProgress:
 
 
 def text_sender(node_id: str | None) -> Callable[[str], None] | None:
-    """A callback that shows growing text on the node, where this ComfyUI can."""
+    """A callback that shows growing text in the node's view, a few times a second."""
     if not in_comfyui() or node_id is None:
         return None
     from server import PromptServer
 
-    server = getattr(PromptServer, "instance", None)
-    if not hasattr(server, "send_progress_text"):
-        return None
-    return lambda text: server.send_progress_text(text, node_id)
+    server = PromptServer.instance
+    last = 0.0
+
+    def show(text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= TEXT_SECONDS:
+            last = now
+            shown = {"node": node_id, "text": text[-TEXT_CHARACTERS:]}
+            server.send_sync(TEXT_EVENT, shown, server.client_id)
+
+    return show
 
 
 def models_folders() -> list[str]:
@@ -95,33 +107,28 @@ def models_folders() -> list[str]:
     return folder_paths.get_folder_paths("LLM")
 
 
-def preview_images(pictures: Sequence[Image.Image]) -> list[dict[str, str]]:
-    """The entries of a node's `ui` that show these pictures on it; none without ComfyUI."""
+def temp_file(suffix: str) -> tuple[str, dict[str, str]] | None:
+    """(path, entry) of a file to write that the page can ask for; None without ComfyUI."""
     if "folder_paths" not in sys.modules:
-        return []
+        return None
     import secrets
 
     import folder_paths
 
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
-    entries = []
-    for picture in pictures:
-        name = f"laser_{secrets.token_hex(8)}.png"  # never reused: browsers keep them for a day
-        picture.save(os.path.join(folder, name), compress_level=1)
-        entries.append({"filename": name, "subfolder": "", "type": "temp"})
-    return entries
+    name = f"laser_{secrets.token_hex(8)}{suffix}"  # never reused: browsers keep them for a day
+    return os.path.join(folder, name), {"filename": name, "subfolder": "", "type": "temp"}
 
 
-def ui(text: Sequence[str], pictures: Sequence[Image.Image] = (), **views: list) -> dict[str, list]:
-    """A node's `ui`: lines of text, previews, and what its own view draws, as plain values.
+def ui(text: Sequence[str], **views: list) -> dict[str, list]:
+    """A node's `ui`: lines of text and what its own view draws, as plain values.
 
     One value that JSON cannot hold would stop the server's messages to every node.
     """
     from ..laser_core.report import to_plain
 
-    images = preview_images(pictures)
-    return {"text": list(text), **({"images": images} if images else {}), **to_plain(views)}
+    return {"text": list(text), **to_plain(views)}
 
 
 # ---- memory ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ..laser_core.settings import (
 from .batches import box_lists, grouped, pictures_of, spread
 from .handles import TraceHandle, summary
 from .runtime import NodeProgress, text_sender, ui
+from .views import token_view
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
@@ -261,24 +262,3 @@ def json_of(
     used = ("load", "prompt", "answer", "decode")  # the other steps were other nodes'
     content["settings"] = {name: content["settings"][name] for name in used}
     return to_json(content)
-
-
-def token_view(answer: Answer) -> dict[str, Any]:
-    """What a view of an answer's tokens needs."""
-    return {
-        "text": answer.text,
-        "stop_reason": answer.stop_reason,
-        "tokens": [
-            {
-                "text": token.text,
-                "vat": token.vat,
-                "with": token.probability_with,
-                "without": token.probability_without,
-                "alternatives": [
-                    [other.text, other.probability_with, other.probability_without]
-                    for other in token.alternatives
-                ],
-            }
-            for token in answer.tokens
-        ],
-    }
