@@ -16,7 +16,7 @@ from ..laser_core.settings import (
 )
 from .batches import boxes_of, image_of, masks_of, pictures_of
 from .handles import describe, summary
-from .runtime import NodeProgress, text_sender, ui
+from .runtime import NodeProgress, ViewProgress, ui
 from .views import token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..laser_core.pipeline import LaserAnswer, Location
+    from ..laser_core.results import Placement
 
 ADVANCED = {"advanced": True}
 
@@ -128,8 +129,8 @@ class LaserAnswerNode:
         settings = settings_of(values)
         pictures = pictures_of(image)
         masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
-        progress, show = NodeProgress(len(pictures)), text_sender(unique_id)
-        found, reports = [], []
+        progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id)
+        found, windows, reports = [], [], []
         with lvlm.running() as model:
             for picture, one_mask in zip(pictures, masks, strict=True):
                 progress.next_picture()
@@ -141,16 +142,17 @@ class LaserAnswerNode:
                     location = pipeline.locate(
                         model, picture, question, settings, progress, maps=maps, mask=one_mask
                     )
-                    progress.preview(drawn(picture, location))
+                windows.append(_windows(picture, location))
+                live.windows(windows[-1])
                 result = pipeline.answer(
                     model, picture, question, settings,
-                    location=location, with_plain=with_plain, progress=progress, on_text=show,
+                    location=location, with_plain=with_plain, progress=progress, on_text=live.text,
                 )  # fmt: skip
                 found.append(result)
                 reports.append(
                     to_json(report(result, question, model, settings, load=lvlm.settings))
                 )
-        return _outputs(pictures, found, reports)
+        return _outputs(pictures, found, windows, reports)
 
 
 def settings_of(values: dict[str, Any]) -> LaserSettings:
@@ -175,27 +177,43 @@ def drawn(picture: Image.Image, location: Location | None) -> Image.Image:
     return drawing(picture, location.evidence, location.placement)
 
 
+def _placement(picture: Image.Image, location: Location | None) -> Placement:
+    """The windows; the whole picture where nothing was looked for."""
+    from ..laser_core.geometry import whole_picture
+    from ..laser_core.results import Placement
+
+    if location is None:
+        return Placement((whole_picture(picture.size),), (0.0,))
+    return location.placement
+
+
+def _windows(picture: Image.Image, location: Location | None) -> dict[str, Any]:
+    """What the node's view shows of them."""
+    evidence = None if location is None else location.evidence
+    return window_view(picture, evidence, _placement(picture, location))
+
+
 def _outputs(
-    pictures: list[Image.Image], found: list[LaserAnswer], reports: list[str]
+    pictures: list[Image.Image],
+    found: list[LaserAnswer],
+    windows: list[dict[str, Any]],
+    reports: list[str],
 ) -> dict[str, Any]:
     import torch
 
-    from ..laser_core.geometry import whole_picture
     from ..laser_core.render import heat_map, on_one_size
-    from ..laser_core.results import Placement
 
-    crops, overlays, heats, placements, windows = [], [], [], [], []
+    crops, overlays, heats, placements = [], [], [], []
     for picture, result in zip(pictures, found, strict=True):
         location = result.location
-        placement = Placement((whole_picture(picture.size),), (0.0,))
+        placement = _placement(picture, location)
         heat = torch.zeros(picture.height, picture.width)
         if location is not None:
-            placement, heat = location.placement, heat_map(location.evidence)
+            heat = heat_map(location.evidence)
         crops += [picture.crop(window) for window in placement.windows]
         overlays.append(drawn(picture, location))
         heats.append(heat)
         placements.append(placement)
-        windows.append(window_view(picture, location and location.evidence, placement))
     answers = [result.answer.text for result in found]
     plain = ["" if result.plain is None else result.plain.text for result in found]
     views = [token_view(result.answer) for result in found]

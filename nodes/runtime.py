@@ -1,4 +1,4 @@
-"""What ComfyUI offers a running node: progress, interrupts, memory, folders, previews.
+"""What ComfyUI offers a running node: progress, interrupts, memory, folders, files for the views.
 
 The only file that imports ComfyUI, and only when asked: without ComfyUI the pack imports and its
 nodes work, with no bar, no preview and no memory manager.
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 STEPS = 1000  # of the bar: fine enough for any answer
-PREVIEW_PX = 512
-TEXT_EVENT = "laser.text"  # what web/laser.js listens to
+PROGRESS_EVENT = "laser.progress"  # what web/laser.js listens to
 TEXT_SECONDS = 0.1  # between two messages
 TEXT_CHARACTERS = 2000  # the end of a longer text, as it grows
 WHOLE = 1e32  # bytes: what ComfyUI passes for "as much as there is"
@@ -63,38 +62,41 @@ class NodeProgress:
         part = start + (end - start) * min(done / max(total, 1), 1.0)
         self._show(max(self._picture, 0) + part)
 
-    def preview(self, picture: Image.Image) -> None:
-        """Show a picture on the node while it runs."""
-        self._show(None, ("JPEG", picture, PREVIEW_PX))
-
-    def _show(self, pictures_done: float | None, preview: Any = None) -> None:
+    def _show(self, pictures_done: float) -> None:
         if self._bar is None:
             return
         self._memory.throw_exception_if_processing_interrupted()
-        if pictures_done is not None:
-            # An answer that is decoded twice, with and without the method, must not run backwards
-            self._value = max(self._value, round(STEPS * pictures_done / self._pictures))
-        self._bar.update_absolute(self._value, STEPS, preview)
+        # An answer that is decoded twice, with and without the method, must not run backwards
+        self._value = max(self._value, round(STEPS * pictures_done / self._pictures))
+        self._bar.update_absolute(self._value, STEPS)
 
 
-def text_sender(node_id: str | None) -> Callable[[str], None] | None:
-    """A callback that shows growing text in the node's view, a few times a second."""
-    if not in_comfyui() or node_id is None:
-        return None
-    from server import PromptServer
+class ViewProgress:
+    """Shows in a node's view what there is before the run ends; does nothing without ComfyUI."""
 
-    server = PromptServer.instance
-    last = 0.0
+    def __init__(self, node_id: str | None) -> None:
+        self._node_id, self._last = node_id, 0.0
 
-    def show(text: str) -> None:
-        nonlocal last
+    def text(self, text: str) -> None:
+        """The answer as it grows, a few times a second."""
         now = time.monotonic()
-        if now - last >= TEXT_SECONDS:
-            last = now
-            shown = {"node": node_id, "text": text[-TEXT_CHARACTERS:]}
-            server.send_sync(TEXT_EVENT, shown, server.client_id)
+        if now - self._last >= TEXT_SECONDS:
+            self._last = now
+            self._send(text=text[-TEXT_CHARACTERS:])
 
-    return show
+    def windows(self, view: dict[str, Any]) -> None:
+        """Where the answer is being read from."""
+        self._send(windows=view)
+
+    def _send(self, **shown: Any) -> None:
+        if self._node_id is None or not in_comfyui():
+            return
+        from server import PromptServer
+
+        from ..laser_core.report import to_plain
+
+        server = PromptServer.instance
+        server.send_sync(PROGRESS_EVENT, {"node": self._node_id, **to_plain(shown)}, server.client_id)
 
 
 def models_folders() -> list[str]:

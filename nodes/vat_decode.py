@@ -15,7 +15,7 @@ from ..laser_core.settings import (
 )
 from .batches import box_lists, grouped, pictures_of, spread
 from .handles import TraceHandle, summary
-from .runtime import NodeProgress, text_sender, ui
+from .runtime import NodeProgress, ViewProgress, ui
 from .views import token_view
 from .widgets import (
     BOUNDING_BOX,
@@ -117,7 +117,7 @@ class VATDecode:
 
         settings = settings_from_groups(values)
         shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
-        progress, show = NodeProgress(len(shown)), text_sender(unique_id)
+        progress, live = NodeProgress(len(shown)), ViewProgress(unique_id)
         answers, reports = [], []
         with lvlm.running() as model:
             unknown = model.unknown_words(question)
@@ -128,7 +128,7 @@ class VATDecode:
                     answer = Answer(reply, (), "outside the vocabulary")
                 else:
                     streams = one.streams(model, question, settings)
-                    answer = decode(model, *streams, settings.decode, progress, show)
+                    answer = decode(model, *streams, settings.decode, progress, live.text)
                 answers.append(answer)
                 reports.append(json_of(answer, question, model, settings, lvlm.settings))
         texts = [answer.text for answer in answers]

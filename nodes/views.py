@@ -71,12 +71,10 @@ def token_view(answer: Answer) -> dict[str, Any]:
         path, rest = place
         with open(path, "w", encoding="utf-8") as file:
             json.dump(to_plain(tokens), file, ensure_ascii=False, separators=(",", ":"))
-    activations = [abs(token.vat) for token in answer.tokens if token.vat is not None]
     return {
         "text": answer.text,
         "stop_reason": answer.stop_reason,
         "count": len(tokens),
-        "strongest": max(activations, default=None),
         "tokens": tokens[:FIRST_TOKENS],
         "all_tokens": rest,
     }

@@ -8,7 +8,7 @@ import { translator } from "./views/strings.js";
 import { VIEWS, createView } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
-const views = new WeakMap(); // node -> its view while the node is on a graph
+const views = new Map(); // node -> its view while the node is on a graph
 let texts = {};
 let made = 0;
 
@@ -27,13 +27,17 @@ app.registerExtension({
   },
 
   setup() {
-    api.addEventListener("laser.text", ({ detail }) => {
+    api.addEventListener("laser.progress", ({ detail }) => {
       const node = nodeOf(String(detail.node).split(":"), app.rootGraph ?? app.graph);
-      views.get(node)?.stream(detail.text);
+      views.get(node)?.progress(detail);
     });
+    for (const end of ["execution_error", "execution_interrupted"]) {
+      api.addEventListener(end, () => views.forEach((view) => view.settle()));
+    }
   },
 
   nodeCreated(node) {
+    if (/^Laser[A-Z]/.test(node.comfyClass ?? "")) foldAdvanced(node);
     const spec = VIEWS[node.comfyClass];
     if (spec) attach(node, spec);
   },
@@ -88,6 +92,15 @@ function attach(node, { sections, height }) {
     views.delete(node);
     forwarding?.abort();
   });
+}
+
+/**
+ * The newer renderer hides rarely used inputs by their option, the classic one by this mark; there
+ * the node's menu has "Show Advanced".
+ */
+function foldAdvanced(node) {
+  if (app.extensionManager.setting.get("Comfy.Node.AlwaysShowAdvancedWidgets")) return;
+  for (const widget of node.widgets ?? []) if (widget.options?.advanced) widget.advanced = true;
 }
 
 /** What a view asks of the canvas, see Host in views/view.js. */

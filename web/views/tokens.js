@@ -3,8 +3,9 @@
 import { el, onKeys, percent, set, shown } from "./dom.js";
 
 const PAGE = 100; // tokens; as many as travel with the payload
-const NEUTRAL = 0.1; // of the strongest activation: less is shown as neither
-const STRONG = 0.5;
+// Of Visual Activation of Tokens, in logits: what makes a token 1.6 and 7.4 times as likely
+const NEUTRAL = 0.5;
+const STRONG = 2;
 
 export function tokenSection(host, signal) {
   const { t } = host;
@@ -25,10 +26,9 @@ export function tokenSection(host, signal) {
   let wanted = 0; // counts what was shown: an answer that arrives late for another is dropped
 
   function kind(token) {
-    if (token.vat === null || token.vat === undefined) return "none";
-    const share = data.strongest ? token.vat / data.strongest : 0;
-    if (Math.abs(share) < NEUTRAL) return "neutral";
-    return `${share > 0 ? "for" : "against"}${Math.abs(share) >= STRONG ? " strong" : ""}`;
+    if (typeof token.vat !== "number") return "none";
+    if (Math.abs(token.vat) < NEUTRAL) return "neutral";
+    return `${token.vat > 0 ? "for" : "against"}${Math.abs(token.vat) >= STRONG ? " strong" : ""}`;
   }
 
   const words = (token) => t(`vat_${kind(token).replace(" ", "_")}`, { vat: shown(token.vat) });
@@ -40,7 +40,7 @@ export function tokenSection(host, signal) {
     list.replaceChildren(
       ...part.map((token, index) =>
         el("span", {
-          class: `laser-token ${kind(token)}`,
+          class: `laser-token ${kind(token)}${/^<[^<>]+>$/.test(token.text) ? " special" : ""}`,
           role: "option",
           id: `${host.id}-token-${first + index}`,
           "data-token": first + index,
@@ -159,7 +159,12 @@ export function tokenSection(host, signal) {
       const compared = tokens.some((token) => typeof token.vat === "number");
       legend.replaceChildren(
         ...(compared
-          ? ["for", "neutral", "against"].map((name) => el("span", { class: `laser-token ${name} strong`, text: t(`legend_${name}`) }))
+          ? [
+              el("span", { text: t("legend") }),
+              ...["for", "neutral", "against"].map((name) =>
+                el("span", { class: `laser-token ${name} strong`, text: t(`legend_${name}`) }),
+              ),
+            ]
           : [el("span", { text: t(tokens.length ? "notCompared" : "noTokens") })]),
       );
       note.textContent = data.stop_reason === "max tokens" ? t("stoppedAtMax") : "";

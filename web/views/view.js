@@ -49,6 +49,7 @@ export function createView(root, sections, given) {
   let pictures = [];
   let of = 0;
   let index = 0;
+  let running = false;
   const host = { ...given, count: () => of };
   const { t } = host;
 
@@ -63,7 +64,10 @@ export function createView(root, sections, given) {
   back.addEventListener("click", () => turn(index - 1), { signal });
   next.addEventListener("click", () => turn(index + 1), { signal });
 
+  for (const [, part] of parts) part.element.hidden = true;
+
   function turn(to) {
+    running = false;
     index = Math.min(Math.max(to, 0), Math.max(of - 1, 0));
     pager.hidden = of < 2;
     where.textContent = t("pictureOf", { number: index + 1, count: of });
@@ -99,16 +103,21 @@ export function createView(root, sections, given) {
     refresh() {
       if (!body.hidden) for (const [, part] of parts) part.refresh();
     },
-    /** Shows an answer while it grows. */
-    stream(text) {
-      for (const [, part] of parts) {
-        if (!part.stream) continue;
-        body.hidden = false;
-        empty.hidden = true;
-        part.element.hidden = false;
-        part.stream(text);
+    /** What there is while the node runs: its windows, then its answer as it grows. */
+    progress(part) {
+      running = true;
+      body.hidden = false;
+      empty.hidden = pager.hidden = true;
+      for (const [name, section] of parts) {
+        if (part[name]) section.show(part);
+        else if (part.text !== undefined && section.stream) section.stream(part.text);
+        else continue;
+        section.element.hidden = false;
       }
-      if (!pictures.length) for (const [, part] of parts) if (!part.stream) part.element.hidden = true;
+    },
+    /** After a run that failed or was stopped: the last result again. */
+    settle() {
+      if (running) turn(index);
     },
     destroy() {
       for (const [, part] of parts) part.clear();
