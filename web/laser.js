@@ -95,12 +95,25 @@ function attach(node, { sections, height }) {
 }
 
 /**
- * The newer renderer hides rarely used inputs by their option, the classic one by this mark; there
- * the node's menu has "Show Advanced".
+ * Rarely used inputs fold away in the classic renderer too, which leaves them out of its layout
+ * only when they are hidden; the node's menu has "Show Advanced". A linked one stays.
  */
 function foldAdvanced(node) {
-  if (app.extensionManager.setting.get("Comfy.Node.AlwaysShowAdvancedWidgets")) return;
-  for (const widget of node.widgets ?? []) if (widget.options?.advanced) widget.advanced = true;
+  for (const widget of node.widgets ?? []) {
+    if (!widget.options?.advanced) continue;
+    let hidden = widget.hidden;
+    widget.advanced = true;
+    const folded = () =>
+      !window.LiteGraph?.vueNodesMode &&
+      !node.showAdvanced &&
+      !isLinked(node, widget.name) &&
+      !app.extensionManager.setting.get("Comfy.Node.AlwaysShowAdvancedWidgets");
+    Object.defineProperty(widget, "hidden", {
+      configurable: true,
+      get: () => hidden || folded(),
+      set: (value) => (hidden = value),
+    });
+  }
 }
 
 /** What a view asks of the canvas, see Host in views/view.js. */
@@ -124,7 +137,7 @@ function hostOf(node) {
       widget.callback?.(value);
       node.setDirtyCanvas(true, true);
     },
-    locked: (name) => (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null),
+    locked: (name) => isLinked(node, name),
     change(act) {
       this.begin();
       try {
@@ -182,6 +195,11 @@ function scrolls(event) {
 
 function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** Whether a link gives a widget's value. */
+function isLinked(node, name) {
+  return (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
 }
 
 /** Calls `after` behind a method of one object, which keeps its own. */
