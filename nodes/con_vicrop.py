@@ -28,6 +28,7 @@ class ConViCrop:
     )
     SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "crop"
     RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE")
     RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay")

@@ -45,6 +45,7 @@ class LaserAnswerNode:
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "visual grounding", "vlm")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "answer"
     RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING")
     RETURN_NAMES = ("answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 Progress = Callable[[str, int, int], None]
 
@@ -96,7 +95,9 @@ class ViewProgress:
         from ..laser_core.report import to_plain
 
         server = PromptServer.instance
-        server.send_sync(PROGRESS_EVENT, {"node": self._node_id, **to_plain(shown)}, server.client_id)
+        server.send_sync(
+            PROGRESS_EVENT, {"node": self._node_id, **to_plain(shown)}, server.client_id
+        )
 
 
 def models_folders() -> list[str]:

@@ -19,6 +19,7 @@ class VAQLayerSelect:
     )
     SEARCH_ALIASES = ("laser", "layer", "visual activation by query", "heat map", "grounding")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "select"
     RETURN_TYPES = (EVIDENCE, "MASK", "IMAGE", "INT", "STRING", "IMAGE")
     RETURN_NAMES = ("evidence", "heat_map", "overlay", "layer", "report", "chart")

@@ -44,6 +44,7 @@ class VATDecode:
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "decode"
     RETURN_TYPES = ("STRING", TRACE, "STRING")
     RETURN_NAMES = ("answer", "trace", "json")
