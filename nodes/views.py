@@ -1,7 +1,7 @@
 """What the nodes' own views on the canvas draw: plain values, and temp files of bounded size.
 
 A picture has at most 512 pixels per side, a map at most 64 x 64 cells; the maps of all layers are
-tiles of one file. An answer's first 100 tokens travel as values, a longer one's as a file.
+tiles of one file. An answer's first 64 tokens travel as values, a longer one's as a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PICTURE_PX = 512  # longer side of a view's picture
 MAP_CELLS = 64  # per side of a view's map: finer ones are averaged
-FIRST_TOKENS = 100  # of an answer, sent as values: one page of the view
+FIRST_TOKENS = 64  # of an answer, sent as values: one page of the view
 
 Entry = dict[str, str]  # a temp file, as ComfyUI names it
 
@@ -83,14 +83,19 @@ def token_view(answer: Answer) -> dict[str, Any]:
 def _token(token: TokenRecord) -> dict[str, Any]:
     return {
         "text": token.text,
-        "vat": token.vat,
-        "with": token.probability_with,
-        "without": token.probability_without,
+        "vat": _short(token.vat),
+        "with": _short(token.probability_with),
+        "without": _short(token.probability_without),
         "alternatives": [
-            [other.text, other.probability_with, other.probability_without]
+            [other.text, _short(other.probability_with), _short(other.probability_without)]
             for other in token.alternatives
         ],
     }
+
+
+def _short(value: float | None) -> float | None:
+    """More digits than a view shows would double what is sent."""
+    return None if value is None else float(f"{value:.4g}")
 
 
 def _picture_and_maps(

@@ -252,23 +252,23 @@ test("the plain answer is told from the one with LASER, or said to be the same",
 
 test("a long answer is paged: no more tokens on the page than fit one", async () => {
   const tokens = Array.from({ length: 2000 }, (_, index) => token(`t${index} `, 1));
-  const page = openTokens(tokens.slice(0, 100), { count: 2000, all_tokens: file("all.json") }, { files: { "all.json": tokens } });
-  assert.equal(page.all(".laser-tokens .laser-token").length, 100);
-  assert.match(page.text(".laser-pages"), /Tokens 1 to 100 of 2000/);
+  const page = openTokens(tokens.slice(0, 64), { count: 2000, all_tokens: file("all.json") }, { files: { "all.json": tokens } });
+  assert.equal(page.all(".laser-tokens .laser-token").length, 64);
+  assert.match(page.text(".laser-pages"), /Tokens 1 to 64 of 2000/);
   page.find("[aria-label='Next tokens']").click();
   await new Promise(setImmediate);
-  assert.match(page.text(".laser-pages"), /Tokens 101 to 200 of 2000/);
-  assert.equal(page.text(".laser-tokens .laser-token"), "t100 ");
-  assert.equal(page.all(".laser-tokens .laser-token").length, 100);
+  assert.match(page.text(".laser-pages"), /Tokens 65 to 128 of 2000/);
+  assert.equal(page.text(".laser-tokens .laser-token"), "t64 ");
+  assert.equal(page.all(".laser-tokens .laser-token").length, 64);
 });
 
 test("tokens whose file is gone are said to be gone", async () => {
-  const tokens = Array.from({ length: 100 }, () => token("a ", 1));
+  const tokens = Array.from({ length: 64 }, () => token("a ", 1));
   const page = openTokens(tokens, { count: 2000, all_tokens: file("gone.json") });
   page.find("[aria-label='Next tokens']").click();
   await new Promise(setImmediate);
-  assert.match(page.text(".laser-answer > .laser-caption"), /only the first 100 of 2000/);
-  assert.match(page.text(".laser-pages"), /Tokens 1 to 100/);
+  assert.match(page.text(".laser-answer > .laser-caption"), /only the first 64 of 2000/);
+  assert.match(page.text(".laser-pages"), /Tokens 1 to 64/);
 });
 
 test("an answer that stopped at its limit or is empty says so", () => {

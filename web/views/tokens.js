@@ -2,7 +2,7 @@
 
 import { el, onKeys, percent, set, shown } from "./dom.js";
 
-const PAGE = 100; // tokens; as many as travel with the payload
+const PAGE = 64; // tokens; as many as travel with the payload
 // Of Visual Activation of Tokens, in logits: what makes a token 1.6 and 7.4 times as likely
 const NEUTRAL = 0.5;
 const STRONG = 2;
