@@ -24,7 +24,8 @@ from .batches import (
     windows_of,
 )
 from .handles import TraceHandle, summary
-from .runtime import NodeProgress, text_sender, ui
+from .runtime import NodeProgress, ViewProgress, ui
+from .views import token_view
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
@@ -53,6 +54,7 @@ class VATDecode:
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "decode"
     RETURN_TYPES = ("STRING", TRACE, "STRING", "STRING")
     RETURN_NAMES = ("answer", "trace", "json", "report")
@@ -128,7 +130,7 @@ class VATDecode:
 
         settings = settings_from_groups(values)
         shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
-        progress, show = NodeProgress(len(shown)), text_sender(unique_id)
+        progress, live = NodeProgress(len(shown)), ViewProgress(unique_id)
         answers, reports = [], []
         with lvlm.running() as model:
             unknown = model.unknown_words(question)
@@ -139,7 +141,7 @@ class VATDecode:
                     answer = Answer(reply, (), "outside the vocabulary")
                 else:
                     streams = one.streams(model, question, settings)
-                    answer = decode(model, *streams, settings.decode, progress, show)
+                    answer = decode(model, *streams, settings.decode, progress, live.text)
                 answers.append(answer)
                 reports.append(json_of(answer, question, model, settings, lvlm.settings))
         texts = [answer.text for answer in answers]
@@ -292,24 +294,3 @@ def json_of(
     used = ("load", "prompt", "answer", "decode")  # the other steps were other nodes'
     content["settings"] = {name: content["settings"][name] for name in used}
     return to_json(content)
-
-
-def token_view(answer: Answer) -> dict[str, Any]:
-    """What a view of an answer's tokens needs."""
-    return {
-        "text": answer.text,
-        "stop_reason": answer.stop_reason,
-        "tokens": [
-            {
-                "text": token.text,
-                "vat": token.vat,
-                "with": token.probability_with,
-                "without": token.probability_without,
-                "alternatives": [
-                    [other.text, other.probability_with, other.probability_without]
-                    for other in token.alternatives
-                ],
-            }
-            for token in answer.tokens
-        ],
-    }

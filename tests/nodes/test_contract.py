@@ -27,7 +27,7 @@ CONTRACT = {
     "LaserVAQLayerSelect": (
         "attention top_heads rule layer fused_layers first_depth last_depth",
         "",
-        "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING",
+        "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING chart:IMAGE",
     ),
     "LaserConViCrop": (
         "image scale min_side_px placement windows top_fraction override",

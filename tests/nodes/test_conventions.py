@@ -126,7 +126,7 @@ def test_the_heat_map_has_the_pictures_size_and_reaches_one(lvlm, image):
     found = evidence_for(lvlm, image)
     assert found.heat_map.shape == (3, 60, 90)
     assert [float(heat.max()) for heat in found.heat_map] == [1.0, 1.0, 1.0]
-    assert found.overlay.shape == image.shape
+    assert found.overlay.shape[::3] == found.chart.shape[::3] == (3, 3)
     assert all(type(layer) is int for layer in found.layer)
 
 
@@ -166,14 +166,15 @@ def test_views_survive_values_that_are_not_finite():
     assert shown == {"text": ["a"], "laser_x": [[1.0, None, None]]}
 
 
-def test_previews_are_files_with_names_of_their_own(lvlm, image, comfyui, tmp_path):
+def test_what_views_show_are_files_with_names_of_their_own(lvlm, image, comfyui, tmp_path):
     names = []
     for _ in range(2):
-        for entry in evidence_for(lvlm, image).ui["images"]:
-            assert entry["type"] == "temp"
-            assert (tmp_path / "temp" / entry["filename"]).is_file()
-            names.append(entry["filename"])
-    assert len(set(names)) == 6
+        for view in evidence_for(lvlm, image).ui["laser_vaq"]:
+            for entry in (view["picture"], view["maps"]["image"]):
+                assert entry["type"] == "temp"
+                assert (tmp_path / "temp" / entry["filename"]).is_file()
+                names.append(entry["filename"])
+    assert len(set(names)) == 12
 
 
 # ---- what people see ---------------------------------------------------------------------------

@@ -299,11 +299,13 @@ def test_an_interrupt_while_reading_remembers_nothing(lvlm, comfyui):
     assert tiny_lvlm("llava").prefix is None
 
 
-def test_progress_only_grows_and_text_is_sent(lvlm, comfyui, image):
+def test_progress_only_grows_and_the_view_is_told(lvlm, comfyui, image):
     run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, unique_id="7", **all_of(SMALL))
     values = [value for value, _ in comfyui.bars]
     assert values == sorted(values)
     assert 990 <= values[-1] <= 1000
-    assert len(comfyui.previews) == 3
-    assert comfyui.previews[0][0] == "JPEG"
-    assert comfyui.texts
+    assert {event for event, _ in comfyui.shown} == {"laser.progress"}
+    assert all(shown["node"] == "7" for _, shown in comfyui.shown)
+    windows = [shown["windows"] for _, shown in comfyui.shown if "windows" in shown]
+    assert [view["size"] for view in windows] == [[90, 60]] * 3
+    assert any(shown.get("text") for _, shown in comfyui.shown)
