@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .console import ProgressLine, Stopwatch, quiet_libraries
+from .console import ProgressLine, Stopwatch, is_for_the_user, quiet_libraries
 from .flags import GROUPS, add_flags, flags, read_flags
 
 if TYPE_CHECKING:
@@ -52,20 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         progress.clear()
-        if not _is_for_the_user(error):
+        if not is_for_the_user(error):
             raise
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    """True for a ValueError that this package raised; a library's own would be a bug of ours."""
-    if not isinstance(error, ValueError):
-        return False
-    frame = error.__traceback__
-    while frame.tb_next:
-        frame = frame.tb_next
-    return frame.tb_frame.f_globals.get("__package__") == __package__
 
 
 # ---- commands ----------------------------------------------------------------------------------

@@ -63,6 +63,17 @@ class Stopwatch:
         return seconds
 
 
+def is_for_the_user(error: Exception) -> bool:
+    """True for a ValueError that this package raised; a library's own would be a bug of ours."""
+    if not isinstance(error, ValueError):
+        return False
+    frame = error.__traceback__
+    while frame.tb_next:
+        frame = frame.tb_next
+    package = frame.tb_frame.f_globals.get("__package__") or ""
+    return package.partition(".")[0] == __package__
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Inside, transformers and matplotlib print neither warnings nor progress of their own.
