@@ -70,8 +70,7 @@ def is_for_the_user(error: Exception) -> bool:
     frame = error.__traceback__
     while frame.tb_next:
         frame = frame.tb_next
-    package = frame.tb_frame.f_globals.get("__package__") or ""
-    return package.partition(".")[0] == __package__
+    return frame.tb_frame.f_globals.get("__package__") == __package__
 
 
 @contextmanager

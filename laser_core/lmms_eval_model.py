@@ -1,4 +1,4 @@
-"""`--model laser` of lmms-eval: the harness asks, `answering` answers.
+"""`--model laser` of lmms-eval: the harness asks, `benchmark` answers.
 
 The harness shares the questions out among the processes that `accelerate launch` started; each
 answers its own share on its own device, one at a time, in the harness's order: questions about
@@ -17,15 +17,15 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from ..console import is_for_the_user
-from ..loading import DEMO, load_lvlm
-from .answering import (
+from .benchmark import (
     Answerer,
     UnsuitableTask,
     ignored_arguments,
     read_arguments,
     split_instruction,
 )
+from .console import is_for_the_user
+from .loading import DEMO, load_lvlm
 
 
 class Laser(lmms):
@@ -60,6 +60,7 @@ class Laser(lmms):
         arguments = read_arguments({**settings, "device": _device(device, self._world_size)})
         self._lvlm = load_lvlm(str(pretrained), arguments.load)
         self._answer = Answerer(self._lvlm, arguments)
+        self._looks = arguments.mode != "plain" and "instruction" not in arguments.given
         self._told: set[tuple[str, str]] = set()
 
     @property
@@ -133,7 +134,7 @@ class Laser(lmms):
         configured = getattr(doc_to_visual, "__self__", None)
         specific = getattr(configured, "lmms_eval_specific_kwargs", None) or {}
         post_prompt = specific.get("post_prompt") or ""
-        if not split_instruction(context, post_prompt)[1]:
+        if self._looks and not split_instruction(context, post_prompt)[1]:
             self._tell_once(
                 task,
                 "no instruction can be told from the question: without the question, the model "
@@ -153,7 +154,9 @@ class Laser(lmms):
         reasons = "; ".join(f"{reason} ({times})" for reason, times in failures.most_common(5))
         if count == requests:
             raise ValueError(f"no question could be answered: {reasons}")
-        logger.error(f"{count} of {requests} questions have no answer, which counts as wrong: {reasons}")
+        logger.error(
+            f"{count} of {requests} questions have no answer, which counts as wrong: {reasons}"
+        )
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         """Raises NotImplementedError: the method decides what is said, not how likely a text is."""

@@ -14,16 +14,15 @@ from typing import Any
 
 from PIL import Image
 
-from ..decode import decode
-from ..flags import flags, read_named
-from ..lvlm import Lvlm
-from ..pipeline import answer
-from ..prefill import Stream
-from ..results import Answer
-from ..settings import DecodeSettings, LaserSettings, LoadSettings
+from .decode import decode
+from .flags import flags, read_named
+from .lvlm import Lvlm
+from .pipeline import answer
+from .prefill import Stream
+from .results import Answer
+from .settings import DecodeSettings, LaserSettings, LoadSettings
 
-MODES = ("laser", "plain")
-MODE_HELP = "laser: the method. plain: the model alone, for comparison."
+MODES = ("laser", "plain")  # the method, or the model alone for comparison
 
 # Generation arguments of tasks by the setting they stand for; do_sample and until have no setting.
 GENERATION_SETTINGS = {
