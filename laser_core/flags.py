@@ -20,6 +20,9 @@ GROUPS: dict[str, type[Settings]] = {
     **{group.name: type(group.default) for group in fields(LaserSettings)},
 }
 
+LOCATE_GROUPS = ("load", "prompt", "contrast", "layer", "crop")
+"""The groups that say where the evidence is, and nothing of answers."""
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -82,6 +85,15 @@ def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:
                 metavar={int: "N", float: "X"}.get(flag.kind, "TEXT"),
                 help=text.replace("%", "%%"),
             )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare --model, which is no setting."""
+    parser.add_argument(
+        "--model", default="demo", metavar="NAME",
+        help="demo (bundled), a model folder, or a hub id like owner/name, which is downloaded "
+        "[default: demo]",
+    )  # fmt: skip
 
 
 def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
