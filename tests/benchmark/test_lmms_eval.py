@@ -24,10 +24,11 @@ from laser_core.lmms_eval_model import Laser
 from laser_core.lmms_eval_plugin import manifest
 from laser_core.loading import load_lvlm
 from laser_core.pipeline import answer
-from laser_core.settings import DecodeSettings, LaserSettings
+from laser_core.settings import DecodeSettings, LaserSettings, PromptSettings
 from tools.demo_model.world import held_out_items
 from tools.demo_task import TASK, write_task
 
+AOKVQA_INSTRUCTION = "Answer the question using a single word or phrase."
 ROOT = Path(__file__).resolve().parents[2]
 ITEMS = 12
 ITEM = held_out_items("test", ITEMS)[0]
@@ -134,6 +135,31 @@ def test_repeats_of_a_sampled_answer_differ(task):
     for sample in results["samples"][TASK]:
         [texts] = sample["resps"]
         assert len(texts) == len(set(texts)) == 3
+
+
+def test_the_task_for_aokvqa_asks_and_scores_its_rows(tmp_path):
+    """Rows as the data set has them: ten answers as one text, soft accuracy over any nine."""
+    pictures = tmp_path / "data" / "validation"
+    pictures.mkdir(parents=True)
+    item = next(item for item in held_out_items("test", ITEMS) if item.type == "digit")
+    settings = LaserSettings(prompt=PromptSettings(instruction=AOKVQA_INSTRUCTION))
+    said_now = answer(load_lvlm("demo"), item.picture, item.question, settings).answer.text
+    item.picture.save(pictures / "0.png")
+    row = {"file_name": "0.png", "question_id": "a", "question": item.question}
+    row["direct_answers"] = str([said_now] * 2 + ["nothing"] * 8)
+    (pictures / "metadata.jsonl").write_text(json.dumps(row))
+    shipped = ROOT / "tools" / "lmms_eval_tasks" / "aokvqa_val.yaml"
+    data = f"dataset_path: imagefolder\ndataset_kwargs:\n  data_dir: {tmp_path / 'data'}\n"
+    (tmp_path / "here.yaml").write_text(f"include: {shipped}\ntask: aokvqa_here\n{data}")
+    tasks = TaskManager("ERROR", include_path=str(tmp_path), include_defaults=False)
+    results = simple_evaluate(
+        model="laser", tasks=["aokvqa_here"], task_manager=tasks, batch_size=1, bootstrap_iters=0
+    )
+    [sample] = results["samples"]["aokvqa_here"]
+    assert sample["filtered_resps"] == [said_now]
+    # Leave each answer out in turn: 1 of 9 twice, 2 of 9 eight times, of the 3 that count in full
+    expected = (2 * 1 / 3 + 8 * 2 / 3) / 10
+    assert results["results"]["aokvqa_here"]["exact_match,none"] == pytest.approx(expected)
 
 
 def test_two_processes_answer_what_one_does(task, tmp_path):
