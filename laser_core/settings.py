@@ -143,7 +143,8 @@ class PromptSettings(Settings):
     query_free: str = setting(
         "keep instruction",
         "What the second reading, without the question, is given. keep instruction: the "
-        "instruction alone; image only: nothing; generic question: ViCrop's request for a general description.",
+        "instruction alone; image only: nothing; generic question: ViCrop's request for a general "
+        "description.",
         choices=("keep instruction", "image only", "generic question"),
         advanced=True,
     )
