@@ -31,7 +31,7 @@ def read_attention(
 
     picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer
     and head, float32 on the CPU (METHOD steps 1-2).
-    Raises ValueError for an empty question or a text with control tokens.
+    Raises ValueError for an empty question or a prompt longer than the context.
     """
     inputs = lvlm.encode(picture, settings.framing)
     texts = (lvlm.question_text(question, settings), lvlm.query_free_text(settings))
