@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,13 +53,19 @@ class LvlmHandle:
                 runtime.bring(self._patcher, _memory_of_a_run(lvlm))
             yield lvlm
         except Exception as error:
-            if not _is_out_of_memory(error):
+            from ..laser_core.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
                 raise
             self.release()
-            raise type(error)(
+            traceback.clear_frames(error.__traceback__)  # they hold what the run had computed
+            message = (
                 "free memory (Unload LVLM, a smaller model, a quantization or fewer visual "
                 f"tokens) and run again: {self._name} ran out of it ({_first_line(error)})"
-            ) from error
+            )
+            # ComfyUI knows them by type, and NumPy's own takes no message
+            kind = MemoryError if isinstance(error, MemoryError) else type(error)
+            raise kind(message) from error
         finally:
             if not self._keep_loaded and self._patcher is not None:
                 runtime.send_away(self._patcher)
@@ -199,13 +206,6 @@ def _memory_of_a_run(lvlm: Lvlm) -> int:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cached = 2 * text.num_hidden_layers * heads * head_dim * lvlm.dtype.itemsize
     return TOKENS_OF_A_RUN * (cached + BYTES_OF_A_TOKEN * text.hidden_size)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    kinds = (torch.cuda.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _first_line(error: Exception) -> str:
