@@ -56,7 +56,7 @@ def masks_of(mask: torch.Tensor, pictures: Sequence[Image.Image]) -> list[torch.
     chosen = spread(list(masks), len(pictures), "mask")
     result = []
     for one, picture in zip(chosen, pictures, strict=True):
-        one = one.where(one.isnan() | (one > LEAK), 0.0)
+        one = one.where(~one.isfinite() | (one > LEAK), 0.0)
         empty = not bool((one > 0).any()) and not bool(one.isnan().any())
         if empty and one.shape == (picture.height, picture.width):
             result.append(torch.zeros(picture.height, picture.width))
@@ -131,12 +131,12 @@ def box_lists(boxes: Any, count: int) -> list[list[dict]]:
     """BOUNDING_BOX -> a list of boxes for each of `count` pictures; one list serves all."""
     if isinstance(boxes, dict):
         boxes = [[boxes]]
-    elif boxes and isinstance(boxes[0], dict):
-        boxes = [list(boxes)]
-    lists = spread([list(one) for one in boxes], count, "list of boxes")
-    if not all(isinstance(box, dict) for one in lists for box in one):
+    elif isinstance(boxes, (list, tuple)) and boxes and isinstance(boxes[0], dict):
+        boxes = [boxes]
+    nested = isinstance(boxes, (list, tuple)) and all(isinstance(o, (list, tuple)) for o in boxes)
+    if not nested or not all(isinstance(box, dict) for one in boxes for box in one):
         raise ValueError("connect boxes of type BOUNDING_BOX: these are not records of x, y, ...")
-    return lists
+    return spread([list(one) for one in boxes], count, "list of boxes")
 
 
 def windows_of(boxes: Any, pictures: Sequence[Image.Image]) -> list[list[Window]]:
@@ -157,7 +157,12 @@ def window_on(box: dict[str, Any], picture: Image.Image) -> Window:
     """A box record as the window of a picture, cut to it. ValueError if nothing is left."""
     from ..laser_core.geometry import Window
 
-    x, y, width, height = (round(float(box[name])) for name in ("x", "y", "width", "height"))
+    try:
+        x, y, width, height = (round(float(box[name])) for name in ("x", "y", "width", "height"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"connect a box with the whole numbers x, y, width and height: this one is {box!r}"
+        ) from error
     window = Window(
         max(x, 0), max(y, 0), min(x + width, picture.width), min(y + height, picture.height)
     )

@@ -70,7 +70,7 @@ class BoxPick:
                 f"choose box_index 0 to {len(one) - 1}: it is {box_index}, and picture "
                 f"{image_index} has {len(one)} box(es)"
             )
-        x, y, width, height = (round(number) for number in _numbers(one[box_index], format))
+        x, y, width, height = _numbers(one[box_index], format)
         if width <= 0 or height <= 0:
             raise ValueError(
                 f"choose the other format: read as {format}, the box is {width}x{height}"
@@ -110,14 +110,14 @@ def _per_picture(boxes: Any, numbers: bool) -> list[list]:
     return boxes
 
 
-def _numbers(box: Any, format: str) -> tuple[float, ...]:
-    """(x, y, width, height) of a box in one of FORMATS."""
+def _numbers(box: Any, format: str) -> tuple[int, ...]:
+    """(x, y, width, height) of a box in one of FORMATS, in whole pixels."""
     try:
         if format == FORMATS[0]:
-            return tuple(float(box[name]) for name in ("x", "y", "width", "height"))
+            return tuple(round(float(box[name])) for name in ("x", "y", "width", "height"))
         first, second, third, fourth = (float(number) for number in box[:4])  # a score may follow
-    except (KeyError, TypeError, ValueError) as error:
+        if format == FORMATS[1]:
+            third, fourth = third - first, fourth - second
+        return round(first), round(second), round(third), round(fourth)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last two: NaN, infinity
         raise ValueError(f"choose the format the box has: it is {box!r}") from error
-    if format == FORMATS[1]:
-        return first, second, third - first, fourth - second
-    return first, second, third, fourth
