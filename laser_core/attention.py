@@ -17,8 +17,10 @@ from .lvlm import Lvlm, Prompt
 from .prefill import Progress, cache_of, extend, forward, read_prefix
 from .results import AttentionMaps
 from .settings import PromptSettings
+from .turns import one_at_a_time
 
 
+@one_at_a_time
 @torch.inference_mode()
 def read_attention(
     lvlm: Lvlm,

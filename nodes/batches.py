@@ -57,7 +57,7 @@ def masks_of(mask: torch.Tensor, pictures: Sequence[Image.Image]) -> list[torch.
     result = []
     for one, picture in zip(chosen, pictures, strict=True):
         one = one.where(~one.isfinite() | (one > LEAK), 0.0)
-        empty = not bool((one > 0).any()) and not bool(one.isnan().any())
+        empty = not bool((one > 0).any()) and bool(one.isfinite().all())
         if empty and one.shape == (picture.height, picture.width):
             result.append(torch.zeros(picture.height, picture.width))
         elif empty:

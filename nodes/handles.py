@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +57,6 @@ class LvlmHandle:
             if not is_out_of_memory(error):
                 raise
             self.release()
-            traceback.clear_frames(error.__traceback__)  # they hold what the run had computed
             message = (
                 "free memory (Unload LVLM, a smaller model, a quantization or fewer visual "
                 f"tokens) and run again: {self._name} ran out of it ({_first_line(error)})"

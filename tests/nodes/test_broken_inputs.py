@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from .graphs import QUESTION, pictures_batch
+from ..core.test_leaks import live_bytes
+from .graphs import QUESTION, handle_of, pictures_batch
 from .pack import part, run
 
 batches = part("nodes.batches")
@@ -121,3 +122,26 @@ def test_memory_that_ran_out_in_numpy_is_explained(lvlm, image, monkeypatch):
     monkeypatch.setattr(part("laser_core.pipeline"), "answer", out_of_memory)
     with pytest.raises(MemoryError, match=r"^free memory \(Unload LVLM"):
         run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, min_side_px=20)
+
+
+def test_nothing_of_a_run_that_ran_out_of_memory_is_kept(image):
+    lvlm = handle_of("llava")
+
+    def fail(*args):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    def answer():
+        run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, min_side_px=20)
+
+    answer()
+    lvlm.release()
+    kept = live_bytes()
+    hook = lvlm._lvlm.model.lm_head.register_forward_pre_hook(fail)
+    try:
+        answer()
+        pytest.fail("the hook must be called")
+    except torch.cuda.OutOfMemoryError as error:  # pytest.raises would keep it, and its frames
+        assert str(error).startswith("free memory (Unload LVLM")
+    finally:
+        hook.remove()
+    assert live_bytes() <= kept
