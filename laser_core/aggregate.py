@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
 
 from .console import ProgressLine, is_for_the_user, quiet_libraries
 from .flags import LOCATE_GROUPS
 from .geometry import Box, whole_picture
 from .loading import load_lvlm
 from .lvlm import Lvlm
+from .memory import is_out_of_memory
 from .pictures import read_picture
 from .pipeline import locate
 from .referring import ReferringItem, find_picture
@@ -168,7 +170,9 @@ class Aggregation:
     def _shares(self, lvlm: Lvlm, item: ReferringItem) -> Line:
         try:
             return measure(lvlm, item, self.folder, self.settings)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             failure = "choose a smaller model or a --quantization: the GPU's memory is full"
         except ValueError as error:
             if not is_for_the_user(error):
@@ -176,7 +180,7 @@ class Aggregation:
             return {"error": " ".join(str(error).split())}
         # Here, where the error no longer holds on to the tensors that filled the memory
         lvlm.release()
-        torch.cuda.empty_cache()
+        clear_device_cache()
         return {"error": failure}
 
     def _finish(self, results: ResultLines) -> dict[str, Any]:

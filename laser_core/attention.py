@@ -17,8 +17,10 @@ from .lvlm import Lvlm, Prompt
 from .prefill import Progress, cache_of, extend, forward, read_prefix
 from .results import AttentionMaps
 from .settings import PromptSettings
+from .turns import one_at_a_time
 
 
+@one_at_a_time
 @torch.inference_mode()
 def read_attention(
     lvlm: Lvlm,
@@ -31,7 +33,7 @@ def read_attention(
 
     picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer
     and head, float32 on the CPU (METHOD steps 1-2).
-    Raises ValueError for an empty question or a text with control tokens.
+    Raises ValueError for an empty question or a prompt longer than the context.
     """
     inputs = lvlm.encode(picture, settings.framing)
     texts = (lvlm.question_text(question, settings), lvlm.query_free_text(settings))

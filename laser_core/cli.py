@@ -116,13 +116,16 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
 
 @contextmanager
 def _memory_remedy() -> Iterator[None]:
-    import torch
+    from .memory import is_out_of_memory
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise ValueError(
-            "choose a smaller model, a --quantization or --device cpu: the GPU's memory is full"
+            "choose a smaller model, a --quantization, fewer --max-visual-tokens or --device cpu: "
+            "the memory is full"
         ) from error
 
 

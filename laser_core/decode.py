@@ -21,6 +21,7 @@ from .lvlm import Lvlm
 from .prefill import Layers, Progress, Stream, read_blocked, read_stream
 from .results import Alternative, Answer, TokenRecord
 from .settings import DecodeSettings
+from .turns import one_at_a_time
 
 TOP_ALTERNATIVES = 5
 RESCORED_TOKENS = 16  # tokens per forward when beams are scored afterwards: bounds the logits kept
@@ -29,6 +30,7 @@ OnText = Callable[[str], None]
 """Called with the whole answer so far after each token; it may raise to interrupt."""
 
 
+@one_at_a_time
 @torch.inference_mode()
 def decode(
     lvlm: Lvlm,

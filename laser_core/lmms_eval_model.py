@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
@@ -26,6 +27,7 @@ from .benchmark import (
 )
 from .console import is_for_the_user
 from .loading import DEMO, load_lvlm
+from .memory import is_out_of_memory
 
 
 class Laser(lmms):
@@ -109,7 +111,9 @@ class Laser(lmms):
             found = self._answer(context, pictures, generation, post_prompt, repeat)
         except UnsuitableTask as error:
             raise UnsuitableTask(f"{error} ({task}, question {doc_id})") from None
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             failure = "the GPU's memory is full: choose a quantization or a smaller model"
         except ValueError as error:
             if not is_for_the_user(error):
@@ -123,7 +127,7 @@ class Laser(lmms):
             return found.text, ""
         # Here, where the error no longer holds on to the tensors that filled the memory
         self._lvlm.release()
-        torch.cuda.empty_cache()
+        clear_device_cache()
         return "", failure
 
     def _post_prompt(self, task: str, context: str, doc_to_visual: Any) -> str:

@@ -77,8 +77,8 @@ def masks_of(mask: torch.Tensor, pictures: Sequence[Image.Image]) -> list[torch.
     chosen = spread(list(mask_batch(mask)), len(pictures), "mask")
     result = []
     for one, picture in zip(chosen, pictures, strict=True):
-        one = one.where(one.isnan() | (one > LEAK), 0.0)
-        empty = not bool((one > 0).any()) and not bool(one.isnan().any())
+        one = one.where(~one.isfinite() | (one > LEAK), 0.0)
+        empty = not bool((one > 0).any()) and bool(one.isfinite().all())
         if empty and one.shape == (picture.height, picture.width):
             result.append(torch.zeros(picture.height, picture.width))
         elif empty:
@@ -155,11 +155,12 @@ def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
     """
     if isinstance(boxes, dict):
         boxes = [[boxes]]
-    elif boxes and isinstance(boxes[0], dict):
-        boxes = [list(boxes)]
-    lists = [list(one) for one in boxes]
-    if not all(isinstance(box, dict) for one in lists for box in one):
+    elif isinstance(boxes, (list, tuple)) and boxes and isinstance(boxes[0], dict):
+        boxes = [boxes]
+    nested = isinstance(boxes, (list, tuple)) and all(isinstance(o, (list, tuple)) for o in boxes)
+    if not nested or not all(isinstance(box, dict) for one in boxes for box in one):
         raise ValueError("connect boxes of type BOUNDING_BOX: these are not records of x, y, ...")
+    lists = [list(one) for one in boxes]
     return lists if count is None else spread(lists, count, "list of boxes")
 
 
@@ -200,7 +201,7 @@ def box_numbers(box: Any) -> tuple[float, ...]:
     """(x, y, width, height) of a box record. ValueError where they are missing or not finite."""
     try:
         numbers = tuple(float(box[name]) for name in ("x", "y", "width", "height"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"connect boxes of x, y, width and height: one is {box!r}") from error
     return finite(numbers, box)
 

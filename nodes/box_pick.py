@@ -124,7 +124,7 @@ def _numbers(box: Any, format: str) -> tuple[float, ...]:
         return box_numbers(box)
     try:
         first, second, third, fourth = (float(number) for number in box[:4])  # a score may follow
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"choose the format the box has: it is {box!r}") from error
     finite((first, second, third, fourth), box)
     if format == FORMATS[1]:

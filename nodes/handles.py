@@ -51,7 +51,7 @@ class LvlmHandle:
         """
         import torch
 
-        from ..laser_core.loading import is_out_of_memory
+        from ..laser_core.memory import is_out_of_memory
 
         try:
             lvlm = self._ensure()
@@ -66,11 +66,13 @@ class LvlmHandle:
             if not is_out_of_memory(error):
                 raise
             self.release()
-            kind = torch.OutOfMemoryError if isinstance(error, RuntimeError) else MemoryError
-            raise kind(
+            message = (
                 "free memory (Unload LVLM, a smaller model, a quantization or fewer visual "
                 f"tokens) and run again: {self._name} ran out of it ({_first_line(error)})"
-            ) from error
+            )
+            # ComfyUI frees memory for the one type, and NumPy's own takes no message
+            kind = torch.OutOfMemoryError if isinstance(error, RuntimeError) else MemoryError
+            raise kind(message) from error
         finally:
             if not self._keep_loaded:
                 self._leave_the_gpu()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ DEMO_LABEL = "demo (shapes, colours, digits)"
 ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 POLL_SECONDS = 0.5
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # never a way up or out
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,7 @@ def _custom_folder(custom: str) -> Path | None:
 
 
 def _is_hub_id(text: str) -> bool:
-    parts = text.split("/")
-    path_like = ".." in text or any(character in text for character in ":~\\") or text[0] == "."
-    return len(parts) == 2 and all(parts) and not path_like
+    return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
 def _model_type(folder: Path) -> str | None:
@@ -257,6 +257,7 @@ class _Download(threading.Thread):
             for name in names:
                 if self.stop:
                     return
+                _check_inside(name, self.repository)
                 if name.endswith(".safetensors"):
                     _check_supported(self.folder, self.repository)
                 hf_hub_download(self.repository, name, revision=info.sha, local_dir=self.folder)
@@ -270,6 +271,13 @@ def _check_supported(folder: Path, repository: str) -> None:
         raise _Unusable(
             f"choose a model of type {', '.join(SUPPORTED)}: {repository} is of type {kind!r}"
         )
+
+
+def _check_inside(name: str, repository: str) -> None:
+    """The list of files comes from outside, and the client would write where it says."""
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or not parts[0] or ":" in parts[0]:
+        raise _Unusable(f"choose another model: {repository} names a file elsewhere, {name!r}")
 
 
 def _missing_files(folder: Path) -> list[str]:

@@ -237,7 +237,6 @@ MISTAKES = {
         ("ask", "picture.png", " \n"),
         "write what to look for: the question is emp",
     ),
-    "control token": (("ask", "picture.png", "<image>"), "remove '<image>' from the text"),
     "unknown model": (("ask", "picture.png", "q", "--model", "nowhere"), "choose 'demo', "),
     "truncated weights": (
         ("ask", "picture.png", "q", "--model", "truncated"),

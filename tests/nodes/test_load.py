@@ -77,7 +77,9 @@ def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
     assert check("gone", "owner/name") is True
     assert check(None, None) is True  # both linked: known when it runs
     assert check("gone", "").startswith("choose another model")
-    for wrong in ("/no/such/folder", "one", "a/b/c", "../x", "~/none", "C:/none", "C:\\none"):
+    beyond = ("../../x", "a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c")
+    paths = ("/no/such/folder", "one", "a/b/c", "../x", "~/none", "C:/none", "C:\\none")
+    for wrong in (*paths, *beyond):
         assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
 
 
@@ -213,6 +215,23 @@ def test_a_download_without_all_its_weights_is_not_taken(comfyui, hub):
     with pytest.raises(ValueError, match=r"^run again to continue.*model-2\.safetensors"):
         models.find(choices()[0], "someone/tiny")
     assert not (comfyui.llm / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.json", "a/../../out.json", "/out.json", "C:/out.json", "..\\out.json"]
+)
+def test_a_file_that_would_lie_outside_the_models_folder_is_not_fetched(comfyui, hub, name):
+    hub.extra.append(name)
+    with pytest.raises(ValueError, match="names a file elsewhere"):
+        models.find(choices()[0], "someone/tiny")
+    assert name not in hub.files
+
+
+def test_a_linked_model_folder_is_listed_and_loaded(comfyui, tmp_path):
+    comfyui.llm.mkdir(parents=True, exist_ok=True)
+    (comfyui.llm / "linked").symlink_to(save(build("llava"), tmp_path / "second-disk"))
+    assert "linked" in choices()
+    assert str(run("LaserLoadLVLM", model="linked").lvlm).startswith("linked (LLaVA-1.5")
 
 
 def test_an_unsupported_model_is_refused_before_its_weights(comfyui, hub):
