@@ -376,11 +376,12 @@ class _Sheet:
             "white",
         )
         self.pen = ImageDraw.Draw(self.picture)
-        self.pen.text(
-            (self.gap, self.picture.height - foot),
-            "each layer up to its own strongest patch; framed: the highest VAQ",
-            fill="black", font=self.font,
-        )  # fmt: skip
+        top = self.picture.height - foot
+        heat = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (14, 1))
+        bar = _blend(np.full((*heat.shape, 3), 128.0, dtype=np.float32), heat).astype(np.uint8)
+        self.picture.paste(Image.fromarray(bar), (self.gap + 14, top + 2))
+        for text, left in (("0", 0), ("1: the layer's strongest patch; framed: highest VAQ", 142)):
+            self.pen.text((self.gap + left, top), text, fill="black", font=self.font)
 
     def put(self, index: int, tile: Image.Image, score: float, best: bool) -> None:
         left = self.gap + index % self.columns * (self.cell_width + self.gap)

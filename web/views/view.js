@@ -12,13 +12,13 @@ export const VIEWS = {
     sections: { windows: (host, signal) => windowSection(host, signal, { editable: true }) },
     height: 320,
   },
-  LaserVATDecode: { sections: { tokens: tokenSection }, height: 320 },
+  LaserVATDecode: { sections: { tokens: tokenSection }, height: 280 },
   LaserAnswer: {
     sections: {
       windows: (host, signal) => windowSection(host, signal, { editable: false }),
       tokens: tokenSection,
     },
-    height: 560,
+    height: 520,
   },
 };
 
