@@ -111,6 +111,7 @@ def soak(runs: int) -> int:
 def capture() -> int:
     """Peak memory of reading both branches' attention, by image tokens."""
     print("| image tokens | peak MB | MB per 1k tokens |\n|---|---|---|")
+    read_attention(lvlm_of("qwen2_vl"), noise_picture(), QUESTION)  # what a first run allocates
     for thousands in (1, 2, 4, 8, 16):
         side = round((thousands * 1024) ** 0.5) * 28
         lvlm = lvlm_of("qwen2_vl", fresh=True, vision=side)

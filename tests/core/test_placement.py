@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,8 @@ def sharded(model, folder):
 @pytest.mark.parametrize("place", [on_disk, in_main_memory, sharded])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_offloaded_weights_give_the_plain_models_windows_and_answer(model_type, place, tmp_path):
+    if model_type == "qwen3_vl" and place is not sharded and int(version("transformers")[0]) < 5:
+        pytest.skip("4.57's own vision tower of Qwen3-VL cannot run offloaded")
     tiny = build(model_type)
     place(tiny.model, tmp_path)
     assert any(parameter.is_meta for parameter in tiny.model.parameters())
