@@ -16,10 +16,11 @@ from transformers import (
 )
 
 from laser_core.attention import read_attention
-from laser_core.decode import decode, mix_logits
+from laser_core.decode import decode
 from laser_core.families import FAMILIES
 from laser_core.prefill import Stream
 from laser_core.settings import DecodeSettings
+from laser_core.two_streams import mix_logits
 
 from .lvlms import lvlm_of, noise_picture
 from .reference import library_inputs, next_logits, two_loops

@@ -78,9 +78,7 @@ def peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettin
         lvlm.model.set_attn_implementation(implementation)
 
 
-def _peers(
-    lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings
-) -> Outcome:
+def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
     maps = eager_maps(lvlm, picture, question, settings)
     contrasted = contrast(maps, settings.contrast)
     found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
