@@ -50,13 +50,17 @@ def decode(
     rows = Rows.of(lvlm, streams, _read_streams(lvlm, streams, progress))
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
-    with TwoStreams(lvlm, rows, settings, recorder.observe):
-        watcher = _Watcher(lvlm, rows.input_ids.shape[1], settings.max_tokens, progress, on_text)
-        token_ids = _generate(lvlm, rows, settings, watcher, generate_options)
-    if settings.beams == 1:  # row 0 is the answer, step by step
-        records = recorder.records(token_ids)
-    else:
-        records = rescore(lvlm, rows, token_ids, settings)
+    try:
+        with TwoStreams(lvlm, rows, settings, recorder.observe):
+            prompt = rows.input_ids.shape[1]
+            watcher = _Watcher(lvlm, prompt, settings.max_tokens, progress, on_text)
+            token_ids = _generate(lvlm, rows, settings, watcher, generate_options)
+        if settings.beams == 1:  # row 0 is the answer, step by step
+            records = recorder.records(token_ids)
+        else:
+            records = rescore(lvlm, rows, token_ids, settings)
+    finally:
+        rows.give_back()
     return Answer(
         text=lvlm.tokenizer.decode(token_ids, skip_special_tokens=True).strip(),
         tokens=tuple(records),

@@ -17,10 +17,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from .lvlm import Lvlm
-from .prefill import ReadStream, Stream
+from .prefill import Layers, ReadStream, Stream
 from .settings import DecodeSettings
 
-ROOM = 64  # tokens a cache grows by when it is full
+ROOM = 32  # tokens a cache grows by when it is full
 
 
 def mix_logits(
@@ -102,26 +102,34 @@ class Rows:
 
     input_ids: (1, N), what `generate` sees. offsets: position of a row's token minus its index.
     mask: (S, N), 0 on the left padding of a shorter stream, or None where none is padded.
+    lent: the positive stream's shared part, which meanwhile lies in the cache's first row.
     """
 
     cache: StreamsCache
     input_ids: torch.Tensor
     offsets: torch.Tensor
     mask: torch.Tensor | None
+    lent: Layers
 
     @classmethod
     def of(cls, lvlm: Lvlm, streams: list[Stream], read: list[ReadStream]) -> Rows:
-        """read: of each stream; emptied on the way, layer by layer, to hold no token twice."""
+        """Merge what was read of each stream, layer by layer, so that no token is held twice.
+
+        Leaves `read` empty and the shared part lent: call `give_back` when the answer is there.
+        """
         device = lvlm.device
         lengths = [stream.prompt.length for stream in streams]
         longest = max(lengths)
         pads = [longest - length for length in lengths]
-        layers = []
+        layers, lent = [], read[0].shared
         for index in range(len(read[0].own)):
-            merged = (_merged(read, index, part, pads, longest - 1) for part in (0, 1))
+            merged = [_merged(read, index, part, pads, longest - 1) for part in (0, 1)]
             layers.append(RoomyLayer(*merged, longest - 1))
             for one in read:
                 one.own[index] = None
+            if lent:
+                end = pads[0] + lent[index][0].shape[2]
+                lent[index] = tuple(tensor[:1, :, pads[0] : end] for tensor in merged)
         ids = streams[0].prompt.input_ids
         # generate() only counts these: the cache holds all but the last.
         input_ids = torch.nn.functional.pad(ids, (pads[0], 0), value=int(ids[0, 0]))
@@ -132,7 +140,13 @@ class Rows:
             mask = torch.arange(longest)[None] >= torch.tensor(pads)[:, None]
             mask = mask.long().to(device)
         cache = StreamsCache(layers, len(streams))
-        return cls(cache, input_ids.to(device), offsets.to(device), mask)
+        return cls(cache, input_ids.to(device), offsets.to(device), mask, lent)
+
+    def give_back(self) -> None:
+        """Copy the lent part out of the cache, which can then be freed."""
+        for index, tensors in enumerate(self.lent):
+            self.lent[index] = tuple(tensor.clone() for tensor in tensors)
+            self.cache.layers[index] = None
 
     def position_ids(self, first: int, count: int, beams: int, mrope: bool) -> torch.Tensor:
         """(S * beams, count) positions of the tokens at indices from `first` on, or (3, ...)."""
