@@ -40,14 +40,17 @@ def decode(
     """The answer decoded from s_t = z+ + alpha (z+ - z-) (Eqs. 10-11).
 
     positive, negative: prompts with and without the evidence. With alpha 0 or no negative stream,
-    plain decoding: the second stream is not computed. A negative stream with blocked tokens must
-    have the positive's prompt. generate_options: for the library's `generate()`, such as a
+    plain decoding: the second stream is not computed; nor is it where the positive one's first
+    token is as sure as settings.adaptive asks. A negative stream with blocked tokens must have the
+    positive's prompt. generate_options: for the library's `generate()`, such as a
     streamer, stopping_criteria or logits_processor; they see the positive rows and mixed logits.
     """
     started = time.perf_counter()
     streams = [positive] if negative is None or settings.alpha == 0 else [positive, negative]
     _check_length(lvlm, streams, settings)
-    rows = Rows.of(lvlm, streams, _read_streams(lvlm, streams, progress))
+    read_streams = _read_streams(lvlm, streams, settings, progress)
+    streams = streams[: len(read_streams)]
+    rows = Rows.of(lvlm, streams, read_streams)
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
     try:
@@ -81,15 +84,23 @@ def _check_length(lvlm: Lvlm, streams: list[Stream], settings: DecodeSettings) -
         )
 
 
-def _read_streams(lvlm: Lvlm, streams: list[Stream], progress: Progress | None) -> list[ReadStream]:
-    """Each stream's keys and values, one after the other: half the peak of a batch of two."""
+def _read_streams(
+    lvlm: Lvlm, streams: list[Stream], settings: DecodeSettings, progress: Progress | None
+) -> list[ReadStream]:
+    """Each stream's keys and values, one after the other: half the peak of a batch of two.
+
+    The first alone where it is sure enough for settings.adaptive.
+    """
 
     def report(done: int) -> None:
         if progress:
             progress("reading the evidence", done, len(streams))
 
     report(0)
-    read = [read_stream(lvlm, streams[0])]
+    adaptive = settings.adaptive > 0 and len(streams) > 1
+    read = [read_stream(lvlm, streams[0], certainty=adaptive)]
+    if adaptive and read[0].certainty >= settings.adaptive:
+        streams = streams[:1]
     for stream in streams[1:]:
         report(1)
         blocked = bool(stream.blocked)

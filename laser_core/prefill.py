@@ -99,7 +99,7 @@ def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
     if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
         lvlm.release()  # before the new one is computed, so that there are never two
         cache = DynamicCache()
-        inputs = extend(lvlm, prompt, cache, prompt.prefix_length)
+        inputs, _ = extend(lvlm, prompt, cache, prompt.prefix_length)
         lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
     return lvlm.prefix
 
@@ -109,27 +109,43 @@ class ReadStream:
     """A stream's prompt but for the last token, which starts the answer, as the decoder holds it.
 
     shared: what it has in common with others, kept elsewhere too; own: what follows that.
-    inputs: what the decoder was called with, shared part and own.
+    inputs: what the decoder was called with, shared part and own. certainty: probability of the
+    likeliest first token of its answer, where that was asked for.
     """
 
     shared: Layers
     own: Layers
     inputs: DecoderInputs
+    certainty: float | None = None
 
     def parts(self, layer: int, part: int) -> list[torch.Tensor]:
         """Keys (part 0) or values (1) of a layer, in order."""
         return [layers[layer][part] for layers in (self.shared, self.own) if layers]
 
 
-def read_stream(lvlm: Lvlm, stream: Stream) -> ReadStream:
-    """The stream's prompt, continued from the cached prefix where it may."""
+def read_stream(lvlm: Lvlm, stream: Stream, *, certainty: bool = False) -> ReadStream:
+    """The stream's prompt, continued from the cached prefix where it may.
+
+    certainty: read the last token with the others and note how sure the model then is: a token
+    more in the same forward.
+    """
     prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
     if stream.shared_prefix and lvlm.family.causal_prefix:
         prefix = read_prefix(lvlm, prompt)
         shared, inputs = prefix.layers, prefix.inputs
         cache = cache_of(shared)
-    inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1)
-    return ReadStream(shared, layers_of(cache), inputs)
+    if not certainty:
+        inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1)[0]
+        return ReadStream(shared, layers_of(cache), inputs)
+    more, hidden = extend(lvlm, prompt, cache, prompt.length)
+    own = [tuple(tensor[:, :, :-1] for tensor in layer) for layer in layers_of(cache)]
+    return ReadStream(shared, own, inputs + more, first_token_certainty(lvlm, hidden[0, -1]))
+
+
+def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
+    """Probability of the likeliest token after one with this last hidden state (D,)."""
+    logits = lvlm.model.get_output_embeddings()(hidden)
+    return float(logits.float().softmax(-1).max())
 
 
 def read_blocked(lvlm: Lvlm, stream: Stream, unblocked: ReadStream) -> ReadStream:
@@ -150,8 +166,13 @@ def read_blocked(lvlm: Lvlm, stream: Stream, unblocked: ReadStream) -> ReadStrea
     return ReadStream(shared, layers_of(cache), [])
 
 
-def extend(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int) -> DecoderInputs:
-    """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward."""
+def extend(
+    lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int
+) -> tuple[DecoderInputs, torch.Tensor]:
+    """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward.
+
+    Returns what the decoder was called with, and the last forward's hidden states (1, S, D).
+    """
     start = cache.get_seq_length()
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
     edges = [start, *ahead[1:], stop]
@@ -163,14 +184,14 @@ def extend(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int) -> Decode
                 for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
                 if first <= span.start < last
             ]
-            forward(
+            hidden = forward(
                 lvlm,
                 cache,
                 prompt.input_ids[:, first:last],
                 prompt.position_ids[..., first:last],
                 pictures[0].tensors if pictures else {},
             )
-    return inputs
+    return inputs, hidden
 
 
 def forward(
@@ -180,8 +201,8 @@ def forward(
     position_ids: torch.Tensor,
     picture: Mapping[str, torch.Tensor],
     mask: torch.Tensor | None = None,
-) -> None:
-    """One forward of the model's body, without the language head; `cache` grows.
+) -> torch.Tensor:
+    """One forward of the model's body, to hidden states (1, S, D); `cache` grows.
 
     input_ids: (1, S); position_ids: (1, S) or (3, 1, S); mask: (1, 1, S, N) or None (causal).
     """
@@ -191,14 +212,14 @@ def forward(
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
     if lvlm.takes_token_types:
         kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
-    lvlm.model.model(
+    return lvlm.model.model(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
         attention_mask=mask,
         past_key_values=cache,
         use_cache=True,
         **kwargs,
-    )
+    ).last_hidden_state
 
 
 @contextmanager
