@@ -381,7 +381,7 @@ def options() -> argparse.Namespace:
                         default=["reading", "whole", "decoding", "batches"])  # fmt: skip
     parser.add_argument("--no-peers", action="store_true", help="leave the peers' way out")
     parser.add_argument("--gpu", action="store_true",
-                        help="the 7B shapes on a GPU in bf16: answers of 1, 20, 200; batch of 4")  # fmt: skip
+                        help="the 7B shapes on a GPU, bf16, answers of 1, 20, 200")  # fmt: skip
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     if chosen.gpu:
