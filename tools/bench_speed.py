@@ -32,6 +32,7 @@ from laser_core import pipeline
 from laser_core.attention import read_attention
 from laser_core.capture import RowCapture
 from laser_core.decode import decode
+from laser_core.loading import load_lvlm
 from laser_core.lvlm import Lvlm
 from laser_core.prefill import Stream
 from laser_core.settings import (
@@ -40,7 +41,9 @@ from laser_core.settings import (
     CropSettings,
     DecodeSettings,
     LaserSettings,
+    LoadSettings,
 )
+from tools.demo_model.world import held_out_items
 from tools.speed import ways
 from tools.speed.count import Floor, floor_of, flops, peak_bytes, prefill_tokens
 from tools.speed.shapes import DEMO, NAMES, SHAPES, lvlm_of_shape, picture_of, versions
@@ -312,6 +315,41 @@ class Bench:
         return total - flops(lambda: lvlm.model.get_decoder()(**decoder[0]))
 
 
+def equality(lvlm: Lvlm, questions: int) -> dict[str, float]:
+    """The demo model's answers to generated questions: ours against the peers' way, as counts."""
+    settings = LaserSettings(decode=DecodeSettings(max_tokens=3))
+    same_tokens = same_layer = 0
+    rows = logits = 0.0
+    stop = lvlm.model.generation_config.eos_token_id
+    for item in held_out_items("dev", questions):
+        looks = lvlm, item.picture, item.question, settings
+        slow, fast = ways.peers(*looks), pipeline.answer(*looks)
+        tokens = [token.token_id for token in fast.answer.tokens]
+        expected = slow.tokens
+        if stop in expected:  # the peers' loops here do not stop by themselves
+            expected = expected[: expected.index(stop) + 1]
+        same_tokens += tokens == expected
+        same_layer += fast.location.choice.layer == slow.layer
+        first, maps = fast.answer.tokens[0], fast.location.maps
+        for ours, theirs in (
+            (first.logit_with, slow.logits[0]),
+            (first.logit_without, slow.logits[1]),
+        ):
+            logits = max(logits, abs(ours - float(theirs[first.token_id])))
+        for ours, theirs in (
+            (maps.with_query, slow.maps.with_query),
+            (maps.without_query, slow.maps.without_query),
+        ):
+            rows = max(rows, float((ours - theirs).abs().max()))
+    return {
+        "questions": questions,
+        "same_tokens": same_tokens,
+        "same_layer": same_layer,
+        "largest_difference_rows": rows,
+        "largest_difference_logits": logits,
+    }
+
+
 def _forget_rope_deltas(lvlm: Lvlm) -> None:
     if hasattr(lvlm.model.model, "rope_deltas"):
         lvlm.model.model.rope_deltas = None  # the library keeps the last prompt's
@@ -377,6 +415,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--equality", type=int, metavar="N",
+                        help="only compare N answers of the demo model with the peers' way")  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=("reading", "whole", "decoding", "batches"),
                         default=["reading", "whole", "decoding", "batches"])  # fmt: skip
     parser.add_argument("--no-peers", action="store_true", help="leave the peers' way out")
@@ -396,6 +436,9 @@ def options() -> argparse.Namespace:
 def main() -> None:
     chosen = options()
     torch.set_num_threads(chosen.threads)
+    if chosen.equality:
+        print(equality(load_lvlm(DEMO, LoadSettings(precision="fp32")), chosen.equality))
+        return
     started, peers = time.time(), not chosen.no_peers
     record: dict[str, Any] = {"versions": versions(), "options": vars(chosen) | {"json": None}}
     record["shapes"] = {}

@@ -28,10 +28,12 @@ from tests.core.reference import library_inputs
 
 @dataclass(frozen=True)
 class Outcome:
-    """layer: the one chosen; tokens: the answer's ids; logits: (z+, z-) of its first token."""
+    """layer: the one chosen; tokens: the answer's ids; of the peers' way, for comparison, the maps
+    too, and logits: (z+, z-) of the first token."""
 
     layer: int | None
     tokens: list[int]
+    maps: AttentionMaps | None = None
     logits: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
@@ -98,7 +100,7 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
         mixed = with_evidence + alpha * (with_evidence - without)
         tokens.append(int(mixed.argmax()))
         if len(tokens) == settings.decode.max_tokens:
-            return Outcome(found.choice.layer, tokens, first)
+            return Outcome(found.choice.layer, tokens, maps, first)
         for loop in loops:
             loop.step(tokens[-1])
 
