@@ -288,7 +288,9 @@ class Bench:
     def _floor(self, settings: LaserSettings) -> tuple[Floor, dict[str, int]]:
         lvlm = self.lvlm
         found = pipeline.locate(lvlm, self.picture, QUESTION, settings)
-        mask, blocked = pipeline._counterfactual(lvlm, found, settings.counterfactual)
+        one = dataclasses.replace(settings, decode=DecodeSettings(max_tokens=1))
+        result = pipeline.answer(lvlm, self.picture, QUESTION, one, location=found)
+        mask, blocked = result.mask, result.counterfactual
         looks = found.placement.windows, QUESTION, settings, found.inputs
         positive = pipeline.positive_stream(lvlm, found.picture, *looks)
         negative = pipeline.negative_stream(lvlm, positive, blocked, mask, *looks)
@@ -407,22 +409,21 @@ READING_HEADER = ("model", "N", "way", "s", "time / plain", "extra peak MB", "/ 
 
 
 def options() -> argparse.Namespace:
+    parts = ("reading", "whole", "decoding", "batches")
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--shapes", nargs="+", choices=NAMES, default=["llava", "qwen2.5-vl"])
-    parser.add_argument("--answers", nargs="+", type=int, default=[10])
-    parser.add_argument("--batches", nargs="*", type=int, default=[])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--equality", type=int, metavar="N",
-                        help="only compare N answers of the demo model with the peers' way")  # fmt: skip
-    parser.add_argument("--only", nargs="+", choices=("reading", "whole", "decoding", "batches"),
-                        default=["reading", "whole", "decoding", "batches"])  # fmt: skip
-    parser.add_argument("--no-peers", action="store_true", help="leave the peers' way out")
-    parser.add_argument("--gpu", action="store_true",
-                        help="the 7B shapes on a GPU, bf16, answers of 1, 20, 200")  # fmt: skip
-    parser.add_argument("--json", type=Path)
+    add = parser.add_argument
+    add("--shapes", nargs="+", choices=NAMES, default=["llava", "qwen2.5-vl"])
+    add("--answers", nargs="+", type=int, default=[10])
+    add("--batches", nargs="*", type=int, default=[])
+    add("--rounds", type=int, default=5)
+    add("--device", default="cpu")
+    add("--dtype", choices=DTYPES, default="fp32")
+    add("--threads", type=int, default=1)
+    add("--only", nargs="+", choices=parts, default=parts)
+    add("--no-peers", action="store_true", help="leave the peers' way out")
+    add("--equality", type=int, metavar="N", help="only compare N answers with the peers' way")
+    add("--gpu", action="store_true", help="the 7B shapes on a GPU, bf16, answers of 1, 20, 200")
+    add("--json", type=Path)
     chosen = parser.parse_args()
     if chosen.gpu:
         if not torch.cuda.is_available():
