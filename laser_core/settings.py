@@ -336,10 +336,19 @@ class AnswerSettings(Settings):
     crop_budget: float = setting(
         1.0,
         "Visual tokens of the crop as a share of the picture's, on native-resolution models "
-        "(Qwen-VL). 0.25 is much faster but does not magnify a half-size window.",
+        "(Qwen-VL). Less is faster; a crop is magnified at least 1.25 times all the same.",
         low=0.05,
         high=4.0,
         step=0.05,
+        advanced=True,
+    )
+    crop_tokens: int = setting(
+        0,
+        "The same as a number of tokens for all crops together, in place of crop_budget. 0: as "
+        "crop_budget says.",
+        low=0,
+        high=16384,
+        step=4,
         advanced=True,
     )
 
@@ -387,6 +396,15 @@ class DecodeSettings(Settings):
         1, "Beams of a beam search. 1: none.", low=1, high=16, step=1, advanced=True
     )
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
+    adaptive: float = setting(
+        0.0,
+        "Save time where the model is sure: at this probability or more of its first word, the "
+        "plain answer is given without a crop, or the crop's without the comparison. 0: off.",
+        low=0.0,
+        high=1.0,
+        step=0.01,
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,8 @@ class LaserAnswerNode:
                     beta=ADVANCED, temperature=ADVANCED,
                 ),
                 **widgets(PromptSettings, "framing", "system"),
+                **widgets(AnswerSettings, "crop_tokens"),
+                **widgets(DecodeSettings, "adaptive"),
             },
             "optional": {
                 "mask": (

@@ -82,7 +82,8 @@ class VATDecode:
                 **widgets(PromptSettings, "instruction"),
                 **widgets(DecodeSettings, "top_p", "top_k", "beams"),
                 **widgets(PromptSettings, "system", "framing"),
-                **widgets(AnswerSettings, "crop_budget"),
+                **widgets(AnswerSettings, "crop_budget", "crop_tokens"),
+                **widgets(DecodeSettings, "adaptive"),
             },
             "optional": {
                 "counterfactual": (

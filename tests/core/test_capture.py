@@ -178,6 +178,21 @@ def test_nothing_is_left_hooked_after(attn, error):
     assert hooks == [dict(module._forward_hooks) for module in lvlm.attention_modules]
 
 
+def test_another_packs_own_entry_in_the_registry_is_captured_and_put_back():
+    lvlm, library = lvlm_of("llava"), ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def theirs(*args, **kwargs):
+        return library(*args, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = theirs  # for this registry alone: it hides the library's
+    try:
+        assert error_to_eager(lvlm, noise_picture((90, 60))) <= 1e-5
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is theirs
+    finally:
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is library
+
+
 def test_an_interrupt_between_forwards_leaves_the_model_usable():
     lvlm = lvlm_of("llava", fresh=True)
     picture = noise_picture((90, 60))

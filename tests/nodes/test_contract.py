@@ -41,7 +41,7 @@ CONTRACT = {
     ),
     "LaserVATDecode": (
         "lvlm positive question answer_input alpha beta max_tokens temperature seed instruction "
-        "top_p top_k beams system framing crop_budget",
+        "top_p top_k beams system framing crop_budget crop_tokens adaptive",
         "counterfactual context counterfactual_context boxes",
         "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
     ),
@@ -49,7 +49,8 @@ CONTRACT = {
         "lvlm image question answer_input scale alpha max_tokens seed with_plain instruction kind "
         "query_free normalise top_heads rule layer fused_layers first_depth last_depth "
         "min_side_px placement windows top_fraction amount fill amount_unit grow_px feather_px "
-        "block fill_seed crop_budget beta temperature top_p top_k beams framing system",
+        "block fill_seed crop_budget beta temperature top_p top_k beams framing system "
+        "crop_tokens adaptive",
         "mask",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING",
