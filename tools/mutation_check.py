@@ -3,8 +3,8 @@
     python -m tools.mutation_check [NAME ...]
 
 Prints a table: what was broken, and the test that caught it. Exit code 1 if any mutation
-survives, 2 if a line is no longer there to be broken (then mend MUTATIONS). The repository itself
-is not touched.
+survives, 2 if a line is no longer there to be broken (then mend MUTATIONS) or a test fails with
+nothing broken. The repository itself is not touched.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +104,11 @@ def main(names: list[str]) -> int:
     if stale:
         print(f"mend MUTATIONS: the line of {', '.join(stale)} is no longer there once")
         return 2
+    with tempfile.TemporaryDirectory() as scratch:
+        for mutation in {m.tests: replace(m, after=m.before) for m in chosen}.values():
+            if failed := _caught_by(mutation, Path(scratch) / "copy"):
+                print(f"mend the tests first: {failed} fails with nothing broken")
+                return 2
     survived = 0
     print(f"| {'broken':<34} | {'in':<28} | caught by |\n|{'-' * 36}|{'-' * 30}|---|", flush=True)
     with tempfile.TemporaryDirectory() as scratch:

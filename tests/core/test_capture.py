@@ -237,14 +237,6 @@ def test_an_empty_question_is_refused(text):
         read_attention(lvlm_of("llava"), Image.new("RGB", (40, 40)), text)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_control_tokens_in_the_question_are_refused(model_type):
-    lvlm = lvlm_of(model_type)
-    token = lvlm.family.image_token
-    with pytest.raises(ValueError, match=r"remove .* from the text"):
-        read_attention(lvlm, Image.new("RGB", (40, 40)), f"what is {token} ?")
-
-
 def test_the_prefix_is_read_without_the_question():
     lvlm = lvlm_of("qwen3_vl")
     asked, free = prompts(lvlm, noise_picture((90, 60)))

@@ -322,11 +322,17 @@ def test_an_unsure_model_with_adaptive_answers_as_without(model_type):
         assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
 
 
-def test_a_prompt_longer_than_the_models_context_is_refused():
+def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
-    lvlm.model.config.get_text_config().max_position_embeddings = 90
-    with pytest.raises(ValueError, match="choose fewer windows, answer input 'crop' or a smaller"):
-        pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
+    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, settings()).answer.prompt_tokens)
+    text_config = lvlm.model.config.get_text_config()
+    for limit, message in (
+        (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
+        (longest - 1, "shorten the question, or choose fewer windows"),
+    ):
+        text_config.max_position_embeddings = limit
+        with pytest.raises(ValueError, match=f"^{message}"):
+            pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
 
 
 def test_a_mask_of_another_size_is_refused():
