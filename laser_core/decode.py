@@ -94,20 +94,22 @@ def _read_streams(
     The first alone where it is sure enough for settings.adaptive.
     """
 
-    def report(done: int) -> None:
-        if progress:
-            progress("reading the evidence", done, len(streams))
+    read: list[ReadStream] = []
 
-    report(0)
+    def report() -> None:
+        if progress:
+            progress("reading the evidence", len(read), len(streams))
+
     adaptive = settings.adaptive > 0 and len(streams) > 1
-    read = [read_stream(lvlm, streams[0], certainty=adaptive)]
+    read.append(read_stream(lvlm, streams[0], certainty=adaptive, check=report))
     if adaptive and read[0].certainty >= settings.adaptive:
         streams = streams[:1]
     for stream in streams[1:]:
-        report(1)
-        blocked = bool(stream.blocked)
-        read.append(read_blocked(lvlm, stream, read[0]) if blocked else read_stream(lvlm, stream))
-    report(len(streams))
+        if stream.blocked:
+            read.append(read_blocked(lvlm, stream, read[0], report))
+        else:
+            read.append(read_stream(lvlm, stream, check=report))
+    report()
     return read
 
 

@@ -128,11 +128,18 @@ def answer(
     plain_answer = None
     if with_plain:
         undisturbed = dataclasses.replace(settings.decode, alpha=0.0, beta=0.0)
-        plain_answer = decode(lvlm, plain, None, undisturbed, progress)
+        plain_answer = decode(lvlm, plain, None, undisturbed, _plainly(progress))
     laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
     if negative is not None and len(laser.prompt_tokens) == 1:
         skipped, mask, blocked = "counterfactual", None, None
     return LaserAnswer(laser, found, mask, blocked, plain_answer, skipped)
+
+
+def _plainly(progress: Progress | None) -> Progress | None:
+    """The progress of the plain answer, as one stage of the whole."""
+    if progress is None:
+        return None
+    return lambda _, done, total: progress("answering plainly", done, total)
 
 
 def _check_belongs(

@@ -30,6 +30,8 @@ DecoderInputs = list[dict[str, Any]]
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) between forwards; it may raise to interrupt."""
+Check = Callable[[], None]
+"""Called before a forward; it may raise to interrupt."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,13 @@ class ReadStream:
         return [layers[layer][part] for layers in (self.shared, self.own) if layers]
 
 
-def read_stream(lvlm: Lvlm, stream: Stream, *, certainty: bool = False) -> ReadStream:
+def read_stream(
+    lvlm: Lvlm, stream: Stream, *, certainty: bool = False, check: Check | None = None
+) -> ReadStream:
     """The stream's prompt, continued from the cached prefix where it may.
 
     certainty: read the last token with the others and note how sure the model then is: a token
-    more in the same forward.
+    more in the same forward. check: called before each forward.
     """
     prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
     if stream.shared_prefix and lvlm.family.causal_prefix:
@@ -135,9 +139,9 @@ def read_stream(lvlm: Lvlm, stream: Stream, *, certainty: bool = False) -> ReadS
         shared, inputs = prefix.layers, prefix.inputs
         cache = cache_of(shared)
     if not certainty:
-        inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1)[0]
+        inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
         return ReadStream(shared, layers_of(cache), inputs)
-    more, hidden = extend(lvlm, prompt, cache, prompt.length)
+    more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
     own = [tuple(tensor[:, :, :-1] for tensor in layer) for layer in layers_of(cache)]
     return ReadStream(shared, own, inputs + more, first_token_certainty(lvlm, hidden[0, -1]))
 
@@ -148,11 +152,13 @@ def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
     return float(logits.float().softmax(-1).max())
 
 
-def read_blocked(lvlm: Lvlm, stream: Stream, unblocked: ReadStream) -> ReadStream:
+def read_blocked(
+    lvlm: Lvlm, stream: Stream, unblocked: ReadStream, check: Check | None = None
+) -> ReadStream:
     """The stream of `unblocked`'s prompt with its blocked tokens, from what the decoder was fed.
 
     Nothing is encoded anew: the vision tower does not run. The shared part is taken over where
-    nothing in it is blocked.
+    nothing in it is blocked. check: called before each forward.
     """
     prefix = stream.prompt.prefix_length
     spared = bool(unblocked.shared) and min(stream.blocked) >= prefix
@@ -161,17 +167,20 @@ def read_blocked(lvlm: Lvlm, stream: Stream, unblocked: ReadStream) -> ReadStrea
     for call in unblocked.inputs:
         length = call["inputs_embeds"].shape[1]
         if not spared or start >= prefix:
+            if check:
+                check()
             lvlm.model.get_decoder()(**_blocked_call(stream, call, start), past_key_values=cache)
         start += length
     return ReadStream(shared, layers_of(cache), [])
 
 
 def extend(
-    lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int
+    lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int, check: Check | None = None
 ) -> tuple[DecoderInputs, torch.Tensor]:
     """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward.
 
-    Returns what the decoder was called with, and the last forward's hidden states (1, S, D).
+    check: called before each forward. Returns what the decoder was called with, and the last
+    forward's hidden states (1, S, D).
     """
     start = cache.get_seq_length()
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
@@ -179,6 +188,8 @@ def extend(
     inputs: DecoderInputs = []
     with _recorded(lvlm.model.get_decoder(), inputs):
         for first, last in pairwise(edges):
+            if check:
+                check()
             pictures = [
                 picture
                 for span, picture in zip(prompt.spans, prompt.pictures, strict=True)

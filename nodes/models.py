@@ -203,8 +203,10 @@ def _download(
     task.start()
     guess = int((gigabytes or 1) * 1e9)
     try:
-        while task.is_alive():
+        alive = True
+        while alive:
             task.join(POLL_SECONDS)
+            alive = task.is_alive()
             if progress:
                 total = task.total or guess
                 progress(f"downloading {repository}", min(_size(folder), total), total)
