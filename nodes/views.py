@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PICTURE_PX = 512  # longer side of a view's picture
 MAP_CELLS = 64  # per side of a view's map: finer ones are averaged
+GUTTER_PX = 2  # around a map in the file of all
 FIRST_TOKENS = 64  # of an answer, sent as values: one page of the view
 
 Entry = dict[str, str]  # a temp file, as ComfyUI names it
@@ -114,7 +115,8 @@ def _picture_and_maps(
 def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, Any]:
     """Maps as tiles of one file, row by row, each up to its own maximum in the core's colours.
 
-    tile: (width, height) in pixels, one for each cell. place: what a tile covers of the picture,
+    tile: (width, height) in pixels, one for each cell, within a gutter that repeats the outermost
+    ones: so that what is drawn enlarged and smooth does not mix with its neighbours. place: what a tile covers of the picture,
     (x, y, width, height) as shares of the picture's size. peaks: the centre of the strongest cell
     of each map, likewise; None where a map holds nothing.
     """
@@ -131,19 +133,19 @@ def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, An
     found = (strongest > 0) & strongest.isfinite()
     levels = torch.where(found, maps / strongest, 0.0).mul(255).round().byte()
 
+    padded = torch.nn.functional.pad(levels[None].float(), (GUTTER_PX,) * 4, mode="replicate")
     across = math.ceil(math.sqrt(len(levels)))
-    empty = levels.new_zeros(-len(levels) % across, rows, columns)
-    sheet = rearrange(
-        torch.cat([levels, empty]), "(down across) h w -> (down h) (across w)", across=across
-    )
+    padded = torch.cat([padded[0], padded[0].new_zeros(-len(levels) % across, *padded.shape[2:])])
+    sheet = rearrange(padded, "(down across) h w -> (down h) (across w)", across=across)
     colours, opacities = heat_colours()
-    tiles = Image.fromarray(sheet.numpy()).convert("L")
+    tiles = Image.fromarray(sheet.byte().numpy()).convert("L")
     tiles.putpalette(colours)
     place = box.x1 / size[0], box.y1 / size[1], box.width / size[0], box.height / size[1]
     return {
         "image": _saved(tiles, ".png", transparency=opacities),
         "across": across,
         "tile": (columns, rows),
+        "gutter": GUTTER_PX,
         "place": place,
         "peaks": [
             _peak(int(one.argmax()), rows, columns, place) if any_found else None

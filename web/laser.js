@@ -8,7 +8,9 @@ import { translator } from "./views/strings.js";
 import { VIEWS, createView } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
+const LEAST_WIDTH = 320; // of a new node with a view, in CSS pixels
 const views = new Map(); // node -> its view while the node is on a graph
+const folds = new Map(); // node -> what folds its rarely used inputs
 let texts = {};
 let made = 0;
 
@@ -31,15 +33,18 @@ app.registerExtension({
       const node = nodeOf(String(detail.node).split(":"), app.rootGraph ?? app.graph);
       views.get(node)?.progress(detail);
     });
+    app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
+      setTimeout(() => folds.forEach((fold) => fold())),
+    );
     for (const end of ["execution_error", "execution_interrupted"]) {
       api.addEventListener(end, () => views.forEach((view) => view.settle()));
     }
   },
 
   nodeCreated(node) {
-    if (/^Laser[A-Z]/.test(node.comfyClass ?? "")) foldAdvanced(node);
     const spec = VIEWS[node.comfyClass];
     if (spec) attach(node, spec);
+    if (/^Laser[A-Z]/.test(node.comfyClass ?? "")) foldAdvanced(node);
   },
 
   /** After undo, or on coming back to a workflow's tab: the page still has the last results. */
@@ -61,6 +66,7 @@ function attach(node, { sections, height }) {
     getMinHeight: () => height,
   });
   widget.serialize = false;
+  node.setSize([Math.max(node.size[0], LEAST_WIDTH), node.size[1]]);
   const host = hostOf(node);
 
   const showKept = () => {
@@ -95,25 +101,30 @@ function attach(node, { sections, height }) {
 }
 
 /**
- * Rarely used inputs fold away in the classic renderer too, which leaves them out of its layout
- * only when they are hidden; the node's menu has "Show Advanced". A linked one stays.
+ * Rarely used inputs fold away in the classic renderer too, which leaves room for those that are
+ * advanced but not hidden; the node's menu has "Show Advanced". A linked one stays.
  */
 function foldAdvanced(node) {
-  for (const widget of node.widgets ?? []) {
-    if (!widget.options?.advanced) continue;
-    let hidden = widget.hidden;
-    widget.advanced = true;
-    const folded = () =>
-      !window.LiteGraph?.vueNodesMode &&
-      !node.showAdvanced &&
-      !isLinked(node, widget.name) &&
-      !app.extensionManager.setting.get("Comfy.Node.AlwaysShowAdvancedWidgets");
-    Object.defineProperty(widget, "hidden", {
-      configurable: true,
-      get: () => hidden || folded(),
-      set: (value) => (hidden = value),
-    });
-  }
+  const fold = () => {
+    const shown =
+      window.LiteGraph?.vueNodesMode ||
+      node.showAdvanced ||
+      app.extensionManager.setting.get("Comfy.Node.AlwaysShowAdvancedWidgets");
+    for (const widget of node.widgets ?? []) {
+      if (!widget.options?.advanced) continue;
+      widget.advanced = true;
+      widget.hidden = !shown && !isLinked(node, widget.name);
+    }
+  };
+  fold();
+  for (const event of ["onAdded", "onConfigure", "onConnectionsChange"]) chain(node, event, fold);
+  chain(node, "toggleAdvanced", () => {
+    fold();
+    node.expandToFitContent?.();
+  });
+  node.setSize([node.size[0], node.computeSize()[1]]);
+  folds.set(node, fold);
+  chain(node, "onRemoved", () => folds.delete(node));
 }
 
 /** What a view asks of the canvas, see Host in views/view.js. */

@@ -23,11 +23,8 @@ LOOK = """async ([id, scale]) => {
   canvas.setDirty(true, true);
   await new Promise(done => setTimeout(done, 700));
 }"""
-# The colours drawn over the picture: a number that differs from map to map
-MAP = """element => {
-  const {data} = element.getContext('2d').getImageData(0, 0, element.width, element.height);
-  return data.reduce((sum, value, index) => (sum * 31 + value * (index % 97)) % 1000003, 7);
-}"""
+# Which part of the file of all maps lies over the picture
+MAP = "element => element.getAttribute('viewBox')"
 
 
 class Node:
@@ -103,7 +100,7 @@ def test_a_run_shows_a_bar_per_layer_and_hovering_shows_its_map(asked):
     node = Node(page, "LaserVAQLayerSelect")
     bars = node.view.query_selector_all(".laser-bar")
     assert len(bars) == 8  # of the demo model
-    heat = node.find("canvas.laser-heat")
+    heat = node.find(".laser-heat")
     chosen = heat.evaluate(MAP)
     page.mouse.move(*centre(bars[5]))
     page.wait_for_timeout(200)
@@ -323,13 +320,13 @@ COME_AND_GO = """async () => { const {app, LiteGraph} = window, kept = {}, refs 
     node.configure({...node.serialize(), properties: {laser_view: kept[type]}});
     await new Promise(done => setTimeout(done, 60));
     const view = node.widgets.find(widget => widget.name === 'laser_view').element;
-    for (const part of view.querySelectorAll('.laser-body, canvas, .laser-bars, .laser-tokens'))
+    for (const part of view.querySelectorAll('.laser-body, svg, .laser-bars, .laser-tokens'))
       refs.push(new WeakRef(part));
     app.graph.remove(node); }
   window.laserRefs = refs;
   await new Promise(done => setTimeout(done, 400)); return refs.length; }"""
 LEFT = """() => [window.laserRefs.filter(ref => ref.deref()).length,
-  ...['.laser-view', '.laser-view canvas'].map(part => document.querySelectorAll(part).length)]"""
+  ...['.laser-view', '.laser-view svg'].map(part => document.querySelectorAll(part).length)]"""
 
 
 def test_removed_nodes_leave_nothing_behind(asked):

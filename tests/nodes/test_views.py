@@ -49,7 +49,9 @@ def answer_of(count, text="word "):
 def tile_of(sheet, maps, index):
     width, height = maps["tile"]
     row, column = divmod(index, maps["across"])
-    left, top = column * width, row * height
+    gutter = maps["gutter"]
+    left = column * (width + 2 * gutter) + gutter
+    top = row * (height + 2 * gutter) + gutter
     return np.asarray(sheet)[top : top + height, left : left + width]
 
 
@@ -63,10 +65,18 @@ def test_every_layers_map_is_a_tile_of_its_own(files):
         assert np.array_equal(tile_of(sheet, maps, index), expected)
 
 
+def test_a_tile_goes_on_in_its_gutter(files):
+    """Drawn smooth, it must not take on the colours of the layer beside it."""
+    maps = vaq_view(torch.rand(4, 3, 5) + 0.01)["maps"]
+    sheet = np.asarray(Image.open(files(maps["image"])))
+    tile = np.pad(tile_of(sheet, maps, 3), maps["gutter"], mode="edge")
+    assert np.array_equal(sheet[-tile.shape[0] :, -tile.shape[1] :], tile)
+
+
 def test_a_tile_has_the_colours_and_the_cover_of_the_drawings(files):
     render = part("laser_core.render")
     maps = vaq_view(torch.tensor([[[0.0, 1.0]]]))["maps"]
-    weakest, strongest = np.asarray(Image.open(files(maps["image"])).convert("RGBA"))[0]
+    weakest, strongest = tile_of(Image.open(files(maps["image"])).convert("RGBA"), maps, 0)[0]
     assert weakest[3] == round(255 * render.COVER_LEAST)
     assert strongest[3] == round(255 * render.COVER_MOST)
     from matplotlib import colormaps

@@ -5,7 +5,7 @@ import { JSDOM } from "jsdom";
 import { translator } from "../../web/views/strings.js";
 
 const dom = new JSDOM("<!doctype html><body></body>", { pretendToBeVisual: true });
-for (const name of ["document", "Image", "Event", "KeyboardEvent", "AbortController", "AbortSignal"]) {
+for (const name of ["document", "Event", "KeyboardEvent", "AbortController", "AbortSignal"]) {
   globalThis[name] = dom.window[name];
 }
 globalThis.PointerEvent = class extends dom.window.MouseEvent {
@@ -14,12 +14,6 @@ globalThis.PointerEvent = class extends dom.window.MouseEvent {
     Object.defineProperty(this, "pointerId", { value: pointerId });
   }
 };
-/** What is drawn on canvases: jsdom has none. */
-export const drawn = [];
-dom.window.HTMLCanvasElement.prototype.getContext = () => ({ drawImage: (...given) => drawn.push(given) });
-Object.defineProperty(dom.window.HTMLImageElement.prototype, "complete", { get: () => true });
-Object.defineProperty(dom.window.HTMLImageElement.prototype, "naturalWidth", { get: () => 64 });
-
 export const texts = Object.fromEntries(
   ["en", "ja", "zh"].map((language) => [
     language,
@@ -78,6 +72,7 @@ export const maps = (count) => ({
   image: file("maps.png"),
   across: 2,
   tile: [4, 3],
+  gutter: 2,
   place: [0, 0.25, 1, 0.5],
   peaks: Array.from({ length: count }, (_, index) => (index ? [0.5, 0.25] : null)),
 });

@@ -13,6 +13,13 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** An SVG element, see `el`. */
+export function svg(tag, attributes = {}) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  set(element, attributes);
+  return element;
+}
+
 /** Sets attributes as `el` does; null and false remove them. */
 export function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {

@@ -1,50 +1,56 @@
 /** A picture with a map over it, as large as there is room, and room for more on top. */
 
-import { el, set } from "./dom.js";
+import { el, set, svg } from "./dom.js";
 
 /**
  * @typedef {object} PictureData
  * @property {[number, number]} size of the picture in pixels
  * @property {object | null} picture its file
  * @property {null | {image: object, across: number, tile: [number, number],
- *   place: [number, number, number, number], peaks: ([number, number] | null)[]}} maps
+ *   gutter: number, place: [number, number, number, number], peaks: ([number, number] | null)[]}} maps
  */
 
 /** @param {{t: Function, url: (entry: object) => string | null}} host */
 export function pictureStage(host, signal) {
   const { t } = host;
   const image = el("img", { class: "laser-image", draggable: "false" });
-  const heat = el("canvas", { class: "laser-heat", "aria-hidden": "true" });
+  // No canvas: one would cost the page a layer of its own, and repaint all that lies above it
+  const tiles = svg("image");
+  const heat = svg("svg", { class: "laser-heat", "aria-hidden": "true", preserveAspectRatio: "none" });
+  heat.append(tiles);
   const missing = el("p", { class: "laser-missing", hidden: true, text: t("pictureGone") });
-  const frame = el("div", { class: "laser-picture" }, image, heat, missing);
+  const over = el("div", { class: "laser-over" }, heat); // a tile may reach beyond the picture
+  const frame = el("div", { class: "laser-picture" }, image, over, missing);
   const element = el("div", { class: "laser-stage" }, frame);
-  const tiles = new Image();
   let data = null;
   let map = 0;
 
   image.addEventListener("error", () => gone(true), { signal });
-  tiles.addEventListener("load", draw, { signal });
-  tiles.addEventListener("error", () => (heat.hidden = true), { signal });
+  tiles.addEventListener("error", () => set(heat, { hidden: true }), { signal });
 
   function gone(is) {
     missing.hidden = !is;
     image.hidden = is;
   }
 
+  /** Lays the file of all maps so that one of them fills its place on the picture. */
   function draw() {
-    const maps = data?.maps;
-    heat.hidden = !maps || !tiles.complete || !tiles.naturalWidth;
-    if (heat.hidden) return;
-    const [width, height] = maps.tile;
-    const [x, y, w, h] = maps.place;
-    heat.width = width;
-    heat.height = height;
-    heat.style.cssText = `left:${100 * x}%;top:${100 * y}%;width:${100 * w}%;height:${100 * h}%`;
-    const column = map % maps.across;
-    const row = Math.floor(map / maps.across);
-    heat
-      .getContext("2d")
-      ?.drawImage(tiles, column * width, row * height, width, height, 0, 0, width, height);
+    const address = data.maps ? host.url(data.maps.image) : null;
+    set(heat, { hidden: address === null });
+    if (address === null) return;
+    const { tile, gutter, across, place, peaks } = data.maps;
+    const [width, height] = tile;
+    const [x, y, w, h] = place.map((share) => `${100 * share}%`);
+    heat.style.cssText = `left:${x};top:${y};width:${w};height:${h}`;
+    const pitch = [width + 2 * gutter, height + 2 * gutter];
+    const left = (map % across) * pitch[0] + gutter;
+    const top = Math.floor(map / across) * pitch[1] + gutter;
+    set(heat, { viewBox: `${left} ${top} ${width} ${height}` });
+    set(tiles, {
+      href: address,
+      width: across * pitch[0],
+      height: Math.ceil(peaks.length / across) * pitch[1],
+    });
   }
 
   return {
@@ -59,10 +65,7 @@ export function pictureStage(host, signal) {
       const address = host.url(data.picture);
       gone(address === null);
       set(image, { alt, src: address });
-      const atlas = data.maps ? host.url(data.maps.image) : null;
-      heat.hidden = true;
-      if (atlas !== null && tiles.src !== atlas) tiles.src = atlas;
-      else draw();
+      draw();
     },
     /** Draws one map of several. */
     showMap(index) {
@@ -75,9 +78,8 @@ export function pictureStage(host, signal) {
     },
     /** Lets go of the pictures' memory. */
     clear() {
-      tiles.removeAttribute("src");
+      tiles.removeAttribute("href");
       image.removeAttribute("src");
-      heat.width = heat.height = 0;
     },
   };
 }
