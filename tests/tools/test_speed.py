@@ -18,6 +18,7 @@ from tests.core.lvlms import lvlm_of, noise_picture
 from tools.bench_speed import MODES, QUARTER_MODES, QUESTION, equality
 from tools.speed import ways
 from tools.speed.count import Arithmetic, flops, prefill_tokens, shared_tokens
+from tools.speed.shapes import lvlm_of_shape, picture_of
 
 SQUARE = "what colour is the square ?"
 
@@ -140,3 +141,13 @@ def test_what_is_cached_is_not_read_again():
         ),
     )
     assert shared == prompt.length - prompt.prefix_length
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tokens"),
+    [("llava-1.5-7b", 7_063_427_072, 576), ("qwen2.5-vl-7b", 8_292_166_656, 1280)],
+)
+def test_large_shapes_are_those_of_the_published_models(name, parameters, tokens):
+    lvlm = lvlm_of_shape(name, "meta", torch.bfloat16)
+    assert sum(parameter.numel() for parameter in lvlm.model.parameters()) == parameters
+    assert lvlm.encode(picture_of(name)).token_count == tokens
