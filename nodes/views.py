@@ -116,9 +116,9 @@ def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, An
     """Maps as tiles of one file, row by row, each up to its own maximum in the core's colours.
 
     tile: (width, height) in pixels, one for each cell, within a gutter that repeats the outermost
-    ones: so that what is drawn enlarged and smooth does not mix with its neighbours. place: what a tile covers of the picture,
-    (x, y, width, height) as shares of the picture's size. peaks: the centre of the strongest cell
-    of each map, likewise; None where a map holds nothing.
+    ones: so that what is drawn enlarged and smooth does not mix with its neighbours.
+    place: what a tile covers of the picture, (x, y, width, height) as shares of its size.
+    peaks: the centre of the strongest cell of each map, likewise; None where a map holds nothing.
     """
     import torch
     from einops import rearrange

@@ -44,6 +44,7 @@ export function tokenSection(host, signal) {
           role: "option",
           id: `${host.id}-token-${first + index}`,
           "data-token": first + index,
+          "aria-selected": "false",
           "aria-label": `${token.text.trim() || t("blank")}: ${words(token)}`,
           text: visible(token.text),
         }),
@@ -75,13 +76,15 @@ export function tokenSection(host, signal) {
   }
 
   function look(index) {
-    list.querySelector(".looked")?.classList.remove("looked");
+    const before = list.querySelector(".looked");
+    before?.classList.remove("looked");
+    if (before) set(before, { "aria-selected": "false" });
     looked = index;
     const token = tokens[index];
     const mark = token && list.querySelector(`[data-token="${index}"]`);
     mark?.classList.add("looked");
+    if (mark) set(mark, { "aria-selected": "true" });
     set(list, { "aria-activedescendant": mark?.id });
-    for (const one of list.children) if (one.dataset.token) set(one, { "aria-selected": String(one === mark) });
     detail.replaceChildren(...(token ? details(token) : []));
   }
 
