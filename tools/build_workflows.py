@@ -29,8 +29,8 @@ TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60,
 SHOWN_PX = {
     "LaserVAQLayerSelect": 420,
     "LaserConViCrop": 340,
-    "LaserVATDecode": 250,
-    "LaserAnswer": 540,
+    "LaserVATDecode": 300,
+    "LaserAnswer": 560,
 }
 
 

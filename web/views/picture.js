@@ -30,6 +30,7 @@ export function pictureStage(host, signal) {
 
   function gone(is) {
     missing.hidden = !is;
+    over.hidden = is;
     image.hidden = is;
   }
 

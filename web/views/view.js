@@ -12,13 +12,13 @@ export const VIEWS = {
     sections: { windows: (host, signal) => windowSection(host, signal, { editable: true }) },
     height: 320,
   },
-  LaserVATDecode: { sections: { tokens: tokenSection }, height: 280 },
+  LaserVATDecode: { sections: { tokens: tokenSection }, height: 320 },
   LaserAnswer: {
     sections: {
       windows: (host, signal) => windowSection(host, signal, { editable: false }),
       tokens: tokenSection,
     },
-    height: 520,
+    height: 540,
   },
 };
 
