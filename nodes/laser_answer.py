@@ -23,8 +23,8 @@ from .widgets import (
     CATEGORY,
     IMAGE_SOCKET,
     LVLM_SOCKET,
+    NODE_ON_PAGE,
     QUESTION,
-    UNIQUE_ID,
     settings_from,
     widgets,
 )
@@ -117,7 +117,7 @@ class LaserAnswerNode:
                                 "evidence the model finds. One for all pictures, or one each."},
                 ),
             },
-            "hidden": UNIQUE_ID,
+            "hidden": NODE_ON_PAGE,
         }  # fmt: skip
 
     def answer(
@@ -128,6 +128,7 @@ class LaserAnswerNode:
         with_plain: bool = True,
         mask: Any = None,
         unique_id: str | None = None,
+        extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
     ):
         from ..laser_core import pipeline
@@ -136,7 +137,7 @@ class LaserAnswerNode:
         settings = settings_of(values)
         pictures = pictures_of(image)
         masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
-        progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id)
+        progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id, extra_pnginfo)
         found, windows, reports = [], [], []
         with lvlm.running() as model:
             for picture, one_mask in zip(pictures, masks, strict=True):

@@ -74,8 +74,10 @@ class NodeProgress:
 class ViewProgress:
     """Shows in a node's view what there is before the run ends; does nothing without ComfyUI."""
 
-    def __init__(self, node_id: str | None) -> None:
+    def __init__(self, node_id: str | None, extra_pnginfo: dict[str, Any] | None) -> None:
         self._node_id, self._last = node_id, 0.0
+        # Which workflow the node is of: node ids repeat in each
+        self._workflow = ((extra_pnginfo or {}).get("workflow") or {}).get("id")
 
     def text(self, text: str) -> None:
         """The answer as it grows, a few times a second."""
@@ -96,9 +98,8 @@ class ViewProgress:
         from ..laser_core.report import to_plain
 
         server = PromptServer.instance
-        server.send_sync(
-            PROGRESS_EVENT, {"node": self._node_id, **to_plain(shown)}, server.client_id
-        )
+        node = {"node": self._node_id, "workflow": self._workflow}
+        server.send_sync(PROGRESS_EVENT, {**node, **to_plain(shown)}, server.client_id)
 
 
 def models_folders() -> list[str]:

@@ -30,9 +30,9 @@ from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
     LVLM_SOCKET,
+    NODE_ON_PAGE,
     QUESTION,
     TRACE,
-    UNIQUE_ID,
     settings_from,
     widgets,
 )
@@ -111,7 +111,7 @@ class VATDecode:
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
             },
-            "hidden": UNIQUE_ID,
+            "hidden": NODE_ON_PAGE,
         }  # fmt: skip
 
     def decode(
@@ -124,6 +124,7 @@ class VATDecode:
         counterfactual_context: Any = None,
         boxes: Any = None,
         unique_id: str | None = None,
+        extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
     ):
         from ..laser_core.decode import decode
@@ -131,7 +132,7 @@ class VATDecode:
 
         settings = settings_from_groups(values)
         shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
-        progress, live = NodeProgress(len(shown)), ViewProgress(unique_id)
+        progress, live = NodeProgress(len(shown)), ViewProgress(unique_id, extra_pnginfo)
         answers, reports = [], []
         with lvlm.running() as model:
             unknown = model.unknown_words(question)

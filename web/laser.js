@@ -30,13 +30,15 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("laser.progress", ({ detail }) => {
-      const node = nodeOf(String(detail.node).split(":"), app.rootGraph ?? app.graph);
-      views.get(node)?.progress(detail);
+      const root = app.rootGraph ?? app.graph;
+      // Another workflow's tab may show a node of the same id
+      if (detail.workflow && root.id && detail.workflow !== root.id) return;
+      views.get(nodeOf(String(detail.node).split(":"), root))?.progress(detail);
     });
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
       setTimeout(() => folds.forEach((fold) => fold())),
     );
-    for (const end of ["execution_error", "execution_interrupted"]) {
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
       api.addEventListener(end, () => views.forEach((view) => view.settle()));
     }
   },
@@ -123,7 +125,7 @@ function foldAdvanced(node) {
     node.expandToFitContent?.();
   });
   node.setSize([node.size[0], node.computeSize()[1]]);
-  folds.set(node, fold);
+  chain(node, "onAdded", () => folds.set(node, fold)); // not before: some never join a graph
   chain(node, "onRemoved", () => folds.delete(node));
 }
 

@@ -300,12 +300,14 @@ def test_an_interrupt_while_reading_remembers_nothing(lvlm, comfyui):
 
 
 def test_progress_only_grows_and_the_view_is_told(lvlm, comfyui, image):
-    run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, unique_id="7", **all_of(SMALL))
+    page = {"unique_id": "7", "extra_pnginfo": {"workflow": {"id": "a workflow's"}}}
+    run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, **page, **all_of(SMALL))
     values = [value for value, _ in comfyui.bars]
     assert values == sorted(values)
     assert 990 <= values[-1] <= 1000
     assert {event for event, _ in comfyui.shown} == {"laser.progress"}
     assert all(shown["node"] == "7" for _, shown in comfyui.shown)
+    assert all(shown["workflow"] == "a workflow's" for _, shown in comfyui.shown)
     windows = [shown["windows"] for _, shown in comfyui.shown if "windows" in shown]
     assert [view["size"] for view in windows] == [[90, 60]] * 3
     assert any(shown.get("text") for _, shown in comfyui.shown)

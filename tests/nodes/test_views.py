@@ -184,7 +184,7 @@ def test_progress_is_sent_seldom_and_bounded(comfyui, monkeypatch):
     runtime = part("nodes.runtime")
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(runtime.time, "monotonic", lambda: clock.now)
-    live = runtime.ViewProgress("3")
+    live = runtime.ViewProgress("3", None)
     for count in range(1, 201):
         clock.now += 0.01
         live.text("x" * 100 * count)

@@ -6,7 +6,7 @@ import test from "node:test";
 import { fileQuery, kept, picturesOf, restored } from "../../web/views/payload.js";
 import { translator } from "../../web/views/strings.js";
 import { moved, onPicture, parsed, resized, written } from "../../web/views/window.js";
-import { texts } from "./page.mjs";
+import { answer, texts, token, windows } from "./page.mjs";
 
 const SIZE = [400, 200];
 const WINDOW = { x: 100, y: 50, width: 200, height: 100 };
@@ -61,12 +61,29 @@ test("an output is sorted out by picture, whatever the node sends", () => {
 });
 
 test("a workflow keeps the first pictures up to its limit, and how many there were", () => {
-  const pictures = Array.from({ length: 16 }, () => ({ tokens: "x".repeat(3000) }));
+  const pictures = Array.from({ length: 16 }, () => ({ windows: "x".repeat(3000) }));
   const result = kept(pictures);
   assert.equal(result.of, 16);
   assert.equal(result.pictures.length, 10);
   assert.ok(JSON.stringify(result).length < 32_100);
   assert.deepEqual(restored(JSON.parse(JSON.stringify(result))), result);
+});
+
+test("a result too long for the workflow is kept without alternatives and the ends of its texts", () => {
+  const tokens = Array.from({ length: 64 }, (_, index) => token(`t${index} `, 1, { alternatives: Array(20).fill(["x".repeat(40), 0.1, 0.2]) }));
+  const long = "a".repeat(40_000);
+  const whole = { windows: windows(), tokens: answer(tokens, { text: `${long}b` }), plain: `${long}c` };
+  const result = kept([whole, { windows: windows() }]);
+  assert.ok(JSON.stringify(result).length < 32_100);
+  assert.equal(result.pictures.length, 2);
+  const [first] = result.pictures;
+  assert.deepEqual(first.windows, whole.windows);
+  assert.equal(first.tokens.tokens.length, 64);
+  assert.equal(first.tokens.tokens[3].with, 0.8);
+  assert.ok(first.plain.endsWith("a …"));
+  assert.equal(first.tokens.same, false); // though both texts begin alike
+  assert.equal(whole.tokens.tokens[0].alternatives.length, 20); // what is on show is left as it is
+  assert.equal(kept([{ ...whole, plain: whole.tokens.text }]).pictures[0].tokens.same, true);
 });
 
 test("what is no saved result is not taken for one", () => {

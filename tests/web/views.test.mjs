@@ -91,10 +91,11 @@ test("a result by hand says so, and that going back waits for a run", () => {
   assert.equal(back.text(".laser-status"), "Layer 2, chosen by the rule. Run to apply.");
 });
 
-test("fused layers are marked with their weight", () => {
-  const { all } = openLayers({ layer: -1 }, { weights: { 2: 0.7, 1: 0.3 } });
+test("fused layers are marked with their weight and named, the strongest first", () => {
+  const { all, text } = openLayers({ layer: -1 }, { weights: { 0: 0.05, 1: 0.2, 2: 0.7, 3: 0.1 } });
+  assert.match(text(".laser-status"), /^4 layers fused.*strongest: 2, 1, 3\.$/);
   assert.ok(all(".laser-bar")[1].classList.contains("fused"));
-  assert.match(all(".laser-bar")[1].getAttribute("aria-label"), /fused with 30 %/);
+  assert.match(all(".laser-bar")[1].getAttribute("aria-label"), /fused with 20 %/);
 });
 
 test("a layer beyond the model does not break the view", () => {
@@ -199,6 +200,46 @@ test("several windows are numbered; the one dragged becomes the window by hand",
   assert.equal(page.host.values.override, "290, 100, 100, 100");
 });
 
+test("the arrow keys move the one of several windows that they were pressed on, and keep the focus", () => {
+  const page = openWindow({ override: "" }, { windows: [[0, 0, 50, 50], [300, 100, 400, 200]], shares: [0.5, 0.2] });
+  const second = page.all(".laser-window")[1];
+  second.focus();
+  press(second, "ArrowLeft");
+  press(document.activeElement, "ArrowLeft", { repeat: true });
+  assert.equal(page.host.values.override, "292, 100, 100, 100");
+  assert.equal(document.activeElement, page.find(".laser-window"));
+  document.activeElement.dispatchEvent(new KeyboardEvent("keyup", { key: "ArrowLeft", bubbles: true }));
+  assert.equal(page.host.open, 0);
+  assert.equal(page.host.steps.length, 1);
+});
+
+test("a drag of one of several windows leaves the focus on the window", () => {
+  const page = openWindow({ override: "" }, { windows: [[0, 0, 50, 50], [300, 100, 400, 200]], shares: [0.5, 0.2] });
+  point(page.all(".laser-window")[1], "pointerdown", 160, 60);
+  point(page.find(".laser-windows"), "pointermove", 155, 60);
+  point(page.find(".laser-windows"), "pointerup", 155, 60);
+  assert.equal(document.activeElement, page.find(".laser-window"));
+});
+
+test("a button that hides itself hands its focus on", () => {
+  const page = openWindow({ override: "1, 2, 30, 40" });
+  const reset = page.find(".laser-row .laser-button");
+  reset.focus();
+  reset.click();
+  assert.equal(document.activeElement, page.find(".laser-window"));
+  const bars = openLayers({ layer: 1 });
+  const byRule = bars.find(".laser-row .laser-button");
+  byRule.focus();
+  byRule.click();
+  assert.equal(document.activeElement, bars.find(".laser-bars"));
+});
+
+test("an override of half pixels is drawn where Python puts it", () => {
+  const page = openWindow({ override: "2.5, 3.5, 20.5, -0.5" });
+  assert.match(page.text(".laser-status"), /beside the picture/);
+  assert.match(openWindow({ override: "2.5, 3.5, 20.5, 21.5" }).text(".laser-caption"), /20 x 22 px at \(2, 4\)/);
+});
+
 test("LASER Answer's window is to look at only", () => {
   const page = open("LaserAnswer", [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "b" }]);
   assert.equal(page.all(".laser-handle").length, 0);
@@ -231,6 +272,33 @@ test("the arrow keys go through the tokens", () => {
   assert.match(text(".laser-token-title"), /«b»/);
 });
 
+test("the keys keep the token they reach in sight, and a new page starts at its top", async () => {
+  const tokens = Array.from({ length: 130 }, (_, index) => token(`t${index} `, 1));
+  const page = openTokens(tokens, { count: 130 });
+  const list = page.find(".laser-tokens");
+  let scrolled = 0;
+  Object.defineProperties(list, {
+    clientHeight: { value: 60 },
+    scrollTop: { get: () => scrolled, set: (value) => (scrolled = value) },
+  });
+  const place = () =>
+    page.all(".laser-tokens .laser-token").forEach((mark, index) =>
+      Object.defineProperties(mark, { offsetTop: { value: 20 * index }, offsetHeight: { value: 20 } }),
+    );
+  place();
+  press(list, "End");
+  assert.equal(scrolled, 64 * 20 - 60);
+  press(list, "ArrowLeft");
+  assert.equal(scrolled, 64 * 20 - 60);
+  press(list, "Home");
+  assert.equal(scrolled, 0);
+  press(list, "End");
+  press(list, "PageDown");
+  await new Promise(setImmediate);
+  assert.equal(page.text(".laser-tokens .laser-token"), "t64 ");
+  assert.equal(scrolled, 0);
+});
+
 test("what the model writes is text, whatever it looks like", () => {
   const evil = "<img src=x onerror=alert(1)>";
   const { root } = openTokens([token(evil, 1, { alternatives: [[evil, 0.1, 0.1]] })], {}, {}, evil);
@@ -261,6 +329,33 @@ test("a long answer is paged: no more tokens on the page than fit one", async ()
   assert.match(page.text(".laser-pages"), /Tokens 65 to 128 of 2000/);
   assert.equal(page.text(".laser-tokens .laser-token"), "t64 ");
   assert.equal(page.all(".laser-tokens .laser-token").length, 64);
+  const [back, next] = page.all(".laser-pages .laser-button");
+  next.focus();
+  for (let times = 0; times < 40; times++) next.click();
+  await new Promise(setImmediate);
+  assert.match(page.text(".laser-pages"), /Tokens 1985 to 2000 of 2000/);
+  assert.equal(next.getAttribute("aria-disabled"), "true");
+  assert.equal(back.getAttribute("aria-disabled"), null);
+  assert.equal(document.activeElement, next); // an end of the list does not drop the focus
+});
+
+test("a page turn leaves the note on why the answer stopped", async () => {
+  const tokens = Array.from({ length: 100 }, () => token("a ", 1));
+  const page = openTokens(tokens, { stop_reason: "max tokens" });
+  page.find("[aria-label='Next tokens']").click();
+  await new Promise(setImmediate);
+  assert.match(page.text(".laser-pages"), /Tokens 65/);
+  assert.match(page.text(".laser-answer > .laser-caption"), /max_tokens/);
+});
+
+test("no key turns the last answer's pages while a new one grows", async () => {
+  const page = openTokens(Array.from({ length: 100 }, () => token("old ", 1)));
+  page.view.progress({ text: "new" });
+  press(page.find(".laser-tokens"), "PageDown");
+  press(page.find(".laser-tokens"), "ArrowRight");
+  await new Promise(setImmediate);
+  assert.equal(page.text(".laser-tokens"), "new");
+  assert.equal(page.text(".laser-detail"), "");
 });
 
 test("tokens whose file is gone are said to be gone", async () => {
@@ -292,7 +387,7 @@ test("a batch is paged picture by picture", () => {
 test("pictures that the workflow file did not keep are said to be missing", () => {
   const page = open("LaserVAQLayerSelect", [{ layers: layers([1, 2, 3]) }], { layer: -1 }, { of: 3 });
   page.find("[aria-label='Next picture']").click();
-  assert.match(page.text(".laser-empty"), /Run the workflow again/);
+  assert.match(page.text(".laser-empty"), /did not fit/);
   assert.equal(page.find(".laser-body").hidden, true);
 });
 

@@ -1,7 +1,9 @@
 /** VAQ of every layer: a bar each, its map on hover or with the arrow keys, a click chooses it. */
 
-import { el, onKeys, set, shown } from "./dom.js";
+import { el, hide, onKeys, set, shown } from "./dom.js";
 import { peakText, pictureStage } from "./picture.js";
+
+const NAMED = 3; // of the layers that are fused
 
 /**
  * @param {object} host see laser.js
@@ -45,6 +47,13 @@ export function layerSection(host, signal) {
     return parts.join(", ");
   }
 
+  /** How the run's own choice reads: one layer, or several of which the strongest are named. */
+  function ruleWords(layer) {
+    const ranked = Object.keys(data.weights).sort((a, b) => data.weights[b] - data.weights[a]);
+    if (ranked.length < 2 || data.by_hand) return t("layerByRule", { layer });
+    return t("layersFused", { count: ranked.length, layers: ranked.slice(0, NAMED).join(", ") });
+  }
+
   const fused = (layer) => given() < 0 && !data.by_hand && layer in data.weights;
 
   function look(layer) {
@@ -74,9 +83,7 @@ export function layerSection(host, signal) {
       set(bar, { "aria-selected": String(own === layer), "aria-label": label(own) });
     }
     const hand = given() >= 0;
-    const words = hand
-      ? t("layerByHand", { layer, rule: data.rule_layer })
-      : t(Object.keys(data.weights).length > 1 && !data.by_hand ? "layersFused" : "layerByRule", { layer });
+    const words = hand ? t("layerByHand", { layer, rule: data.rule_layer }) : ruleWords(layer);
     const waits = hand !== Boolean(data.by_hand) || (hand && layer !== data.layer);
     status.textContent = [
       words,
@@ -84,7 +91,7 @@ export function layerSection(host, signal) {
       host.locked("layer") ? t("setByLink") : "",
       waits ? t("runToApply") : "",
     ].filter(Boolean).join(" ");
-    byRule.hidden = !hand || host.locked("layer");
+    hide(byRule, !hand || host.locked("layer"), bars);
   }
 
   bars.addEventListener(

@@ -3,6 +3,7 @@
  */
 
 const KEPT_CHARACTERS = 32_000; // of the last result in a saved workflow, per node
+const KEPT_TEXT = 4_000; // of each text of a result that would not fit whole
 
 /** A node's `ui` output -> a list of pictures; null where it holds none of ours. */
 export function picturesOf(output) {
@@ -25,12 +26,30 @@ export function kept(pictures, limit = KEPT_CHARACTERS) {
   const result = [];
   let length = 0;
   for (const picture of pictures) {
-    length += JSON.stringify(picture).length;
-    if (length > limit) break;
-    result.push(picture);
+    const fitting = [picture, shortened(picture)].find((one) => length + JSON.stringify(one).length <= limit);
+    if (!fitting) break;
+    length += JSON.stringify(fitting).length;
+    result.push(fitting);
   }
   return { pictures: result, of: pictures.length };
 }
+
+/** A result without its tokens' alternatives and the ends of its texts. */
+function shortened({ tokens, plain, ...rest }) {
+  if (!tokens) return { ...rest, tokens, plain };
+  return {
+    ...rest,
+    plain: plain && cut(plain),
+    tokens: {
+      ...tokens,
+      text: cut(tokens.text),
+      same: plain?.trim() === tokens.text.trim(), // which the cut texts no longer tell
+      tokens: tokens.tokens.map((token) => ({ ...token, alternatives: [] })),
+    },
+  };
+}
+
+const cut = (text) => (text.length > KEPT_TEXT ? `${text.slice(0, KEPT_TEXT)} …` : text);
 
 /** What `kept` gave, out of a workflow file that anybody may have written; null if it is not. */
 export function restored(value) {

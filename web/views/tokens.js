@@ -1,6 +1,6 @@
 /** An answer token by token: how much each leans on the evidence, and what both streams thought. */
 
-import { el, onKeys, percent, set, shown } from "./dom.js";
+import { el, onKeys, pager, percent, set, shown } from "./dom.js";
 
 const PAGE = 64; // tokens; as many as travel with the payload
 // Of Visual Activation of Tokens, in logits: what makes a token 1.6 and 7.4 times as likely
@@ -13,12 +13,9 @@ export function tokenSection(host, signal) {
   const list = el("div", { class: "laser-tokens", role: "listbox", tabindex: "0", "aria-label": t("tokensLabel") });
   const legend = el("p", { class: "laser-legend" });
   const note = el("p", { class: "laser-caption", "aria-live": "polite" });
-  const back = el("button", { class: "laser-button", type: "button", "aria-label": t("tokensBefore"), text: "‹" });
-  const next = el("button", { class: "laser-button", type: "button", "aria-label": t("tokensAfter"), text: "›" });
-  const where = el("span", { class: "laser-where" });
-  const pages = el("div", { class: "laser-pages" }, back, where, next);
+  const pages = pager({ class: "laser-pages", before: t("tokensBefore"), after: t("tokensAfter") }, signal, turn);
   const detail = el("div", { class: "laser-detail", "aria-live": "polite" });
-  const element = el("section", { class: "laser-section laser-answer" }, before, list, pages, legend, note, detail);
+  const element = el("section", { class: "laser-section laser-answer" }, before, list, pages.element, legend, note, detail);
   let data = null;
   let tokens = [];
   let page = 0;
@@ -51,17 +48,15 @@ export function tokenSection(host, signal) {
       ),
     );
     if (!part.length) list.replaceChildren(el("span", { text: data.text || t("emptyAnswer") }));
-    const last = Math.ceil(data.count / PAGE) - 1;
-    pages.hidden = last <= 0;
-    set(where, { text: t("tokensOf", { first: first + 1, last: first + part.length, count: data.count }) });
-    set(back, { disabled: page === 0 });
-    set(next, { disabled: page >= last });
+    const where = t("tokensOf", { first: first + 1, last: first + part.length, count: data.count });
+    pages.show(page, Math.ceil(data.count / PAGE), where);
+    note.textContent = data.stop_reason === "max tokens" ? t("stoppedAtMax") : "";
+    list.scrollTop = 0;
     look(part.length ? first : -1);
   }
 
   async function turn(to) {
     const ticket = wanted;
-    note.textContent = "";
     if (to * PAGE >= tokens.length && data.all_tokens) {
       const all = await host.json(data.all_tokens);
       if (ticket !== wanted || signal.aborted) return;
@@ -86,6 +81,13 @@ export function tokenSection(host, signal) {
     if (mark) set(mark, { "aria-selected": "true" });
     set(list, { "aria-activedescendant": mark?.id });
     detail.replaceChildren(...(token ? details(token) : []));
+  }
+
+  /** Scrolls the list alone: scrollIntoView would move what lies around it too. */
+  function reveal() {
+    const mark = list.querySelector(".looked");
+    const least = mark.offsetTop + mark.offsetHeight - list.clientHeight;
+    list.scrollTop = Math.min(Math.max(list.scrollTop, least), mark.offsetTop);
   }
 
   function details(token) {
@@ -121,7 +123,7 @@ export function tokenSection(host, signal) {
   function drawPlain(plain) {
     before.hidden = !plain;
     if (!plain) return;
-    const same = plain.trim() === data.text.trim();
+    const same = data.same ?? plain.trim() === data.text.trim();
     before.replaceChildren(
       el("span", { class: "laser-tag", text: t("plainModel") }),
       el("span", { class: same ? "laser-said" : "laser-said differs", text: plain }),
@@ -136,16 +138,16 @@ export function tokenSection(host, signal) {
   };
   list.addEventListener("pointermove", hover, { signal });
   list.addEventListener("click", hover, { signal });
-  back.addEventListener("click", () => turn(page - 1), { signal });
-  next.addEventListener("click", () => turn(page + 1), { signal });
   onKeys(list, signal, (event) => {
     if (!data || looked < 0) return false;
     const first = page * PAGE;
     const last = Math.min(first + PAGE, tokens.length) - 1;
     const steps = { ArrowLeft: looked - 1, ArrowUp: looked - 1, ArrowRight: looked + 1, ArrowDown: looked + 1, Home: first, End: last };
-    if (event.key in steps) look(Math.min(Math.max(steps[event.key], first), last));
-    else if (event.key === "PageDown" && !next.disabled) turn(page + 1);
-    else if (event.key === "PageUp" && !back.disabled) turn(page - 1);
+    if (event.key in steps) {
+      look(Math.min(Math.max(steps[event.key], first), last));
+      reveal();
+    } else if (event.key === "PageDown") pages.step(1);
+    else if (event.key === "PageUp") pages.step(-1);
     else return false;
     return true;
   });
@@ -170,16 +172,15 @@ export function tokenSection(host, signal) {
             ]
           : [el("span", { text: t(tokens.length ? "notCompared" : "noTokens") })]),
       );
-      note.textContent = data.stop_reason === "max tokens" ? t("stoppedAtMax") : "";
       drawPage();
     },
     /** The answer while it grows. */
     stream(text) {
       element.classList.add("growing");
-      before.hidden = pages.hidden = true;
+      before.hidden = pages.element.hidden = true;
       wanted += 1;
       note.textContent = t("answering");
-      detail.replaceChildren();
+      look(-1);
       legend.replaceChildren();
       list.replaceChildren(el("span", { text }));
       list.scrollTop = list.scrollHeight;

@@ -1,6 +1,6 @@
 /** A node's view: its sections for one picture at a time, and a pager for a batch. */
 
-import { el, set } from "./dom.js";
+import { el, pager } from "./dom.js";
 import { layerSection } from "./layers.js";
 import { tokenSection } from "./tokens.js";
 import { windowSection } from "./windows.js";
@@ -54,25 +54,21 @@ export function createView(root, sections, given) {
   const { t } = host;
 
   const empty = el("p", { class: "laser-empty", text: t("runFirst") });
-  const back = el("button", { class: "laser-button", type: "button", "aria-label": t("pictureBefore"), text: "‹" });
-  const next = el("button", { class: "laser-button", type: "button", "aria-label": t("pictureAfter"), text: "›" });
-  const where = el("span", { class: "laser-where", "aria-live": "polite" });
-  const pager = el("nav", { class: "laser-pager", "aria-label": t("pictures"), hidden: true }, back, where, next);
+  const pages = pager(
+    { tag: "nav", class: "laser-pager", "aria-label": t("pictures"), before: t("pictureBefore"), after: t("pictureAfter") },
+    signal,
+    turn,
+  );
   const parts = Object.entries(sections).map(([name, make]) => [name, make(host, signal)]);
   const body = el("div", { class: "laser-body", hidden: true }, ...parts.map(([, part]) => part.element));
-  root.replaceChildren(pager, empty, body);
-  back.addEventListener("click", () => turn(index - 1), { signal });
-  next.addEventListener("click", () => turn(index + 1), { signal });
+  root.replaceChildren(pages.element, empty, body);
 
   for (const [, part] of parts) part.element.hidden = true;
 
   function turn(to) {
     running = false;
     index = Math.min(Math.max(to, 0), Math.max(of - 1, 0));
-    pager.hidden = of < 2;
-    where.textContent = t("pictureOf", { number: index + 1, count: of });
-    set(back, { disabled: index === 0 });
-    set(next, { disabled: index >= of - 1 });
+    pages.show(index, of, t("pictureOf", { number: index + 1, count: of }));
     const picture = pictures[index];
     body.hidden = !picture;
     empty.hidden = Boolean(picture);
@@ -107,7 +103,7 @@ export function createView(root, sections, given) {
     progress(part) {
       running = true;
       body.hidden = false;
-      empty.hidden = pager.hidden = true;
+      empty.hidden = pages.element.hidden = true;
       for (const [name, section] of parts) {
         if (part[name]) section.show(part);
         else if (part.text !== undefined && section.stream) section.stream(part.text);

@@ -5,11 +5,17 @@
 
 const LEAST_SIDE = 8;
 
+/** As Python rounds, which reads the same text: halves to the even number. */
+function rounded(value) {
+  const up = Math.round(value);
+  return up - value === 0.5 && up % 2 !== 0 ? up - 1 : up;
+}
+
 /** 'x, y, width, height' -> Window; null for an empty text or any other. @returns {Window | null} */
 export function parsed(text) {
   const parts = String(text ?? "").replaceAll(",", " ").trim().split(/\s+/);
   if (parts.length !== 4) return null;
-  const [x, y, width, height] = parts.map(Number);
+  const [x, y, width, height] = parts.map((part) => rounded(Number(part)));
   return [x, y, width, height].every(Number.isFinite) ? { x, y, width, height } : null;
 }
 

@@ -1,6 +1,6 @@
 /** The windows on a picture and its heat: to look at, or to move and resize by hand. */
 
-import { el, onKeys, percent, set } from "./dom.js";
+import { el, hide, onKeys, percent, set } from "./dom.js";
 import { peakText, pictureStage } from "./picture.js";
 import { moved, onPicture, parsed, resized, written } from "./window.js";
 
@@ -95,7 +95,7 @@ export function windowSection(host, signal, { editable }) {
       host.locked("override") ? t("setByLink") : "",
       waits ? t("runToApply") : "",
     ].filter(Boolean).join(" ");
-    reset.hidden = !editable || !override().trim() || host.locked("override");
+    hide(reset, !editable || !override().trim() || host.locked("override"), layer.firstChild);
     const said = windows.map((window, index) =>
       [spoken(window), !waits && data.shares ? t("shareOfEvidence", { share: percent(data.shares[index], 0) }) : ""]
         .filter(Boolean)
@@ -108,6 +108,15 @@ export function windowSection(host, signal, { editable }) {
 
   const commit = (window) => host.set("override", written(window));
 
+  /**
+   * The window that a gesture on a box starts from. The gesture leaves one box, the first: it takes
+   * the focus, which would fall to the canvas with a box that goes.
+   */
+  function grasped(held) {
+    layer.firstChild?.focus({ preventScroll: true });
+    return current()[Number(held?.dataset.window)] ?? start();
+  }
+
   // ---- pointer
 
   layer.addEventListener(
@@ -119,7 +128,7 @@ export function windowSection(host, signal, { editable }) {
       if (!frame.width || !frame.height) return;
       drag = {
         pointer: event.pointerId,
-        first: current()[Number(held.dataset.window)] ?? start(),
+        first: grasped(held),
         edges: event.target.dataset.edges ?? "",
         x: event.clientX,
         y: event.clientY,
@@ -127,7 +136,6 @@ export function windowSection(host, signal, { editable }) {
         window: null,
       };
       layer.setPointerCapture?.(event.pointerId);
-      held.focus?.({ preventScroll: true });
       event.preventDefault();
     },
     { signal },
@@ -167,7 +175,7 @@ export function windowSection(host, signal, { editable }) {
     }
     if (!(event.key in directions) || drag) return false;
     const [x, y] = directions[event.key];
-    const from = keys ?? start();
+    const from = keys ?? grasped(event.target.closest("[data-window]"));
     if (!from) return false;
     const dx = x * Math.max(1, Math.round(KEY_STEP * data.size[0]));
     const dy = y * Math.max(1, Math.round(KEY_STEP * data.size[1]));
