@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -105,15 +104,15 @@ def test_the_demo_model_gets_the_slow_ways_rows_logits_and_tokens():
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_counted_operations_are_those_of_the_models_shape(model_type):
-    if version("transformers").startswith("4."):
-        pytest.skip("transformers 4.57 runs more than the shape needs in some decoders: 5 to 17 %")
     lvlm = lvlm_of(model_type)
     prompt = ways.prompt_of(lvlm, noise_picture((90, 60)), SQUARE, LaserSettings())
     cost, length = Arithmetic.of(lvlm), prompt.length
     embeddings = torch.randn(1, length, lvlm.model.config.get_text_config().hidden_size)
     decoder = lvlm.model.get_decoder()
     with torch.inference_mode():
-        counted = flops(lambda: decoder(inputs_embeds=embeddings, use_cache=False))
+        # With a cache, as prompts are read: without one, 4.57 gives some decoders a written-out
+        # mask, and with it the half of the attention that is masked is computed too
+        counted = flops(lambda: decoder(inputs_embeds=embeddings, use_cache=True))
     # the library multiplies positions and frequencies, too: a few operations a token
     assert counted == pytest.approx(cost.read(length), rel=0.01)
 
