@@ -142,8 +142,9 @@ class PromptSettings(Settings):
     )
     query_free: str = setting(
         "keep instruction",
-        "What the branch without the question reads. keep instruction: the instruction alone; "
-        "image only: nothing; generic question: ViCrop's request for a general description.",
+        "What the second reading, without the question, is given. keep instruction: the "
+        "instruction alone; image only: nothing; generic question: ViCrop's request for a general "
+        "description.",
         choices=("keep instruction", "image only", "generic question"),
         advanced=True,
     )
@@ -165,14 +166,15 @@ class ContrastSettings(Settings):
 
     kind: str = setting(
         "contrastive",
-        "contrastive: ReLU of attention with minus without the question (the paper). raw: with the "
-        "question only. relative: their ratio (ViCrop), best with the generic question.",
+        "How the readings with and without the question are compared. contrastive: what the "
+        "question adds, ReLU of the difference (the paper). raw: the reading with the question "
+        "alone. relative: their ratio (ViCrop), best with the generic question.",
         choices=("contrastive", "raw", "relative"),
     )
     normalise: str = setting(
         "none",
-        "Rescale both branches to sum 1 over the picture before comparing them: none, each head, "
-        "or the mean over heads.",
+        "Whether both readings are made equally strong, of sum 1 over the picture, before they are "
+        "compared: none, each head, or the mean over heads.",
         choices=("none", "per head", "head mean"),
         advanced=True,
     )
@@ -348,10 +350,19 @@ class AnswerSettings(Settings):
     crop_budget: float = setting(
         1.0,
         "Visual tokens of the crop as a share of the picture's, on native-resolution models "
-        "(Qwen-VL). 0.25 is much faster but does not magnify a half-size window.",
+        "(Qwen-VL). Less is faster; a crop is magnified at least 1.25 times all the same.",
         low=0.05,
         high=4.0,
         step=0.05,
+        advanced=True,
+    )
+    crop_tokens: int = setting(
+        0,
+        "The same as a number of tokens for all crops together, in place of crop_budget. 0: as "
+        "crop_budget says.",
+        low=0,
+        high=16384,
+        step=4,
         advanced=True,
     )
 
@@ -399,6 +410,15 @@ class DecodeSettings(Settings):
         1, "Beams of a beam search. 1: none.", low=1, high=16, step=1, advanced=True
     )
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
+    adaptive: float = setting(
+        0.0,
+        "Save time where the model is sure: at this probability or more of its first word, the "
+        "plain answer is given without a crop, or the crop's without the comparison. 0: off.",
+        low=0.0,
+        high=1.0,
+        step=0.01,
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -94,10 +94,14 @@ def evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -
     their maps are summed by weight.
     """
     layers = [
-        weight * reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
-        for layer, weight in choice.weights.items()
+        weight * layer_map(contrast, choice, layer) for layer, weight in choice.weights.items()
     ]
     return Evidence(torch.stack(layers).sum(dim=0), maps.grid, maps.picture_size, choice)
+
+
+def layer_map(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
+    """(gh, gw): the mean over a layer's top heads, which the evidence is if it is chosen alone."""
+    return reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
 
 
 def evidence_of_mask(mask: torch.Tensor) -> Evidence:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from PIL import ImageFilter
@@ -16,10 +18,11 @@ from transformers import (
 )
 
 from laser_core.attention import read_attention
-from laser_core.decode import decode, mix_logits
+from laser_core.decode import decode
 from laser_core.families import FAMILIES
-from laser_core.prefill import Stream
+from laser_core.prefill import Stream, read_prefix
 from laser_core.settings import DecodeSettings
+from laser_core.two_streams import ROOM, mix_logits
 
 from .lvlms import lvlm_of, noise_picture
 from .reference import library_inputs, next_logits, two_loops
@@ -267,6 +270,66 @@ def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(m
     read_attention(lvlm, noise_picture((60, 60), seed=5), QUESTION)
     later = decode(lvlm, positive, negative, settings())
     assert first.tokens == again.tokens == later.tokens
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_shared_prefix_is_whole_again_after_decoding(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
+    positive, negative = streams(lvlm, "shared picture + crop")
+    before = [[t.clone() for t in layer] for layer in read_prefix(lvlm, positive.prompt).layers]
+    decode(lvlm, positive, negative, settings())
+    prefix = lvlm.prefix
+    for old, new in zip(before, prefix.layers, strict=True):
+        for one, other in zip(old, new, strict=True):
+            assert torch.equal(one, other)
+            assert other.untyped_storage().nbytes() == other.nbytes  # not a part of a larger one
+
+
+def test_answers_longer_than_a_caches_room_equal_two_loops():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    count = 2 * ROOM + 3
+    expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 1.0, count)
+    answer = decode(lvlm, positive, negative, DecodeSettings(max_tokens=count))
+    assert len(expected) > ROOM, "the case must outgrow the room"
+    assert ids(answer) == expected
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_the_librarys_own_generate_works_after_decoding(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
+    positive, negative = streams(lvlm, "crop")
+
+    def generated():
+        inputs = library_inputs(lvlm, positive.prompt)
+        return lvlm.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False).tolist()
+
+    expected = generated()
+    decode(lvlm, positive, negative, settings())
+    assert lvlm.model.model.rope_deltas is None
+    assert generated() == expected
+
+
+def test_another_thread_runs_the_model_undisturbed_while_it_decodes():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    inputs = library_inputs(lvlm, positive.prompt)
+    with torch.no_grad():
+        expected = lvlm.model(**inputs).logits
+    seen = []
+
+    def elsewhere():
+        with torch.no_grad():
+            seen.append(lvlm.model(**inputs).logits)
+
+    def on_text(text):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    decode(lvlm, positive, negative, settings(), on_text=on_text)
+    assert seen
+    assert all(torch.equal(logits, expected) for logits in seen)
 
 
 class Interrupt(BaseException):
