@@ -180,7 +180,7 @@ class Answerer:
         inputs = [lvlm.encode(picture, prompt.framing) for picture in pictures]
         text = lvlm.question_text(question, prompt)
         stream = Stream(lvlm.prompt(inputs, text, prompt.system), shared_prefix=True)
-        plain = dataclasses.replace(settings.decode, alpha=0.0, beta=0.0)
+        plain = dataclasses.replace(settings.decode, alpha=0.0)
         return decode(lvlm, stream, None, plain)
 
 

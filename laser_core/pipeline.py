@@ -127,7 +127,7 @@ def answer(
                 negative = negative_stream(lvlm, positive, blocked, mask, *looks, found.inputs)
     plain_answer = None
     if with_plain:
-        undisturbed = dataclasses.replace(settings.decode, alpha=0.0, beta=0.0)
+        undisturbed = dataclasses.replace(settings.decode, alpha=0.0)
         plain_answer = decode(lvlm, plain, None, undisturbed, _plainly(progress))
     laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
     if negative is not None and len(laser.prompt_tokens) == 1:

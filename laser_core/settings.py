@@ -319,10 +319,10 @@ class CounterfactualSettings(Settings):
         0, "Soften its edge over this many pixels.", low=0, high=1024, step=1, advanced=True
     )
     block: str = setting(
-        "picture and crop",
-        "With the answer input 'picture + crop': block the evidence in both, or only in the crop "
-        "(faster: the picture is read once for both streams).",
-        choices=("picture and crop", "crop"),
+        "crop",
+        "With the answer input 'picture + crop': block the evidence in the crop (the picture is "
+        "read once for both streams), or in both, which is stronger and forgives a miss less.",
+        choices=("crop", "picture and crop"),
         advanced=True,
     )
     fill_seed: int = setting(
@@ -380,9 +380,9 @@ class DecodeSettings(Settings):
         step=0.1,
     )
     beta: float = setting(
-        0.0,
-        "Keep only tokens at least this likely, against the best one, with the evidence. "
-        "0: off (the paper); 0.1 is the value of visual contrastive decoding.",
+        0.1,
+        "Of what alpha raises, keep only tokens at least this likely, against the best one, with "
+        "the evidence. 0: off (the paper). 0.1, visual contrastive decoding's, kept more right.",
         low=0.0,
         high=1.0,
         step=0.05,

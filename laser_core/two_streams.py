@@ -26,8 +26,13 @@ ROOM = 32  # tokens a cache grows by when it is full
 def mix_logits(
     positive: torch.Tensor, negative: torch.Tensor | None, alpha: float, beta: float
 ) -> torch.Tensor:
-    """s_t = z+ + alpha (z+ - z-), (..., V) float32, implausible tokens at -inf (Eqs. 10-11)."""
-    mixed = positive if negative is None else positive + alpha * (positive - negative)
+    """s_t = z+ + alpha (z+ - z-), (..., V) float32, implausible tokens at -inf (Eqs. 10-11).
+
+    Without a second stream nothing is mixed, and nothing can have become implausible: z+.
+    """
+    if negative is None:
+        return positive
+    mixed = positive + alpha * (positive - negative)
     if beta > 0:
         # + ln(beta): the plausibility cut-off p >= beta max p, in logits.
         least = positive.amax(-1, keepdim=True) + math.log(beta)

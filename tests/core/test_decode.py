@@ -148,7 +148,7 @@ def test_beam_search_equals_the_librarys_over_mixed_scores(model_type):
         logits_processor=LogitsProcessorList([_MixedFromScratch(lvlm, positive, negative, 1.0)]),
     )
     expected = generated[0, positive.length :].tolist()
-    answer = decode(lvlm, Stream(positive), Stream(negative), settings(beams=3))
+    answer = decode(lvlm, Stream(positive), Stream(negative), settings(beams=3, beta=0.0))
     assert ids(answer) == expected
     for index, token in enumerate(answer.tokens):
         logits = next_logits(lvlm, negative, expected[:index])
@@ -171,7 +171,7 @@ def test_beta_cuts_implausible_tokens_off():
     expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS, beta=0.9)
     answer = decode(lvlm, positive, negative, settings(alpha=10.0, beta=0.9))
     assert ids(answer) == expected
-    free, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS)
+    free, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS, beta=0.0)
     assert expected != free, "the case must need the cut-off"
 
 
@@ -181,6 +181,7 @@ def test_mixed_logits_follow_the_papers_formula():
     assert torch.equal(mixed, torch.tensor([2.0, 0.0, 5.0]))
     cut = mix_logits(positive, negative, alpha=2.0, beta=0.1)
     assert torch.equal(cut, torch.tensor([2.0, 0.0, float("-inf")]))
+    assert torch.equal(mix_logits(positive, None, alpha=2.0, beta=0.9), positive)
 
 
 def test_records_hold_both_streams_probabilities():
@@ -189,7 +190,7 @@ def test_records_hold_both_streams_probabilities():
     answer = decode(lvlm, positive, negative, settings(alpha=1.0))
     with_evidence = next_logits(lvlm, positive.prompt, [])
     without = next_logits(lvlm, negative.prompt, [])
-    mixed = (2 * with_evidence - without).softmax(-1)
+    mixed = mix_logits(with_evidence, without, 1.0, DecodeSettings().beta).softmax(-1)
     first = answer.tokens[0]
     assert first.vat == pytest.approx(float((with_evidence - without)[first.token_id]), abs=1e-4)
     assert first.probability == pytest.approx(float(mixed[first.token_id]), abs=1e-5)

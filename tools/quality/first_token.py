@@ -57,7 +57,10 @@ def _batch(lvlm: Lvlm, prompts: Sequence[Prompt], shared: bool) -> torch.Tensor:
 def _with_blocked_tokens(lvlm: Lvlm, stream: Stream) -> torch.Tensor:
     """(V,)"""
     whole = Stream(stream.prompt, stream.shared_prefix)
-    cache = cache_of(read_blocked(lvlm, stream, read_stream(lvlm, whole)[1]))
+    read = read_blocked(lvlm, stream, read_stream(lvlm, whole))
+    cache = cache_of(
+        [tuple(torch.cat(read.parts(n, part), -2) for part in (0, 1)) for n in range(len(read.own))]
+    )
     last = stream.prompt.length - 1
     hidden = _forward(lvlm, cache, [stream.prompt], last, last + 1)
     return lvlm.model.get_output_embeddings()(hidden[:, -1])[0].float().cpu()

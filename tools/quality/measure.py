@@ -22,7 +22,7 @@ import torch
 from laser_core.answer_input import crops_stream, negative_stream, plain_stream
 from laser_core.attention import read_attention
 from laser_core.counterfactual import block, evidence_patches, patch_mask
-from laser_core.decode import mix_logits
+from laser_core.two_streams import mix_logits
 from laser_core.families import PictureInputs
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.lvlm import Lvlm

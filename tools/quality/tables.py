@@ -43,8 +43,8 @@ def lines_of(rows: dict[str, Any]) -> Iterable[tuple[str, str, str, dict, dict]]
 def main_table(gains: dict[str, dict[str, Any]]) -> str:
     """gains: the same rows summarised against several references, by the reference's name."""
     header = ["answer input", "accuracy", *(f"gain over {name}" for name in gains)]
-    header += ["window holds the evidence", "map mass on the evidence", "forward tokens"]
-    header += ["with VAT"]
+    header += ["window holds the evidence", "map mass on the evidence (its area)"]
+    header += ["forward tokens", "with VAT"]
     rows = next(iter(gains.values()))
     return markdown(
         "Accuracy, windows and cost",
@@ -55,13 +55,18 @@ def main_table(gains: dict[str, dict[str, Any]]) -> str:
                 per_cent(by_input["accuracy"]["all"]),
                 *(_gain_of(against[name], answer_input) for against in gains.values()),
                 per_cent(figures["held"]),
-                per_cent(figures["aggregation"]),
+                _aggregation(figures),
                 f"{by_input['tokens']:.0f}",
                 f"{by_input['tokens with VAT']:.0f}",
             ]
             for name, answer_input, label, figures, by_input in lines_of(rows)
         ),
     )
+
+
+def _aggregation(figures: dict[str, Any]) -> str:
+    share = per_cent(figures["aggregation"])
+    return share and f"{share} ({100 * figures['area'].value:.1f})"
 
 
 def _gain_of(figures: dict[str, Any], answer_input: str) -> str:

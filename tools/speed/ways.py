@@ -92,12 +92,14 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     positive = positive_stream(lvlm, picture, *looks)
     negative = negative_stream(lvlm, positive, blocked, mask, *looks)
     loops = [_Loop(lvlm, stream.prompt) for stream in (positive, negative)]
-    alpha, tokens = settings.decode.alpha, []
+    alpha, beta, tokens = settings.decode.alpha, settings.decode.beta, []
     while True:
         with_evidence, without = (loop.logits for loop in loops)
         if not tokens:
             first = (with_evidence, without)
         mixed = with_evidence + alpha * (with_evidence - without)
+        likely = with_evidence.softmax(-1)
+        mixed[likely < beta * likely.max()] = float("-inf")
         tokens.append(int(mixed.argmax()))
         if len(tokens) == settings.decode.max_tokens:
             return Outcome(found.choice.layer, tokens, maps, first)
