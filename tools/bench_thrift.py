@@ -37,8 +37,10 @@ from laser_core.settings import (
     DecodeSettings,
     LaserSettings,
 )
-from tools.bench_quality import interval
 from tools.demo_model.world import HeldOutItem, held_out_items
+from tools.quality.statistics import Bootstrap
+from tools.quality.summary import plain_data
+from tools.quality.tables import gain
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 BUDGETS = (1.0, 0.5625, 0.39, 0.25)
@@ -46,7 +48,7 @@ TOLERANCE = 0.005
 CHECKED = 200  # test items answered by the option itself too
 
 
-def _settings(answer_input: str, alpha: float, block: str = "picture and crop") -> LaserSettings:
+def _settings(answer_input: str, alpha: float, block: str = "crop") -> LaserSettings:
     return LaserSettings(
         counterfactual=CounterfactualSettings(block=block),
         answer=AnswerSettings(answer_input),
@@ -59,9 +61,9 @@ MODES = {
     "crop, alpha 1": _settings("crop", 1.0),
     "picture + crop, alpha 0": _settings("picture + crop", 0.0),
     "picture + crop, alpha 1": _settings("picture + crop", 1.0),
-    "picture + crop, alpha 1, block crop": _settings("picture + crop", 1.0, "crop"),
+    "picture + crop, alpha 1, block both": _settings("picture + crop", 1.0, "picture and crop"),
 }
-PASSES = dict(zip(MODES, (2, 3, 2, 4, 3), strict=True))
+PASSES = dict(zip(MODES, (2, 3, 2, 3, 4), strict=True))
 
 
 def right(text: str, item: HeldOutItem) -> float:
@@ -99,7 +101,7 @@ class Answers:
         return right_now, first, second
 
     def rows(self, thresholds: Sequence[float]) -> list[dict[str, Any]]:
-        scenes = np.array([item.scene_index for item in self.items])
+        bootstrap = Bootstrap([item.scene_index for item in self.items])
         rows = []
         for mode in MODES:
             for threshold in (0.0, *thresholds):
@@ -110,9 +112,7 @@ class Answers:
                     "mode": mode,
                     "adaptive": threshold,
                     "accuracy": float(now.mean()),
-                    "interval": interval(now, scenes),
-                    "change": float(change.mean()),
-                    "change_interval": interval(change, scenes),
+                    "change": bootstrap.mean(change),
                     "crop_skipped": float(first.mean()),
                     "counterfactual_skipped": float(second.mean()),
                     "passes": float(passes.mean()),
@@ -173,14 +173,14 @@ def lowest_safe(rows: list[dict[str, Any]]) -> float:
     safe = [
         threshold
         for threshold in THRESHOLDS
-        if all(row["change"] >= -TOLERANCE for row in rows if row["adaptive"] == threshold)
+        if all(row["change"].value >= -TOLERANCE for row in rows if row["adaptive"] == threshold)
     ]
     return min(safe, default=0.0)
 
 
 def budget_rows(lvlm: Lvlm, items: Sequence[HeldOutItem]) -> list[dict[str, Any]]:
     """Accuracy with crops reduced to a share of the pixels that the model takes."""
-    scenes = np.array([item.scene_index for item in items])
+    bootstrap = Bootstrap([item.scene_index for item in items])
     side = lvlm.image_processor.size["height"]
     scores = {(name, budget): [] for name in ("crop, alpha 0", "picture + crop, alpha 0")
               for budget in BUDGETS}  # fmt: skip
@@ -203,8 +203,7 @@ def budget_rows(lvlm: Lvlm, items: Sequence[HeldOutItem]) -> list[dict[str, Any]
             "mode": name,
             "budget": budget,
             "accuracy": float(np.mean(values)),
-            "change_interval": interval(np.array(values) - np.array(scores[name, 1.0]), scenes),
-            "change": float(np.mean(values) - np.mean(scores[name, 1.0])),
+            "change": bootstrap.mean(np.array(values) - np.array(scores[name, 1.0])),
         }
         for (name, budget), values in scores.items()
     ]
@@ -221,9 +220,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     header += ["crop skipped", "counterfactual skipped", "passes"] if more else []
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row in rows:
-        low, high = row["change_interval"]
-        change = f"{100 * row['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-        cells = [row["mode"], f"{row[key]:g}", _percent(row["accuracy"]), change]
+        cells = [row["mode"], f"{row[key]:g}", _percent(row["accuracy"]), gain(row["change"])]
         if more:
             cells += [
                 f"{_percent(row[f'{part}_skipped'])} %" for part in ("crop", "counterfactual")
@@ -261,7 +258,7 @@ def main() -> None:
     print("tokens of the crop, imitated, test split:", table(budgets), sep="\n\n")
     if chosen.json:
         record = {"development": dev, "threshold": threshold, "test": test, "budgets": budgets}
-        chosen.json.write_text(json.dumps(record, indent=1), "utf-8")
+        chosen.json.write_text(json.dumps(plain_data(record), indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import torch
 from laser_core.answer_input import crops_stream, negative_stream, plain_stream
 from laser_core.attention import read_attention
 from laser_core.counterfactual import block, evidence_patches, patch_mask
-from laser_core.two_streams import mix_logits
 from laser_core.families import PictureInputs
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.lvlm import Lvlm
@@ -30,6 +29,7 @@ from laser_core.pipeline import Location, locate
 from laser_core.prefill import Stream
 from laser_core.results import AttentionMaps, Evidence
 from laser_core.settings import AnswerSettings, LaserSettings, PromptSettings
+from laser_core.two_streams import mix_logits
 from laser_core.vaq import evidence_of_mask
 from tools.demo_model.world import HeldOutItem, oracle_window
 

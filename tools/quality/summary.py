@@ -156,4 +156,6 @@ def plain_data(value: Any) -> Any:
         return figure if value.items else None
     if isinstance(value, dict):
         return {str(key): plain_data(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [plain_data(entry) for entry in value]
     return value
