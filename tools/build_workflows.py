@@ -235,7 +235,6 @@ def ask_with_laser() -> None:
         question=question,
         counterfactual=out(blocked, "counterfactual"),
         context=picture,
-        counterfactual_context=out(blocked, "counterfactual_context"),
         boxes=out(crop, "boxes"),
     )
     said = _say(flow, out(decode, "answer"), "Answer")

@@ -55,7 +55,7 @@ def all_of(settings: dict) -> dict:
 
 
 def hand_wired(
-    lvlm, image, question=QUESTION, *, mask=None, blocked_context=True, **groups
+    lvlm, image, question=QUESTION, *, mask=None, blocked_context=False, **groups
 ) -> SimpleNamespace:
     """The five nodes of the method, wired with the same settings as LASER Answer."""
     chosen = {**SMALL, **groups}

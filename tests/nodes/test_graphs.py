@@ -71,10 +71,11 @@ def test_one_node_answers_as_five_do_on_the_demo_model(answer_input):
     assert all(tokens(report) for report in single.json)
 
 
-def test_a_shared_context_is_the_setting_block_crop(lvlm):
+def test_a_blocked_context_is_the_setting_block_picture_and_crop(lvlm):
     image = pictures_batch(1)
-    single = one_node(lvlm, image, counterfactual={"amount": 0.2, "block": "crop"})
-    wired = hand_wired(lvlm, image, blocked_context=False)
+    chosen = {"amount": 0.2, "block": "picture and crop"}
+    single = one_node(lvlm, image, counterfactual=chosen)
+    wired = hand_wired(lvlm, image, blocked_context=True)
     assert tokens(single.json[0]) == tokens(wired.json[0])
 
 
@@ -155,8 +156,8 @@ def test_a_batch_whose_windows_differ_is_answered_as_each_picture_alone(
     groups = {"crop": crop, "counterfactual": {"amount": 0.2}}
     wired = hand_wired(lvlm, image, mask=mask, blocked_context=blocked_context, **groups)
     assert wired.window.crop.shape[1:3] == (60, 90)
-    if not blocked_context:
-        groups["counterfactual"] = {"amount": 0.2, "block": "crop"}
+    if blocked_context:
+        groups["counterfactual"] = {"amount": 0.2, "block": "picture and crop"}
     alone = [one_node(lvlm, image[i : i + 1], mask=mask[i : i + 1], **groups) for i in range(3)]
     assert wired.answer == [single.answer[0] for single in alone]
     exact = range(3) if blocked_context else (1,)  # else the blocked crops were resized twice
@@ -229,8 +230,8 @@ def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
     assert passes == {"tower": 1, "attention": 1}
     one_node(lvlm, image)
-    # The crop, and picture and crop without the evidence; the picture itself is remembered
-    assert passes == {"tower": 4, "attention": 1}
+    # The crop, and the crop without the evidence; the picture itself is remembered
+    assert passes == {"tower": 3, "attention": 1}
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION, kind="raw")
     assert passes["attention"] == 1
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question="what number is it ?")

@@ -128,7 +128,7 @@ def test_a_choice_by_hand_says_what_the_rule_would_choose(lvlm, image, comfyui):
 
 def test_the_chosen_layers_map_is_the_evidence(lvlm, image, files):
     attention = run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
-    found = run("LaserVAQLayerSelect", attention=attention.attention)
+    found = run("LaserVAQLayerSelect", attention=attention.attention, rule="argmax")
     maps = found.ui["laser_vaq"][0]["maps"]
     tile = tile_of(Image.open(files(maps["image"])), maps, found.layer[0])
     cells, _ = part("laser_core.render").on_picture(
