@@ -55,7 +55,7 @@ def mass_share(found: Evidence, box: Box) -> float:
 def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettings) -> Line:
     """What one item shows: the layer chosen, and shares 0..1.
 
-    contrastive, raw, relative: of each kind of map in the box, all of the layer and heads that
+    contrastive, raw, relative: of each kind of map in the box, all of the layers and heads that
     VAQ chose, so that they differ by the kind alone. area: of the picture in the box, which a map
     that knows nothing would score. window: of the box in the first window.
 

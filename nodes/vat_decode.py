@@ -99,10 +99,10 @@ class VATDecode:
                 ),
                 "counterfactual_context": (
                     "IMAGE",
-                    {"tooltip": "The whole picture without its evidence, from Counterfactual Mask: "
-                                "for evidence that is sure, as a mask of yours. Not connected: both "
-                                "streams see the same context, which is faster and forgives a "
-                                "window that missed."},
+                    {"tooltip": "The whole picture without its evidence, from Counterfactual "
+                                "Mask: for evidence that is sure, as a mask of yours. Not "
+                                "connected: both streams see the same context, which is faster "
+                                "and forgives a window that missed."},
                 ),
                 "boxes": (
                     BOUNDING_BOX,

@@ -85,13 +85,13 @@ def test_a_map_of_zeros_has_no_share():
 
 
 def test_an_item_is_measured_in_the_layer_and_heads_that_vaq_chooses(data):
-    lvlm, settings = load_lvlm("demo"), LaserSettings()
+    lvlm, settings = load_lvlm("demo"), LaserSettings(layer=LayerSettings(rule="argmax"))
     item = read_items(data / "own.jsonl")[0]
     line = measure(lvlm, item, data / "pictures", settings)
     picture = data / "pictures" / item.picture
     found = locate(lvlm, aggregate.read_picture(picture), item.question, settings)
     contrasted = contrast(found.maps, settings.contrast)
-    choice = select_layer(contrasted, LayerSettings())
+    choice = select_layer(contrasted, settings.layer)
     assert line["layer"] == choice.layer
     heads = choice.heads[choice.layer]
     q, free = (m[choice.layer] for m in (found.maps.with_query, found.maps.without_query))
@@ -181,7 +181,7 @@ def test_other_settings_are_refused_and_the_results_stay(data, whole, capsys):
     assert cli.main(command(data, whole, "--top-heads", "3")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("choose another --out, or repeat its run: ")
-    assert error.endswith("was made with layer.top_heads 0, not 3")
+    assert error.endswith("was made with layer.top_heads 8, not 3")
     assert cli.main(command(data, whole, rows="lmms_lab.json")) == 2
     assert "was made with rows " in capsys.readouterr().err
     assert whole.read_bytes() == before
