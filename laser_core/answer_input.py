@@ -19,6 +19,10 @@ from .pictures import to_picture
 from .prefill import Stream
 from .settings import LaserSettings, PromptSettings
 
+LEAST_MAGNIFICATION = 1.25
+"""A crop is shown at least this much larger than in the picture, a side: or it shows nothing new
+for its tokens."""
+
 
 def plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
     """The question on the picture (any form, or encoded), as the model alone would read it."""
@@ -55,8 +59,10 @@ def crops_stream(
     picture is to continue from the cached prefix. On native-resolution models a crop is enlarged
     to a share of the picture's tokens: at its own size it would be no clearer than before.
     """
-    budget = max(1, round(whole.token_count * settings.answer.crop_budget / len(crops)))
-    encoded = [lvlm.encode(crop, settings.prompt.framing, tokens=budget) for crop in crops]
+    encoded = [
+        lvlm.encode(crop, settings.prompt.framing, _tokens(whole, crop, len(crops), settings))
+        for crop in crops
+    ]
     if settings.answer.answer_input == "picture + crop":
         return _stream(lvlm, [whole, *encoded], question, settings.prompt, shared)
     return _stream(lvlm, encoded, question, settings.prompt, shared=False)
@@ -87,6 +93,21 @@ def negative_stream(
     elif with_picture or whole is None:  # of the same size, hence of as many tokens
         whole = lvlm.encode(blocked, settings.prompt.framing)
     return crops_stream(lvlm, whole, _cut(blocked, windows), question, settings, shared)
+
+
+def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:
+    """Visual tokens for one of `crops` crops of a picture, on native-resolution models.
+
+    A budget below the picture's own tokens is raised to what magnifies the crop (up to that).
+    """
+    answer, even_share = settings.answer, whole.token_count / crops
+    budget = answer.crop_tokens / crops if answer.crop_tokens else answer.crop_budget * even_share
+    if budget < even_share and not isinstance(crop, PictureInputs):
+        width, height = to_picture(crop).size
+        area = width * height / (whole.picture_size[0] * whole.picture_size[1])
+        magnified = LEAST_MAGNIFICATION**2 * area * whole.token_count
+        budget = min(max(budget, magnified), even_share)
+    return max(1, round(budget))
 
 
 def _cut(picture: Any, windows: Sequence[Window]) -> list[Image.Image]:

@@ -14,11 +14,13 @@ from transformers import DynamicCache
 
 from .capture import RowCapture
 from .lvlm import Lvlm, Prompt
-from .prefill import Progress, cache_of, extend, forward, read_prefix
+from .prefill import Progress, cache_of, extend, first_token_certainty, forward, read_prefix
 from .results import AttentionMaps
 from .settings import PromptSettings
+from .turns import one_at_a_time
 
 
+@one_at_a_time
 @torch.inference_mode()
 def read_attention(
     lvlm: Lvlm,
@@ -31,40 +33,40 @@ def read_attention(
 
     picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer
     and head, float32 on the CPU (METHOD steps 1-2).
-    Raises ValueError for an empty question or a text with control tokens.
+    Raises ValueError for an empty question or a prompt longer than the context.
     """
     inputs = lvlm.encode(picture, settings.framing)
     texts = (lvlm.question_text(question, settings), lvlm.query_free_text(settings))
     asked, free = (lvlm.prompt([inputs], text, settings.system) for text in texts)
     if progress:
         progress("reading the picture", 0, 2)
-    rows = _both_rows(lvlm, asked, free, progress)
+    *rows, hidden = _both_rows(lvlm, asked, free, progress)
     gh = inputs.grid.rows
     with_query, without_query = (rearrange(r, "l h (gh gw) -> l h gh gw", gh=gh) for r in rows)
+    certainty = first_token_certainty(lvlm, hidden)
     if progress:
         progress("reading the picture", 2, 2)
-    return AttentionMaps(with_query, without_query, inputs.grid, inputs.picture_size)
+    return AttentionMaps(with_query, without_query, inputs.grid, inputs.picture_size, certainty)
 
 
 def _both_rows(
     lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two branches' rows, each (L, H, N)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two branches' rows, each (L, H, N), and with the question the hidden state (D,)."""
     if not (lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key):
-        return _last_row(lvlm, asked, DynamicCache()), _last_row(lvlm, free, DynamicCache())
+        with_query, hidden = _last_row(lvlm, asked, DynamicCache())
+        return with_query, _last_row(lvlm, free, DynamicCache())[0], hidden
     prefix = read_prefix(lvlm, asked)
     if progress:
         progress("reading the picture", 1, 2)
     if torch.equal(asked.input_ids, free.input_ids):
         # Two runs would differ by rounding, and the method would take that for evidence.
-        row = _last_row(lvlm, asked, cache_of(prefix.layers))
-        return row, row
+        row, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
+        return row, row, hidden
     # A free-form mask would override a sliding window, and flash attention takes none.
     if lvlm.has_sliding_window or lvlm.attention not in ("sdpa", "eager"):
-        return (
-            _last_row(lvlm, asked, cache_of(prefix.layers)),
-            _last_row(lvlm, free, cache_of(prefix.layers)),
-        )
+        with_query, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
+        return with_query, _last_row(lvlm, free, cache_of(prefix.layers))[0], hidden
     return _packed_rows(lvlm, asked, free, cache_of(prefix.layers))
 
 
@@ -74,16 +76,16 @@ def _map_keys(prompt: Prompt) -> slice:
     return slice(first + tokens.start, first + tokens.stop)
 
 
-def _last_row(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache) -> torch.Tensor:
-    """(L, H, N) of the last token, after running what `cache` lacks of the prompt."""
+def _last_row(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last token's (L, H, N) and hidden state (D,), after what `cache` lacks of the prompt."""
     with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
-        extend(lvlm, prompt, cache, prompt.length)
-    return capture.rows_by_layer()[0]
+        _, hidden = extend(lvlm, prompt, cache, prompt.length)
+    return capture.rows_by_layer()[0], hidden[0, -1]
 
 
 def _packed_rows(
     lvlm: Lvlm, asked: Prompt, free: Prompt, cache: DynamicCache
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both suffixes in one forward after the prefix, neither seeing the other."""
     prefix = asked.prefix_length
     lengths = [prompt.length - prefix for prompt in (asked, free)]
@@ -95,7 +97,7 @@ def _packed_rows(
         lowest = torch.finfo(lvlm.dtype).min
         mask = torch.zeros_like(mask, dtype=lvlm.dtype).masked_fill(~mask, lowest)
     with RowCapture(lvlm, rows=[lengths[0] - 1, total - 1], keys=_map_keys(asked)) as capture:
-        forward(
+        hidden = forward(
             lvlm,
             cache,
             torch.cat([asked.input_ids[:, prefix:], free.input_ids[:, prefix:]], dim=1),
@@ -104,4 +106,4 @@ def _packed_rows(
             mask,
         )
     with_query, without_query = capture.rows_by_layer()
-    return with_query, without_query
+    return with_query, without_query, hidden[0, lengths[0] - 1]

@@ -50,7 +50,12 @@ class RowCapture:
                 self._hook_eager()
             else:
                 self._original = ALL_ATTENTION_FUNCTIONS[self._implementation]
-                ALL_ATTENTION_FUNCTIONS.register(self._implementation, self._wrap(self._original))
+                try:  # an entry of this registry's own, which another pack may have put there
+                    del ALL_ATTENTION_FUNCTIONS[self._implementation]
+                    self._was_own = True
+                except KeyError:  # it is the library's
+                    self._was_own = False
+                ALL_ATTENTION_FUNCTIONS[self._implementation] = self._wrap(self._original)
         except BaseException:
             self.__exit__()
             raise
@@ -58,7 +63,9 @@ class RowCapture:
 
     def __exit__(self, *exception: object) -> None:
         if self._original is not None:
-            ALL_ATTENTION_FUNCTIONS.register(self._implementation, self._original)
+            del ALL_ATTENTION_FUNCTIONS[self._implementation]
+            if self._was_own:
+                ALL_ATTENTION_FUNCTIONS[self._implementation] = self._original
         for hook in self._hooks:
             hook.remove()
         _REGISTRY_LOCK.release()

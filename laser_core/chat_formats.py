@@ -1,10 +1,38 @@
-"""Chat templates of the supported families, for model folders that have none.
+"""How chats are written: templates of the supported families, and user texts made harmless.
 
-Jinja, as their authors published the formats; pictures first, then the text. Each takes messages
-whose content is a string or a list of {"type": "image"} and {"type": "text", "text": ...} parts.
+The templates are for model folders that have none: Jinja, as their authors published the formats;
+pictures first, then the text. Each takes messages whose content is a string or a list of
+{"type": "image"} and {"type": "text", "text": ...} parts.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+TURN_MARKS = (
+    *("USER:", "ASSISTANT:", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"),
+    *("<image>", "<video>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+)
+"""What the formats below and their relatives write between turns, as tokens or as bare text."""
+
+BREAK = "\N{ZERO WIDTH SPACE}"
+
+
+def plain_text(text: str, control_tokens: Iterable[str] = ()) -> str:
+    """`text` with every control token and turn mark in it broken by an invisible character.
+
+    The tokenizer then reads their characters one by one, as it reads any others. An exact way
+    exists only for special tokens, and not in every tokenizer: "USER:" and "[INST]" are ordinary
+    text that the model was tuned to obey. Other text stays as it is, to the byte, but for half
+    characters, which no tokenizer takes: each becomes "?".
+    """
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    marks = "|".join(map(re.escape, {*TURN_MARKS, *control_tokens}))
+    # After the first character of each, looked ahead for: two that overlap are both broken
+    return re.sub(f"(?i)(?=(?:{marks}))(.)", rf"\1{BREAK}", text, flags=re.DOTALL)
+
 
 _MACROS = """
 {%- macro text(message) -%}

@@ -1,4 +1,4 @@
-"""The command line: ask a model about a picture, locate the evidence, list the models.
+"""The command line: ask a model about a picture, locate the evidence, measure many, list models.
 
     python -m laser_core ask PICTURE "QUESTION" [--model demo] [--out laser-out] [--json]
 
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .console import ProgressLine, Stopwatch, quiet_libraries
-from .flags import GROUPS, add_flags, flags, read_flags
+from .cli_aggregate import add_aggregate
+from .console import ProgressLine, Stopwatch, is_for_the_user, quiet_libraries
+from .flags import GROUPS, LOCATE_GROUPS, add_flags, add_model, flags, read_flags
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from .pipeline import LaserAnswer, Location
 
 DEFAULT_OUT = "laser-out"
-LOCATE_GROUPS = ("load", "prompt", "contrast", "layer", "crop")
 _WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png")
 
 
@@ -52,20 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         progress.clear()
-        if not _is_for_the_user(error):
+        if not is_for_the_user(error):
             raise
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    """True for a ValueError that this package raised; a library's own would be a bug of ours."""
-    if not isinstance(error, ValueError):
-        return False
-    frame = error.__traceback__
-    while frame.tb_next:
-        frame = frame.tb_next
-    return frame.tb_frame.f_globals.get("__package__") == __package__
 
 
 # ---- commands ----------------------------------------------------------------------------------
@@ -126,13 +116,16 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
 
 @contextmanager
 def _memory_remedy() -> Iterator[None]:
-    import torch
+    from .memory import is_out_of_memory
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise ValueError(
-            "choose a smaller model, a --quantization or --device cpu: the GPU's memory is full"
+            "choose a smaller model, a --quantization, fewer --max-visual-tokens or --device cpu: "
+            "the memory is full"
         ) from error
 
 
@@ -271,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_run(commands, "ask", _ask, tuple(GROUPS), "answer a question about a picture")
     _add_run(commands, "locate", _locate, LOCATE_GROUPS, "find what a question is about, no answer")
+    add_aggregate(commands)
     models = commands.add_parser(
         "models", help="list the models at hand and the supported types", allow_abbrev=False
     )
@@ -289,11 +283,7 @@ def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose:
     )  # fmt: skip
     parser.add_argument("picture", metavar="PICTURE", help="a picture file")
     parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
-    parser.add_argument(
-        "--model", default="demo", metavar="NAME",
-        help="demo (bundled), a model folder, or a hub id like owner/name, which is downloaded "
-        "[default: demo]",
-    )  # fmt: skip
+    add_model(parser)
     parser.add_argument(
         "--out", default=DEFAULT_OUT, metavar="DIR",
         help=f"folder for the pictures and report.json [default: {DEFAULT_OUT}]",

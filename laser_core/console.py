@@ -23,6 +23,7 @@ class ProgressLine:
         self._terminal = self._stream.isatty()
         self._stage = ""
         self._line = ""
+        self._started = 0.0
 
     def stage(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Show that `done` of `total` parts of a stage are done."""
@@ -30,6 +31,24 @@ class ProgressLine:
             self._rewrite(f"{stage} {done}/{total}" if total else stage)
         elif stage != self._stage:
             print(stage, file=self._stream, flush=True)
+        self._stage = stage
+
+    def bar(self, stage: str, done: int, total: int) -> None:
+        """Show a bar and the time left of a long stage; without a terminal a line every tenth.
+
+        Call it with done = 0 first, from when the time is taken.
+        """
+        if not done:
+            self._started = time.monotonic()
+        left = ""
+        if 0 < done < total:
+            seconds = (time.monotonic() - self._started) * (total - done) / done
+            left = f", {_duration(seconds)} left"
+        if self._terminal:
+            width = 20 * done // total
+            self._rewrite(f"{stage} [{'#' * width}{'.' * (20 - width)}] {done}/{total}{left}")
+        elif done == total or 10 * done // total > 10 * (done - 1) // total:
+            print(f"{stage} {done}/{total}{left}", file=self._stream, flush=True)
         self._stage = stage
 
     def text(self, answer: str) -> None:
@@ -51,6 +70,13 @@ class ProgressLine:
         self._line = line
 
 
+def _duration(seconds: float) -> str:
+    """A time in its largest unit: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Stopwatch:
     """Seconds since it was made, or since the last lap."""
 
@@ -61,6 +87,16 @@ class Stopwatch:
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         return seconds
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """True for a ValueError that this package raised; a library's own would be a bug of ours."""
+    if not isinstance(error, ValueError):
+        return False
+    frame = error.__traceback__
+    while frame.tb_next:
+        frame = frame.tb_next
+    return frame.tb_frame.f_globals.get("__package__") == __package__
 
 
 @contextmanager

@@ -31,8 +31,9 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     A window's side is `scale` of the picture's, at least `min_side_px`, at most the picture's. The
     first window lies as `placement` says, never over the picture's edge:
 
-    most mass: where it holds the most of all whole-pixel positions; among equals, nearest to the
-        map's centroid, then topmost, then leftmost. Exact.
+    most mass: where its inside, the window less `margin` of its side at each edge, holds the most
+        of all whole-pixel positions; among equals, nearest to the map's centroid, then topmost,
+        then leftmost. Exact. At the picture's edges the inside may reach into the margin.
     centroid: centred on the map's centre of mass. peak: centred on its strongest patch.
     top patches box: the bounding box of the strongest `top_fraction` of all patches, widened
         evenly to at least the window's sides.
@@ -41,7 +42,8 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
         of github.com/saccharomycetes/mllms_know).
 
     Each further window is one of the normal size that overlaps none before it and holds the most of
-    what is left; there are fewer than asked for when none fits or nothing is left.
+    what is left, by the same margin; there are fewer than asked for when none fits or nothing is
+    left.
     Raises ValueError when the map is degenerate: there is nothing to enclose.
     """
     if evidence.degenerate:
@@ -53,7 +55,7 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     size = _window_size(evidence.picture_size, settings)
     windows = [_PLACEMENTS[settings.placement](density, size, settings)]
     while len(windows) < settings.windows:
-        further = _best_window(density, size, windows)
+        further = _best_window(density, size, windows, settings.margin)
         if further is None:
             break
         windows.append(further)
@@ -127,9 +129,15 @@ def _window_size(picture_size: tuple[int, int], settings: CropSettings) -> tuple
 
 
 def _best_window(
-    density: _Density, size: tuple[int, int], taken: Sequence[Window] = ()
+    density: _Density,
+    size: tuple[int, int],
+    taken: Sequence[Window] = (),
+    margin: float = 0.0,
 ) -> Window | None:
-    """The window of this size that holds most and overlaps none of `taken`; None without any.
+    """The window of this size whose inside holds most, overlapping no `taken`; None without any.
+
+    The inside is what is left when `margin` of the sides is taken off each edge. It may lie
+    anywhere on the picture, and the window is centred on it as nearly as the picture allows.
 
     Exact without trying every pixel. Between two breakpoints (positions at which an edge of the
     window meets an edge of a patch) the mass is linear in x and in y, so over the whole pixels
@@ -138,26 +146,32 @@ def _best_window(
     Where the mass is level between breakpoints, the position nearest to the centroid may lie
     between them too, which is why the pixels beside the centred position are candidates.
     """
-    width, height = size
-    (centre_x, centre_y), picture = density.centroid, density.picture
-    flush_x = [x for window in taken for x in (window.x1 - width, window.x2)]
-    flush_y = [y for window in taken for y in (window.y1 - height, window.y2)]
-    xs = _candidates(density.x_edges, width, picture.width, centre_x, flush_x)
-    ys = _candidates(density.y_edges, height, picture.height, centre_y, flush_y)
+    (width, height), picture = size, density.picture
+    # The slack: 0.3 * 10 must not count as 2.9999999.
+    margin_x, margin_y = (int(margin * side + EQUAL_DISTANCE) for side in size)
+    inner = width - 2 * margin_x, height - 2 * margin_y
+    centre_x, centre_y = density.centroid
+    flush_x = [x + margin_x for window in taken for x in (window.x1 - width, window.x2)]
+    flush_y = [y + margin_y for window in taken for y in (window.y1 - height, window.y2)]
+    xs = _candidates(density.x_edges, inner[0], picture.width, centre_x, flush_x)
+    ys = _candidates(density.y_edges, inner[1], picture.height, centre_y, flush_y)
+    lefts = np.clip(xs - margin_x, 0, picture.width - width)
+    tops = np.clip(ys - margin_y, 0, picture.height - height)
 
-    masses = density.masses(xs, ys, width, height)
+    masses = density.masses(xs, ys, *inner)
     for window in taken:
-        rows = (ys < window.y2) & (ys + height > window.y1)
-        columns = (xs < window.x2) & (xs + width > window.x1)
+        rows = (tops < window.y2) & (tops + height > window.y1)
+        columns = (lefts < window.x2) & (lefts + width > window.x1)
         masses[np.ix_(rows, columns)] = -np.inf
     most = masses.max()
     if not most > NO_MASS:
         return None
-    distances = (ys + height / 2 - centre_y)[:, None] ** 2 + (xs + width / 2 - centre_x) ** 2
+    middle_x, middle_y = xs + inner[0] / 2, ys + inner[1] / 2
+    distances = (middle_y - centre_y)[:, None] ** 2 + (middle_x - centre_x) ** 2
     distances[masses < most * (1 - EQUAL_MASS)] = np.inf
     nearest = distances <= distances.min() + EQUAL_DISTANCE
     row, column = np.argwhere(nearest)[0]  # in reading order: the topmost, then the leftmost
-    return _window_at(xs[column], ys[row], size)
+    return _window_at(lefts[column], tops[row], size)
 
 
 def _candidates(
@@ -183,7 +197,7 @@ def _centred(x: float, y: float, size: tuple[int, int], picture: Window) -> Wind
 
 
 def _most_mass(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
-    return _best_window(density, size)
+    return _best_window(density, size, margin=settings.margin)
 
 
 def _around_centroid(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:

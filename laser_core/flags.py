@@ -1,4 +1,4 @@
-"""Settings as command-line flags: one flag per field, declared by the field's own metadata.
+"""Settings as command-line flags or named texts, declared by the fields' own metadata.
 
 A flag is the field's name in kebab-case; no two groups share a name. Knows argparse and the
 settings, nothing of what they do.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .settings import LaserSettings, LoadSettings, Settings
@@ -19,6 +19,9 @@ GROUPS: dict[str, type[Settings]] = {
     "load": LoadSettings,
     **{group.name: type(group.default) for group in fields(LaserSettings)},
 }
+
+LOCATE_GROUPS = ("load", "prompt", "contrast", "layer", "crop")
+"""The groups that say where the evidence is, and nothing of answers."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,42 @@ def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:
             )
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare --model, which is no setting."""
+    parser.add_argument(
+        "--model", default="demo", metavar="NAME",
+        help="demo (bundled), a model folder, or a hub id like owner/name, which is downloaded "
+        "[default: demo]",
+    )  # fmt: skip
+
+
 def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
     """The settings that were given, defaults elsewhere. Raises ValueError, remedy first."""
-    given = vars(arguments)
+    return _settings(flags(), vars(arguments))
+
+
+def read_named(texts: Mapping[str, str]) -> tuple[LoadSettings, LaserSettings]:
+    """The settings from texts by field name, {"alpha": "0.5"}, defaults elsewhere.
+
+    Raises ValueError, remedy first and with the fields' own names.
+    """
+    named = [replace(flag, name=flag.spec.name) for flag in flags()]
+    return _settings(named, {f.destination: texts[f.name] for f in named if f.name in texts})
+
+
+def _settings(
+    named: Sequence[Flag], given: Mapping[str, Any]
+) -> tuple[LoadSettings, LaserSettings]:
+    """The settings from texts by destination; errors speak of the flags as `named`."""
     groups = {}
     for group, settings in GROUPS.items():
-        named = {flag.spec.name: flag for flag in flags([group]) if flag.destination in given}
-        values = {name: _value(flag, given[flag.destination]) for name, flag in named.items()}
+        own = [flag for flag in named if flag.group == group]
+        texts = [(flag, given[flag.destination]) for flag in own if flag.destination in given]
+        values = {flag.spec.name: _value(flag, text) for flag, text in texts}
         try:
             groups[group] = settings(**values)
         except ValueError as error:
-            raise ValueError(_in_flags(str(error), group)) from error
+            raise ValueError(_in_flags(str(error), own)) from error
     return groups.pop("load"), LaserSettings(**groups)
 
 
@@ -115,10 +143,10 @@ def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def _in_flags(message: str, group: str) -> str:
+def _in_flags(message: str, own: Sequence[Flag]) -> str:
     """A settings' error, "field is value: remedy", with the remedy first and flags for fields."""
     found, _, remedy = message.rpartition(": ")
-    for flag in flags([group]):
+    for flag in own:
         found = re.sub(rf"^{flag.spec.name}\b", flag.name, found)
         if "_" in flag.spec.name:  # others are ordinary words
             remedy = re.sub(rf"\b{flag.spec.name}\b", flag.name, remedy)

@@ -1,7 +1,7 @@
 """From a name to a loaded model: the bundled demo model, a folder, or a hub id.
 
 Weights are read from safetensors only and no code from a model's folder is ever run. Nothing is
-downloaded unless a hub id is asked for by name.
+downloaded unless a hub id is asked for by name, and nothing is written but that download.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from typing import Any
 
 import torch
 
-from .families import FAMILIES, load_image_processor, set_visual_token_limits
+from .families import load_image_processor, set_visual_token_limits
 from .lvlm import Lvlm
+from .memory import is_out_of_memory
+from .model_folder import check_contents, check_type
 from .settings import LoadSettings
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_model"
 
+# Without them the library may ask on the terminal, or the hub
+_OWN_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 
@@ -27,19 +31,20 @@ _ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "flash": "flash_attention_2", "eag
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
     """Load "demo", a model folder or a hub id.
 
-    Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete or
-    truncated weights, or settings this machine cannot serve.
+    Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete,
+    truncated or pickled weights, a folder that asks for code of its own or links to files
+    elsewhere, or settings this machine cannot serve.
     """
     folder = _resolve(name)
+    check_contents(folder, name)
     device = _device(settings)
     model = _load_weights(folder, name, device, settings)
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        image_processor = load_image_processor(str(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        # ImportError: without tokenizer files the library looks for converters of old formats.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+        image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
+    except Exception as error:  # a broken file makes the library raise whatever it stumbles on
         raise ValueError(
             f"download {name} again: its tokenizer or image processor cannot be read "
             f"({_first_line(error)})"
@@ -72,7 +77,7 @@ def _resolve(name: str) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"choose a folder with a config.json: {name} has none")
-        _check_type(path, name)
+        check_type(path, name)
         return path
     # A hub id is "owner/name"; anything else that does not exist is a mistyped path.
     parts = name.split("/")
@@ -93,7 +98,7 @@ def _download(name: str) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
-        _check_type(folder, name)
+        check_type(folder, name)
         return Path(snapshot_download(name, allow_patterns=patterns))
     except HFValidationError as error:
         raise _no_model(name) from error
@@ -109,20 +114,6 @@ def _no_model(name: str) -> ValueError:
         f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
         f"{name!r} is none of them"
     )
-
-
-def _check_type(folder: Path, name: str) -> None:
-    try:
-        kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:  # no JSON, or no JSON object
-        raise ValueError(
-            f"download {name} again: its config.json cannot be read ({error})"
-        ) from error
-    if kind not in FAMILIES:
-        raise ValueError(
-            f"choose a model of type {', '.join(FAMILIES)}: {name} is of type {kind!r}, "
-            "which is not supported"
-        )
 
 
 def _device(settings: LoadSettings) -> torch.device:
@@ -167,7 +158,6 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
 def _load_weights(
     folder: Path, name: str, device: torch.device, settings: LoadSettings
 ) -> torch.nn.Module:
-    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
@@ -187,18 +177,11 @@ def _load_weights(
             device_map={"": device},
             use_safetensors=True,
             output_loading_info=True,
+            **_OWN_FILES_ONLY,
             **extra,
         )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise ValueError(
-                f"choose a smaller model or a quantization: {name} does not fit into the memory "
-                f"of {device}"
-            ) from error
-        raise ValueError(
-            f"download {name} again: its weights are missing, truncated or of another model "
-            f"({_first_line(error)})"
-        ) from error
+    except Exception as error:  # a broken config makes the library raise whatever it stumbles on
+        raise _loading_error(error, name, device) from error
     # Library versions would fill a gap with random values and only warn.
     if info["missing_keys"] or info["mismatched_keys"]:
         lacking = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
@@ -206,6 +189,28 @@ def _load_weights(
             f"download {name} again: its weights lack {len(lacking)} tensors, such as {lacking[0]}"
         )
     return model
+
+
+def _loading_error(error: Exception, name: str, device: torch.device) -> ValueError:
+    from safetensors import SafetensorError
+
+    if is_out_of_memory(error):
+        return ValueError(
+            f"choose a smaller model or a quantization: {name} does not fit into the memory of "
+            f"{device}"
+        )
+    if isinstance(error, ImportError):
+        return ValueError(
+            f"install what {name} needs, or choose another model ({_first_line(error)})"
+        )
+    if isinstance(error, (SafetensorError, OSError, RuntimeError)):
+        return ValueError(
+            f"download {name} again: its weights are missing, truncated or of another model "
+            f"({_first_line(error)})"
+        )
+    return ValueError(
+        f"download {name} again: its config.json cannot be used ({_first_line(error)})"
+    )
 
 
 def _chat_template(folder: Path) -> str | None:
@@ -223,4 +228,6 @@ def _chat_template(folder: Path) -> str | None:
 
 def _first_line(error: Exception) -> str:
     """The library's own words, without the paragraphs that some of its messages have."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    # The text of some says little without its type: KeyError's is the key
+    return text if isinstance(error, (OSError, ValueError, RuntimeError)) else repr(error)

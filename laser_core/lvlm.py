@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jinja2 import TemplateError
 
+from .chat_formats import TURN_MARKS, plain_text
 from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
 from .pictures import to_picture
 from .settings import PromptSettings
@@ -166,11 +167,10 @@ class Lvlm:
         if self.closed_vocabulary is None:
             return []
         unknown = self.tokenizer.unk_token_id
-        words = dict.fromkeys(text.split())
         return [
             word
-            for word in words
-            if unknown in self.tokenizer(word, add_special_tokens=False)["input_ids"]
+            for word in dict.fromkeys(text.split())
+            if unknown in self.tokenizer(self._plain(word), add_special_tokens=False)["input_ids"]
         ]
 
     def encode(
@@ -215,12 +215,23 @@ class Lvlm:
     def prompt(self, pictures: Sequence[PictureInputs], text: str, system: str = "") -> Prompt:
         """The chat `pictures, text` as token ids, ready for the answer's first token.
 
-        Raises ValueError if the texts hold the model's control tokens: they would inject a
-        picture or a role.
+        The texts may hold anything: the model's control tokens and turn marks in them are read as
+        the characters they are, and inject neither a picture nor a role. Raises ValueError for a
+        chat that the template refuses or that is longer than the model's context.
         """
-        for part in (text, system):
-            self._refuse_control_tokens(part)
-        content = [{"type": "image"} for _ in pictures]
+        ids = self._chat_ids(len(pictures), self._plain(text), self._plain(system))
+        # The control tokens must be the template's own, whatever the tokenizer made of the texts
+        bare = self._chat_ids(len(pictures), "." if text else "", "." if system else "")
+        if self._control_ids(ids) != self._control_ids(bare):
+            raise ValueError(
+                f"take what looks like a control token out of the texts: {self.name} would read a "
+                "picture or a change of speaker there"
+            )
+        return self._locate(ids, tuple(pictures))
+
+    def _chat_ids(self, pictures: int, text: str, system: str) -> list[int]:
+        """Token ids of a chat, one placeholder for each picture."""
+        content = [{"type": "image"} for _ in range(pictures)]
         if text:
             content.append({"type": "text", "text": text})
         chat = [{"role": "user", "content": content}]
@@ -236,17 +247,27 @@ class Lvlm:
                 f"refuses this chat ({error})"
             ) from error
         bos = self.tokenizer.bos_token
-        ids = self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
+        return self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
             "input_ids"
         ]
-        return self._locate(ids, tuple(pictures))
 
-    def _refuse_control_tokens(self, text: str) -> None:
-        for token in self.tokenizer.added_tokens_decoder.values():
-            if token.content.strip() and token.content in text:
-                raise ValueError(
-                    f"remove {token.content!r} from the text: it is a control token of {self.name}"
-                )
+    def _plain(self, text: str) -> str:
+        return plain_text(text, self._control_tokens.values())
+
+    @cached_property
+    def _control_tokens(self) -> dict[int, str]:
+        """What the model reads as more than its characters: special tokens and turn marks."""
+        picture = {self.image_token_id, getattr(self.model.config, "video_token_id", None)}
+        return {
+            index: token.content
+            for index, token in self.tokenizer.added_tokens_decoder.items()
+            if (token.special or index in picture or token.content in TURN_MARKS)
+            and index != self.tokenizer.unk_token_id
+            and token.content.strip()
+        }
+
+    def _control_ids(self, ids: list[int]) -> list[int]:
+        return [index for index in ids if index in self._control_tokens]
 
     def _locate(self, ids: list[int], pictures: tuple[PictureInputs, ...]) -> Prompt:
         """Expand each placeholder to its picture's tokens and place every token."""
@@ -264,6 +285,13 @@ class Lvlm:
             if token == self.image_token_id:
                 spans.append(slice(len(expanded), len(expanded) + count))
             expanded += [token] * count
+        if len(expanded) > self.context_length:
+            taken = sum(picture.token_count for picture in pictures)
+            raise ValueError(
+                "shorten the question, or choose fewer windows, answer input 'crop' or fewer "
+                f"visual tokens: the prompt has {len(expanded)} tokens, {taken} of them of "
+                f"pictures, and the model takes {self.context_length}"
+            )
         input_ids = torch.tensor([expanded])
         positions = self._positions(input_ids, pictures)
         delta = int(positions.max()) + 1 - len(expanded)

@@ -18,6 +18,7 @@ WHITE = (255, 255, 255)
 
 # Float arrays above this are no overshoot of 0..1 (resampling, HDR) but values meant for 0..255.
 _LARGEST_OVERSHOOT = 2.0
+_BLOCK_VALUES = 1 << 20  # converted at a time
 
 
 def to_picture(value: Any) -> Image.Image:
@@ -38,7 +39,7 @@ def to_picture(value: Any) -> Image.Image:
     if isinstance(value, np.ndarray):
         return _from_array(value)
     if isinstance(value, torch.Tensor):
-        return _from_array(_array_of_image(value))
+        return _from_array(_array_of_image(value), clamped=True)
     raise ValueError(
         f"pass a PIL picture, a NumPy array or an IMAGE tensor (read_picture opens files): "
         f"the picture is of type {type(value).__name__}"
@@ -72,7 +73,8 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:
     """A picture as ComfyUI's IMAGE: (1, H, W, 3) float32, 0..1."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    pixels = np.array(picture.convert("RGB"), dtype=np.float32)
+    pixels /= 255
     return rearrange(torch.from_numpy(pixels), "h w c -> 1 h w c")
 
 
@@ -156,7 +158,7 @@ def _wide_grey_bytes(image: Image.Image) -> np.ndarray:
 
 
 def _array_of_image(tensor: torch.Tensor) -> np.ndarray:
-    """(H, W, C) array from an IMAGE tensor of one picture, floats clamped to 0..1."""
+    """(H, W, C) array from an IMAGE tensor of one picture."""
     if tensor.ndim == 4 and tensor.shape[0] > 1:
         raise ValueError(
             f"pass the pictures one by one, as picture[i]: this is a batch of {tensor.shape[0]}"
@@ -166,38 +168,40 @@ def _array_of_image(tensor: torch.Tensor) -> np.ndarray:
     if tensor.ndim != 3:
         raise ValueError(_layout_error(tensor.shape))
     tensor = tensor.detach().cpu()
-    if not tensor.is_floating_point():
-        return tensor.numpy()
-    # NaN and infinity stay, for the check that every array gets.
-    return tensor.float().where(~tensor.isfinite(), tensor.float().clamp(0.0, 1.0)).numpy()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    """A picture from (H, W) or (H, W, 1|3|4)."""
+def _from_array(array: np.ndarray, clamped: bool = False) -> Image.Image:
+    """A picture from (H, W) or (H, W, 1|3|4). clamped: floats above 1 are cut, not refused."""
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ValueError(_layout_error(array.shape))
     if array.size == 0:
         raise ValueError(f"pass a picture that has pixels: its shape is {tuple(array.shape)}")
-    pixels = _bytes_of(array)
+    pixels = _bytes_of(array, clamped)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = rearrange(pixels, "h w 1 -> h w")
     image = Image.fromarray(np.ascontiguousarray(pixels))  # L, RGB or RGBA
     return _on_white(image) if image.mode == "RGBA" else image.convert("RGB")
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
+def _bytes_of(array: np.ndarray, clamped: bool) -> np.ndarray:
     """The array's values as uint8, 0..255."""
     if array.dtype == np.uint8:
         return array
-    values = _unit_range(array, "picture")
-    if not np.isfinite(values).all():
-        raise ValueError("mend the picture: its pixels hold NaN or infinity")
-    if values.max() > _LARGEST_OVERSHOOT:
-        raise ValueError(
-            f"divide the picture by 255, or pass it as uint8: floats go from 0 to 1, these reach "
-            f"{values.max():g}"
-        )
-    return np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8)
+    pixels = np.empty(array.shape, dtype=np.uint8)
+    # Some rows at a time: 8000 x 8000 pixels would take gigabytes in float64
+    rows = max(1, _BLOCK_VALUES * len(array) // array.size)
+    for start in range(0, len(array), rows):
+        values = _unit_range(array[start : start + rows], "picture")
+        if not np.isfinite(values).all():
+            raise ValueError("mend the picture: its pixels hold NaN or infinity")
+        if not clamped and values.max() > _LARGEST_OVERSHOOT:
+            raise ValueError(
+                f"divide the picture by 255, or pass it as uint8: floats go from 0 to 1, these "
+                f"reach {values.max():g}"
+            )
+        pixels[start : start + rows] = np.rint(np.clip(values, 0.0, 1.0) * 255)
+    return pixels
 
 
 def _unit_range(array: np.ndarray, what: str) -> np.ndarray:

@@ -46,7 +46,8 @@ class LaserAnswer:
     location is None where the model refused the question before looking. mask: (H, W) float32,
     what the counterfactual stream did not see, None if nothing was blocked. counterfactual: the
     picture with it filled, None also if the model's picture tokens were blocked instead. plain:
-    the model's answer without the method, None unless asked for.
+    the model's answer without the method, None unless asked for. skipped: "crop" or
+    "counterfactual" where settings.decode.adaptive spared it, else "".
     """
 
     answer: Answer
@@ -54,6 +55,7 @@ class LaserAnswer:
     mask: torch.Tensor | None
     counterfactual: Image.Image | None
     plain: Answer | None
+    skipped: str = ""
 
 
 def locate(
@@ -113,7 +115,10 @@ def answer(
     found = location or locate(lvlm, picture, question, settings, progress)
     plain = plain_stream(lvlm, found.inputs, question, settings.prompt)
     positive, negative, mask, blocked = plain, None, None, None
-    if not found.evidence.degenerate:
+    adaptive, skipped = settings.decode.adaptive, ""
+    if found.maps is not None and 0 < adaptive <= found.maps.certainty:
+        skipped = "crop"
+    elif not found.evidence.degenerate:
         looks = found.placement.windows, question, settings
         positive = positive_stream(lvlm, found.picture, *looks, found.inputs)
         if settings.decode.alpha > 0:
@@ -122,10 +127,19 @@ def answer(
                 negative = negative_stream(lvlm, positive, blocked, mask, *looks, found.inputs)
     plain_answer = None
     if with_plain:
-        undisturbed = dataclasses.replace(settings.decode, alpha=0.0, beta=0.0)
-        plain_answer = decode(lvlm, plain, None, undisturbed, progress)
+        undisturbed = dataclasses.replace(settings.decode, alpha=0.0)
+        plain_answer = decode(lvlm, plain, None, undisturbed, _plainly(progress))
     laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
-    return LaserAnswer(laser, found, mask, blocked, plain_answer)
+    if negative is not None and len(laser.prompt_tokens) == 1:
+        skipped, mask, blocked = "counterfactual", None, None
+    return LaserAnswer(laser, found, mask, blocked, plain_answer, skipped)
+
+
+def _plainly(progress: Progress | None) -> Progress | None:
+    """The progress of the plain answer, as one stage of the whole."""
+    if progress is None:
+        return None
+    return lambda _, done, total: progress("answering plainly", done, total)
 
 
 def _check_belongs(

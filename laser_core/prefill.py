@@ -9,6 +9,7 @@ different sizes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from .lvlm import Lvlm, Prompt
 
@@ -28,6 +30,8 @@ DecoderInputs = list[dict[str, Any]]
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) between forwards; it may raise to interrupt."""
+Check = Callable[[], None]
+"""Called before a forward; it may raise to interrupt."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        kept = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return kept + sum(call["inputs_embeds"].nbytes for call in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,37 @@ class Stream:
     blocked: tuple[int, ...] = ()
 
 
-def cache_of(layers: Layers) -> DynamicCache:
-    """A growing cache that begins with `layers`, which stay untouched.
+class _Continued(DynamicLayer):
+    """A growing layer that begins with keys and values it only borrows: its own hold what is new.
 
-    Made without a config on purpose: layers with a sliding window must keep all keys, because
-    the window is in the mask and a later continuation may start anywhere.
+    Never a sliding layer, whatever the model: a window must keep all keys, because the window is
+    in the mask and a later continuation may start anywhere.
     """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self._borrowed = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        own = super().update(key_states, value_states)
+        both = zip(self._borrowed, own, strict=True)
+        return tuple(torch.cat(pair, dim=-2) for pair in both)
+
+    def get_seq_length(self, *args: Any) -> int:
+        return self._borrowed[0].shape[-2] + super().get_seq_length()
+
+
+def cache_of(layers: Layers) -> DynamicCache:
+    """A growing cache that begins with `layers`, which stay untouched and are not copied."""
     cache = DynamicCache()
-    for index, (keys, values) in enumerate(layers):
-        cache.update(keys, values, index)
+    cache.layers = [_Continued(keys, values) for keys, values in layers]
     return cache
 
 
 def layers_of(cache: DynamicCache) -> Layers:
-    """Keys and values of `cache`."""
+    """The cache's own keys and values, without those it was begun with."""
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -79,55 +101,108 @@ def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
     if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
         lvlm.release()  # before the new one is computed, so that there are never two
         cache = DynamicCache()
-        inputs = extend(lvlm, prompt, cache, prompt.prefix_length)
+        inputs, _ = extend(lvlm, prompt, cache, prompt.prefix_length)
         lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
     return lvlm.prefix
 
 
-def read_stream(lvlm: Lvlm, stream: Stream) -> tuple[Layers, DecoderInputs]:
-    """Keys and values of all prompt tokens but the last, which starts the answer."""
-    prompt, cache, inputs = stream.prompt, DynamicCache(), []
-    if stream.shared_prefix:
-        prefix = read_prefix(lvlm, prompt)
-        cache, inputs = cache_of(prefix.layers), prefix.inputs
-    inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1)
-    return layers_of(cache), inputs
+@dataclass
+class ReadStream:
+    """A stream's prompt but for the last token, which starts the answer, as the decoder holds it.
 
-
-def read_blocked(lvlm: Lvlm, stream: Stream, inputs: DecoderInputs) -> Layers:
-    """`read_stream` again with the stream's blocked tokens, from what the decoder was fed before.
-
-    Nothing is encoded anew: the vision tower does not run.
+    shared: what it has in common with others, kept elsewhere too; own: what follows that.
+    inputs: what the decoder was called with, shared part and own. certainty: probability of the
+    likeliest first token of its answer, where that was asked for.
     """
-    cache, start = DynamicCache(), 0
-    for call in inputs:
+
+    shared: Layers
+    own: Layers
+    inputs: DecoderInputs
+    certainty: float | None = None
+
+    def parts(self, layer: int, part: int) -> list[torch.Tensor]:
+        """Keys (part 0) or values (1) of a layer, in order."""
+        return [layers[layer][part] for layers in (self.shared, self.own) if layers]
+
+
+def read_stream(
+    lvlm: Lvlm, stream: Stream, *, certainty: bool = False, check: Check | None = None
+) -> ReadStream:
+    """The stream's prompt, continued from the cached prefix where it may.
+
+    certainty: read the last token with the others and note how sure the model then is: a token
+    more in the same forward. check: called before each forward.
+    """
+    prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
+    if stream.shared_prefix and lvlm.family.causal_prefix:
+        prefix = read_prefix(lvlm, prompt)
+        shared, inputs = prefix.layers, prefix.inputs
+        cache = cache_of(shared)
+    if not certainty:
+        inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
+        return ReadStream(shared, layers_of(cache), inputs)
+    more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
+    own = [tuple(tensor[:, :, :-1] for tensor in layer) for layer in layers_of(cache)]
+    return ReadStream(shared, own, inputs + more, first_token_certainty(lvlm, hidden[0, -1]))
+
+
+def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
+    """Probability of the likeliest token after one with this last hidden state (D,)."""
+    logits = lvlm.model.get_output_embeddings()(hidden)
+    return float(logits.float().softmax(-1).max())
+
+
+def read_blocked(
+    lvlm: Lvlm, stream: Stream, unblocked: ReadStream, check: Check | None = None
+) -> ReadStream:
+    """The stream of `unblocked`'s prompt with its blocked tokens, from what the decoder was fed.
+
+    Nothing is encoded anew: the vision tower does not run. The shared part is taken over where
+    nothing in it is blocked. check: called before each forward.
+    """
+    prefix = stream.prompt.prefix_length
+    spared = bool(unblocked.shared) and min(stream.blocked) >= prefix
+    shared = unblocked.shared if spared else []
+    cache, start = cache_of(shared), 0
+    for call in unblocked.inputs:
         length = call["inputs_embeds"].shape[1]
-        lvlm.model.get_decoder()(**_blocked_call(stream, call, start), past_key_values=cache)
+        if not spared or start >= prefix:
+            if check:
+                check()
+            lvlm.model.get_decoder()(**_blocked_call(stream, call, start), past_key_values=cache)
         start += length
-    return layers_of(cache)
+    return ReadStream(shared, layers_of(cache), [])
 
 
-def extend(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int) -> DecoderInputs:
-    """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward."""
+def extend(
+    lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int, check: Check | None = None
+) -> tuple[DecoderInputs, torch.Tensor]:
+    """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward.
+
+    check: called before each forward. Returns what the decoder was called with, and the last
+    forward's hidden states (1, S, D).
+    """
     start = cache.get_seq_length()
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
     edges = [start, *ahead[1:], stop]
     inputs: DecoderInputs = []
     with _recorded(lvlm.model.get_decoder(), inputs):
         for first, last in pairwise(edges):
+            if check:
+                check()
             pictures = [
                 picture
                 for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
                 if first <= span.start < last
             ]
-            forward(
+            hidden = forward(
                 lvlm,
                 cache,
                 prompt.input_ids[:, first:last],
                 prompt.position_ids[..., first:last],
                 pictures[0].tensors if pictures else {},
             )
-    return inputs
+    return inputs, hidden
 
 
 def forward(
@@ -137,8 +212,8 @@ def forward(
     position_ids: torch.Tensor,
     picture: Mapping[str, torch.Tensor],
     mask: torch.Tensor | None = None,
-) -> None:
-    """One forward of the model's body, without the language head; `cache` grows.
+) -> torch.Tensor:
+    """One forward of the model's body, to hidden states (1, S, D); `cache` grows.
 
     input_ids: (1, S); position_ids: (1, S) or (3, 1, S); mask: (1, 1, S, N) or None (causal).
     """
@@ -148,22 +223,26 @@ def forward(
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
     if lvlm.takes_token_types:
         kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
-    lvlm.model.model(
+    return lvlm.model.model(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
         attention_mask=mask,
         past_key_values=cache,
         use_cache=True,
         **kwargs,
-    )
+    ).last_hidden_state
 
 
 @contextmanager
 def _recorded(decoder: torch.nn.Module, inputs: DecoderInputs) -> Iterator[None]:
     """Note what the decoder is called with, the cache apart."""
 
+    thread = threading.get_ident()
+
     def note(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        inputs.append({name: value for name, value in kwargs.items() if name != "past_key_values"})
+        if threading.get_ident() == thread:
+            call = {name: value for name, value in kwargs.items() if name != "past_key_values"}
+            inputs.append(call)
 
     hook = decoder.register_forward_pre_hook(note, with_kwargs=True)
     try:

@@ -6,6 +6,7 @@ the method's results and no model. matplotlib is imported when something is draw
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,8 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from .geometry import Box, Window, whole_picture
-from .results import Evidence, LayerChoice
+from .geometry import Box, Grid, Window, whole_picture
+from .results import Evidence, LayerChoice, Placement
 
 if TYPE_CHECKING:
     from .pipeline import Location
@@ -30,7 +31,10 @@ COVER_LEAST, COVER_MOST = 0.25, 0.62
 # The picture is drawn so that its longer side has between these pixels, whatever its own size.
 DRAWN_SIDE_PX = (560, 1280)
 LEAST_DRAWN_PX = 24  # of the shorter side: a picture 1 pixel high is stretched to be seen
-LEAST_WIDTH_PX = 460  # of the whole drawing: room for the legend
+LEAST_WIDTH_PX = 480  # of the whole drawing: room for the legend
+TILE_PX = (110, 224)  # the longer side of a picture on a sheet of layers, by how many there are
+SHEET_PX = 1600
+LABEL_WIDTH_PX = 122  # of a tile's number and VAQ
 _DPI = 100
 
 
@@ -49,16 +53,52 @@ def overlay(location: Location) -> Image.Image:
     The longer side of the picture is drawn with 560 to 1280 pixels. Parts of the picture that the
     model did not see are striped. A degenerate map is said in words and covers nothing.
     """
-    drawn_size = _drawn_size(location.picture.size)
-    lines = _legend(location)
-    found = not location.evidence.degenerate
+    return drawing(location.picture, location.evidence, location.placement)
+
+
+def drawing(
+    picture: Image.Image, evidence: Evidence | None = None, placement: Placement | None = None
+) -> Image.Image:
+    """As `overlay`, of what there is: a picture, the evidence found in it, windows placed on it."""
+    drawn_size = _drawn_size(picture.size)
+    found = evidence is not None and not evidence.degenerate
+    lines = _legend(evidence, placement)
     canvas = _Canvas(drawn_size, lines, with_bar=found)
-    canvas.draw_picture(_covered(location, drawn_size), location.picture.size)
+    canvas.draw_picture(_covered(picture, evidence if found else None, drawn_size), picture.size)
+    if placement is not None and (found or evidence is None):
+        canvas.draw_windows(placement.windows)
     if found:
-        canvas.draw_windows(location.placement.windows)
-        canvas.draw_colour_bar(location.picture)
+        canvas.draw_colour_bar(picture)
     canvas.write(lines)
     return canvas.picture()
+
+
+def layer_sheet(picture: Image.Image, maps: torch.Tensor, grid: Grid, vaq: Any) -> Image.Image:
+    """A tile per layer with its number and VAQ; the layer of the highest VAQ is framed.
+
+    maps: (L, gh, gw) >= 0, each drawn up to its own maximum. vaq: (L,) floats.
+    """
+    scores = [float(score) for score in vaq]
+    finite = [index for index, score in enumerate(scores) if math.isfinite(score)]
+    best = max(finite, key=scores.__getitem__) if finite else None
+    tiles = _Sheet(picture.size, len(scores))
+    for layer, score in enumerate(scores):
+        found = Evidence(maps[layer], grid, picture.size)
+        found = None if found.degenerate else found
+        tile = Image.fromarray(_covered(picture, found, tiles.tile_size))
+        tiles.put(layer, tile, score, layer == best)
+    return tiles.picture
+
+
+def on_one_size(drawings: Sequence[Image.Image]) -> list[Image.Image]:
+    """Drawings on white canvases of one size, unscaled, for a batch."""
+    size = max(one.width for one in drawings), max(one.height for one in drawings)
+    canvases = []
+    for one in drawings:
+        canvas = Image.new("RGB", size, "white")
+        canvas.paste(one)
+        canvases.append(canvas)
+    return canvases
 
 
 def vaq_chart(choice: LayerChoice) -> Image.Image:
@@ -91,6 +131,36 @@ def vaq_chart(choice: LayerChoice) -> Image.Image:
     return _pixels(figure)
 
 
+def on_picture(
+    maps: torch.Tensor, grid: Grid, picture_size: tuple[int, int]
+) -> tuple[torch.Tensor, Box]:
+    """Maps (n, gh, gw) without the rows and columns that lie beside the picture, and their box.
+
+    Patches that lie in the padding alone are not part of the picture and must not shine into it.
+    """
+    rows, columns = grid.shares_inside(whole_picture(picture_size))
+    first_row, last_row = _touching(rows)
+    first_column, last_column = _touching(columns)
+    width, height = grid.cell_size
+    box = Box(
+        grid.view.x1 + first_column * width,
+        grid.view.y1 + first_row * height,
+        grid.view.x1 + (last_column + 1) * width,
+        grid.view.y1 + (last_row + 1) * height,
+    )
+    return maps[:, first_row : last_row + 1, first_column : last_column + 1], box
+
+
+def heat_colours() -> tuple[bytes, bytes]:
+    """256 levels of heat as a palette: red, green, blue of each level, and how far each covers."""
+    from matplotlib import colormaps
+
+    levels = np.linspace(0, 1, 256)
+    colours = colormaps[COLOUR_MAP](levels, bytes=True)[:, :3]
+    cover = COVER_LEAST + (COVER_MOST - COVER_LEAST) * levels
+    return colours.tobytes(), (cover * 255).round().astype(np.uint8).tobytes()
+
+
 # ---- the map on the picture --------------------------------------------------------------------
 
 
@@ -99,18 +169,13 @@ def _heat(evidence: Evidence, size: tuple[int, int]) -> torch.Tensor:
     width, height = size
     if evidence.degenerate:
         return torch.zeros(height, width)
-    # Patches that lie in the padding alone are not part of the picture and must not shine into it
-    rows, columns = evidence.grid.shares_inside(whole_picture(evidence.picture_size))
-    first_row, last_row = _touching(rows)
-    first_column, last_column = _touching(columns)
-    cells = evidence.map.float().cpu()[first_row : last_row + 1, first_column : last_column + 1]
+    cells, box = on_picture(evidence.map[None].float().cpu(), evidence.grid, evidence.picture_size)
+    cells = cells[0]
     x_scale, y_scale = (d / p for d, p in zip(size, evidence.picture_size, strict=True))
-    view = evidence.grid.view
     cell_width, cell_height = evidence.grid.cell_size
-    y_start = (view.y1 + first_row * cell_height) * y_scale
-    x_start = (view.x1 + first_column * cell_width) * x_scale
-    heat = _stretched(cells, height, y_start, cell_height * y_scale)
-    heat = _stretched(heat.T, width, x_start, cell_width * x_scale).T
+    heat = _stretched(cells, height, box.y1 * y_scale, cell_height * y_scale)
+    heat = _stretched(heat.T, width, box.x1 * x_scale, cell_width * x_scale).T
+    view = evidence.grid.view
     seen = _inside(view.y1 * y_scale, view.y2 * y_scale, height)[:, None]
     seen = seen & _inside(view.x1 * x_scale, view.x2 * x_scale, width)[None]
     heat = heat.where(seen, 0.0)
@@ -143,12 +208,10 @@ def _inside(low: float, high: float, pixels: int) -> torch.Tensor:
     return (centres >= low) & (centres < high)
 
 
-def _covered(location: Location, size: tuple[int, int]) -> np.ndarray:
+def _covered(picture: Image.Image, evidence: Evidence | None, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) uint8: the picture at `size` under its heat, striped where it was not seen."""
-    picture = location.picture.resize(size, Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture, dtype=np.float32)
-    evidence = location.evidence
-    if evidence.degenerate:
+    pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS), dtype=np.float32)
+    if evidence is None:
         return pixels.astype(np.uint8)
     pixels = _blend(pixels, _heat(evidence, size).numpy())
     view = _scaled(evidence.grid.view, evidence.picture_size, size)
@@ -179,25 +242,35 @@ def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
     return tuple(max(LEAST_DRAWN_PX, round(side * scale)) for side in size)
 
 
-def _legend(location: Location) -> list[str]:
-    evidence, placement = location.evidence, location.placement
-    unseen = evidence.grid.unseen_share(evidence.picture_size)
+def _legend(evidence: Evidence | None, placement: Placement | None) -> list[str]:
+    windows = placement.windows if placement is not None else ()
+    if evidence is None:
+        return [_window_line(index, window, windows) for index, window in enumerate(windows, 1)]
     if evidence.degenerate:
         lines = ["nothing found: the answer is read from the whole picture"]
     else:
-        single = len(placement.windows) == 1
+        shares = placement.shares if placement is not None else ()
         lines = [
-            f"window{'' if single else f' {index}'}: {window.width} x {window.height} px, "
-            f"{share:.0%} of the evidence"
-            for index, (window, share) in enumerate(
-                zip(placement.windows, placement.shares, strict=True), 1
-            )
+            f"{_window_line(index, window, windows)}, {share:.0%} of the evidence"
+            for index, (window, share) in enumerate(zip(windows, shares, strict=True), 1)
         ]
+        unseen = evidence.grid.unseen_share(evidence.picture_size)
         if unseen > 0.001:
             lines.append(f"striped: not seen by the model ({unseen:.0%} of the picture)")
     if evidence.choice is not None:
-        lines.append(f"layer {evidence.choice.layer} of {len(evidence.choice.vaq)}")
+        lines.append(_layers_line(evidence.choice))
     return lines
+
+
+def _layers_line(choice: LayerChoice) -> str:
+    if len(choice.weights) == 1:
+        return f"layer {choice.layer} of {len(choice.vaq)}"
+    return f"{len(choice.weights)} of {len(choice.vaq)} layers, most of all layer {choice.layer}"
+
+
+def _window_line(index: int, window: Window, windows: Sequence[Window]) -> str:
+    number = f" {index}" if len(windows) > 1 else ""
+    return f"window{number}: {window.width} x {window.height} px"
 
 
 # ---- drawing -----------------------------------------------------------------------------------
@@ -282,6 +355,57 @@ class _Canvas:
         axes = self.figure.add_axes(tuple(v / s for v, s in zip(place, scale, strict=True)))
         axes.axis("off")
         return axes
+
+
+class _Sheet:
+    """Tiles in rows, each below its label, above a line that says what they show."""
+
+    def __init__(self, picture_size: tuple[int, int], tiles: int) -> None:
+        from PIL import ImageDraw, ImageFont
+
+        width, height = picture_size
+        self.columns = min(max(math.ceil(math.sqrt(tiles * height / width)), 1), tiles)
+        rows = math.ceil(tiles / self.columns)
+        longer = min(max(SHEET_PX // max(self.columns, rows), TILE_PX[0]), TILE_PX[1])
+        scale = longer / max(picture_size)
+        # Room for the label, whatever the picture's shape
+        self.tile_size = max(8, round(width * scale)), max(8, round(height * scale))
+        self.cell_width = max(self.tile_size[0], LABEL_WIDTH_PX)
+        self.font, self.gap = ImageFont.load_default(15), 10
+        self.label_height, foot = 22, 30
+        self.picture = Image.new(
+            "RGB",
+            (
+                max(self.columns * (self.cell_width + self.gap) + self.gap, LEAST_WIDTH_PX),
+                rows * (self.tile_size[1] + self.label_height + self.gap) + self.gap + foot,
+            ),
+            "white",
+        )
+        self.pen = ImageDraw.Draw(self.picture)
+        top = self.picture.height - foot
+        heat = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (14, 1))
+        bar = _blend(np.full((*heat.shape, 3), 128.0, dtype=np.float32), heat).astype(np.uint8)
+        self.picture.paste(Image.fromarray(bar), (self.gap + 14, top + 2))
+        for text, left in (("0", 0), ("1: the layer's strongest patch; framed: highest VAQ", 142)):
+            self.pen.text((self.gap + left, top), text, fill="black", font=self.font)
+
+    def put(self, index: int, tile: Image.Image, score: float, best: bool) -> None:
+        left = self.gap + index % self.columns * (self.cell_width + self.gap)
+        top = self.gap + index // self.columns * (self.tile_size[1] + self.label_height + self.gap)
+        said = f"{score:.3g}" if math.isfinite(score) else "not finite"
+        self.pen.text((left, top), f"{index}", fill="black", font=self.font)
+        place = (left + self.cell_width, top)
+        colour = CHOSEN_COLOUR if best else "#5a6570"
+        self.pen.text(place, f"VAQ {said}", fill=colour, font=self.font, anchor="ra")
+        corner = left, top + self.label_height
+        self.picture.paste(tile, corner)
+        if best:
+            box = (
+                *(c - 4 for c in corner),
+                corner[0] + tile.width + 3,
+                corner[1] + tile.height + 3,
+            )
+            self.pen.rectangle(box, outline=CHOSEN_COLOUR, width=4)
 
 
 def _bar_colour(layer: int, choice: LayerChoice) -> str:

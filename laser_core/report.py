@@ -262,6 +262,12 @@ def _notes(result: LaserAnswer | Location, settings: LaserSettings) -> list[str]
     placed, asked = len(location.placement.windows), settings.crop.windows
     if placed < asked and not location.evidence.degenerate:
         notes.append(f"{placed} of {asked} windows: no further one fits or holds evidence")
+    if answered and result.skipped:
+        left_out = {
+            "crop": "the whole picture, without a crop",
+            "counterfactual": "the crop, without the comparison",
+        }[result.skipped]
+        notes.append(f"the model was sure of its first word: answered from {left_out} (adaptive)")
     if answered and result.mask is not None and not result.mask.any():
         notes.append("no patch was blocked: both streams saw the same")
     if answered and result.answer.stop_reason == "max tokens":

@@ -142,8 +142,9 @@ class PromptSettings(Settings):
     )
     query_free: str = setting(
         "keep instruction",
-        "What the branch without the question reads. keep instruction: the instruction alone; "
-        "image only: nothing; generic question: ViCrop's request for a general description.",
+        "What the second reading, without the question, is given. keep instruction: the "
+        "instruction alone; image only: nothing; generic question: ViCrop's request for a general "
+        "description.",
         choices=("keep instruction", "image only", "generic question"),
         advanced=True,
     )
@@ -165,14 +166,15 @@ class ContrastSettings(Settings):
 
     kind: str = setting(
         "contrastive",
-        "contrastive: ReLU of attention with minus without the question (the paper). raw: with the "
-        "question only. relative: their ratio (ViCrop), best with the generic question.",
+        "How the readings with and without the question are compared. contrastive: what the "
+        "question adds, ReLU of the difference (the paper). raw: the reading with the question "
+        "alone. relative: their ratio (ViCrop), best with the generic question.",
         choices=("contrastive", "raw", "relative"),
     )
     normalise: str = setting(
         "none",
-        "Rescale both branches to sum 1 over the picture before comparing them: none, each head, "
-        "or the mean over heads.",
+        "Whether both readings are made equally strong, of sum 1 over the picture, before they are "
+        "compared: none, each head, or the mean over heads.",
         choices=("none", "per head", "head mean"),
         advanced=True,
     )
@@ -183,21 +185,26 @@ class LayerSettings(Settings):
     """Which layer and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
 
     top_heads: int = setting(
-        0,
-        "Heads per layer that count, those the question moves most. 0: a quarter of the layer's "
-        "heads, 8 of LLaVA-1.5's 32. The paper gives no number.",
-        low=0,
+        8,
+        "Heads per layer that count, those the question moves most; all where a layer has fewer. "
+        "The paper gives no number.",
+        low=1,
         high=256,
         step=1,
     )
     rule: str = setting(
-        "argmax",
-        "argmax: the layer with the highest VAQ (the paper). fuse: the VAQ-weighted mean of the "
-        "best layers.",
-        choices=("argmax", "fuse"),
+        "fuse",
+        "fuse: the mean of all layers, weighed by VAQ, which found more on the demo model. argmax: "
+        "the one layer with the highest VAQ (the paper).",
+        choices=("fuse", "argmax"),
     )
     fused_layers: int = setting(
-        3, "Layers that rule 'fuse' averages.", low=1, high=256, step=1, advanced=True
+        0,
+        "Layers that rule 'fuse' averages, those with the highest VAQ. 0: all.",
+        low=0,
+        high=256,
+        step=1,
+        advanced=True,
     )
     first_depth: float = setting(
         0.0,
@@ -254,6 +261,15 @@ class CropSettings(Settings):
         "strongest patches, which may widen it. adaptive: ViCrop's search over window sizes.",
         choices=("most mass", "centroid", "peak", "top patches box", "adaptive"),
     )
+    margin: float = setting(
+        0.1,
+        "With 'most mass': the share of the window's sides at each edge that does not count, so "
+        "that things lie inside and are not cut by the edge. 0: the whole window counts.",
+        low=0.0,
+        high=0.4,
+        step=0.05,
+        advanced=True,
+    )
     windows: int = setting(
         1,
         "Number of windows, which do not overlap. The first lies as placement says; each further "
@@ -303,10 +319,10 @@ class CounterfactualSettings(Settings):
         0, "Soften its edge over this many pixels.", low=0, high=1024, step=1, advanced=True
     )
     block: str = setting(
-        "picture and crop",
-        "With the answer input 'picture + crop': block the evidence in both, or only in the crop "
-        "(faster: the picture is read once for both streams).",
-        choices=("picture and crop", "crop"),
+        "crop",
+        "With the answer input 'picture + crop': block the evidence in the crop (the picture is "
+        "read once for both streams), or in both, which is stronger and forgives a miss less.",
+        choices=("crop", "picture and crop"),
         advanced=True,
     )
     fill_seed: int = setting(
@@ -334,10 +350,19 @@ class AnswerSettings(Settings):
     crop_budget: float = setting(
         1.0,
         "Visual tokens of the crop as a share of the picture's, on native-resolution models "
-        "(Qwen-VL). 0.25 is much faster but does not magnify a half-size window.",
+        "(Qwen-VL). Less is faster; a crop is magnified at least 1.25 times all the same.",
         low=0.05,
         high=4.0,
         step=0.05,
+        advanced=True,
+    )
+    crop_tokens: int = setting(
+        0,
+        "The same as a number of tokens for all crops together, in place of crop_budget. 0: as "
+        "crop_budget says.",
+        low=0,
+        high=16384,
+        step=4,
         advanced=True,
     )
 
@@ -355,9 +380,9 @@ class DecodeSettings(Settings):
         step=0.1,
     )
     beta: float = setting(
-        0.0,
-        "Keep only tokens at least this likely, against the best one, with the evidence. "
-        "0: off (the paper); 0.1 is the value of visual contrastive decoding.",
+        0.1,
+        "Of what alpha raises, keep only tokens at least this likely, against the best one, with "
+        "the evidence. 0: off (the paper). 0.1, visual contrastive decoding's, kept more right.",
         low=0.0,
         high=1.0,
         step=0.05,
@@ -385,6 +410,15 @@ class DecodeSettings(Settings):
         1, "Beams of a beam search. 1: none.", low=1, high=16, step=1, advanced=True
     )
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
+    adaptive: float = setting(
+        0.0,
+        "Save time where the model is sure: at this probability or more of its first word, the "
+        "plain answer is given without a crop, or the crop's without the comparison. 0: off.",
+        low=0.0,
+        high=1.0,
+        step=0.01,
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from .settings import ContrastSettings, LayerSettings
 # attention rounded to almost zero in half precision would otherwise outshine the whole map.
 SMALLEST_DIVISOR = 1e-3
 
+REASONS = 3  # layers that the sentence on fused layers names
+
 # A mask may have millions of pixels; more cells than this per side would only cost time.
 MASK_GRID_SIDE = 1024
 
@@ -56,18 +58,18 @@ def score_heads(contrast: torch.Tensor) -> torch.Tensor:
 def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice:
     """The layer the question moves most, by the mean VAQ of its top heads (steps 4-5, Eq. 5).
 
-    contrast: (L, H, gh, gw). `top_heads` of the H heads count, a quarter by default. Ties go to
-    the lowest layer and head. A layer l is searched when first_depth <= l / (L - 1) <= last_depth;
-    a model of one layer has it searched always. Rule 'fuse' weighs the best `fused_layers` of
-    them by VAQ, evenly when all are zero. A layer given by hand overrides rule and range.
+    contrast: (L, H, gh, gw). `top_heads` of the H heads count, or all where there are fewer. Ties
+    go to the lowest layer and head. A layer l is searched when first_depth <= l / (L - 1) <=
+    last_depth; a model of one layer has it searched always. Rule 'argmax' takes the best of them
+    (Eq. 5). Rule 'fuse', our addition, weighs the best `fused_layers` of them by VAQ, all of them
+    where that is 0, evenly when every VAQ is zero. A layer given by hand overrides rule and range.
 
     NaN counts as larger than any number, so that broken attention is chosen and reported rather
     than passed over. Raises ValueError when the layer given does not exist or the range holds none.
     """
     vaq_of_heads, heads = _descending(score_heads(contrast))
-    top_heads = min(settings.top_heads or max(1, heads.shape[1] // 4), heads.shape[1])
-    heads = heads[:, :top_heads]
-    vaq = reduce(vaq_of_heads[:, :top_heads], "l k -> l", "mean")
+    heads = heads[:, : settings.top_heads]
+    vaq = reduce(vaq_of_heads[:, : settings.top_heads], "l k -> l", "mean")
 
     if settings.layer >= 0:
         layer = _checked_layer(settings.layer, len(vaq))
@@ -76,7 +78,8 @@ def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice
     searched = _searched_layers(len(vaq), settings)
     order = _descending(vaq[searched])[1]
     ranked = [searched[index] for index in order.tolist()]
-    chosen = ranked[: settings.fused_layers if settings.rule == "fuse" else 1]
+    count = settings.fused_layers or len(ranked)
+    chosen = ranked[: count if settings.rule == "fuse" else 1]
     if len(chosen) == 1:
         weights, reason = {ranked[0]: 1.0}, _reason_best(ranked, vaq)
     else:
@@ -91,10 +94,14 @@ def evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -
     their maps are summed by weight.
     """
     layers = [
-        weight * reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
-        for layer, weight in choice.weights.items()
+        weight * layer_map(contrast, choice, layer) for layer, weight in choice.weights.items()
     ]
     return Evidence(torch.stack(layers).sum(dim=0), maps.grid, maps.picture_size, choice)
+
+
+def layer_map(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
+    """(gh, gw): the mean over a layer's top heads, which the evidence is if it is chosen alone."""
+    return reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
 
 
 def evidence_of_mask(mask: torch.Tensor) -> Evidence:
@@ -203,8 +210,12 @@ def _reason_best(ranked: list[int], vaq: torch.Tensor) -> str:
 def _reason_fused(fused: list[int], vaq: torch.Tensor) -> str:
     if not float(vaq[fused[0]]) > 0:
         return _reason_best(fused, vaq)
-    parts = ", ".join(f"{layer} (VAQ {float(vaq[layer]):.3g})" for layer in fused)
-    return f"layers {parts} of {len(vaq)}: the question moves them most, weighed by VAQ"
+    named = [f"{layer} (VAQ {float(vaq[layer]):.3g})" for layer in fused[:REASONS]]
+    then = f", then {', '.join(named[1:])}" if named[1:] else ""
+    return (
+        f"{len(fused)} of {len(vaq)} layers, weighed by VAQ: the question moves layer "
+        f"{named[0]} most{then}"
+    )
 
 
 def _reason_by_hand(layer: int, vaq: torch.Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -17,30 +18,53 @@ if TYPE_CHECKING:
 LEAK = 1.5 / 255
 
 
+def batch_of(image: torch.Tensor, name: str = "image") -> torch.Tensor:
+    """IMAGE (B, H, W, C) or (H, W, C) -> (B, H, W, C). Raises ValueError where it holds none."""
+    batch = image if image.ndim == 4 else image[None]
+    if 0 in batch.shape:
+        raise ValueError(f"connect at least one picture: {name} is of shape {tuple(image.shape)}")
+    return batch
+
+
 def pictures_of(image: torch.Tensor, name: str = "image") -> list[Image.Image]:
-    """IMAGE (B, H, W, C) -> B pictures; alpha is laid on white. Raises ValueError for B = 0."""
+    """IMAGE -> B pictures; alpha is laid on white. Raises ValueError for B = 0."""
     from ..laser_core.pictures import to_picture
 
-    batch = image if image.ndim == 4 else image[None]
-    if batch.shape[0] == 0:
-        raise ValueError(f"connect at least one picture: {name} is an empty batch")
-    return [to_picture(picture) for picture in batch]
+    return [to_picture(picture) for picture in batch_of(image, name)]
 
 
 def image_of(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures -> IMAGE; those of another size are resized to the first's, as core nodes do."""
+    """Pictures -> IMAGE; of unequal sizes, all become as wide as the widest and as high as the
+    highest: a batch has one size, and enlarging loses no detail."""
     import torch
-    from PIL import Image
 
     from ..laser_core.pictures import to_tensor
 
-    size = pictures[0].size
-    same = [p if p.size == size else p.resize(size, Image.Resampling.BICUBIC) for p in pictures]
-    return torch.cat([to_tensor(picture) for picture in same])
+    size = max(p.width for p in pictures), max(p.height for p in pictures)
+    return torch.cat([to_tensor(resized(picture, size)) for picture in pictures])
+
+
+def unchanged(crop: Image.Image, own: Image.Image) -> bool:
+    """True where `crop` is `own`, at its own size or at that of its batch (`image_of`)."""
+    return resized(own, crop.size).tobytes() == crop.tobytes()
+
+
+def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture at (width, height); itself where it has that size."""
+    from PIL import Image
+
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def mask_batch(mask: torch.Tensor) -> torch.Tensor:
+    """MASK (B, H, W), (H, W) or, as some packs send it, (B, 1, H, W) -> (B, H, W)."""
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        return mask[:, 0]
+    return mask[None] if mask.ndim == 2 else mask
 
 
 def masks_of(mask: torch.Tensor, pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
-    """MASK (B, H, W) or (H, W) -> an (H, W) float32 mask 0..1 for every picture.
+    """MASK -> an (H, W) float32 mask 0..1 for every picture.
 
     One mask serves all pictures. An empty mask of the picture's size means that nothing was
     found there. Raises ValueError for another size: Load Image gives an empty mask of 64 x 64 for
@@ -50,14 +74,11 @@ def masks_of(mask: torch.Tensor, pictures: Sequence[Image.Image]) -> list[torch.
 
     from ..laser_core.pictures import to_mask
 
-    masks = mask[None] if mask.ndim == 2 else mask
-    if masks.ndim == 4 and masks.shape[1] == 1:  # some packs send B1HW
-        masks = masks[:, 0]
-    chosen = spread(list(masks), len(pictures), "mask")
+    chosen = spread(list(mask_batch(mask)), len(pictures), "mask")
     result = []
     for one, picture in zip(chosen, pictures, strict=True):
-        one = one.where(one.isnan() | (one > LEAK), 0.0)
-        empty = not bool((one > 0).any()) and not bool(one.isnan().any())
+        one = one.where(~one.isfinite() | (one > LEAK), 0.0)
+        empty = not bool((one > 0).any()) and bool(one.isfinite().all())
         if empty and one.shape == (picture.height, picture.width):
             result.append(torch.zeros(picture.height, picture.width))
         elif empty:
@@ -127,16 +148,20 @@ def boxes_of(placements: Sequence[Placement]) -> tuple[list, list]:
     return bounding, corners
 
 
-def box_lists(boxes: Any, count: int) -> list[list[dict]]:
-    """BOUNDING_BOX -> a list of boxes for each of `count` pictures; one list serves all."""
+def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
+    """BOUNDING_BOX -> a list of boxes for each of `count` pictures; one list serves all.
+
+    Without `count`, for as many pictures as there are lists.
+    """
     if isinstance(boxes, dict):
         boxes = [[boxes]]
-    elif boxes and isinstance(boxes[0], dict):
-        boxes = [list(boxes)]
-    lists = spread([list(one) for one in boxes], count, "list of boxes")
-    if not all(isinstance(box, dict) for one in lists for box in one):
+    elif isinstance(boxes, (list, tuple)) and boxes and isinstance(boxes[0], dict):
+        boxes = [boxes]
+    nested = isinstance(boxes, (list, tuple)) and all(isinstance(o, (list, tuple)) for o in boxes)
+    if not nested or not all(isinstance(box, dict) for one in boxes for box in one):
         raise ValueError("connect boxes of type BOUNDING_BOX: these are not records of x, y, ...")
-    return lists
+    lists = [list(one) for one in boxes]
+    return lists if count is None else spread(lists, count, "list of boxes")
 
 
 def windows_of(boxes: Any, pictures: Sequence[Image.Image]) -> list[list[Window]]:
@@ -148,25 +173,52 @@ def windows_of(boxes: Any, pictures: Sequence[Image.Image]) -> list[list[Window]
 
     lists = box_lists(boxes, len(pictures))
     return [
-        [window_on(box, picture) for box in one] or [whole_picture(picture.size)]
+        [window_on(box, picture.size) for box in one] or [whole_picture(picture.size)]
         for one, picture in zip(lists, pictures, strict=True)
     ]
 
 
-def window_on(box: dict[str, Any], picture: Image.Image) -> Window:
-    """A box record as the window of a picture, cut to it. ValueError if nothing is left."""
+def window_on(box: dict[str, Any], size: tuple[int, int]) -> Window:
+    """A box record as the window of a picture of (width, height), cut to it.
+
+    Raises ValueError if nothing is left.
+    """
     from ..laser_core.geometry import Window
 
-    x, y, width, height = (round(float(box[name])) for name in ("x", "y", "width", "height"))
-    window = Window(
-        max(x, 0), max(y, 0), min(x + width, picture.width), min(y + height, picture.height)
-    )
+    across, down = size
+
+    x, y, width, height = (round(number) for number in box_numbers(box))
+    window = Window(max(x, 0), max(y, 0), min(x + width, across), min(y + height, down))
     if window.width <= 0 or window.height <= 0:
         raise ValueError(
             f"connect a box that lies on the picture: {width}x{height} at ({x}, {y}) has no part "
-            f"of a picture of {picture.width}x{picture.height}"
+            f"of a picture of {across}x{down}"
         )
     return window
+
+
+def box_numbers(box: Any) -> tuple[float, ...]:
+    """(x, y, width, height) of a box record. ValueError where they are missing or not finite."""
+    try:
+        numbers = tuple(float(box[name]) for name in ("x", "y", "width", "height"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"connect boxes of x, y, width and height: one is {box!r}") from error
+    return finite(numbers, box)
+
+
+def finite(numbers: tuple[float, ...], box: Any) -> tuple[float, ...]:
+    """The numbers of a box as they are. ValueError for NaN or infinity."""
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"give boxes finite numbers: one is {box!r}")
+    return numbers
+
+
+def shared_out(sizes: Sequence[int], crops: int) -> None:
+    """ValueError unless windows, `sizes` of them per picture, are as many as there are crops."""
+    if sum(sizes) != crops:
+        raise ValueError(
+            f"connect the boxes the crops were cut by: {sum(sizes)} boxes, {crops} crops"
+        )
 
 
 def grouped(items: Sequence, sizes: Sequence[int]) -> list[list]:

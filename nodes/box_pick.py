@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .batches import box_numbers, finite
 from .widgets import BBOX, BOUNDING_BOX, CATEGORY
 
 FORMATS = ("BOUNDING_BOX", "BBOX x1 y1 x2 y2", "BBOX x y width height")
@@ -70,10 +71,17 @@ class BoxPick:
                 f"choose box_index 0 to {len(one) - 1}: it is {box_index}, and picture "
                 f"{image_index} has {len(one)} box(es)"
             )
-        x, y, width, height = (round(number) for number in _numbers(one[box_index], format))
-        if width <= 0 or height <= 0:
+        numbers = _numbers(one[box_index], format)
+        if numbers[2] <= 0 or numbers[3] <= 0:
             raise ValueError(
-                f"choose the other format: read as {format}, the box is {width}x{height}"
+                f"choose the other format: read as {format}, the box is "
+                f"{numbers[2]:g}x{numbers[3]:g}"
+            )
+        x, y, width, height = map(round, numbers)
+        if width == 0 or height == 0:
+            raise ValueError(
+                "multiply the boxes by the picture's width and height: this one is "
+                f"{numbers[2]:g}x{numbers[3]:g}, less than a pixel"
             )
         box = {"x": x, "y": y, "width": width, "height": height}
         return box, x, y, width, height
@@ -112,12 +120,13 @@ def _per_picture(boxes: Any, numbers: bool) -> list[list]:
 
 def _numbers(box: Any, format: str) -> tuple[float, ...]:
     """(x, y, width, height) of a box in one of FORMATS."""
+    if format == FORMATS[0]:
+        return box_numbers(box)
     try:
-        if format == FORMATS[0]:
-            return tuple(float(box[name]) for name in ("x", "y", "width", "height"))
         first, second, third, fourth = (float(number) for number in box[:4])  # a score may follow
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"choose the format the box has: it is {box!r}") from error
+    finite((first, second, third, fourth), box)
     if format == FORMATS[1]:
         return first, second, third - first, fourth - second
     return first, second, third, fourth

@@ -7,7 +7,7 @@ from typing import Any
 from ..laser_core.settings import CropSettings
 from .batches import boxes_of, evidence_of, image_of, mask_of, pictures_of, window_on
 from .runtime import ui
-from .views import overlay
+from .views import window_view
 from .widgets import (
     BBOX,
     BOUNDING_BOX,
@@ -24,10 +24,11 @@ class ConViCrop:
     DESCRIPTION = (
         "Cuts out the window of the picture that holds most of the evidence, or of any mask: no "
         "model is needed. Where nothing was found, the window is the whole picture. Crops of "
-        "another size than the first are resized to it, as in every batch."
+        "unequal size are enlarged to the widest and the highest of their batch."
     )
     SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "crop"
     RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE")
     RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay")
@@ -37,7 +38,7 @@ class ConViCrop:
         "inpainting; one per crop.",
         "The windows as x, y, width, height in pixels: a list per picture.",
         "The windows as x1, y1, x2, y2 in pixels: a list per picture, as SAM nodes take them.",
-        "The picture with its heat map and windows.",
+        "The picture with its heat map and windows, a colour bar and a legend: a drawing to show.",
     )
 
     @classmethod
@@ -46,7 +47,13 @@ class ConViCrop:
             "required": {
                 "image": IMAGE_SOCKET,
                 **widgets(
-                    CropSettings, "scale", "min_side_px", "placement", "windows", "top_fraction"
+                    CropSettings,
+                    "scale",
+                    "min_side_px",
+                    "placement",
+                    "windows",
+                    "margin",
+                    "top_fraction",
                 ),
                 "override": (
                     "STRING",
@@ -66,6 +73,7 @@ class ConViCrop:
 
         from ..laser_core.crop import place_windows
         from ..laser_core.geometry import whole_picture
+        from ..laser_core.render import drawing, on_one_size
         from ..laser_core.results import Placement
 
         chosen = settings_from(CropSettings, values)
@@ -78,7 +86,7 @@ class ConViCrop:
         placements = []
         for picture, item in zip(pictures, items, strict=True):
             if by_hand is not None:
-                window = window_on(by_hand, picture)
+                window = window_on(by_hand, picture.size)
                 placements.append(Placement((window,), (_share(item, window),)))
             elif item.degenerate:
                 placements.append(Placement((whole_picture(picture.size),), (0.0,)))
@@ -89,20 +97,18 @@ class ConViCrop:
         regions = [
             mask_of([window], picture) for picture, place in pairs for window in place.windows
         ]
-        overlays = [
-            overlay(picture, item, place.windows)
-            for (picture, place), item in zip(pairs, items, strict=True)
-        ]
+        parts = list(zip(pictures, items, placements, strict=True))
+        overlays = [drawing(*part) for part in parts]
         bounding, corners = boxes_of(placements)
-        views = [window_view(picture, place) for picture, place in pairs]
+        views = [window_view(*part, by_hand=by_hand is not None) for part in parts]
         return {
-            "ui": ui(window_lines(placements), overlays, laser_windows=views),
+            "ui": ui(window_lines(placements), laser_windows=views),
             "result": (
                 image_of(crops),
                 torch.stack(regions),
                 bounding,
                 corners,
-                image_of(overlays),
+                image_of(on_one_size(overlays)),
             ),
         }
 
@@ -115,11 +121,6 @@ def window_lines(placements: list) -> list[str]:
         for placement in placements
         for window, share in zip(placement.windows, placement.shares, strict=True)
     ]
-
-
-def window_view(picture: Any, placement: Any) -> dict[str, Any]:
-    """What a view of one picture's windows needs."""
-    return {"size": picture.size, "windows": placement.windows, "shares": placement.shares}
 
 
 def _parsed(override: str) -> dict[str, float] | None:

@@ -8,7 +8,6 @@ from ..laser_core.settings import ContrastSettings, PromptSettings
 from .batches import image_of, pictures_of
 from .handles import AttentionHandle
 from .runtime import NodeProgress
-from .views import layer_sheet, on_one_size
 from .widgets import (
     ATTENTION,
     CATEGORY,
@@ -34,7 +33,7 @@ class ContrastiveAttention:
     OUTPUT_TOOLTIPS = (
         "The attention of every layer and head, for VAQ Layer Select.",
         "A sheet per picture: what the question adds in every layer, each scaled to its own "
-        "strongest patch.",
+        "strongest patch. The layer of the highest VAQ is framed.",
     )
 
     @classmethod
@@ -53,7 +52,9 @@ class ContrastiveAttention:
         }
 
     def read(self, lvlm: Any, image: Any, question: str, unique_id=None, **values: Any):
-        from ..laser_core.vaq import contrast
+        from ..laser_core.render import layer_sheet, on_one_size
+        from ..laser_core.settings import LayerSettings
+        from ..laser_core.vaq import contrast, select_layer
 
         pictures = pictures_of(image)
         prompt, compare = (
@@ -66,8 +67,9 @@ class ContrastiveAttention:
                 progress.next_picture()
                 maps.append(lvlm.read(model, picture, question, prompt, progress))
             colour = model.mean_colour
-        sheets = [
-            layer_sheet(picture, contrast(one, compare), one.grid)
-            for picture, one in zip(pictures, maps, strict=True)
-        ]
+        sheets = []
+        for picture, one in zip(pictures, maps, strict=True):
+            added = contrast(one, compare)
+            vaq = select_layer(added, LayerSettings()).vaq
+            sheets.append(layer_sheet(picture, added.mean(1), one.grid, vaq))
         return AttentionHandle(pictures, maps, compare, colour), image_of(on_one_size(sheets))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..laser_core.results import Answer, AttentionMaps, Evidence
     from ..laser_core.settings import ContrastSettings, LoadSettings, PromptSettings
 
-REMEMBERED_MAPS = 16  # pictures and questions whose maps a loaded model keeps
+MAPS_BYTES = 512 * 2**20  # of maps that a loaded model remembers: 100 readings of a 7B model
 TOKENS_OF_A_RUN = 4096  # both streams, the kept prefix and what decoding merges
 BYTES_OF_A_TOKEN = 64  # of working memory, per hidden unit of a layer in flight
 
@@ -45,23 +45,37 @@ class LvlmHandle:
 
     @contextmanager
     def running(self) -> Iterator[Lvlm]:
-        """The model on its device, for a `with` block."""
+        """The model on its device, for a `with` block. After an error or interrupt no cache stays.
+
+        Raises torch.OutOfMemoryError or MemoryError, remedy first, when memory runs out.
+        """
+        import torch
+
+        from ..laser_core.memory import is_out_of_memory
+
         try:
             lvlm = self._ensure()
             if self._patcher is not None:
                 runtime.bring(self._patcher, _memory_of_a_run(lvlm))
+            else:
+                runtime.make_room(lvlm.device, _memory_of_a_run(lvlm))
             yield lvlm
-        except Exception as error:
-            if not _is_out_of_memory(error):
+        except BaseException as error:  # ComfyUI's interrupt is no Exception
+            if self._lvlm is not None:
+                self._lvlm.release()
+            if not is_out_of_memory(error):
                 raise
             self.release()
-            raise type(error)(
+            message = (
                 "free memory (Unload LVLM, a smaller model, a quantization or fewer visual "
                 f"tokens) and run again: {self._name} ran out of it ({_first_line(error)})"
-            ) from error
+            )
+            # ComfyUI frees memory for the one type, and NumPy's own takes no message
+            kind = torch.OutOfMemoryError if isinstance(error, RuntimeError) else MemoryError
+            raise kind(message) from error
         finally:
-            if not self._keep_loaded and self._patcher is not None:
-                runtime.send_away(self._patcher)
+            if not self._keep_loaded:
+                self._leave_the_gpu()
 
     def read(
         self,
@@ -78,7 +92,7 @@ class LvlmHandle:
         key = inputs.digest, inputs.grid, inputs.picture_size, question.strip(), settings
         if key not in self._maps:
             self._maps[key] = read_attention(lvlm, inputs, question, settings, progress)
-            while len(self._maps) > REMEMBERED_MAPS:
+            while len(self._maps) > 1 and self._maps_bytes > MAPS_BYTES:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(key)
         return self._maps[key]
@@ -103,7 +117,7 @@ class LvlmHandle:
 
     def get_ram_usage(self) -> int:
         """Bytes this handle keeps alive: weights, maps and the cached prefix."""
-        total = sum(maps.nbytes for maps in self._maps.values())
+        total = self._maps_bytes
         if self._lvlm is not None:
             total += sum(parameter.nbytes for parameter in self._lvlm.model.parameters())
             total += self._lvlm.prefix.nbytes if self._lvlm.prefix else 0
@@ -111,6 +125,17 @@ class LvlmHandle:
 
     def __str__(self) -> str:
         return str(self._lvlm) if self.loaded else f"{self._name} (unloaded)"
+
+    @property
+    def _maps_bytes(self) -> int:
+        return sum(maps.nbytes for maps in self._maps.values())
+
+    def _leave_the_gpu(self) -> None:
+        """Weights that the manager moves wait in ordinary memory; quantized ones are given up."""
+        if self._patcher is not None:
+            runtime.send_away(self._patcher)
+        elif self._lvlm is not None and self._lvlm.device.type != "cpu":
+            self.unload()
 
     def _ensure(self) -> Lvlm:
         if self._lvlm is None:
@@ -201,14 +226,7 @@ def _memory_of_a_run(lvlm: Lvlm) -> int:
     return TOKENS_OF_A_RUN * (cached + BYTES_OF_A_TOKEN * text.hidden_size)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    kinds = (torch.cuda.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

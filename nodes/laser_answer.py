@@ -15,18 +15,16 @@ from ..laser_core.settings import (
     PromptSettings,
 )
 from .batches import boxes_of, image_of, masks_of, pictures_of
-from .con_vicrop import window_view
 from .handles import describe, summary
-from .runtime import NodeProgress, text_sender, ui
-from .vat_decode import token_view
-from .views import overlay
+from .runtime import NodeProgress, ViewProgress, ui
+from .views import token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
     IMAGE_SOCKET,
     LVLM_SOCKET,
+    NODE_ON_PAGE,
     QUESTION,
-    UNIQUE_ID,
     settings_from,
     widgets,
 )
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..laser_core.pipeline import LaserAnswer, Location
+    from ..laser_core.results import Placement
 
 ADVANCED = {"advanced": True}
 
@@ -46,18 +45,23 @@ class LaserAnswerNode:
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "visual grounding", "vlm")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "answer"
-    RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING")
-    RETURN_NAMES = ("answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json")
-    OUTPUT_IS_LIST = (True, True, False, False, False, False, True)
+    RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING")
+    RETURN_NAMES = (
+        "answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json", "report",
+    )  # fmt: skip
+    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "What the model says without the method; empty when it was not asked for.",
         "What the windows show: one per picture, or several in the order of the pictures.",
-        "The picture with its heat map and windows.",
+        "The picture with its heat map and windows, a colour bar and a legend: a drawing to show.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
         "The windows as x, y, width, height in pixels: a list per picture.",
         "Everything about the run as JSON; one per picture.",
+        "The answer with its number of tokens, its time and why it stopped, the plain answer and "
+        "where the evidence comes from; one per picture.",
     )
 
     @classmethod
@@ -88,7 +92,7 @@ class LaserAnswerNode:
                 ),
                 **widgets(
                     CropSettings,
-                    "min_side_px", "placement", "windows", "top_fraction",
+                    "min_side_px", "placement", "windows", "margin", "top_fraction",
                     min_side_px=ADVANCED, placement=ADVANCED, windows=ADVANCED,
                 ),
                 **widgets(
@@ -103,6 +107,8 @@ class LaserAnswerNode:
                     beta=ADVANCED, temperature=ADVANCED,
                 ),
                 **widgets(PromptSettings, "framing", "system"),
+                **widgets(AnswerSettings, "crop_tokens"),
+                **widgets(DecodeSettings, "adaptive"),
             },
             "optional": {
                 "mask": (
@@ -111,7 +117,7 @@ class LaserAnswerNode:
                                 "evidence the model finds. One for all pictures, or one each."},
                 ),
             },
-            "hidden": UNIQUE_ID,
+            "hidden": NODE_ON_PAGE,
         }  # fmt: skip
 
     def answer(
@@ -122,6 +128,7 @@ class LaserAnswerNode:
         with_plain: bool = True,
         mask: Any = None,
         unique_id: str | None = None,
+        extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
     ):
         from ..laser_core import pipeline
@@ -130,8 +137,8 @@ class LaserAnswerNode:
         settings = settings_of(values)
         pictures = pictures_of(image)
         masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
-        progress, show = NodeProgress(len(pictures)), text_sender(unique_id)
-        found, reports = [], []
+        progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id, extra_pnginfo)
+        found, windows, reports = [], [], []
         with lvlm.running() as model:
             for picture, one_mask in zip(pictures, masks, strict=True):
                 progress.next_picture()
@@ -143,16 +150,17 @@ class LaserAnswerNode:
                     location = pipeline.locate(
                         model, picture, question, settings, progress, maps=maps, mask=one_mask
                     )
-                    progress.preview(drawn(picture, location))
+                windows.append(_windows(picture, location))
+                live.windows(windows[-1])
                 result = pipeline.answer(
                     model, picture, question, settings,
-                    location=location, with_plain=with_plain, progress=progress, on_text=show,
+                    location=location, with_plain=with_plain, progress=progress, on_text=live.text,
                 )  # fmt: skip
                 found.append(result)
                 reports.append(
                     to_json(report(result, question, model, settings, load=lvlm.settings))
                 )
-        return _outputs(pictures, found, reports)
+        return _outputs(pictures, found, windows, reports)
 
 
 def settings_of(values: dict[str, Any]) -> LaserSettings:
@@ -169,28 +177,47 @@ def settings_of(values: dict[str, Any]) -> LaserSettings:
 
 
 def drawn(picture: Image.Image, location: Location | None) -> Image.Image:
-    """The picture with its heat map and windows; as it is where nothing was found."""
-    if location is None or location.evidence.degenerate:
-        return picture
-    return overlay(picture, location.evidence, location.placement.windows)
+    """The picture with its heat map and windows; alone where nothing was looked for."""
+    from ..laser_core.render import drawing
+
+    if location is None:
+        return drawing(picture)
+    return drawing(picture, location.evidence, location.placement)
+
+
+def _placement(picture: Image.Image, location: Location | None) -> Placement:
+    """The windows; the whole picture where nothing was looked for."""
+    from ..laser_core.geometry import whole_picture
+    from ..laser_core.results import Placement
+
+    if location is None:
+        return Placement((whole_picture(picture.size),), (0.0,))
+    return location.placement
+
+
+def _windows(picture: Image.Image, location: Location | None) -> dict[str, Any]:
+    """What the node's view shows of them."""
+    evidence = None if location is None else location.evidence
+    return window_view(picture, evidence, _placement(picture, location))
 
 
 def _outputs(
-    pictures: list[Image.Image], found: list[LaserAnswer], reports: list[str]
+    pictures: list[Image.Image],
+    found: list[LaserAnswer],
+    windows: list[dict[str, Any]],
+    reports: list[str],
 ) -> dict[str, Any]:
     import torch
 
-    from ..laser_core.geometry import whole_picture
-    from ..laser_core.render import heat_map
-    from ..laser_core.results import Placement
+    from ..laser_core.render import heat_map, on_one_size
 
     crops, overlays, heats, placements = [], [], [], []
     for picture, result in zip(pictures, found, strict=True):
         location = result.location
-        placement = Placement((whole_picture(picture.size),), (0.0,))
+        placement = _placement(picture, location)
         heat = torch.zeros(picture.height, picture.width)
         if location is not None:
-            placement, heat = location.placement, heat_map(location.evidence)
+            heat = heat_map(location.evidence)
         crops += [picture.crop(window) for window in placement.windows]
         overlays.append(drawn(picture, location))
         heats.append(heat)
@@ -198,25 +225,22 @@ def _outputs(
     answers = [result.answer.text for result in found]
     plain = ["" if result.plain is None else result.plain.text for result in found]
     views = [token_view(result.answer) for result in found]
-    windows = [window_view(*pair) for pair in zip(pictures, placements, strict=True)]
+    lines = [_lines(result) for result in found]
+    shown = [line for one in lines for line in one]
     return {
-        "ui": ui(
-            _lines(found), overlays, laser_tokens=views, laser_windows=windows, laser_plain=plain
-        ),
+        "ui": ui(shown, laser_tokens=views, laser_windows=windows, laser_plain=plain),
         "result": (
-            answers, plain, image_of(crops), image_of(overlays), torch.stack(heats),
-            boxes_of(placements)[0], reports,
+            answers, plain, image_of(crops), image_of(on_one_size(overlays)), torch.stack(heats),
+            boxes_of(placements)[0], reports, ["\n".join(one) for one in lines],
         ),
     }  # fmt: skip
 
 
-def _lines(found: list[LaserAnswer]) -> list[str]:
-    """What the node shows of each picture."""
-    lines = []
-    for result in found:
-        lines.append(summary(result.answer))
-        if result.location is not None:
-            if result.plain is not None:
-                lines.append(f"plain model: {result.plain.text or '(an empty answer)'}")
-            lines.append(describe(result.location.evidence))
+def _lines(result: LaserAnswer) -> list[str]:
+    """What the node says of a picture."""
+    lines = [summary(result.answer)]
+    if result.location is not None:
+        if result.plain is not None:
+            lines.append(f"plain model: {result.plain.text or '(an empty answer)'}")
+        lines.append(describe(result.location.evidence))
     return lines

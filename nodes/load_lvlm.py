@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..laser_core.settings import LoadSettings
 from . import models
@@ -11,6 +13,11 @@ from .handles import LvlmHandle
 from .requirements import check_libraries
 from .runtime import NodeProgress, best_precision, make_room, manage, run_device
 from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
+
+# Two Load LVLM nodes of the same settings share one model
+_HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
+# Of the bytes that weights have on disk, in 16 bits, with what stays unquantized
+QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 
 
 class LoadLVLM:
@@ -53,8 +60,10 @@ class LoadLVLM:
                     "BOOLEAN",
                     {
                         "default": True,
-                        "tooltip": "On: the model stays on the GPU until ComfyUI needs the room. "
-                        "Off: it leaves the GPU after every node that used it.",
+                        "tooltip": "On: the model stays on the GPU until ComfyUI needs the room; "
+                        "8-bit and 4-bit models, which ComfyUI cannot move, until Unload LVLM. "
+                        "Off: it leaves the GPU after every node that used it; an 8-bit or 4-bit "
+                        "model is then loaded anew for the next.",
                         "advanced": True,
                     },
                 ),
@@ -75,7 +84,11 @@ class LoadLVLM:
         def load() -> tuple[Any, Any]:
             return load_managed(name, source, settings)
 
-        return (LvlmHandle(load, settings, keep_loaded),)
+        key = name, source, settings, keep_loaded
+        handle = _HANDLES.get(key)
+        if handle is None:
+            handle = _HANDLES[key] = LvlmHandle(load, settings, keep_loaded)
+        return (handle,)
 
 
 class UnloadLVLM:
@@ -127,7 +140,8 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
         used = dataclasses.replace(settings, device="cpu", precision=precision)
     else:
         used = settings
-        make_room(device)
+        on_disk = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+        make_room(device, int(on_disk * QUANTIZED_SHARE[settings.quantization]))
     with torch.inference_mode(False):  # weights made inside could not be moved later
         lvlm = load_lvlm(source, used)
     lvlm.name = name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ DEMO_LABEL = "demo (shapes, colours, digits)"
 ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 POLL_SECONDS = 0.5
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # never a way up or out
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ CURATED = (
     Curated("Qwen3-VL 8B", "Qwen/Qwen3-VL-8B-Instruct", 17.5),
 )
 _BY_LABEL = {model.label: model for model in CURATED}
+_REPOSITORIES = {model.repository for model in CURATED}
 
 
 def choices() -> list[str]:
@@ -120,9 +123,7 @@ def _custom_folder(custom: str) -> Path | None:
 
 
 def _is_hub_id(text: str) -> bool:
-    parts = text.split("/")
-    path_like = ".." in text or any(character in text for character in ":~\\") or text[0] == "."
-    return len(parts) == 2 and all(parts) and not path_like
+    return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
 def _model_type(folder: Path) -> str | None:
@@ -147,24 +148,47 @@ def _downloaded(
     owner, name = repository.split("/")
     for root in map(Path, roots):
         for folder in (root / name, root / owner / name):
-            if (folder / "config.json").is_file() and _origin(folder) in (None, repository):
+            if _holds(folder, repository):
                 return str(folder)
     target = Path(roots[0]) / name
     if target.exists():  # another owner's model of the same name
         target = Path(roots[0]) / owner / name
     part = Path(roots[0]) / f".{owner}--{name}.part"
-    _download(repository, part, progress, gigabytes)
-    (part / ORIGIN).write_text(repository + "\n", "utf-8")
-    shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes for resuming
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(part, target)
+    try:
+        _download(repository, part, progress, gigabytes)
+        (part / ORIGIN).write_text(repository + "\n", "utf-8")
+        shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes for resuming
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, target)
+    except OSError as error:
+        raise ValueError(
+            f"make room for {target} and run again to continue the download: it cannot be put "
+            f"there ({error})"
+        ) from error
     return str(target)
 
 
-def _origin(folder: Path) -> str | None:
-    """The id a folder was downloaded from; None for one that the user put there."""
-    path = folder / ORIGIN
-    return path.read_text("utf-8").strip() if path.is_file() else None
+def _holds(folder: Path, repository: str) -> bool:
+    """True where a folder holds this very model. ValueError where it does but is incomplete.
+
+    A folder that the user put there does not say whose model it is, unless it lies in a folder
+    named after the owner, or it has the name of a model of the list.
+    """
+    if not (folder / "config.json").is_file():
+        return False
+    origin = folder / ORIGIN
+    if origin.is_file():
+        if origin.read_text("utf-8").strip() != repository:
+            return False
+    elif repository not in _REPOSITORIES and folder.parent.name != repository.split("/")[0]:
+        return False
+    missing = _missing_files(folder)
+    if missing:
+        raise ValueError(
+            f"delete {folder} to download the model anew, or complete it: it lacks {len(missing)} "
+            f"files, such as {missing[0]}"
+        )
+    return True
 
 
 def _download(
@@ -177,25 +201,34 @@ def _download(
     folder.mkdir(parents=True, exist_ok=True)
     task = _Download(repository, folder)
     task.start()
-    total = int((gigabytes or 1) * 1e9)
+    guess = int((gigabytes or 1) * 1e9)
     try:
-        while task.is_alive():
+        alive = True
+        while alive:
             task.join(POLL_SECONDS)
+            alive = task.is_alive()
             if progress:
+                total = task.total or guess
                 progress(f"downloading {repository}", min(_size(folder), total), total)
     finally:
         task.stop = True  # after an interrupt: no further file is begun, the next try continues
+    if isinstance(task.error, _Unusable):
+        raise task.error
     if task.error is not None:
         raise ValueError(
             f"check the name and the network, or put the model into {folder.parent} by hand: "
             f"{repository} cannot be downloaded ({task.error})"
         ) from task.error
-    missing = [name for name in _needed_files(folder) if not (folder / name).is_file()]
+    missing = _missing_files(folder)
     if missing:
         raise ValueError(
             f"run again to continue the download: {repository} lacks {len(missing)} files, such "
             f"as {missing[0]}"
         )
+
+
+class _Unusable(ValueError):
+    """A model that no network brings: of a type, or with weights, that cannot be loaded."""
 
 
 class _Download(threading.Thread):
@@ -205,6 +238,7 @@ class _Download(threading.Thread):
         super().__init__(daemon=True)
         self.repository, self.folder = repository, folder
         self.stop = False
+        self.total = 0  # bytes, once the hub has told them
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -212,14 +246,20 @@ class _Download(threading.Thread):
             from huggingface_hub import HfApi, hf_hub_download
             from huggingface_hub.utils import filter_repo_objects
 
-            info = HfApi().model_info(self.repository)
-            names = [sibling.rfilename for sibling in info.siblings]
-            names = sorted(filter_repo_objects(names, allow_patterns=list(FILES)))
+            info = HfApi().model_info(self.repository, files_metadata=True)
+            sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
+            names = sorted(filter_repo_objects(sizes, allow_patterns=list(FILES)))
+            self.total = sum(sizes[name] for name in names)
+            if not any(name.endswith(".safetensors") for name in names):
+                raise _Unusable(
+                    f"choose a model with safetensors weights: {self.repository} has none"
+                )
             # The small files first: an unsupported model is found out before its weights are here
             names.sort(key=lambda name: name.endswith(".safetensors"))
             for name in names:
                 if self.stop:
                     return
+                _check_inside(name, self.repository)
                 if name.endswith(".safetensors"):
                     _check_supported(self.folder, self.repository)
                 hf_hub_download(self.repository, name, revision=info.sha, local_dir=self.folder)
@@ -230,18 +270,25 @@ class _Download(threading.Thread):
 def _check_supported(folder: Path, repository: str) -> None:
     kind = _model_type(folder)
     if kind not in SUPPORTED:
-        raise ValueError(
+        raise _Unusable(
             f"choose a model of type {', '.join(SUPPORTED)}: {repository} is of type {kind!r}"
         )
 
 
-def _needed_files(folder: Path) -> list[str]:
-    """The files a complete model folder has: config, and weights by their index or as one file."""
+def _check_inside(name: str, repository: str) -> None:
+    """The list of files comes from outside, and the client would write where it says."""
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or not parts[0] or ":" in parts[0]:
+        raise _Unusable(f"choose another model: {repository} names a file elsewhere, {name!r}")
+
+
+def _missing_files(folder: Path) -> list[str]:
+    """What a model folder lacks of its config and its weights, by their index or as one file."""
     index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return ["config.json", "model.safetensors"]
-    weights = json.loads(index.read_text("utf-8"))["weight_map"].values()
-    return ["config.json", *sorted(set(weights))]
+    needed = ["model.safetensors"]
+    if index.is_file():
+        needed = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    return [name for name in ("config.json", *needed) if not (folder / name).is_file()]
 
 
 def _size(folder: Path) -> int:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .widgets import CATEGORY
+from .batches import (
+    batch_of,
+    box_lists,
+    grouped,
+    mask_batch,
+    shared_out,
+    unchanged,
+    window_on,
+)
+from .widgets import BOUNDING_BOX, CATEGORY
 
 if TYPE_CHECKING:
     import torch
+
+    from ..laser_core.geometry import Window
 
 
 class PasteBack:
@@ -48,73 +59,133 @@ class PasteBack:
                         "max": 1024,
                         "step": 1,
                         "tooltip": "Blend the crop in over this many pixels inside the edges of "
-                        "the region's window, except along the picture's own.",
+                        "the window, except along the picture's own.",
                     },
                 ),
-            }
+            },
+            "optional": {
+                "boxes": (
+                    BOUNDING_BOX,
+                    {"tooltip": "The windows of Con-ViCrop: which crops belong to which picture, "
+                                "and where they were cut out when the region was changed since. "
+                                "Needed for several crops of each of several pictures.",
+                     "forceInput": True},  # or the canvas makes it an editor of one box
+                ),
+            },
         }  # fmt: skip
 
-    def paste(self, image: torch.Tensor, crop: torch.Tensor, region: Any, feather_px: int):
+    def paste(self, image: Any, crop: Any, region: Any, feather_px: int, boxes: Any = None):
         import torch
 
-        crops = _on_white(crop)
-        regions = region[None] if region.ndim == 2 else region
+        pictures, crops = batch_of(image), _on_white(batch_of(crop, "crop"))
+        regions = mask_batch(region)
+        if pictures.shape[-1] not in (3, 4):
+            raise ValueError(f"connect pictures of 3 or 4 channels: these have {image.shape[-1]}")
+        counts = len(pictures), len(crops), len(regions)
+        parts = _evenly(*counts) if boxes is None else _by_boxes(*counts, boxes)
         result = []
-        for index, parts in enumerate(_pairs(len(image), len(crops), len(regions))):
-            picture = image[index if len(image) > 1 else 0].clone()
-            for crop_index, region_index in parts:
-                _paste(picture, crops[crop_index], regions[region_index], feather_px)
+        for index, pieces in enumerate(parts):
+            picture = pictures[index if len(pictures) > 1 else 0].clone()
+            for piece in pieces:
+                _paste(picture, crops[piece.crop], regions[piece.region], piece.box, feather_px)
             result.append(picture)
         return (torch.stack(result),)
 
 
-def _pairs(pictures: int, crops: int, regions: int) -> list[list[tuple[int, int]]]:
-    """(crop, region) indices to paste, for each resulting picture.
+class Piece(NamedTuple):
+    """One paste: which crop, in which region, and the box it was cut by where that is known."""
 
-    As many regions as crops: shared evenly among the pictures. One region: the same place in
-    every picture, or every crop another version of the one picture.
+    crop: int
+    region: int
+    box: dict | None = None
+
+
+def _evenly(pictures: int, crops: int, regions: int) -> list[list[Piece]]:
+    """What to paste into each resulting picture, by numbers alone.
+
+    One crop for each picture, all crops into one picture, or, with one region, the same place in
+    every picture or every crop another version of the one picture.
     """
-    if regions == crops and crops % pictures == 0:
+    if regions == crops and pictures in (1, crops):
         each = crops // pictures
-        return [[(i, i) for i in range(p * each, (p + 1) * each)] for p in range(pictures)]
+        return [[Piece(i, i) for i in range(p * each, (p + 1) * each)] for p in range(pictures)]
     if regions == 1 and (pictures in (1, crops) or crops == 1):
-        return [[(min(i, crops - 1), 0)] for i in range(max(pictures, crops))]
+        return [[Piece(min(i, crops - 1), 0)] for i in range(max(pictures, crops))]
+    if regions == crops and crops > pictures:
+        raise ValueError(
+            f"connect Con-ViCrop's boxes too: they tell which of the {crops} crops belong to which "
+            f"of the {pictures} pictures"
+        )
     raise ValueError(
-        f"connect one region for each crop, and the same number of crops for each picture: there "
-        f"are {pictures} pictures, {crops} crops and {regions} regions"
+        f"connect one region for each crop, and a picture for each crop or one for all: there are "
+        f"{pictures} pictures, {crops} crops and {regions} regions"
     )
 
 
-def _paste(picture: torch.Tensor, crop: torch.Tensor, region: Any, feather_px: int) -> None:
+def _by_boxes(pictures: int, crops: int, regions: int, boxes: Any) -> list[list[Piece]]:
+    """What to paste into each picture, as the boxes share the crops out."""
+    lists = box_lists(boxes, pictures)
+    sizes = [max(len(one), 1) for one in lists]  # a picture without a box was taken whole
+    shared_out(sizes, crops)
+    if regions not in (1, crops):
+        raise ValueError(
+            f"connect one region for each crop, or one for all: there are {regions} for {crops}"
+        )
+    indices = grouped(range(crops), sizes)
+    return [
+        [Piece(i, min(i, regions - 1), box) for i, box in zip(own, one or [None], strict=True)]
+        for own, one in zip(indices, lists, strict=True)
+    ]
+
+
+def _paste(
+    picture: torch.Tensor, crop: torch.Tensor, region: Any, box: dict | None, feather_px: int
+) -> None:
     """Blend crop (h, w, 3) into picture (H, W, C) where region (H, W) is above zero, in place."""
     import torch
 
     height, width, channels = picture.shape
     if tuple(region.shape) != (height, width):
         raise ValueError(
-            f"connect the region of this very picture: it is {region.shape[1]}x{region.shape[0]} "
-            f"but the picture is {width}x{height}"
+            f"connect the region of this very picture: it is {region.shape[-1]}x"
+            f"{region.shape[-2]} but the picture is {width}x{height}"
         )
+    window = _window_of(region) if box is None else window_on(box, (width, height))
+    if _untouched(picture, crop, window):
+        return
+    down = _ramp(window.y1, window.y2, height, feather_px)
+    across = _ramp(window.x1, window.x2, width, feather_px)
+    weight = torch.minimum(down[:, None], across[None])  # hw
+    inside = slice(window.y1, window.y2), slice(window.x1, window.x2)
+    weight = weight * region[inside].float().clamp(0, 1).cpu()
+    patch = _resized(crop, window.height, window.width)
+    if channels == 4:  # a crop has no transparency to bring back
+        patch = torch.cat([patch, torch.ones_like(patch[..., :1])], dim=-1)
+    weight = weight[..., None].to(picture)  # hw -> hw1
+    under = picture[inside]
+    blended = torch.where(
+        weight == 1, patch.to(picture), under + weight * (patch.to(picture) - under)
+    )
+    picture[inside] = torch.where(weight == 0, under, blended)
+
+
+def _window_of(region: Any) -> Window:
+    """The window that encloses what a region (H, W) marks."""
+    from ..laser_core.geometry import Window
+
     rows, columns = (region > 0).any(1).nonzero(), (region > 0).any(0).nonzero()
     if not len(rows):
         raise ValueError("connect a region that marks a place: this one is empty")
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    down = _ramp(top, bottom, height, feather_px)
-    across = _ramp(left, right, width, feather_px)
-    weight = torch.minimum(down[:, None], across[None])  # hw
-    weight = weight * region[top:bottom, left:right].float().clamp(0, 1).cpu()
-    patch = _resized(crop, bottom - top, right - left)
-    if channels == 4:
-        patch = torch.cat([patch, torch.ones_like(patch[..., :1])], dim=-1)
-    elif channels != 3:
-        raise ValueError(f"connect a picture with 3 or 4 channels: it has {channels}")
-    weight = weight[..., None].to(picture)  # hw -> hw1
-    window = picture[top:bottom, left:right]
-    blended = torch.where(
-        weight == 1, patch.to(picture), window + weight * (patch.to(picture) - window)
-    )
-    picture[top:bottom, left:right] = torch.where(weight == 0, window, blended)
+    return Window(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
+def _untouched(picture: torch.Tensor, crop: torch.Tensor, window: Window) -> bool:
+    """True for the picture's own crop at the size of its batch: pasting it would only blur."""
+    from ..laser_core.pictures import to_picture
+
+    if crop.shape[:2] == (window.height, window.width):
+        return False
+    return unchanged(to_picture(crop), to_picture(picture).crop(window))
 
 
 def _ramp(start: int, end: int, side: int, feather_px: int) -> torch.Tensor:
@@ -143,10 +214,12 @@ def _resized(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return image[0].movedim(0, -1).clamp(0, 1)
 
 
-def _on_white(image: torch.Tensor) -> torch.Tensor:
+def _on_white(crop: torch.Tensor) -> torch.Tensor:
     """(B, h, w, 3) from 1, 3 or 4 channels."""
-    batch = image if image.ndim == 4 else image[None]
-    if batch.shape[-1] == 4:
-        colour, alpha = batch[..., :3], batch[..., 3:]
+    channels = crop.shape[-1]
+    if channels not in (1, 3, 4):
+        raise ValueError(f"connect crops of 1, 3 or 4 channels: these have {channels}")
+    if channels == 4:
+        colour, alpha = crop[..., :3], crop[..., 3:]
         return colour * alpha + (1 - alpha)
-    return batch.expand(*batch.shape[:-1], 3)
+    return crop.expand(*crop.shape[:-1], 3)

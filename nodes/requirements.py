@@ -24,11 +24,24 @@ def check_libraries() -> None:
             raise RuntimeError(f"update {name} to {least} or newer ({remedy}): {installed} is here")
     try:
         from ..laser_core import pipeline  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "transformers":
+            raise RuntimeError(_other_transformers(error)) from error
         raise RuntimeError(
-            f"install another transformers, 4.57 or one from 5.0 to 5.23: version "
-            f"{version('transformers')} cannot be used ({error})"
+            f"install {error.name} (run: pip install -r requirements.txt in this pack's folder, "
+            "with ComfyUI's Python, then restart ComfyUI): it is missing"
         ) from error
+    except ImportError as error:
+        raise RuntimeError(_other_transformers(error)) from error
+
+
+def _other_transformers(error: ImportError) -> str:
+    from importlib.metadata import version
+
+    return (
+        f"install another transformers, 4.57 or one from 5.0 to 5.23: version "
+        f"{version('transformers')} cannot be used ({error})"
+    )
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What ComfyUI offers a running node: progress, interrupts, memory, folders, previews.
+"""What ComfyUI offers a running node: progress, interrupts, memory, folders, files for the views.
 
 The only file that imports ComfyUI, and only when asked: without ComfyUI the pack imports and its
 nodes work, with no bar, no preview and no memory manager.
@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 Progress = Callable[[str, int, int], None]
 
 STEPS = 1000  # of the bar: fine enough for any answer
-PREVIEW_PX = 512
+PROGRESS_EVENT = "laser.progress"  # what web/laser.js listens to
+TEXT_SECONDS = 0.1  # between two messages
+TEXT_CHARACTERS = 2000  # the end of a longer text, as it grows
 WHOLE = 1e32  # bytes: what ComfyUI passes for "as much as there is"
 # Shares of the bar that a stage of the core ends at; stages not named go from 0 to the end.
 STAGES = {
     "reading the picture": (0.0, 0.3),
-    "reading the evidence": (0.3, 0.5),
-    "answering": (0.5, 1.0),
+    "answering plainly": (0.3, 0.4),
+    "reading the evidence": (0.4, 0.6),
+    "answering": (0.6, 1.0),
 }
 
 
@@ -59,69 +62,79 @@ class NodeProgress:
         part = start + (end - start) * min(done / max(total, 1), 1.0)
         self._show(max(self._picture, 0) + part)
 
-    def preview(self, picture: Image.Image) -> None:
-        """Show a picture on the node while it runs."""
-        self._show(None, ("JPEG", picture, PREVIEW_PX))
-
-    def _show(self, pictures_done: float | None, preview: Any = None) -> None:
+    def _show(self, pictures_done: float) -> None:
         if self._bar is None:
             return
         self._memory.throw_exception_if_processing_interrupted()
-        if pictures_done is not None:
-            # An answer that is decoded twice, with and without the method, must not run backwards
-            self._value = max(self._value, round(STEPS * pictures_done / self._pictures))
-        self._bar.update_absolute(self._value, STEPS, preview)
+        # An answer that is decoded twice, with and without the method, must not run backwards
+        self._value = max(self._value, round(STEPS * pictures_done / self._pictures))
+        self._bar.update_absolute(self._value, STEPS)
 
 
-def text_sender(node_id: str | None) -> Callable[[str], None] | None:
-    """A callback that shows growing text on the node, where this ComfyUI can."""
-    if not in_comfyui() or node_id is None:
-        return None
-    from server import PromptServer
+class ViewProgress:
+    """Shows in a node's view what there is before the run ends; does nothing without ComfyUI."""
 
-    server = getattr(PromptServer, "instance", None)
-    if not hasattr(server, "send_progress_text"):
-        return None
-    return lambda text: server.send_progress_text(text, node_id)
+    def __init__(self, node_id: str | None, extra_pnginfo: dict[str, Any] | None) -> None:
+        self._node_id, self._last = node_id, 0.0
+        # Which workflow the node is of: node ids repeat in each
+        self._workflow = ((extra_pnginfo or {}).get("workflow") or {}).get("id")
+
+    def text(self, text: str) -> None:
+        """The answer as it grows, a few times a second."""
+        now = time.monotonic()
+        if now - self._last >= TEXT_SECONDS:
+            self._last = now
+            self._send(text=text[-TEXT_CHARACTERS:])
+
+    def windows(self, view: dict[str, Any]) -> None:
+        """Where the answer is being read from."""
+        self._send(windows=view)
+
+    def _send(self, **shown: Any) -> None:
+        if self._node_id is None or not in_comfyui():
+            return
+        from server import PromptServer
+
+        from ..laser_core.report import to_plain
+
+        server = PromptServer.instance
+        node = {"node": self._node_id, "workflow": self._workflow}
+        server.send_sync(PROGRESS_EVENT, {**node, **to_plain(shown)}, server.client_id)
 
 
 def models_folders() -> list[str]:
-    """Folders that may hold model folders: models/LLM and the user's extra paths."""
+    """Folders that may hold model folders: models/LLM first, then the user's extra paths."""
     if "folder_paths" not in sys.modules:
         return []
     import folder_paths
 
-    folder_paths.add_model_folder_path("LLM", os.path.join(folder_paths.models_dir, "LLM"))
-    return folder_paths.get_folder_paths("LLM")
+    own = os.path.join(folder_paths.models_dir, "LLM")
+    folder_paths.add_model_folder_path("LLM", own)
+    return [own, *(path for path in folder_paths.get_folder_paths("LLM") if path != own)]
 
 
-def preview_images(pictures: Sequence[Image.Image]) -> list[dict[str, str]]:
-    """The entries of a node's `ui` that show these pictures on it; none without ComfyUI."""
+def temp_file(suffix: str) -> tuple[str, dict[str, str]] | None:
+    """(path, entry) of a file to write that the page can ask for; None without ComfyUI."""
     if "folder_paths" not in sys.modules:
-        return []
+        return None
     import secrets
 
     import folder_paths
 
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
-    entries = []
-    for picture in pictures:
-        name = f"laser_{secrets.token_hex(8)}.png"  # never reused: browsers keep them for a day
-        picture.save(os.path.join(folder, name), compress_level=1)
-        entries.append({"filename": name, "subfolder": "", "type": "temp"})
-    return entries
+    name = f"laser_{secrets.token_hex(8)}{suffix}"  # never reused: browsers keep them for a day
+    return os.path.join(folder, name), {"filename": name, "subfolder": "", "type": "temp"}
 
 
-def ui(text: Sequence[str], pictures: Sequence[Image.Image] = (), **views: list) -> dict[str, list]:
-    """A node's `ui`: lines of text, previews, and what its own view draws, as plain values.
+def ui(text: Sequence[str], **views: list) -> dict[str, list]:
+    """A node's `ui`: lines of text and what its own view draws, as plain values.
 
     One value that JSON cannot hold would stop the server's messages to every node.
     """
     from ..laser_core.report import to_plain
 
-    images = preview_images(pictures)
-    return {"text": list(text), **({"images": images} if images else {}), **to_plain(views)}
+    return {"text": list(text), **to_plain(views)}
 
 
 # ---- memory ------------------------------------------------------------------------------------
@@ -148,11 +161,13 @@ def best_precision(device: torch.device) -> str:
     return "fp16" if memory.should_use_fp16(device) else "fp32"
 
 
-def make_room(device: torch.device) -> None:
-    """Move what else is on the GPU off it: for weights that cannot be moved there later."""
+def make_room(device: torch.device, memory_bytes: int) -> None:
+    """Have the manager free this much of a GPU, for what it does not put there itself."""
+    if not in_comfyui() or device.type == "cpu":
+        return
     import comfy.model_management as memory
 
-    memory.free_memory(1e30, device)
+    memory.free_memory(memory_bytes, device)
 
 
 def manage(model: torch.nn.Module, device: torch.device, on_unload: Callable[[], None]) -> Any:

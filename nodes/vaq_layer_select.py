@@ -8,7 +8,7 @@ from ..laser_core.settings import LayerSettings
 from .batches import image_of
 from .handles import EvidenceHandle, describe
 from .runtime import ui
-from .views import overlay
+from .views import vaq_view
 from .widgets import ATTENTION, CATEGORY, EVIDENCE, settings_from, widgets
 
 
@@ -19,16 +19,18 @@ class VAQLayerSelect:
     )
     SEARCH_ALIASES = ("laser", "layer", "visual activation by query", "heat map", "grounding")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "select"
-    RETURN_TYPES = (EVIDENCE, "MASK", "IMAGE", "INT", "STRING")
-    RETURN_NAMES = ("evidence", "heat_map", "overlay", "layer", "report")
-    OUTPUT_IS_LIST = (False, False, False, True, True)
+    RETURN_TYPES = (EVIDENCE, "MASK", "IMAGE", "INT", "STRING", "IMAGE")
+    RETURN_NAMES = ("evidence", "heat_map", "overlay", "layer", "report", "chart")
+    OUTPUT_IS_LIST = (False, False, False, True, True, False)
     OUTPUT_TOOLTIPS = (
         "Where the question looks, for Con-ViCrop and Counterfactual Mask.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
-        "The picture under its heat map.",
+        "The picture under its heat map, with a colour bar: a drawing to show.",
         "The chosen layer, counted from 0; one per picture.",
         "Why this layer, in a sentence; one per picture.",
+        "The VAQ of every layer as a bar chart; the chosen one is marked.",
     )
 
     @classmethod
@@ -44,34 +46,34 @@ class VAQLayerSelect:
         }  # fmt: skip
 
     def select(self, attention: Any, **values: Any):
+        import dataclasses
+
         import torch
 
-        from ..laser_core.render import heat_map
-        from ..laser_core.vaq import contrast, evidence, select_layer
+        from ..laser_core.render import drawing, heat_map, on_one_size, vaq_chart
+        from ..laser_core.vaq import contrast, evidence, layer_map, select_layer
 
         chosen = settings_from(LayerSettings, values)
-        items = []
-        for maps in attention.maps:
-            contrasted = contrast(maps, attention.contrast)
-            items.append(evidence(contrasted, select_layer(contrasted, chosen), maps))
-        overlays = [
-            overlay(picture, item) for picture, item in zip(attention.pictures, items, strict=True)
-        ]
+        by_rule = dataclasses.replace(chosen, layer=-1)
+        items, views = [], []
+        for picture, maps in zip(attention.pictures, attention.maps, strict=True):
+            added = contrast(maps, attention.contrast)
+            choice = select_layer(added, chosen)
+            items.append(evidence(added, choice, maps))
+            layers = torch.stack([layer_map(added, choice, layer) for layer in range(maps.layers)])
+            rule = select_layer(added, by_rule)
+            views.append(vaq_view(picture, items[-1], layers, rule, chosen.layer >= 0))
         handle = EvidenceHandle(items, attention.mean_colour)
         reports = [describe(item) for item in items]
         heat = torch.stack([heat_map(item) for item in items])
-        layers = [item.choice.layer for item in items]
+        overlays = [
+            drawing(picture, item) for picture, item in zip(attention.pictures, items, strict=True)
+        ]
+        charts = [vaq_chart(item.choice) for item in items]
         return {
-            "ui": ui(reports, overlays, laser_vaq=[_bars(item) for item in items]),
-            "result": (handle, heat, image_of(overlays), layers, reports),
-        }
-
-
-def _bars(item: Any) -> dict[str, Any]:
-    """What a chart of one picture's layers needs."""
-    return {
-        "vaq": item.choice.vaq,
-        "layer": item.choice.layer,
-        "weights": item.choice.weights,
-        "nothing_found": item.degenerate,
-    }
+            "ui": ui(reports, laser_vaq=views),
+            "result": (
+                handle, heat, image_of(on_one_size(overlays)),
+                [item.choice.layer for item in items], reports, image_of(charts),
+            ),
+        }  # fmt: skip

@@ -13,16 +13,26 @@ from ..laser_core.settings import (
     LoadSettings,
     PromptSettings,
 )
-from .batches import box_lists, grouped, pictures_of, spread
+from .batches import (
+    box_lists,
+    grouped,
+    pictures_of,
+    resized,
+    shared_out,
+    spread,
+    unchanged,
+    windows_of,
+)
 from .handles import TraceHandle, summary
-from .runtime import NodeProgress, text_sender, ui
+from .runtime import NodeProgress, ViewProgress, ui
+from .views import token_view
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
     LVLM_SOCKET,
+    NODE_ON_PAGE,
     QUESTION,
     TRACE,
-    UNIQUE_ID,
     settings_from,
     widgets,
 )
@@ -30,6 +40,7 @@ from .widgets import (
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..laser_core.geometry import Window
     from ..laser_core.results import Answer
 
 
@@ -43,14 +54,16 @@ class VATDecode:
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
     CATEGORY = CATEGORY
+    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
     FUNCTION = "decode"
-    RETURN_TYPES = ("STRING", TRACE, "STRING")
-    RETURN_NAMES = ("answer", "trace", "json")
-    OUTPUT_IS_LIST = (True, False, True)
+    RETURN_TYPES = ("STRING", TRACE, "STRING", "STRING")
+    RETURN_NAMES = ("answer", "trace", "json", "report")
+    OUTPUT_IS_LIST = (True, False, True, True)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "Every token with its probability in both streams.",
         "Everything about the answer as JSON; one per picture.",
+        "The answer with its number of tokens, its time and why it stopped; one per picture.",
     )
 
     @classmethod
@@ -69,7 +82,8 @@ class VATDecode:
                 **widgets(PromptSettings, "instruction"),
                 **widgets(DecodeSettings, "top_p", "top_k", "beams"),
                 **widgets(PromptSettings, "system", "framing"),
-                **widgets(AnswerSettings, "crop_budget"),
+                **widgets(AnswerSettings, "crop_budget", "crop_tokens"),
+                **widgets(DecodeSettings, "adaptive"),
             },
             "optional": {
                 "counterfactual": (
@@ -85,18 +99,20 @@ class VATDecode:
                 ),
                 "counterfactual_context": (
                     "IMAGE",
-                    {"tooltip": "The whole picture without its evidence, from Counterfactual Mask. "
-                                "Not connected: both streams see the same context, which is faster "
-                                "but leaves the evidence in it."},
+                    {"tooltip": "The whole picture without its evidence, from Counterfactual "
+                                "Mask: for evidence that is sure, as a mask of yours. Not "
+                                "connected: both streams see the same context, which is faster "
+                                "and forgives a window that missed."},
                 ),
                 "boxes": (
                     BOUNDING_BOX,
-                    {"tooltip": "The windows of Con-ViCrop. Needed only to tell how many crops "
-                                "each picture has, when that differs or no context is connected.",
+                    {"tooltip": "The windows of Con-ViCrop: they tell how many crops each picture "
+                                "has, and with the context connected each crop is read at its own "
+                                "size, whatever the others of its batch have.",
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
             },
-            "hidden": UNIQUE_ID,
+            "hidden": NODE_ON_PAGE,
         }  # fmt: skip
 
     def decode(
@@ -109,6 +125,7 @@ class VATDecode:
         counterfactual_context: Any = None,
         boxes: Any = None,
         unique_id: str | None = None,
+        extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
     ):
         from ..laser_core.decode import decode
@@ -116,7 +133,7 @@ class VATDecode:
 
         settings = settings_from_groups(values)
         shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
-        progress, show = NodeProgress(len(shown)), text_sender(unique_id)
+        progress, live = NodeProgress(len(shown)), ViewProgress(unique_id, extra_pnginfo)
         answers, reports = [], []
         with lvlm.running() as model:
             unknown = model.unknown_words(question)
@@ -127,14 +144,14 @@ class VATDecode:
                     answer = Answer(reply, (), "outside the vocabulary")
                 else:
                     streams = one.streams(model, question, settings)
-                    answer = decode(model, *streams, settings.decode, progress, show)
+                    answer = decode(model, *streams, settings.decode, progress, live.text)
                 answers.append(answer)
                 reports.append(json_of(answer, question, model, settings, lvlm.settings))
         texts = [answer.text for answer in answers]
         lines = [summary(answer) for answer in answers]
         return {
             "ui": ui(lines, laser_tokens=[token_view(answer) for answer in answers]),
-            "result": (texts, TraceHandle(answers), reports),
+            "result": (texts, TraceHandle(answers), reports, lines),
         }
 
 
@@ -154,6 +171,16 @@ class Shown:
             return False
         blocked = self.blocked_crops or self.crops
         return _same(self.crops[0], self.context) and _same(blocked[0], self.context)
+
+    def at_own_size(self, windows: list[Window]) -> Shown:
+        """Crops that their batch enlarged, as the windows show them; edited ones stay."""
+        crops = _own(self.crops, self.context, windows)
+        blocked = self.blocked_crops
+        if blocked is not None and self.blocked_context is not None:
+            blocked = _own(blocked, self.blocked_context, windows)
+        if blocked is not None:  # both streams read as many tokens
+            blocked = [resized(b, crop.size) for b, crop in zip(blocked, crops, strict=True)]
+        return dataclasses.replace(self, crops=crops, blocked_crops=blocked)
 
     def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
         """The positive stream and, where there is a counterfactual, the negative one."""
@@ -208,24 +235,26 @@ def shown_pictures(
             )
         blocked = grouped(pictures, sizes)
     blocked_contexts = [None] * count
-    if counterfactual_context is not None and contexts is not None:
+    if counterfactual_context is not None:
+        if contexts is None:
+            raise ValueError("connect context too: there is a counterfactual_context without one")
         pictures = pictures_of(counterfactual_context, "counterfactual_context")
         blocked_contexts = spread(pictures, count, "counterfactual context")
     whole = [None] * count if contexts is None else spread(contexts, count, "context picture")
-    return [
+    shown = [
         Shown(*parts)
         for parts in zip(grouped(crops, sizes), blocked, whole, blocked_contexts, strict=True)
     ]
+    if boxes is None or contexts is None:
+        return shown
+    windows = windows_of(boxes, whole)
+    return [one.at_own_size(looks) for one, looks in zip(shown, windows, strict=True)]
 
 
 def _crops_per_picture(crops: int, contexts: list | None, boxes: Any) -> list[int]:
     if boxes is not None:
-        count = len(contexts) if contexts else 1 if isinstance(boxes, dict) else len(boxes)
-        sizes = [max(len(one), 1) for one in box_lists(boxes, count)]
-        if sum(sizes) != crops:
-            raise ValueError(
-                f"connect the boxes the crops were cut by: {sum(sizes)} boxes, {crops} crops"
-            )
+        sizes = [max(len(one), 1) for one in box_lists(boxes, len(contexts) if contexts else None)]
+        shared_out(sizes, crops)
         return sizes
     if contexts is None:
         return [1] * crops
@@ -235,6 +264,13 @@ def _crops_per_picture(crops: int, contexts: list | None, boxes: Any) -> list[in
             f"{len(contexts)} context pictures"
         )
     return [crops // len(contexts)] * len(contexts)
+
+
+def _own(
+    crops: list[Image.Image], picture: Image.Image, windows: list[Window]
+) -> list[Image.Image]:
+    own = [picture.crop(window) for window in windows]
+    return [o if unchanged(crop, o) else crop for crop, o in zip(crops, own, strict=True)]
 
 
 def _same(one: Image.Image, other: Image.Image) -> bool:
@@ -261,24 +297,3 @@ def json_of(
     used = ("load", "prompt", "answer", "decode")  # the other steps were other nodes'
     content["settings"] = {name: content["settings"][name] for name in used}
     return to_json(content)
-
-
-def token_view(answer: Answer) -> dict[str, Any]:
-    """What a view of an answer's tokens needs."""
-    return {
-        "text": answer.text,
-        "stop_reason": answer.stop_reason,
-        "tokens": [
-            {
-                "text": token.text,
-                "vat": token.vat,
-                "with": token.probability_with,
-                "without": token.probability_without,
-                "alternatives": [
-                    [other.text, other.probability_with, other.probability_without]
-                    for other in token.alternatives
-                ],
-            }
-            for token in answer.tokens
-        ],
-    }

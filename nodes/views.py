@@ -1,102 +1,169 @@
-"""Pictures of what the nodes found, of the picture's own size, drawn with the core's colours."""
+"""What the nodes' own views on the canvas draw: plain values, and temp files of bounded size.
+
+A picture has at most 512 pixels per side, a map at most 64 x 64 cells; the maps of all layers are
+tiles of one file. An answer's first 64 tokens travel as values, a longer one's as a file.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .runtime import temp_file
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from PIL import Image
 
-    from ..laser_core.geometry import Grid, Window
-    from ..laser_core.results import Evidence
+    from ..laser_core.geometry import Grid
+    from ..laser_core.results import Answer, Evidence, LayerChoice, Placement, TokenRecord
 
-TILE_PX = (96, 224)  # the longer side of a picture on a sheet, by how many layers there are
-SHEET_PX = 1600
+PICTURE_PX = 512  # longer side of a view's picture
+MAP_CELLS = 64  # per side of a view's map: finer ones are averaged
+GUTTER_PX = 2  # around a map in the file of all
+FIRST_TOKENS = 64  # of an answer, sent as values: one page of the view
 
-
-def overlay(
-    picture: Image.Image, evidence: Evidence | None, windows: Sequence[Window] = ()
-) -> Image.Image:
-    """The picture under its heat map, with the windows outlined; its size stays."""
-    import numpy as np
-    from PIL import Image, ImageDraw
-
-    from ..laser_core.render import WINDOW_COLOUR, heat_map
-
-    drawn = picture.copy()
-    if evidence is not None and not evidence.degenerate:
-        heat = heat_map(evidence).numpy()
-        drawn = Image.fromarray(_covered(np.asarray(picture, dtype=np.float32), heat))
-    pen = ImageDraw.Draw(drawn)
-    line = max(2, round(max(picture.size) / 250))
-    for window in windows:
-        pen.rectangle(
-            (window.x1, window.y1, window.x2 - 1, window.y2 - 1), outline=WINDOW_COLOUR, width=line
-        )
-    return drawn
+Entry = dict[str, str]  # a temp file, as ComfyUI names it
 
 
-def layer_sheet(picture: Image.Image, contrast: torch.Tensor, grid: Grid) -> Image.Image:
-    """A tile per layer: the picture under the mean of the layer's heads, with its number.
+def vaq_view(
+    picture: Image.Image,
+    evidence: Evidence,
+    layer_maps: torch.Tensor,
+    by_rule: LayerChoice,
+    by_hand: bool,
+) -> dict[str, Any]:
+    """One picture's layers: VAQ, choice and maps. layer_maps: (L, gh, gw)."""
+    choice = evidence.choice
+    return {
+        **_picture_and_maps(picture, layer_maps, evidence.grid),
+        "vaq": choice.vaq,
+        "layer": choice.layer,
+        "weights": choice.weights,
+        "by_hand": by_hand,
+        "rule_layer": by_rule.layer,
+        "nothing_found": evidence.degenerate,
+    }
 
-    contrast: (L, H, gh, gw) >= 0.
+
+def window_view(
+    picture: Image.Image, evidence: Evidence | None, placement: Placement, by_hand: bool = False
+) -> dict[str, Any]:
+    """One picture's windows (x1, y1, x2, y2) in its pixels, over its evidence."""
+    found = evidence is not None and not evidence.degenerate
+    maps = evidence.map[None] if found else None
+    return {
+        **_picture_and_maps(picture, maps, evidence.grid if found else None),
+        "windows": placement.windows,
+        "shares": placement.shares if found else None,
+        "by_hand": by_hand,
+        "nothing_found": evidence is not None and not found,
+    }
+
+
+def token_view(answer: Answer) -> dict[str, Any]:
+    """One answer, token by token; `all_tokens` is a file with the rest of a long one."""
+    from ..laser_core.report import to_plain
+
+    tokens = [_token(token) for token in answer.tokens]
+    rest = None
+    if len(tokens) > FIRST_TOKENS and (place := temp_file(".json")):
+        path, rest = place
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(to_plain(tokens), file, ensure_ascii=False, separators=(",", ":"))
+    return {
+        "text": answer.text,
+        "stop_reason": answer.stop_reason,
+        "count": len(tokens),
+        "tokens": tokens[:FIRST_TOKENS],
+        "all_tokens": rest,
+    }
+
+
+def _token(token: TokenRecord) -> dict[str, Any]:
+    return {
+        "text": token.text,
+        "vat": _short(token.vat),
+        "with": _short(token.probability_with),
+        "without": _short(token.probability_without),
+        "alternatives": [
+            [other.text, _short(other.probability_with), _short(other.probability_without)]
+            for other in token.alternatives
+        ],
+    }
+
+
+def _short(value: float | None) -> float | None:
+    """More digits than a view shows would double what is sent."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _picture_and_maps(
+    picture: Image.Image, maps: torch.Tensor | None, grid: Grid | None
+) -> dict[str, Any]:
+    """The picture's size and file, and the maps (n, gh, gw) over it, if there are any."""
+    small = picture.copy()
+    small.thumbnail((PICTURE_PX, PICTURE_PX))
+    return {
+        "size": picture.size,
+        "picture": _saved(small, ".jpg", quality=85),
+        "maps": None if maps is None else _maps(maps, grid, picture.size),
+    }
+
+
+def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, Any]:
+    """Maps as tiles of one file, row by row, each up to its own maximum in the core's colours.
+
+    tile: (width, height) in pixels, one for each cell, within a gutter that repeats the outermost
+    ones: so that what is drawn enlarged and smooth does not mix with its neighbours.
+    place: what a tile covers of the picture, (x, y, width, height) as shares of its size.
+    peaks: the centre of the strongest cell of each map, likewise; None where a map holds nothing.
     """
-    from PIL import Image, ImageDraw
-
-    from ..laser_core.results import Evidence
-
-    maps = contrast.mean(1)  # LHhw -> Lhw
-    layers = len(maps)
-    columns = math.ceil(math.sqrt(layers * picture.height / picture.width))
-    columns = min(max(columns, 1), layers)
-    rows = math.ceil(layers / columns)
-    side = min(max(SHEET_PX // max(columns, rows), TILE_PX[0]), TILE_PX[1])
-    scale = side / max(picture.size)
-    size = tuple(max(8, round(edge * scale)) for edge in picture.size)
-    small = picture.resize(size, Image.Resampling.LANCZOS)
-    label, gap = 14, 4
-    cell = size[0] + gap, size[1] + label + gap
-    sheet = Image.new("RGB", (columns * cell[0] + gap, rows * cell[1] + gap), "white")
-    pen = ImageDraw.Draw(sheet)
-    view = grid.view
-    x_scale, y_scale = size[0] / picture.width, size[1] / picture.height
-    scaled = grid._replace(
-        view=view._replace(
-            x1=view.x1 * x_scale, y1=view.y1 * y_scale, x2=view.x2 * x_scale, y2=view.y2 * y_scale
-        )
-    )
-    for layer, layer_map in enumerate(maps):
-        left, top = gap + layer % columns * cell[0], gap + layer // columns * cell[1]
-        pen.text((left + 2, top), str(layer), fill="black")
-        tile = overlay(small, Evidence(layer_map, scaled, size))
-        sheet.paste(tile, (left, top + label))
-    return sheet
-
-
-def on_one_size(sheets: Sequence[Image.Image]) -> list[Image.Image]:
-    """Drawings on white canvases of one size, unscaled, for a batch."""
+    import torch
+    from einops import rearrange
     from PIL import Image
 
-    size = max(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets)
-    canvases = []
-    for sheet in sheets:
-        canvas = Image.new("RGB", size, "white")
-        canvas.paste(sheet)
-        canvases.append(canvas)
-    return canvases
+    from ..laser_core.render import heat_colours, on_picture
+
+    maps, box = on_picture(maps.float().cpu(), grid, size)
+    rows, columns = (min(side, MAP_CELLS) for side in maps.shape[1:])
+    maps = torch.nn.functional.adaptive_avg_pool2d(maps[None], (rows, columns))[0]
+    strongest = maps.amax((1, 2), keepdim=True)
+    found = (strongest > 0) & strongest.isfinite()
+    levels = torch.where(found, maps / strongest, 0.0).mul(255).round().byte()
+
+    padded = torch.nn.functional.pad(levels[None].float(), (GUTTER_PX,) * 4, mode="replicate")
+    across = math.ceil(math.sqrt(len(levels)))
+    padded = torch.cat([padded[0], padded[0].new_zeros(-len(levels) % across, *padded.shape[2:])])
+    sheet = rearrange(padded, "(down across) h w -> (down h) (across w)", across=across)
+    colours, opacities = heat_colours()
+    tiles = Image.fromarray(sheet.byte().numpy()).convert("L")
+    tiles.putpalette(colours)
+    place = box.x1 / size[0], box.y1 / size[1], box.width / size[0], box.height / size[1]
+    return {
+        "image": _saved(tiles, ".png", transparency=opacities),
+        "across": across,
+        "tile": (columns, rows),
+        "gutter": GUTTER_PX,
+        "place": place,
+        "peaks": [
+            _peak(int(one.argmax()), rows, columns, place) if any_found else None
+            for one, any_found in zip(levels, found.flatten().tolist(), strict=True)
+        ],
+    }
 
 
-def _covered(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Pixels (H, W, 3) 0..255 under heat (H, W) 0..1, as uint8."""
-    import numpy as np
-    from matplotlib import colormaps
+def _peak(index: int, rows: int, columns: int, place: tuple) -> tuple[float, float]:
+    x, y, width, height = place
+    row, column = divmod(index, columns)
+    return x + width * (column + 0.5) / columns, y + height * (row + 0.5) / rows
 
-    from ..laser_core.render import COLOUR_MAP, COVER_LEAST, COVER_MOST
 
-    colours = colormaps[COLOUR_MAP](heat)[..., :3].astype(np.float32) * 255
-    cover = (COVER_LEAST + (COVER_MOST - COVER_LEAST) * heat)[..., None]
-    return (pixels * (1 - cover) + colours * cover).astype(np.uint8)
+def _saved(picture: Image.Image, suffix: str, **options: Any) -> Entry | None:
+    place = temp_file(suffix)
+    if place is None:
+        return None
+    path, entry = place
+    picture.save(path, **options)
+    return entry

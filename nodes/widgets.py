@@ -39,6 +39,8 @@ QUESTION = (
     },
 )
 UNIQUE_ID = {"unique_id": "UNIQUE_ID"}
+# What tells the page which node of which workflow a message is for
+NODE_ON_PAGE = {**UNIQUE_ID, "extra_pnginfo": "EXTRA_PNGINFO"}
 
 
 class AnyType(str):

@@ -38,8 +38,8 @@ TRIPWIRES = {
 }
 
 
-def packed() -> list[Path]:
-    """Files that a publish would pack and that the scanner reads."""
+def archive() -> list[Path]:
+    """Files that a publish would pack."""
     found = []
     for path in sorted(ROOT.rglob("*")):
         name = path.relative_to(ROOT).as_posix()
@@ -47,9 +47,18 @@ def packed() -> list[Path]:
         ignored = any(
             name == entry or (entry.endswith("/") and name.startswith(entry)) for entry in IGNORED
         )
-        if path.is_file() and not hidden and not ignored and path.suffix in SCANNED:
+        if path.is_file() and not hidden and not ignored:
             found.append(path)
-    return [path for path in found if not path.as_posix().startswith(f"{ROOT}/{WEIGHTS}/")]
+    return found
+
+
+def packed() -> list[Path]:
+    """Those of them that the scanner reads."""
+    return [
+        path
+        for path in archive()
+        if path.suffix in SCANNED and not path.as_posix().startswith(f"{ROOT}/{WEIGHTS}/")
+    ]
 
 
 @pytest.mark.parametrize("name", TRIPWIRES)
@@ -61,6 +70,32 @@ def test_no_packed_file_trips_the_scanner(name):
         if re.search(TRIPWIRES[name], line)
     ]
     assert not tripped
+
+
+def test_no_file_of_the_archive_holds_a_secret_whatever_its_kind():
+    pattern = re.compile(TRIPWIRES["a secret"])
+    assert not [
+        path.relative_to(ROOT).as_posix()
+        for path in archive()
+        if pattern.search(path.read_bytes().decode("latin-1"))
+    ]
+
+
+def test_the_canvas_shows_text_as_text():
+    """A model may answer `<img src=x onerror=...>`: no script of ours makes that an element."""
+    as_markup = r"\b(innerHTML|outerHTML|insertAdjacentHTML|setHTMLUnsafe)\b|document\.write\("
+    as_markup += r"|createContextualFragment|DOMParser|v-html"
+    scripts = [path for path in archive() if path.suffix in (".js", ".mjs", ".html", ".vue")]
+    assert not [path.name for path in scripts if re.search(as_markup, path.read_text("utf-8"))]
+
+
+def test_every_dependency_and_its_licence_is_listed():
+    listed = dict(
+        re.findall(r"^\| ([\w-]+) \| .+ \| (\S.*) \|$", (ROOT / "THIRD_PARTY.md").read_text(), re.M)
+    )
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    names = {re.match(r"[\w-]+", line)[0] for line in lines}
+    assert set(listed) - {"Package"} == names | {"torch"}
 
 
 def test_pack_itself_is_packed():

@@ -26,7 +26,12 @@ QUESTION = "what digit is on the red heart ?"
 PICTURE = "laser_scene_2.png"
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60, 300
 # These show their result on themselves
-SHOWN_PX = {"LaserVAQLayerSelect": 300, "LaserConViCrop": 300, "LaserAnswer": 200}
+SHOWN_PX = {
+    "LaserVAQLayerSelect": 420,
+    "LaserConViCrop": 340,
+    "LaserVATDecode": 300,
+    "LaserAnswer": 560,
+}
 
 
 class Slot(NamedTuple):
@@ -68,6 +73,7 @@ class Workflow:
         tall = sum(
             TEXT_PX if entry is not None and entry.options.get("multiline") else WIDGET_PX
             for _, entry in spec.widgets
+            if entry is None or not entry.options.get("advanced")
         )
         sockets = sum(not entry.is_widget for entry in spec.inputs)
         height = TITLE_PX + SLOT_PX * max(sockets, len(spec.outputs)) + tall
@@ -229,7 +235,6 @@ def ask_with_laser() -> None:
         question=question,
         counterfactual=out(blocked, "counterfactual"),
         context=picture,
-        counterfactual_context=out(blocked, "counterfactual_context"),
         boxes=out(crop, "boxes"),
     )
     said = _say(flow, out(decode, "answer"), "Answer")

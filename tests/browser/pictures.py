@@ -17,7 +17,7 @@ from .conftest import CHROMIUM, FLAGS, open_canvas
 from .test_workflows_on_the_canvas import prompt_of, put_on_canvas
 
 PANEL_PX = 256
-TALLEST_PX = 680
+TALLEST_PX = 1100
 # Four panels per thumbnail: a node, by title or type, and which of its pictures; or a text
 THUMBNAILS = {
     "ask_with_laser": ["LoadImage", "LaserVAQLayerSelect", "Crop", "Answer"],
@@ -61,6 +61,7 @@ SHOWN_IN = {
     "LaserPasteBack": "find_crop_upscale_paste_back",
     "LaserUnload": "batch_captions",
 }
+VIEWED = ("LaserVAQLayerSelect", "LaserConViCrop", "LaserAnswer")  # their pictures are their views
 SHOT = """async id => {
   const canvas = window.app.canvas, node = window.app.graph.getNodeById(id);
   canvas.ds.scale = 1;
@@ -84,7 +85,7 @@ def main() -> None:
                 client = page.evaluate("window.app.api.clientId")
                 outputs = server.run(prompt_of(page), client=client)
                 page.wait_for_timeout(3000)
-                thumbnail(name, workflow, outputs, server)
+                thumbnail(name, workflow, outputs, server, page)
                 nodes = {node["type"]: node for node in workflow["nodes"]}
                 for node_type in [key for key, value in SHOWN_IN.items() if value == name]:
                     shoot(page, nodes[node_type])
@@ -102,7 +103,7 @@ def shoot(page, node: dict) -> None:
     picture.save(ROOT / "web" / "docs" / f"{node['type']}.jpg", quality=85, optimize=True)
 
 
-def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer) -> None:
+def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer, page) -> None:
     """Two by two panels of a run's pictures and answers."""
     nodes = {node.get("title") or node["type"]: node for node in workflow["nodes"]}
     sheet = Image.new("RGB", (2 * PANEL_PX, 2 * PANEL_PX), (24, 24, 27))
@@ -116,6 +117,8 @@ def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer) -> 
         elif nodes[key]["type"] == "LoadImage":
             file = nodes[key]["widgets_values"][0].removeprefix("laser_")
             tile = squared(Image.open(ROOT / "pictures" / file).convert("RGB"))
+        elif nodes[key]["type"] in VIEWED:
+            tile = squared(viewed(page, nodes[key]))
         elif "images" in outputs[str(nodes[key]["id"])]:
             image = outputs[str(nodes[key]["id"])]["images"][which]
             tile = squared(Image.open(io.BytesIO(server.picture(image))).convert("RGB"))
@@ -125,9 +128,16 @@ def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer) -> 
     sheet.save(ROOT / "workflows" / f"{name}.jpg", quality=88, optimize=True)
 
 
+def viewed(page, node: dict) -> Image.Image:
+    """The picture in a node's own view, with its map or window."""
+    page.evaluate(SHOT, node["id"])
+    element = page.locator(f'[data-node-id="{node["id"]}"] .laser-picture').first
+    return Image.open(io.BytesIO(element.screenshot())).convert("RGB")
+
+
 def squared(picture: Image.Image) -> Image.Image:
     side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    left, top = (picture.width - side) // 2, 0  # below a drawing lies its legend
     square = picture.crop((left, top, left + side, top + side))
     return square.resize((PANEL_PX, PANEL_PX), Image.Resampling.LANCZOS)
 

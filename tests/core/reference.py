@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from laser_core.lvlm import Lvlm, Prompt
+from laser_core.settings import DecodeSettings
 
 
 def library_inputs(lvlm: Lvlm, prompt: Prompt, answer: list[int] = ()) -> dict[str, torch.Tensor]:
@@ -62,7 +63,7 @@ def two_loops(
     alpha: float,
     steps: int,
     choose: Callable[[torch.Tensor], int] = lambda scores: int(scores.argmax()),
-    beta: float = 0.0,
+    beta: float = DecodeSettings().beta,
 ) -> tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]:
     """VAT as the paper writes it: (token ids, (z+, z-) per token)."""
     answer: list[int] = []

@@ -50,6 +50,7 @@ def crops(draw, placements=("most mass",), windows=(1,)):
         min_side_px=draw(st.integers(1, 6)),
         placement=draw(st.sampled_from(placements)),
         windows=draw(st.sampled_from(windows)),
+        margin=draw(st.sampled_from([0.0, 0.1, 0.2, 0.4])),
         top_fraction=draw(st.sampled_from([0.001, 0.1, 0.3, 1.0])),
     )
 
@@ -98,16 +99,33 @@ class Reference:
         ):
             yield Window(x, y, x + width, y + height)
 
-    def best(self, width, height, taken=()):
-        """The window of most mass, of these the nearest, of these the first in reading order."""
-        free = [w for w in self.positions(width, height) if not any(w.overlaps(t) for t in taken)]
+    def inside(self, size, margin):
+        """Every place of the window's inside, and the window around it."""
+        margins = [int(margin * side + 1e-6) for side in size]
+        inner = [side - 2 * cut for side, cut in zip(size, margins, strict=True)]
+        limits = self.width - size[0], self.height - size[1]
+        for inside in self.positions(*inner):
+            x, y = (
+                min(max(start - cut, 0), limit)
+                for start, cut, limit in zip(inside[:2], margins, limits, strict=True)
+            )
+            yield inside, Window(x, y, x + size[0], y + size[1])
+
+    def best(self, size, margin, taken=()):
+        """The window whose inside has most mass, of these the nearest, of these the first."""
+        free = {
+            inside: window
+            for inside, window in self.inside(size, margin)
+            if not any(window.overlaps(other) for other in taken)
+        }
         if not free:
             return None
-        masses = [self.mass(window) for window in free]
-        if max(masses) <= 1e-12 * self.total:
+        masses = {inside: self.mass(inside) for inside in free}
+        most = max(masses.values())
+        if most <= 1e-12 * self.total:
             return None
-        tied = [w for w, mass in zip(free, masses, strict=True) if mass >= max(masses) * (1 - 1e-9)]
-        return self.nearest(tied, self.centroid)
+        tied = [inside for inside, mass in masses.items() if mass >= most * (1 - 1e-9)]
+        return free[self.nearest(tied, self.centroid)]
 
     @staticmethod
     def nearest(windows, point):
@@ -156,16 +174,8 @@ def test_a_windows_sides_are_a_share_of_the_pictures_but_never_too_small_or_too_
 
 
 @given(evidences(), crops())
-def test_the_window_holds_the_most_mass_of_all_positions(evidence, settings):
-    reference = Reference(evidence)
-    window = place_windows(evidence, settings).windows[0]
-    most = max(map(reference.mass, reference.positions(*normal_size(evidence, settings))))
-    assert reference.mass(window) == pytest.approx(most, rel=1e-9)
-
-
-@given(evidences(), crops())
-def test_of_windows_with_equal_mass_the_nearest_to_the_centroid_is_taken(evidence, settings):
-    expected = Reference(evidence).best(*normal_size(evidence, settings))
+def test_the_windows_inside_holds_the_most_mass_of_all_positions(evidence, settings):
+    expected = Reference(evidence).best(normal_size(evidence, settings), settings.margin)
     assert place_windows(evidence, settings).windows == (expected,)
 
 
@@ -180,8 +190,30 @@ def test_the_window_holds_the_most_of_maps_of_any_numbers(data):
     settings = data.draw(crops())
     reference = Reference(evidence)
     window = place_windows(evidence, settings).windows[0]
-    most = max(map(reference.mass, reference.positions(*normal_size(evidence, settings))))
-    assert reference.mass(window) == pytest.approx(most, rel=1e-9, abs=1e-12 * reference.total)
+    places = list(reference.inside(normal_size(evidence, settings), settings.margin))
+    most = max(reference.mass(inside) for inside, _ in places)
+    held = max(reference.mass(inside) for inside, around in places if around == window)
+    assert held == pytest.approx(most, rel=1e-9, abs=1e-12 * reference.total)
+
+
+def test_a_thing_on_the_windows_edge_is_moved_inside_by_the_margin():
+    # A thing of 3 x 3 patches, strongest in its corner, and a speck just within a window's reach.
+    values = torch.zeros(8, 8)
+    values[2:5, 2:5], values[4, 4], values[7, 7] = 0.5, 20, 5
+    thing = Box(20, 20, 50, 50)
+    inside = {}
+    for margin in (0.0, 0.2):
+        settings = CropSettings(min_side_px=1, margin=margin)
+        window = Box(*place_windows(evidence_of(values), settings).windows[0])
+        inside[margin] = window.intersect(thing).area / thing.area
+    assert inside[0.0] < 0.5
+    assert inside[0.2] == 1
+
+
+def test_no_margin_is_kept_from_the_pictures_own_edge():
+    evidence = evidence_of([[1, 0, 0, 0]] * 4)
+    window = place_windows(evidence, CropSettings(min_side_px=1, margin=0.4)).windows[0]
+    assert window.x1 == 0
 
 
 def test_a_level_map_puts_the_window_in_the_middle():
@@ -202,7 +234,8 @@ def test_of_two_windows_as_near_the_topmost_then_the_leftmost_is_taken():
 def test_further_windows_are_the_best_that_overlap_none_before_them(evidence, settings):
     reference, expected = Reference(evidence), []
     while len(expected) < settings.windows:
-        window = reference.best(*normal_size(evidence, settings), expected)
+        size = normal_size(evidence, settings)
+        window = reference.best(size, settings.margin, expected)
         if window is None:
             break
         expected.append(window)
@@ -223,7 +256,7 @@ def test_there_are_fewer_windows_where_none_fits():
 
 def test_there_are_fewer_windows_where_no_mass_is_left():
     evidence = evidence_of([[1, 0, 0, 1]], (40, 10))
-    settings = CropSettings(scale=0.25, min_side_px=10, windows=4)
+    settings = CropSettings(scale=0.25, min_side_px=10, windows=4, margin=0.0)
     windows = place_windows(evidence, settings).windows
     assert windows == (Window(0, 0, 10, 10), Window(30, 0, 40, 10))
 
@@ -341,8 +374,8 @@ def test_the_adaptive_window_stands_out_most_of_all_sizes(evidence, settings):
         for ratio in ADAPTIVE_RATIOS
     ]
     window = place_windows(evidence, settings).windows[0]
-    scores = [prominence(reference, reference.best(*size)) for size in sizes]
-    assert window == reference.best(window.width, window.height)
+    scores = [prominence(reference, reference.best(size, 0.0)) for size in sizes]
+    assert window == reference.best((window.width, window.height), 0.0)
     assert (window.width, window.height) in sizes
     if max(scores) > -np.inf:
         best = max(scores)
@@ -397,7 +430,7 @@ def test_the_window_is_found_as_well_in_a_large_map():
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(24, 24, generator=generator) ** 6
     evidence = evidence_of(values, (1023, 683), Box(0, -170, 1023, 853))
-    reference, settings = Reference(evidence), CropSettings()
+    reference, settings = Reference(evidence), CropSettings(margin=0.0)
     window = place_windows(evidence, settings).windows[0]
     most = reference.mass(window)
     random = np.random.default_rng(0)

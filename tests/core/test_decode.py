@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from PIL import ImageFilter
@@ -16,10 +18,11 @@ from transformers import (
 )
 
 from laser_core.attention import read_attention
-from laser_core.decode import decode, mix_logits
+from laser_core.decode import decode
 from laser_core.families import FAMILIES
-from laser_core.prefill import Stream
+from laser_core.prefill import Stream, read_prefix
 from laser_core.settings import DecodeSettings
+from laser_core.two_streams import ROOM, mix_logits
 
 from .lvlms import lvlm_of, noise_picture
 from .reference import library_inputs, next_logits, two_loops
@@ -145,7 +148,7 @@ def test_beam_search_equals_the_librarys_over_mixed_scores(model_type):
         logits_processor=LogitsProcessorList([_MixedFromScratch(lvlm, positive, negative, 1.0)]),
     )
     expected = generated[0, positive.length :].tolist()
-    answer = decode(lvlm, Stream(positive), Stream(negative), settings(beams=3))
+    answer = decode(lvlm, Stream(positive), Stream(negative), settings(beams=3, beta=0.0))
     assert ids(answer) == expected
     for index, token in enumerate(answer.tokens):
         logits = next_logits(lvlm, negative, expected[:index])
@@ -168,7 +171,7 @@ def test_beta_cuts_implausible_tokens_off():
     expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS, beta=0.9)
     answer = decode(lvlm, positive, negative, settings(alpha=10.0, beta=0.9))
     assert ids(answer) == expected
-    free, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS)
+    free, _ = two_loops(lvlm, positive.prompt, negative.prompt, 10.0, TOKENS, beta=0.0)
     assert expected != free, "the case must need the cut-off"
 
 
@@ -178,6 +181,7 @@ def test_mixed_logits_follow_the_papers_formula():
     assert torch.equal(mixed, torch.tensor([2.0, 0.0, 5.0]))
     cut = mix_logits(positive, negative, alpha=2.0, beta=0.1)
     assert torch.equal(cut, torch.tensor([2.0, 0.0, float("-inf")]))
+    assert torch.equal(mix_logits(positive, None, alpha=2.0, beta=0.9), positive)
 
 
 def test_records_hold_both_streams_probabilities():
@@ -186,7 +190,7 @@ def test_records_hold_both_streams_probabilities():
     answer = decode(lvlm, positive, negative, settings(alpha=1.0))
     with_evidence = next_logits(lvlm, positive.prompt, [])
     without = next_logits(lvlm, negative.prompt, [])
-    mixed = (2 * with_evidence - without).softmax(-1)
+    mixed = mix_logits(with_evidence, without, 1.0, DecodeSettings().beta).softmax(-1)
     first = answer.tokens[0]
     assert first.vat == pytest.approx(float((with_evidence - without)[first.token_id]), abs=1e-4)
     assert first.probability == pytest.approx(float(mixed[first.token_id]), abs=1e-5)
@@ -267,6 +271,66 @@ def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(m
     read_attention(lvlm, noise_picture((60, 60), seed=5), QUESTION)
     later = decode(lvlm, positive, negative, settings())
     assert first.tokens == again.tokens == later.tokens
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_shared_prefix_is_whole_again_after_decoding(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
+    positive, negative = streams(lvlm, "shared picture + crop")
+    before = [[t.clone() for t in layer] for layer in read_prefix(lvlm, positive.prompt).layers]
+    decode(lvlm, positive, negative, settings())
+    prefix = lvlm.prefix
+    for old, new in zip(before, prefix.layers, strict=True):
+        for one, other in zip(old, new, strict=True):
+            assert torch.equal(one, other)
+            assert other.untyped_storage().nbytes() == other.nbytes  # not a part of a larger one
+
+
+def test_answers_longer_than_a_caches_room_equal_two_loops():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    count = 2 * ROOM + 3
+    expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 1.0, count)
+    answer = decode(lvlm, positive, negative, DecodeSettings(max_tokens=count))
+    assert len(expected) > ROOM, "the case must outgrow the room"
+    assert ids(answer) == expected
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_the_librarys_own_generate_works_after_decoding(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
+    positive, negative = streams(lvlm, "crop")
+
+    def generated():
+        inputs = library_inputs(lvlm, positive.prompt)
+        return lvlm.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False).tolist()
+
+    expected = generated()
+    decode(lvlm, positive, negative, settings())
+    assert lvlm.model.model.rope_deltas is None
+    assert generated() == expected
+
+
+def test_another_thread_runs_the_model_undisturbed_while_it_decodes():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    inputs = library_inputs(lvlm, positive.prompt)
+    with torch.no_grad():
+        expected = lvlm.model(**inputs).logits
+    seen = []
+
+    def elsewhere():
+        with torch.no_grad():
+            seen.append(lvlm.model(**inputs).logits)
+
+    def on_text(text):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    decode(lvlm, positive, negative, settings(), on_text=on_text)
+    assert seen
+    assert all(torch.equal(logits, expected) for logits in seen)
 
 
 class Interrupt(BaseException):

@@ -48,17 +48,21 @@ def reference_answer(lvlm, picture, chosen):
     free = lvlm.prompt([inputs], lvlm.query_free_text(chosen.prompt))
     rows = [eager_rows(lvlm, prompt).numpy() for prompt in (asked, free)]
     moved = np.maximum(rows[0] - rows[1], 0)
-    vaq = np.sqrt((moved**2).sum(-1))  # (L, H): of 4 heads, a quarter is the best one
-    layer = int(vaq.max(-1).argmax())
-    evidence_map = moved[layer, vaq[layer].argmax()].reshape(inputs.grid.rows, inputs.grid.columns)
-    return layer, evidence_map
+    vaq = np.sqrt((moved**2).sum(-1)).mean(-1)  # (L,): all of 4 heads count
+    if chosen.layer.rule == "argmax":
+        vaq = np.where(np.arange(len(vaq)) == vaq.argmax(), vaq, 0)
+    weights = vaq / vaq.sum()
+    evidence_map = np.einsum("l,lhn->n", weights, moved) / moved.shape[1]
+    return int(vaq.argmax()), evidence_map.reshape(inputs.grid.rows, inputs.grid.columns)
 
 
+@pytest.mark.parametrize("rule", ["fuse", "argmax"])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type):
+def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type, rule):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    layer, evidence_map = reference_answer(lvlm, picture, settings())
-    found = pipeline.locate(lvlm, picture, QUESTION, settings())
+    chosen = settings(layer=LayerSettings(rule=rule))
+    layer, evidence_map = reference_answer(lvlm, picture, chosen)
+    found = pipeline.locate(lvlm, picture, QUESTION, chosen)
     assert found.choice.layer == layer
     np.testing.assert_allclose(found.evidence.map.numpy(), evidence_map, atol=1e-5)
 
@@ -114,7 +118,8 @@ OPTIONS = {
         for normalise in ("none", "per head", "head mean")
     ],
     "layer": [
-        LayerSettings(rule="fuse"),
+        LayerSettings(rule="argmax"),
+        LayerSettings(fused_layers=2),
         LayerSettings(layer=2),
         LayerSettings(first_depth=0.5),
         LayerSettings(top_heads=1),
@@ -129,7 +134,7 @@ OPTIONS = {
         for fill in ("mean", "black", "grey", "blur", "noise", "visual tokens")
     ]
     + [CounterfactualSettings(grow_px=3, feather_px=2)],
-    "answer": [AnswerSettings(crop_budget=0.25)],
+    "answer": [AnswerSettings(crop_budget=0.25), AnswerSettings(crop_tokens=4)],
     "decode": [
         DecodeSettings(max_tokens=3, temperature=1.0, seed=4),
         DecodeSettings(max_tokens=2, beams=2),
@@ -244,21 +249,95 @@ def test_extreme_pictures_are_answered(model_type, size):
     assert result.answer.tokens
 
 
-def test_crops_of_native_resolution_models_are_magnified_to_the_pictures_tokens():
-    lvlm, picture = lvlm_of("qwen2_5_vl"), noise_picture((112, 112))
-    tokens = lvlm.encode(picture).token_count
-    window = Window(0, 0, 56, 56)
-    for budget, expected in ((1.0, tokens), (0.25, tokens // 4)):
-        chosen = settings(answer=AnswerSettings(crop_budget=budget))
-        positive = positive_stream(lvlm, picture, [window], QUESTION, chosen)
-        assert positive.prompt.pictures[1].token_count == expected
+def crop_tokens(window, budget=1.0, tokens=0, windows=1):
+    lvlm, picture = lvlm_of("qwen2_5_vl", vision=448), noise_picture((448, 448))
+    assert lvlm.encode(picture).token_count == 256
+    chosen = settings(answer=AnswerSettings(crop_budget=budget, crop_tokens=tokens))
+    stream = positive_stream(lvlm, picture, [Window(*window)] * windows, QUESTION, chosen)
+    return [one.token_count for one in stream.prompt.pictures[1:]]
 
 
-def test_a_prompt_longer_than_the_models_context_is_refused():
+def test_crops_of_native_resolution_models_get_their_share_of_the_pictures_tokens():
+    small = (0, 0, 112, 112)  # 16 of the picture's tokens
+    assert crop_tokens(small) == [256]
+    assert crop_tokens(small, budget=0.25) == [64]
+    assert crop_tokens(small, tokens=100) == [100]
+    assert crop_tokens(small, tokens=100, windows=4) == [25] * 4
+    assert crop_tokens(small, budget=2.25) == [576]
+
+
+def test_a_small_budget_still_magnifies_the_crop():
+    half = (0, 0, 224, 224)  # 64 of the picture's tokens, 100 when magnified 1.25 times
+    assert crop_tokens(half, budget=0.25) == [100]
+    assert crop_tokens(half, tokens=4) == [100]
+    assert crop_tokens((0, 0, 448, 448), budget=0.25) == [256]  # never above the picture's own
+
+
+def adaptive(threshold, **groups):
+    decode = dataclasses.replace(SHORT, adaptive=threshold)
+    return settings(decode=decode, **groups)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_certainty_is_the_plain_answers_first_probability(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    result = pipeline.answer(lvlm, picture, QUESTION, settings(), with_plain=True)
+    first = result.plain.tokens[0].alternatives[0]
+    assert result.location.maps.certainty == pytest.approx(first.probability_with, abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_sure_model_answers_at_once(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    sure = pipeline.locate(lvlm, picture, QUESTION, settings()).maps.certainty
+    result = pipeline.answer(lvlm, picture, QUESTION, adaptive(sure * 0.99), with_plain=True)
+    assert result.skipped == "crop"
+    assert result.answer.tokens == result.plain.tokens
+    assert result.mask is None
+    above = pipeline.answer(lvlm, picture, QUESTION, adaptive(min(1.0, sure * 1.01)))
+    assert above.skipped != "crop"
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_sure_crop_is_answered_without_the_comparison(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    found = pipeline.locate(lvlm, picture, QUESTION, settings())
+    unsure = dataclasses.replace(found.maps, certainty=0.0)
+    found = dataclasses.replace(found, maps=unsure)
+    alone = settings(decode=dataclasses.replace(SHORT, alpha=0.0))
+    expected = pipeline.answer(lvlm, picture, QUESTION, alone, location=found).answer
+    sure = expected.tokens[0].alternatives[0].probability_with
+    result = pipeline.answer(lvlm, picture, QUESTION, adaptive(sure * 0.99), location=found)
+    assert result.skipped == "counterfactual"
+    assert result.mask is None
+    assert [t.token_id for t in result.answer.tokens] == [t.token_id for t in expected.tokens]
+    above = adaptive(min(1.0, sure * 1.01))
+    assert pipeline.answer(lvlm, picture, QUESTION, above, location=found).skipped == ""
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_an_unsure_model_with_adaptive_answers_as_without(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    careful = pipeline.answer(lvlm, picture, QUESTION, adaptive(1.0))
+    usual = pipeline.answer(lvlm, picture, QUESTION, settings())
+    assert careful.skipped == ""
+    ids = [[t.token_id for t in result.answer.tokens] for result in (careful, usual)]
+    assert ids[0] == ids[1]
+    for one, other in zip(careful.answer.tokens, usual.answer.tokens, strict=True):
+        assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
+
+
+def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
-    lvlm.model.config.get_text_config().max_position_embeddings = 90
-    with pytest.raises(ValueError, match="choose fewer windows, answer input 'crop' or a smaller"):
-        pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
+    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, settings()).answer.prompt_tokens)
+    text_config = lvlm.model.config.get_text_config()
+    for limit, message in (
+        (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
+        (longest - 1, "shorten the question, or choose fewer windows"),
+    ):
+        text_config.max_position_embeddings = limit
+        with pytest.raises(ValueError, match=f"^{message}"):
+            pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
 
 
 def test_a_mask_of_another_size_is_refused():

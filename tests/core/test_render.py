@@ -18,7 +18,11 @@ from laser_core.render import (
     CHOSEN_COLOUR,
     FUSED_COLOUR,
     WINDOW_COLOUR,
+    drawing,
+    heat_colours,
     heat_map,
+    layer_sheet,
+    on_one_size,
     overlay,
     vaq_chart,
 )
@@ -204,3 +208,59 @@ def test_the_chart_survives_scores_that_are_zero_or_not_finite(vaq):
 def test_drawing_uses_no_global_state_of_matplotlib():
     vaq_chart(choice_of([0.1, 0.2]))
     assert "matplotlib.pyplot" not in sys.modules
+
+
+# ---- what stands alone -------------------------------------------------------------------------
+
+
+def framed(sheet: Image.Image) -> tuple[int, int]:
+    """(row, column) among 2 x 2 quarters of the sheet, of the frame's colour."""
+    pixels = np.asarray(sheet).astype(int)
+    marked = np.abs(pixels - (np.array(to_rgb(CHOSEN_COLOUR)) * 255).round()).sum(-1) < 6
+    rows, columns = np.nonzero(marked)
+    return int(rows.mean() > sheet.height / 2), int(columns.mean() > sheet.width / 2)
+
+
+@pytest.mark.parametrize("best", range(4))
+def test_the_sheet_frames_the_layer_of_the_highest_vaq(best):
+    vaq = [0.1, 0.2, 0.3, math.nan]
+    vaq[best] = 0.9
+    grid = Grid(4, 6, Box(0, 0, 96, 96))
+    sheet = layer_sheet(Image.new("RGB", (96, 96), "grey"), torch.rand(4, 4, 6), grid, vaq)
+    assert framed(sheet) == divmod(best, 2)
+
+
+@pytest.mark.parametrize("size, layers", [((900, 600), 64), ((50, 2000), 3), ((1, 1), 1)])
+def test_the_sheet_has_room_for_every_tile_and_label(size, layers):
+    maps = torch.rand(layers, 3, 3)
+    maps[0] = math.nan
+    grid = Grid(3, 3, Box(0, 0, *size))
+    sheet = layer_sheet(Image.new("RGB", size), maps, grid, [math.nan] * layers)
+    assert 400 < sheet.width < 3000
+    assert sheet.height < 3000
+
+
+def test_a_drawing_of_a_window_without_evidence_has_the_window_and_no_colour_bar():
+    picture = Image.new("RGB", (600, 400), "grey")
+    window = Window(100, 100, 300, 300)
+    plain = drawing(picture)
+    drawn = drawing(picture, None, Placement((window,), (0.0,)))
+    cyan = np.array(to_rgb(WINDOW_COLOUR)) * 255
+    near = [np.abs(np.asarray(one).astype(int) - cyan).sum(-1).min() for one in (plain, drawn)]
+    assert near[0] > 100 > 12 > near[1]
+    evidence = evidence_of(random_cells(), (600, 400))
+    assert drawing(picture, evidence).height > plain.height
+
+
+def test_drawings_of_a_batch_share_a_canvas_unscaled():
+    one, other = on_one_size([Image.new("RGB", (4, 8)), Image.new("RGB", (6, 2))])
+    assert one.size == other.size == (6, 8)
+    assert one.getpixel((5, 7)) == other.getpixel((0, 7)) == (255, 255, 255)
+    assert one.getpixel((3, 7)) == other.getpixel((5, 1)) == (0, 0, 0)
+
+
+def test_the_palette_covers_more_the_hotter_it_is():
+    colours, cover = heat_colours()
+    assert len(colours) == 3 * 256
+    assert list(cover) == sorted(cover)
+    assert 0 < cover[0] < cover[255] < 255

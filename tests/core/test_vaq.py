@@ -166,13 +166,8 @@ def test_a_layers_vaq_is_the_mean_over_its_top_heads(top_heads):
     assert choice.heads.tolist() == heads
 
 
-@pytest.mark.parametrize(("heads", "expected"), [(1, 1), (3, 1), (4, 1), (12, 3), (32, 8)])
-def test_by_default_a_quarter_of_the_heads_counts(heads, expected):
-    assert select_layer(torch.ones(2, heads, 2, 2), LayerSettings()).heads.shape == (2, expected)
-
-
-@pytest.mark.parametrize(("heads", "counting"), [(1, 1), (3, 1), (4, 1), (28, 7), (32, 8)])
-def test_a_quarter_of_the_heads_count_by_default(heads, counting):
+@pytest.mark.parametrize(("heads", "counting"), [(1, 1), (4, 4), (8, 8), (28, 8), (32, 8)])
+def test_eight_heads_count_by_default_or_all_there_are(heads, counting):
     assert select_layer(torch.ones(2, heads, 2, 2), LayerSettings()).heads.shape == (2, counting)
 
 
@@ -186,7 +181,7 @@ def test_heads_that_tie_are_taken_from_the_lowest():
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=40))
 def test_the_layer_is_the_first_of_those_with_the_highest_vaq(scores):
-    choice = select_layer(flat_maps(scores), LayerSettings())
+    choice = select_layer(flat_maps(scores), LayerSettings(rule="argmax"))
     assert choice.layer == scores.index(max(scores))
     assert choice.weights == {choice.layer: 1.0}
 
@@ -210,7 +205,7 @@ def test_only_layers_within_the_range_of_depth_are_searched(layers, one, other):
         assert set(
             select_layer(
                 maps,
-                LayerSettings(rule="fuse", fused_layers=256, first_depth=first, last_depth=last),
+                LayerSettings(rule="fuse", first_depth=first, last_depth=last),
             ).weights
         ) == set(inside)
     else:
@@ -262,6 +257,15 @@ def test_fused_layers_weigh_in_proportion_to_vaq():
     assert choice.weights == {1: pytest.approx(0.6), 3: pytest.approx(0.4)}
 
 
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=2, max_size=40))
+def test_by_default_all_layers_are_fused_in_proportion_to_vaq(scores):
+    choice = select_layer(flat_maps(scores), LayerSettings())
+    assert choice.layer == scores.index(max(scores))
+    total = sum(scores)
+    expected = [score / total if total else 1 / len(scores) for score in scores]
+    assert [choice.weights[n] for n in range(len(scores))] == pytest.approx(expected)
+
+
 def test_fused_layers_weigh_evenly_when_none_is_moved():
     choice = select_layer(flat_maps([0, 0, 0, 0]), LayerSettings(rule="fuse", fused_layers=3))
     assert choice.weights == {layer: pytest.approx(1 / 3) for layer in (0, 1, 2)}
@@ -277,11 +281,15 @@ def test_no_more_layers_are_fused_than_there_are():
     [
         (
             [0.1, 0.79, 0.83],
-            LayerSettings(),
+            LayerSettings(rule="argmax"),
             "layer 2 of 3: the question moves it most (VAQ 0.83, next best 0.79 at layer 1)",
         ),
-        ([0.5], LayerSettings(), "layer 0 of 1: the only layer searched (VAQ 0.5)"),
-        ([0, 0], LayerSettings(), "layer 0 of 2: the question moves no layer (every VAQ is 0)"),
+        ([0.5], LayerSettings(rule="argmax"), "layer 0 of 1: the only layer searched (VAQ 0.5)"),
+        (
+            [0, 0],
+            LayerSettings(rule="argmax"),
+            "layer 0 of 2: the question moves no layer (every VAQ is 0)",
+        ),
         (
             [0, 0],
             LayerSettings(rule="fuse"),
@@ -289,7 +297,7 @@ def test_no_more_layers_are_fused_than_there_are():
         ),
         (
             [0.1, math.nan],
-            LayerSettings(),
+            LayerSettings(rule="argmax"),
             "layer 1 of 2: its attention is not finite, so nothing can be found",
         ),
         (
@@ -300,7 +308,14 @@ def test_no_more_layers_are_fused_than_there_are():
         (
             [0.1, 0.79, 0.83],
             LayerSettings(rule="fuse", fused_layers=2),
-            "layers 2 (VAQ 0.83), 1 (VAQ 0.79) of 3: the question moves them most, weighed by VAQ",
+            "2 of 3 layers, weighed by VAQ: the question moves layer 2 (VAQ 0.83) most, "
+            "then 1 (VAQ 0.79)",
+        ),
+        (
+            [0.1, 0.2, 0.79, 0.83],
+            LayerSettings(),
+            "4 of 4 layers, weighed by VAQ: the question moves layer 3 (VAQ 0.83) most, "
+            "then 2 (VAQ 0.79), 1 (VAQ 0.2)",
         ),
         (
             [0.1, 0.79, 0.83],
@@ -320,7 +335,7 @@ def test_the_reason_tells_what_decided(scores, settings, reason):
 def test_evidence_is_the_mean_over_the_chosen_layers_top_heads(top_heads):
     maps = random_maps()
     compared = contrast(maps, ContrastSettings())
-    choice = select_layer(compared, LayerSettings(top_heads=top_heads))
+    choice = select_layer(compared, LayerSettings(top_heads=top_heads, rule="argmax"))
     found = evidence(compared, choice, maps)
     heads = choice.heads[choice.layer].tolist()
     expected = sum(compared[choice.layer, head].numpy() for head in heads) / len(heads)

@@ -27,8 +27,7 @@ def comfyui(monkeypatch, tmp_path):
     """Stand-ins for what the pack uses of ComfyUI; they record what they are asked for."""
     seen = SimpleNamespace(
         bars=[],
-        previews=[],
-        texts=[],
+        shown=[],
         loaded=[],
         freed=[],
         room=[],
@@ -48,8 +47,6 @@ def comfyui(monkeypatch, tmp_path):
 
         def update_absolute(self, value, total=None, preview=None):
             seen.bars.append((value, total))
-            if preview is not None:
-                seen.previews.append(preview)
 
     class ModelPatcher:
         def __init__(self, model, load_device, offload_device):
@@ -104,7 +101,9 @@ def comfyui(monkeypatch, tmp_path):
 
     server = ModuleType("server")
     server.PromptServer = SimpleNamespace(
-        instance=SimpleNamespace(send_progress_text=lambda text, node: seen.texts.append(text))
+        instance=SimpleNamespace(
+            client_id="page", send_sync=lambda event, data, client: seen.shown.append((event, data))
+        )
     )
     utils, patcher = ModuleType("comfy.utils"), ModuleType("comfy.model_patcher")
     utils.ProgressBar, patcher.ModelPatcher = ProgressBar, ModelPatcher

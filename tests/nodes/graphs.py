@@ -34,8 +34,8 @@ def pictures_batch(count: int, height: int = 60, width: int = 90, channels: int 
     return (fine * 255).round().div(255).movedim(1, -1).contiguous()
 
 
-class Interrupted(Exception):
-    """ComfyUI's interrupt is an exception of its own."""
+class Interrupted(BaseException):
+    """ComfyUI's interrupt: no Exception, so that nodes cannot take it for an error."""
 
 
 # Settings that a tiny picture and a tiny model need, and that make the streams differ.
@@ -55,7 +55,7 @@ def all_of(settings: dict) -> dict:
 
 
 def hand_wired(
-    lvlm, image, question=QUESTION, *, mask=None, blocked_context=True, **groups
+    lvlm, image, question=QUESTION, *, mask=None, blocked_context=False, **groups
 ) -> SimpleNamespace:
     """The five nodes of the method, wired with the same settings as LASER Answer."""
     chosen = {**SMALL, **groups}

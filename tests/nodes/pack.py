@@ -51,7 +51,7 @@ def run(node_id: str, **given: Any) -> SimpleNamespace:
         for name, spec in node(node_id).INPUT_TYPES()["required"].items()
         if len(spec) > 1 and "default" in spec[1]
     }
-    unknown = set(given) - set(inputs_of(node_id)) - {"unique_id"}
+    unknown = set(given) - set(inputs_of(node_id)) - set(kind.INPUT_TYPES().get("hidden", {}))
     assert not unknown, f"{node_id} has no input {unknown}"
     with torch.inference_mode():  # as ComfyUI runs nodes
         result = getattr(kind(), kind.FUNCTION)(**{**defaults, **given})

@@ -52,6 +52,10 @@ def test_picture_and_box_are_counted_from_zero():
         ({"boxes": [[RECORD]], "format": CORNERS}, "choose the format the boxes have"),
         ({"boxes": [[[30, 40, 13, 24]]], "format": CORNERS}, "choose the other format"),
         ({"boxes": "none"}, "connect boxes"),
+        ({"boxes": [[{**RECORD, "x": None}]]}, "connect boxes of x, y, width and height"),
+        ({"boxes": [[{**RECORD, "width": float("nan")}]]}, "give boxes finite numbers"),
+        ({"boxes": [[[3, 4, float("inf"), 24]]], "format": CORNERS}, "give boxes finite numbers"),
+        ({"boxes": [[[0.1, 0.2, 0.5, 0.6]]], "format": CORNERS}, "multiply the boxes by the pict"),
     ],
     ids=str,
 )

@@ -27,10 +27,10 @@ CONTRACT = {
     "LaserVAQLayerSelect": (
         "attention top_heads rule layer fused_layers first_depth last_depth",
         "",
-        "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING",
+        "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING chart:IMAGE",
     ),
     "LaserConViCrop": (
-        "image scale min_side_px placement windows top_fraction override",
+        "image scale min_side_px placement windows margin top_fraction override",
         "evidence mask",
         "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
     ),
@@ -41,32 +41,33 @@ CONTRACT = {
     ),
     "LaserVATDecode": (
         "lvlm positive question answer_input alpha beta max_tokens temperature seed instruction "
-        "top_p top_k beams system framing crop_budget",
+        "top_p top_k beams system framing crop_budget crop_tokens adaptive",
         "counterfactual context counterfactual_context boxes",
-        "answer:STRING trace:LASER_TRACE json:STRING",
+        "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
     ),
     "LaserAnswer": (
         "lvlm image question answer_input scale alpha max_tokens seed with_plain instruction kind "
         "query_free normalise top_heads rule layer fused_layers first_depth last_depth "
-        "min_side_px placement windows top_fraction amount fill amount_unit grow_px feather_px "
-        "block fill_seed crop_budget beta temperature top_p top_k beams framing system",
+        "min_side_px placement windows margin top_fraction amount fill amount_unit grow_px "
+        "feather_px block fill_seed crop_budget beta temperature top_p top_k beams framing system "
+        "crop_tokens adaptive",
         "mask",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
-        "boxes:BOUNDING_BOX json:STRING",
+        "boxes:BOUNDING_BOX json:STRING report:STRING",
     ),
     "LaserBoxPick": (
         "boxes format image_index box_index",
         "",
         "box:BOUNDING_BOX x:INT y:INT width:INT height:INT",
     ),
-    "LaserPasteBack": ("image crop region feather_px", "", "image:IMAGE"),
+    "LaserPasteBack": ("image crop region feather_px", "boxes", "image:IMAGE"),
     "LaserUnload": ("lvlm", "any", "any:*"),
 }
 OUTPUT_NODES = {"LaserUnload"}
 LISTS = {
     "LaserVAQLayerSelect": {"layer", "report"},
-    "LaserVATDecode": {"answer", "json"},
-    "LaserAnswer": {"answer", "plain_answer", "json"},
+    "LaserVATDecode": {"answer", "json", "report"},
+    "LaserAnswer": {"answer", "plain_answer", "json", "report"},
 }
 SOCKETS = {
     "IMAGE", "MASK", "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 
+import numpy as np
 import pytest
 import torch
 
 from ..core.tiny import build, save
 from .graphs import QUESTION, SMALL, all_of, hand_wired, handle_of, pictures_batch
-from .pack import part, run
+from .pack import NAME as PACK
+from .pack import ROOT, part, run
 
 
 def evidence_for(lvlm, image):
@@ -40,8 +44,9 @@ def test_one_mask_serves_all_pictures_and_more_are_taken_in_order(image):
         mask[10 * index : 10 * index + 5, 20 * index : 20 * index + 9] = 1
     each = run("LaserConViCrop", image=image, mask=masks, scale=0.1, min_side_px=12)
     assert [boxes[0]["y"] // 10 for boxes in each.boxes] in ([0, 0, 1], [0, 0, 2], [0, 1, 2])
-    shared = run("LaserConViCrop", image=image, mask=masks[1:2], scale=0.1, min_side_px=12)
-    assert shared.boxes == [each.boxes[1]] * 3
+    for one in (masks[1:2], masks[1:2, None]):  # as some packs send it: B1HW
+        shared = run("LaserConViCrop", image=image, mask=one, scale=0.1, min_side_px=12)
+        assert shared.boxes == [each.boxes[1]] * 3
     assert run("LaserConViCrop", image=image, mask=masks[1], min_side_px=12).boxes[0]  # (H, W)
 
 
@@ -55,6 +60,15 @@ def test_an_empty_mask_of_the_pictures_size_means_nothing_was_found(image):
     blocked = run("LaserCounterfactualMask", image=image, mask=masks, fill="black")
     assert torch.equal(blocked.counterfactual[0], image[0])
     assert blocked.patches.sum(dim=(1, 2)).tolist() == [0, 100, 0]
+
+
+def test_opacity_of_254_is_no_mask_over_the_picture(image):
+    """A WebP of full opacity is read as 254/255, and Load Image's mask is 1 minus that."""
+    mask = torch.full((1, 60, 90), 1 - 254 / 255)
+    blocked = run("LaserCounterfactualMask", image=image, mask=mask)
+    assert torch.equal(blocked.counterfactual, image)
+    mask[0, 7:23, 11:31] = 2 / 255  # as faint as a mask may be
+    assert run("LaserCounterfactualMask", image=image, mask=mask).patches.sum() > 0
 
 
 def test_a_mask_is_blocked_whole_and_nothing_else_changes(image):
@@ -81,7 +95,7 @@ def test_boxes_cut_the_counterfactual_as_the_crop_was_cut(lvlm, image):
         assert inside.sum() > 0
 
 
-def test_crops_of_other_sizes_are_resized_to_the_first(image):
+def test_crops_of_unequal_sizes_are_enlarged_to_the_largest(image):
     masks = torch.zeros(3, 60, 90)
     for mask, side in zip(masks, (6, 30, 50), strict=True):
         mask[:side, :side] = 1
@@ -91,7 +105,7 @@ def test_crops_of_other_sizes_are_resized_to_the_first(image):
     )  # fmt: skip
     sizes = [(boxes[0]["height"], boxes[0]["width"]) for boxes in cut.boxes]
     assert len(set(sizes)) == 3
-    assert cut.crop.shape[1:3] == sizes[0]
+    assert cut.crop.shape[1:3] == (max(h for h, _ in sizes), max(w for _, w in sizes))
 
 
 def test_a_window_by_hand_needs_no_evidence(image):
@@ -112,7 +126,7 @@ def test_the_heat_map_has_the_pictures_size_and_reaches_one(lvlm, image):
     found = evidence_for(lvlm, image)
     assert found.heat_map.shape == (3, 60, 90)
     assert [float(heat.max()) for heat in found.heat_map] == [1.0, 1.0, 1.0]
-    assert found.overlay.shape == image.shape
+    assert found.overlay.shape[::3] == found.chart.shape[::3] == (3, 3)
     assert all(type(layer) is int for layer in found.layer)
 
 
@@ -126,7 +140,7 @@ def test_handles_are_readable_and_know_their_memory(lvlm, image):
     texts = {
         "LLaVA-1.5": lvlm,
         "6 x 6 patches": attention.attention,
-        "the question moves it most": layer.evidence,
+        "the question moves layer": layer.evidence,
         "4 tokens": wired.trace,
     }
     for text, handle in texts.items():
@@ -152,14 +166,15 @@ def test_views_survive_values_that_are_not_finite():
     assert shown == {"text": ["a"], "laser_x": [[1.0, None, None]]}
 
 
-def test_previews_are_files_with_names_of_their_own(lvlm, image, comfyui, tmp_path):
+def test_what_views_show_are_files_with_names_of_their_own(lvlm, image, comfyui, tmp_path):
     names = []
     for _ in range(2):
-        for entry in evidence_for(lvlm, image).ui["images"]:
-            assert entry["type"] == "temp"
-            assert (tmp_path / "temp" / entry["filename"]).is_file()
-            names.append(entry["filename"])
-    assert len(set(names)) == 6
+        for view in evidence_for(lvlm, image).ui["laser_vaq"]:
+            for entry in (view["picture"], view["maps"]["image"]):
+                assert entry["type"] == "temp"
+                assert (tmp_path / "temp" / entry["filename"]).is_file()
+                names.append(entry["filename"])
+    assert len(set(names)) == 12
 
 
 # ---- what people see ---------------------------------------------------------------------------
@@ -176,7 +191,14 @@ def with_old_transformers(monkeypatch):
 
 
 def out_of_memory(*arguments, **options):
-    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore text")
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore text")
+
+
+def np_memory_error():
+    try:
+        np.empty((10**7, 10**7, 3))
+    except MemoryError as error:
+        return error
 
 
 def answer(**given):
@@ -222,11 +244,55 @@ MISTAKES = {
         lambda _: run("LaserConViCrop", image=pictures_batch(3), mask=torch.ones(2, 60, 90)),
         "connect one mask for all pictures or one for each: there are 2 for 3",
     ),
+    "a counterfactual context without a context": (
+        lambda _: run(
+            "LaserVATDecode",
+            lvlm=handle_of(),
+            positive=pictures_batch(1),
+            question=QUESTION,
+            counterfactual_context=pictures_batch(1),
+        ),
+        "connect context too: there is a counterfactual_context without one",
+    ),
+    "boxes of another form": (
+        lambda _: run(
+            "LaserCounterfactualMask",
+            image=pictures_batch(1),
+            mask=torch.ones(1, 60, 90),
+            boxes=[[{"x": 1, "y": 2, "w": 3, "h": 4}]],
+        ),
+        "connect boxes of x, y, width and height: one is {'x': 1, 'y': 2, 'w': 3, 'h': 4}",
+    ),
+    "an endless window": (
+        lambda _: run("LaserConViCrop", image=pictures_batch(1), override="0, 0, inf, 9"),
+        "give boxes finite numbers: one is ",
+    ),
+    "no picture in the batch": (
+        lambda _: run("LaserConViCrop", image=torch.zeros(0, 60, 90, 3), override="0, 0, 9, 9"),
+        "connect at least one picture: image is of shape (0, 60, 90, 3)",
+    ),
     "a window that is no box": (
         lambda _: run("LaserConViCrop", image=pictures_batch(1), override="1, 2, 3"),
         "write override as four numbers, 'x, y, width, height', or leave it empty: it is '1, 2, 3'",
     ),
 }
+
+
+def test_the_readme_explains_what_the_pack_says():
+    """Every message in its table is one of the code's; `...` stands for what varies."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme.split("## Troubleshooting")[1].split("\n## ")[0]
+    rows = re.findall(r"`([^`]* \.\.\.)`", table)
+    folders = [ROOT / name for name in ("nodes", "laser_core")]
+    code = "".join(path.read_text("utf-8") for folder in folders for path in folder.glob("*.py"))
+    code = re.sub(r'"\s*f?"', "", code)  # strings over several lines
+    assert len(rows) > 15
+    for row in rows:
+        words = (
+            row.removesuffix(" ...").replace("transformers", "{name}").replace("4.57", "{least}")
+        )
+        pattern = ".{1,40}".join(re.escape(part) for part in words.split("..."))
+        assert re.search(pattern, code), row
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -263,6 +329,54 @@ def test_out_of_memory_is_explained_and_stays_what_comfyui_handles(lvlm, image, 
         "run again: LLaVA-1.5 ran out of it (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     )
     assert len(lvlm._maps) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        np_memory_error(),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=repr,
+)
+def test_every_kind_of_out_of_memory_names_the_remedy(lvlm, error):
+    with (
+        pytest.raises((MemoryError, torch.OutOfMemoryError), match=r"^free memory"),
+        lvlm.running(),
+    ):
+        raise error
+
+
+def test_out_of_memory_while_loading_is_no_broken_download(tmp_path, monkeypatch):
+    from transformers import AutoModelForImageTextToText
+
+    def fail(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    folder = save(build("llava"), tmp_path / "tiny")
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", fail)
+    with pytest.raises(ValueError, match=r"^choose a smaller model or a quantization"):
+        run("LaserLoadLVLM", custom_model=str(folder))
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(f"{PACK}.laser_core")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "einops", None)
+    with pytest.raises(RuntimeError, match=r"^install einops \(run: pip install -r requirements"):
+        part("nodes.requirements").check_libraries()
+
+
+def test_reports_tell_length_time_and_why_it_stopped(lvlm, image):
+    said = run("LaserVATDecode", lvlm=lvlm, positive=image, question=QUESTION, max_tokens=1)
+    assert len(said.report) == 3
+    assert all("1 token in" in line and "stopped at max tokens" in line for line in said.report)
+    whole = run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, **all_of(SMALL))
+    assert len(whole.report) == 3
+    for line in whole.report:
+        assert "4 tokens in" in line and "plain model: " in line and "layer" in line
 
 
 def test_an_answer_cut_short_says_so(lvlm, image):

@@ -71,10 +71,11 @@ def test_one_node_answers_as_five_do_on_the_demo_model(answer_input):
     assert all(tokens(report) for report in single.json)
 
 
-def test_a_shared_context_is_the_setting_block_crop(lvlm):
+def test_a_blocked_context_is_the_setting_block_picture_and_crop(lvlm):
     image = pictures_batch(1)
-    single = one_node(lvlm, image, counterfactual={"amount": 0.2, "block": "crop"})
-    wired = hand_wired(lvlm, image, blocked_context=False)
+    chosen = {"amount": 0.2, "block": "picture and crop"}
+    single = one_node(lvlm, image, counterfactual=chosen)
+    wired = hand_wired(lvlm, image, blocked_context=True)
     assert tokens(single.json[0]) == tokens(wired.json[0])
 
 
@@ -144,6 +145,46 @@ def test_several_windows_follow_one_another_picture_by_picture(lvlm, image):
     assert tokens(wired.json[1]) == tokens(one_node(lvlm, image, crop=crop).json[1])
 
 
+@pytest.mark.parametrize("blocked_context", [True, False])
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+def test_a_batch_whose_windows_differ_is_answered_as_each_picture_alone(
+    model_type, blocked_context
+):
+    lvlm, image, mask = handle_of(model_type), pictures_batch(3), torch.zeros(3, 60, 90)
+    mask[0, 5:30, 5:20] = mask[2, 40:50, 30:80] = 1  # nothing is found in the second
+    crop = {"placement": "top patches box", "scale": 0.1, "min_side_px": 4, "top_fraction": 1.0}
+    groups = {"crop": crop, "counterfactual": {"amount": 0.2}}
+    wired = hand_wired(lvlm, image, mask=mask, blocked_context=blocked_context, **groups)
+    assert wired.window.crop.shape[1:3] == (60, 90)
+    if blocked_context:
+        groups["counterfactual"] = {"amount": 0.2, "block": "picture and crop"}
+    alone = [one_node(lvlm, image[i : i + 1], mask=mask[i : i + 1], **groups) for i in range(3)]
+    assert wired.answer == [single.answer[0] for single in alone]
+    exact = range(3) if blocked_context else (1,)  # else the blocked crops were resized twice
+    for index in exact:
+        assert tokens(wired.json[index]) == tokens(alone[index].json[0])
+
+
+def test_a_flat_list_of_boxes_tells_of_two_crops_of_one_picture(lvlm):
+    image = pictures_batch(1)
+    cut = run("LaserConViCrop", image=image, mask=torch.ones(1, 60, 90), windows=2, scale=0.3,
+              min_side_px=10)  # fmt: skip
+    asked = {"lvlm": lvlm, "positive": cut.crop, "question": QUESTION, "max_tokens": 2}
+    flat = run("LaserVATDecode", boxes=cut.boxes[0], **asked)
+    assert len(flat.answer) == 1
+    assert flat.answer == run("LaserVATDecode", boxes=cut.boxes, **asked).answer
+
+
+def test_a_picture_without_boxes_is_blocked_and_asked_whole(lvlm):
+    image, mask = pictures_batch(2), torch.ones(2, 60, 90)
+    boxes = [[], [{"x": 10, "y": 20, "width": 30, "height": 40}]]
+    blocked = run("LaserCounterfactualMask", image=image, mask=mask, boxes=boxes, fill="black")
+    assert blocked.counterfactual.shape == (2, 60, 90, 3)  # the first whole, the second enlarged
+    answers = run("LaserVATDecode", lvlm=lvlm, positive=image, context=image, boxes=boxes,
+                  question=QUESTION, max_tokens=2).answer  # fmt: skip
+    assert len(answers) == 2
+
+
 def test_pictures_of_different_sizes_go_through_as_a_list(lvlm):
     pictures = [pictures_batch(1, *size) for size in ((60, 90), (80, 50), (64, 64))]
     singles = [one_node(lvlm, picture) for picture in pictures]  # as ComfyUI maps a list
@@ -189,19 +230,21 @@ def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
     assert passes == {"tower": 1, "attention": 1}
     one_node(lvlm, image)
-    # The crop, and picture and crop without the evidence; the picture itself is remembered
-    assert passes == {"tower": 4, "attention": 1}
+    # The crop, and the crop without the evidence; the picture itself is remembered
+    assert passes == {"tower": 3, "attention": 1}
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION, kind="raw")
     assert passes["attention"] == 1
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question="what number is it ?")
     assert passes["attention"] == 2
 
 
-def test_what_a_handle_remembers_is_bounded(lvlm):
-    most = part("nodes.handles").REMEMBERED_MAPS
-    image = pictures_batch(most + 3, 30, 30)
+def test_what_a_handle_remembers_is_bounded(lvlm, monkeypatch):
+    image = pictures_batch(7, 30, 30)
+    run("LaserContrastiveAttention", lvlm=lvlm, image=image[:1], question=QUESTION)
+    one = lvlm._maps_bytes
+    monkeypatch.setattr(part("nodes.handles"), "MAPS_BYTES", 4 * one)
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION)
-    assert len(lvlm._maps) == most
+    assert lvlm._maps_bytes == 4 * one
     lvlm.release()
     assert len(lvlm._maps) == 0
 
@@ -244,6 +287,7 @@ def test_an_interrupt_at_any_moment_leaves_the_model_as_it_was(lvlm, comfyui):
             one_node(lvlm, image)
         assert hooks_on(model) == hooks
         assert registry["sdpa"] is kernel
+        assert tiny_lvlm("llava").prefix is None
     comfyui.stop_at = None
     assert tokens(one_node(lvlm, image).json[0]) == expected
 
@@ -256,11 +300,15 @@ def test_an_interrupt_while_reading_remembers_nothing(lvlm, comfyui):
     assert tiny_lvlm("llava").prefix is None
 
 
-def test_progress_only_grows_and_text_is_sent(lvlm, comfyui, image):
-    run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, unique_id="7", **all_of(SMALL))
+def test_progress_only_grows_and_the_view_is_told(lvlm, comfyui, image):
+    page = {"unique_id": "7", "extra_pnginfo": {"workflow": {"id": "a workflow's"}}}
+    run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, **page, **all_of(SMALL))
     values = [value for value, _ in comfyui.bars]
     assert values == sorted(values)
     assert 990 <= values[-1] <= 1000
-    assert len(comfyui.previews) == 3
-    assert comfyui.previews[0][0] == "JPEG"
-    assert comfyui.texts
+    assert {event for event, _ in comfyui.shown} == {"laser.progress"}
+    assert all(shown["node"] == "7" for _, shown in comfyui.shown)
+    assert all(shown["workflow"] == "a workflow's" for _, shown in comfyui.shown)
+    windows = [shown["windows"] for _, shown in comfyui.shown if "windows" in shown]
+    assert [view["size"] for view in windows] == [[90, 60]] * 3
+    assert any(shown.get("text") for _, shown in comfyui.shown)

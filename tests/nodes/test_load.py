@@ -77,7 +77,9 @@ def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
     assert check("gone", "owner/name") is True
     assert check(None, None) is True  # both linked: known when it runs
     assert check("gone", "").startswith("choose another model")
-    for wrong in ("/no/such/folder", "one", "a/b/c", "../x", "~/none", "C:/none", "C:\\none"):
+    beyond = ("../../x", "a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c")
+    paths = ("/no/such/folder", "one", "a/b/c", "../x", "~/none", "C:/none", "C:\\none")
+    for wrong in (*paths, *beyond):
         assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
 
 
@@ -88,14 +90,20 @@ def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
 def hub(monkeypatch, tmp_path):
     """A hub with one model, which can fail or be slow."""
     source = save(build("llava"), tmp_path / "hub")
-    seen = SimpleNamespace(files=[], fail=None, wait=None, extra=["README.md", "pytorch_model.bin"])
+    seen = SimpleNamespace(
+        files=[], fail=None, wait=None, extra=["README.md", "pytorch_model.bin"], sizes={}
+    )
 
     class HfApi:
-        def model_info(self, repository):
+        def model_info(self, repository, files_metadata):
+            assert files_metadata
             seen.repository = repository
             names = [*sorted(path.name for path in source.iterdir()), *seen.extra]
             return SimpleNamespace(
-                sha="abc", siblings=[SimpleNamespace(rfilename=name) for name in names]
+                sha="abc",
+                siblings=[
+                    SimpleNamespace(rfilename=name, size=seen.sizes.get(name)) for name in names
+                ],
             )
 
     def hf_hub_download(repository, name, revision, local_dir):
@@ -140,7 +148,53 @@ def test_another_owners_model_of_the_same_name_gets_a_folder_of_its_own(comfyui,
 def test_a_curated_model_that_the_user_put_there_is_not_downloaded(comfyui, hub):
     folder = model_folder(comfyui.llm / "llava-1.5-7b-hf")
     label = next(label for label in choices() if label.startswith("LLaVA-1.5 7B"))
+    with pytest.raises(ValueError, match=r"^delete .*llava-1.5-7b-hf.*model.safetensors"):
+        models.find(label, "")
+    (folder / "model.safetensors").touch()
     assert models.find(label, "") == ("LLaVA-1.5 7B", str(folder))
+    assert hub.files == []
+
+
+def test_a_folder_of_the_same_name_is_not_taken_for_another_owners_model(comfyui, hub):
+    for place in ("tiny", "other/tiny"):
+        (model_folder(comfyui.llm / place, "qwen3_vl") / "model.safetensors").touch()
+    assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "someone" / "tiny")
+    assert models.find(choices()[0], "other/tiny")[1] == str(comfyui.llm / "other" / "tiny")
+    assert {path.name for path in (comfyui.llm / "someone" / "tiny").iterdir()} >= {
+        "config.json", "model.safetensors", models.ORIGIN,
+    }  # fmt: skip
+
+
+def test_downloads_go_to_models_llm_though_other_paths_come_first(comfyui, hub, tmp_path):
+    comfyui.folder_paths.add_model_folder_path("LLM", str(tmp_path / "nas"))
+    assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "tiny")
+
+
+def test_a_download_leaves_no_notes_of_the_client(comfyui, hub):
+    notes = comfyui.llm / ".someone--tiny.part" / ".cache"
+    notes.mkdir(parents=True)
+    models.find(choices()[0], "someone/tiny")
+    assert not (comfyui.llm / "tiny" / ".cache").exists()
+
+
+def test_a_download_in_whose_way_something_lies_says_so(comfyui, hub):
+    (comfyui.llm / ".someone--tiny.part").touch()
+    with pytest.raises(ValueError, match=r"^make room for .*tiny and run again"):
+        models.find(choices()[0], "someone/tiny")
+
+
+def test_the_bar_of_a_download_ends_at_what_the_hub_says(comfyui, hub):
+    hub.sizes = {path.name: path.stat().st_size for path in hub.source.iterdir()}
+    hub.sizes["pytorch_model.bin"] = 10**12
+    seen = []
+    models.find(choices()[0], "someone/tiny", lambda stage, done, total: seen.append(total))
+    assert seen[-1] == sum(hub.sizes[name] for name in hub.files)
+
+
+def test_weights_of_another_kind_are_refused_before_anything_is_fetched(comfyui, hub):
+    (hub.source / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"^choose a model with safetensors weights: someone/tiny"):
+        models.find(choices()[0], "someone/tiny")
     assert hub.files == []
 
 
@@ -163,9 +217,26 @@ def test_a_download_without_all_its_weights_is_not_taken(comfyui, hub):
     assert not (comfyui.llm / "tiny").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["../out.json", "a/../../out.json", "/out.json", "C:/out.json", "..\\out.json"]
+)
+def test_a_file_that_would_lie_outside_the_models_folder_is_not_fetched(comfyui, hub, name):
+    hub.extra.append(name)
+    with pytest.raises(ValueError, match="names a file elsewhere"):
+        models.find(choices()[0], "someone/tiny")
+    assert name not in hub.files
+
+
+def test_a_linked_model_folder_is_listed_and_loaded(comfyui, tmp_path):
+    comfyui.llm.mkdir(parents=True, exist_ok=True)
+    (comfyui.llm / "linked").symlink_to(save(build("llava"), tmp_path / "second-disk"))
+    assert "linked" in choices()
+    assert str(run("LaserLoadLVLM", model="linked").lvlm).startswith("linked (LLaVA-1.5")
+
+
 def test_an_unsupported_model_is_refused_before_its_weights(comfyui, hub):
     (hub.source / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="choose a model of type llava"):
+    with pytest.raises(ValueError, match=r"^choose a model of type llava"):
         models.find(choices()[0], "someone/tiny")
     assert not any(name.endswith(".safetensors") for name in hub.files)
 
@@ -239,6 +310,43 @@ def test_keep_loaded_off_takes_the_weights_away_after_every_node(comfyui, tiny_f
     ask(lvlm)
     assert comfyui.freed == [lvlm._patcher]
     assert lvlm.loaded
+    with pytest.raises(ValueError, match=r"^the question is empty"):
+        run("LaserVATDecode", lvlm=lvlm, positive=pictures_batch(1), question="")
+    assert comfyui.freed == [lvlm._patcher] * 2
+
+
+def test_a_quantized_model_has_room_made_and_leaves_with_keep_loaded_off(
+    comfyui, tiny_folder, monkeypatch
+):
+    module, asked = part("nodes.load_lvlm"), []
+    comfyui.device = "cuda"
+    monkeypatch.setattr(module, "make_room", lambda device, size: asked.append((device, size)))
+    monkeypatch.setattr(part("nodes.runtime"), "make_room", lambda *room: asked.append(room))
+    loading = part("laser_core.loading")
+    load = loading.load_lvlm
+
+    def quantized(source, settings):  # as bitsandbytes leaves it: on the GPU, not to be moved
+        assert settings.quantization == "4-bit"
+        lvlm = load(source)
+        lvlm.__class__ = type("OnGpu", (type(lvlm),), {"device": torch.device("cuda")})
+        return lvlm
+
+    monkeypatch.setattr(loading, "load_lvlm", quantized)
+    for kept in (True, False):
+        lvlm = run(
+            "LaserLoadLVLM", custom_model=tiny_folder, quantization="4-bit", keep_loaded=kept
+        ).lvlm
+        assert asked[0][1] < os.path.getsize(os.path.join(tiny_folder, "model.safetensors"))
+        assert lvlm._patcher is None
+        with lvlm.running():
+            assert asked[-1][1] > 0
+        assert lvlm.loaded == kept
+
+
+def test_load_nodes_of_equal_settings_share_one_model(tiny_folder):
+    first, second = (run("LaserLoadLVLM", custom_model=tiny_folder).lvlm for _ in range(2))
+    assert first is second
+    assert run("LaserLoadLVLM", custom_model=tiny_folder, precision="fp32").lvlm is not first
 
 
 def test_on_the_cpu_nothing_is_managed(comfyui, tiny_folder):

@@ -21,6 +21,7 @@ def to_bytes(image):
 
 
 WINDOW = (20, 10, 60, 40)
+BOX = {"x": 20, "y": 10, "width": 40, "height": 30}
 
 
 @pytest.mark.parametrize("factor", [0.5, 1, 2.5, 4])
@@ -84,7 +85,7 @@ def test_two_windows_of_one_picture_are_both_pasted():
 
 @pytest.mark.parametrize(
     ("pictures", "crops", "regions", "results"),
-    [(3, 3, 3, 3), (3, 3, 1, 3), (1, 4, 1, 4), (3, 1, 1, 3), (2, 4, 4, 2)],
+    [(3, 3, 3, 3), (3, 3, 1, 3), (1, 4, 1, 4), (3, 1, 1, 3), (1, 4, 4, 1)],
 )
 def test_batches(pictures, crops, regions, results):
     image = torch.zeros(pictures, 60, 90, 3)
@@ -92,6 +93,64 @@ def test_batches(pictures, crops, regions, results):
     result = run("LaserPasteBack", image=image, crop=crop, region=region(*[WINDOW] * regions)).image
     assert len(result) == results
     assert all(picture.sum() > 0 for picture in result)
+
+
+def found_in_the_second(image):
+    """Con-ViCrop's windows where a mask is empty on the first of two pictures."""
+    mask = torch.zeros(2, 60, 90)
+    mask[1, 5:12, 6:13] = mask[1, 30:37, 50:57] = mask[1, 45:52, 70:77] = 1
+    crop = {"windows": 3, "scale": 0.1, "min_side_px": 12}
+    return run("LaserConViCrop", image=image, mask=mask, **crop)
+
+
+def test_boxes_share_out_crops_of_unequal_number():
+    image = pictures_batch(2)
+    cut = found_in_the_second(image)
+    assert [len(boxes) for boxes in cut.boxes] == [1, 3]
+    given = {"image": image, "region": cut.region, "boxes": cut.boxes}
+    edited = torch.zeros_like(cut.crop)
+    edited[0] = 1
+    result = run("LaserPasteBack", crop=edited, **given).image
+    assert torch.equal(result[0], torch.ones(60, 90, 3))
+    inside = cut.region[1:].sum(0) > 0
+    assert torch.equal(result[1][~inside], image[1][~inside])
+    assert result[1][inside].sum() == 0
+    with pytest.raises(ValueError, match=r"^connect Con-ViCrop's boxes too"):
+        run("LaserPasteBack", **{**given, "crop": edited, "boxes": None})
+
+
+def test_crops_that_only_their_batch_enlarged_change_nothing():
+    image = pictures_batch(2)
+    cut = found_in_the_second(image)
+    assert cut.crop.shape[1:3] == (60, 90)  # as large as the first: the whole picture
+    result = run(
+        "LaserPasteBack", image=image, crop=cut.crop, region=cut.region, boxes=cut.boxes
+    ).image
+    assert torch.equal(result, image)
+
+
+def test_a_grown_region_moves_nothing_when_the_boxes_are_connected():
+    image = pictures_batch(1)
+    cut = run("LaserConViCrop", image=image, override="20, 10, 40, 30")
+    grown = region((18, 8, 62, 42))
+    edited = 1 - cut.crop
+    result = run("LaserPasteBack", image=image, crop=edited, region=grown, boxes=cut.boxes).image
+    assert torch.equal(result[0, 10:40, 20:60], edited[0])
+    outside = region(WINDOW)[0] == 0
+    assert torch.equal(result[0][outside], image[0][outside])
+
+
+def test_a_picture_alone_and_a_mask_with_a_channel_are_taken():
+    image, crop = torch.rand(60, 90, 3), torch.rand(30, 40, 3)
+    result = run("LaserPasteBack", image=image, crop=crop, region=region(WINDOW)[:, None]).image
+    assert torch.equal(result[0, 10:40, 20:60], crop)
+
+
+def test_a_crops_transparency_is_laid_on_white():
+    image, crop = torch.zeros(1, 60, 90, 3), torch.zeros(1, 30, 40, 4)
+    crop[..., 3] = 0.25
+    result = run("LaserPasteBack", image=image, crop=crop, region=region(WINDOW)).image
+    assert (result[0, 10:40, 20:60] == 0.75).all()
 
 
 def test_a_picture_with_alpha_keeps_it_outside():
@@ -108,9 +167,15 @@ def test_a_picture_with_alpha_keeps_it_outside():
         ({"region": torch.zeros(1, 64, 64)}, "connect the region of this very picture"),
         ({"region": torch.zeros(1, 60, 90)}, "connect a region that marks a place"),
         ({"region": region(*[WINDOW] * 2)}, "connect one region for each crop"),
+        ({"image": torch.zeros(0, 60, 90, 3)}, "connect at least one picture: image"),
+        ({"crop": torch.zeros(0, 30, 40, 3)}, "connect at least one picture: crop"),
+        ({"crop": torch.zeros(1, 30, 40, 2)}, "connect crops of 1, 3 or 4 channels"),
+        ({"image": torch.zeros(1, 60, 90, 2)}, "connect pictures of 3 or 4 channels"),
+        ({"boxes": [[BOX]]}, "connect the boxes the crops were cut by: 1 boxes, 3 crops"),
+        ({"boxes": [[BOX] * 3], "region": region(WINDOW, WINDOW)}, "connect one region for each"),
     ],
 )
-def test_a_wrong_region_is_explained(given, remedy):
+def test_wrong_input_is_explained(given, remedy):
     image, crop = torch.zeros(1, 60, 90, 3), torch.ones(3, 30, 40, 3)
     with pytest.raises(ValueError, match=f"^{remedy}"):
-        run("LaserPasteBack", **{"image": image, "crop": crop, **given})
+        run("LaserPasteBack", **{"image": image, "crop": crop, "region": region(WINDOW), **given})

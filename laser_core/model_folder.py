@@ -1,0 +1,98 @@
+"""What a model's folder may hold: a supported type, safetensors, and nothing that runs or escapes.
+
+Reads names and small JSON files, never weights; knows neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .model_types import SUPPORTED
+
+INDEX = "model.safetensors.index.json"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def check_type(folder: Path, name: str) -> None:
+    """Raise ValueError unless config.json names a supported model type."""
+    kind = _json(folder / "config.json", name).get("model_type")
+    if not isinstance(kind, str) or kind not in SUPPORTED:
+        raise ValueError(
+            f"choose a model of type {', '.join(SUPPORTED)}: {name} is of type {kind!r}, "
+            "which is not supported"
+        )
+
+
+def check_contents(folder: Path, name: str) -> None:
+    """Raise ValueError for a folder with code, pickles, an adapter or files from elsewhere.
+
+    The folder itself may be a link, as on a second disk. A file in it may be a link inside the
+    folder or to a blob of a hub cache, which is how the hub's client stores models; any other
+    would let a downloaded folder read files of the user's that are no part of a model.
+    """
+    home = folder.resolve()
+    for path in sorted(folder.iterdir()):
+        target = path.resolve()
+        if not target.is_relative_to(home) and not _is_hub_blob(target):
+            raise ValueError(
+                f"copy {path.name} into the folder of {name}, or link the whole folder: it is a "
+                "link to a file outside of it, which is not read"
+            )
+    for path in sorted(folder.glob("*config.json")):
+        if _asks_for_code(_json(path, name)):
+            raise ValueError(
+                f"choose a model without code of its own: {path.name} of {name} asks for it "
+                "(auto_map), and such code is never run"
+            )
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"merge the adapter into its model, and choose the merged folder: {name} is an adapter"
+        )
+    _check_weights(folder, name)
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    if (folder / INDEX).is_file():
+        shards = _json(folder / INDEX, name).get("weight_map")
+        shards = set(shards.values()) if isinstance(shards, dict) else {None}
+        if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+            raise ValueError(f"download {name} again: {INDEX} does not name files of its folder")
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise ValueError(
+                f"download {name} again: {len(missing)} of its {len(shards)} files of weights are "
+                f"missing, such as {missing[0]}"
+            )
+    elif not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+        if pickled:
+            raise ValueError(
+                f"convert {name} to safetensors, or choose a copy that has them: its weights are "
+                f"pickled ({pickled[0]}), and opening such a file can run code"
+            )
+
+
+def _is_hub_blob(path: Path) -> bool:
+    """True for `models--owner--name/blobs/hash`, wherever the cache lies."""
+    return path.parent.name == "blobs" and path.parents[1].name.startswith("models--")
+
+
+def _asks_for_code(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value.get("auto_map")) or any(map(_asks_for_code, value.values()))
+    return isinstance(value, list) and any(map(_asks_for_code, value))
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file of the model's folder."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"download {name} again: its {path.name} cannot be read ({error})"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"download {name} again: its {path.name} holds no JSON object")
+    return content

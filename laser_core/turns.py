@@ -1,0 +1,26 @@
+"""One run at a time, whatever the threads.
+
+A run hangs hooks on its model, keeps a prefix there and seeds the process's random generator: two
+at once would mix. They take turns; on one device they would hardly be faster together.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
+_TURN = threading.RLock()
+
+
+def one_at_a_time(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Decorator: of all functions so marked, one runs at a time; it may call the others."""
+
+    @functools.wraps(function)
+    def wait_and_run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with _TURN:
+            return function(*args, **kwargs)
+
+    return wait_and_run

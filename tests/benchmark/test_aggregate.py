@@ -1,0 +1,344 @@
+"""Attention Aggregation on the demo model, from generated files, by the command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from laser_core import aggregate, cli
+from laser_core.aggregate import KINDS, describe, mass_share, measure, summarise
+from laser_core.geometry import Box, Grid
+from laser_core.loading import load_lvlm
+from laser_core.pipeline import locate
+from laser_core.referring import read_items
+from laser_core.results import Evidence
+from laser_core.settings import ContrastSettings, LaserSettings, LayerSettings
+from laser_core.vaq import contrast, select_layer
+
+from .refcoco import write_formats
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refcoco")
+    write_formats(folder, COUNT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The results of a run from start to end, in one process."""
+    out = tmp_path_factory.mktemp("whole") / "out.jsonl"
+    assert cli.main(command(data, out)) == 0
+    return out
+
+
+def command(data, out, *more, rows="own.jsonl"):
+    return ["aggregate", str(data / rows), str(data / "pictures"), "--out", str(out), *more]
+
+
+def lines_of(out):
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def start(arguments, *launcher):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    module = [sys.executable, *(launcher or ("-m",)), "laser_core", *arguments]
+    return subprocess.Popen(
+        module, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+# ---- the measure -------------------------------------------------------------------------------
+
+
+def test_the_share_is_that_of_a_picture_painted_pixel_by_pixel():
+    """Cells of the map as pixels of their own; the box cuts through them, padding lies outside."""
+    rng = np.random.default_rng(0)
+    values = torch.tensor(rng.random((4, 5)), dtype=torch.float32)
+    grid = Grid(4, 5, Box(-10, 0, 40, 40))  # cells of 10 px; the first column is padding
+    found = Evidence(values, grid, (40, 40))
+    pixels = np.kron(values.double().numpy(), np.ones((10, 10)))[:, 10:]
+    box = Box(7, 13, 33, 40)
+    expected = pixels[13:40, 7:33].sum() / pixels.sum()
+    assert mass_share(found, box) == pytest.approx(expected, rel=1e-9)
+    assert mass_share(found, Box(-50, -50, 90, 90)) == pytest.approx(1)
+    assert mass_share(found, Box(50, 50, 90, 90)) == 0
+
+
+def test_a_map_of_zeros_has_no_share():
+    found = Evidence(torch.zeros(2, 2), Grid(2, 2, Box(0, 0, 4, 4)), (4, 4))
+    assert mass_share(found, Box(0, 0, 2, 2)) != mass_share(found, Box(0, 0, 2, 2))
+
+
+def test_an_item_is_measured_in_the_layer_and_heads_that_vaq_chooses(data):
+    lvlm, settings = load_lvlm("demo"), LaserSettings(layer=LayerSettings(rule="argmax"))
+    item = read_items(data / "own.jsonl")[0]
+    line = measure(lvlm, item, data / "pictures", settings)
+    picture = data / "pictures" / item.picture
+    found = locate(lvlm, aggregate.read_picture(picture), item.question, settings)
+    contrasted = contrast(found.maps, settings.contrast)
+    choice = select_layer(contrasted, settings.layer)
+    assert line["layer"] == choice.layer
+    heads = choice.heads[choice.layer]
+    q, free = (m[choice.layer] for m in (found.maps.with_query, found.maps.without_query))
+    maps = {
+        "contrastive": torch.relu(q - free)[heads].mean(0),
+        "raw": q[heads].mean(0),
+        "relative": q.mean(0) / free.mean(0),
+    }
+    for kind, values in maps.items():
+        by_hand = Evidence(values, found.maps.grid, found.picture.size)
+        assert line[kind] == pytest.approx(mass_share(by_hand, item.box), rel=1e-5), kind
+    width, height = found.picture.size
+    assert line["area"] == pytest.approx(item.box.area / (width * height))
+    window = Box(*found.placement.windows[0])
+    assert line["window"] == pytest.approx(item.box.intersect(window).area / item.box.area)
+
+
+def test_every_kind_of_map_is_measured():
+    assert ContrastSettings.__dataclass_fields__["kind"].metadata["choices"] == KINDS
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def test_every_item_has_a_line_in_its_order_and_the_summary_its_means(data, whole):
+    lines = lines_of(whole)
+    items = read_items(data / "own.jsonl")
+    assert [line["id"] for line in lines] == [item.id for item in items]
+    assert [line["box"] for line in lines] == [pytest.approx(item.box) for item in items]
+    record = json.loads(whole.with_suffix(".run.json").read_text())
+    for name, share in record["summary"]["shares"].items():
+        values = [line[name] for line in lines]
+        low, high = share["interval"]
+        assert share["mean"] == pytest.approx(np.mean(values), rel=1e-6)
+        assert 0 <= low <= share["mean"] <= high <= 1
+        assert min(values) < max(values)
+    assert sum(record["summary"]["layers_chosen"].values()) == COUNT
+    assert {file.name for file in whole.parent.iterdir()} == {"out.jsonl", "out.run.json"}
+
+
+def test_all_formats_give_the_same_shares(data, whole, tmp_path):
+    own = lines_of(whole)
+    refs = command(data, tmp_path / "refs.jsonl", rows="refs.json")
+    assert cli.main([*refs, "--instances", str(data / "instances.json")]) == 0
+    assert cli.main(command(data, tmp_path / "lmms.jsonl", rows="lmms_lab.json")) == 0
+    lmms = lines_of(tmp_path / "lmms.jsonl")
+    for kind in KINDS:
+        values = [pytest.approx(line[kind], rel=1e-5) for line in own]
+        assert [line[kind] for line in lines_of(tmp_path / "refs.jsonl")] == values
+        assert [line[kind] for line in lmms[::2]] == [line[kind] for line in lmms[1::2]] == values
+
+
+def test_what_is_printed_says_the_figures(whole, data, capsys):
+    assert cli.main(command(data, whole)) == 0
+    out = capsys.readouterr().out
+    summary = json.loads(whole.with_suffix(".run.json").read_text())["summary"]
+    assert out.startswith(f"{COUNT} items on {COUNT} pictures, 0 failed; ")
+    assert f"{100 * summary['shares']['contrastive']['mean']:.1f} [" in out
+    assert "the box's part of the picture (chance)" in out
+    assert f"layers chosen, of {summary['layers_of_model']}: " in out
+    assert cli.main(command(data, whole, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["summary"] == summary
+
+
+def test_a_finished_run_is_not_measured_again_and_a_limit_is_widened(
+    data, whole, tmp_path, monkeypatch
+):
+    out, asked = tmp_path / "out.jsonl", []
+
+    def noted(lvlm, item, *arguments):
+        asked.append(item.id)
+        return measure(lvlm, item, *arguments)
+
+    monkeypatch.setattr(aggregate, "measure", noted)
+    assert cli.main(command(data, out, "--limit", "3")) == 0
+    assert len(lines_of(out)) == len(asked) == 3
+    assert cli.main(command(data, out)) == 0
+    assert len(asked) == COUNT
+    assert out.read_bytes() == whole.read_bytes()
+    monkeypatch.setattr(aggregate, "load_lvlm", None)  # a call of it would fail
+    assert cli.main(command(data, out, "--limit", "3")) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_other_settings_are_refused_and_the_results_stay(data, whole, capsys):
+    before = whole.read_bytes()
+    assert cli.main(command(data, whole, "--top-heads", "3")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("choose another --out, or repeat its run: ")
+    assert error.endswith("was made with layer.top_heads 8, not 3")
+    assert cli.main(command(data, whole, rows="lmms_lab.json")) == 2
+    assert "was made with rows " in capsys.readouterr().err
+    assert whole.read_bytes() == before
+
+
+def test_failures_are_lines_and_reasons_and_are_tried_again(
+    data, whole, tmp_path, monkeypatch, capsys
+):
+    out, picture = tmp_path / "out.jsonl", data / "pictures" / "COCO_train2014_000000000002.png"
+    content = picture.read_bytes()
+
+    def full_at_4(lvlm, item, *arguments):
+        if item.id == "item 4":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(lvlm, item, *arguments)
+
+    monkeypatch.setattr(aggregate, "measure", full_at_4)
+    picture.write_bytes(content[:100])
+    try:
+        assert cli.main(command(data, out)) == 0
+    finally:
+        picture.write_bytes(content)
+    printed = capsys.readouterr().out
+    assert f"{COUNT - 2} items on {COUNT - 2} pictures, 2 failed" in printed
+    assert (
+        "failed 1: choose a smaller model or a --quantization: the GPU's memory is full" in printed
+    )
+    failed = {line["id"]: line["error"] for line in lines_of(out) if "error" in line}
+    assert set(failed) == {"item 2", "item 4"}
+    assert failed["item 2"].startswith("save the picture anew: ")
+    monkeypatch.setattr(aggregate, "measure", measure)
+    assert cli.main(command(data, out)) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": "nowhere.png"}, "check the path: "),
+        ({"box": [900, 900, 950, 950]}, "correct the box: nothing of it lies on the picture"),
+        ({"box": [9, 9, 9, 20]}, "correct the box: "),
+        ({"question": "what breed is it ?"}, "The demo model knows only shapes"),
+        ({"question": ""}, "the question is empty: "),
+    ],
+)
+def test_if_nothing_can_be_measured_the_reason_is_the_error(data, tmp_path, capsys, row, message):
+    first = json.loads((data / "own.jsonl").read_text().splitlines()[0])
+    (tmp_path / "rows.json").write_text(json.dumps([{**first, **row}]))
+    arguments = ["aggregate", str(tmp_path / "rows.json"), str(data / "pictures")]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(message)
+    assert error.endswith("(nothing could be measured; 1 items failed so)")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--kind", "raw"), "leave out --kind: "),
+        (("--limit", "-1"), "give --limit a number from 0"),
+        (("--limit", "few"), "see `.*aggregate --help`: "),
+        (("--layre", "1"), r"did you mean --layer\? "),
+        (("--alpha", "1"), "(see|did you mean)"),
+        (("--model", "nowhere"), "choose 'demo', "),
+    ],
+)
+def test_mistakes_are_one_line_with_the_remedy_first(data, tmp_path, capsys, more, message):
+    assert cli.main(command(data, tmp_path / "out.jsonl", *more)) == 2
+    assert re.match(message, capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_folder_that_is_none_is_refused(data, tmp_path, capsys):
+    arguments = ["aggregate", str(data / "own.jsonl"), str(tmp_path / "nowhere")]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 2
+    assert capsys.readouterr().err.startswith("choose an existing folder: ")
+
+
+# ---- crashes and several processes -------------------------------------------------------------
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_the_same_file(data, whole, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    part = out.with_suffix(".part-0.jsonl")
+    run = start(command(data, out))
+    deadline = time.monotonic() + 120
+    while not (part.exists() and part.read_bytes().count(b"\n") >= 3):
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+    kept = lines_of(part)
+    assert not out.exists()
+    assert 3 <= len(kept) < COUNT
+    with part.open("a") as file:
+        file.write('{"id": "item 9", "pic')  # as a power cut leaves it
+    measured = []
+
+    def noted(lvlm, item, *arguments):
+        measured.append(item.id)
+        return measure(lvlm, item, *arguments)
+
+    monkeypatch.setattr(aggregate, "measure", noted)
+    assert cli.main(command(data, out)) == 0
+    assert sorted(measured + [line["id"] for line in kept]) == sorted(
+        f"item {number}" for number in range(COUNT)
+    )
+    assert out.read_bytes() == whole.read_bytes()
+    assert not part.exists()
+
+
+def test_two_processes_share_the_pictures_and_give_the_same_file(data, whole, tmp_path):
+    """As on two GPUs, with accelerate's launcher; --multi_gpu also starts processes on the CPU."""
+    out = tmp_path / "out.jsonl"
+    launcher = (
+        "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "0", "-m",
+    )  # fmt: skip
+    run = start(command(data, out, "--device", "cpu"), *launcher)
+    printed, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors[-3000:]
+    assert out.read_bytes() == whole.read_bytes()
+    assert printed.count("items on") == 1
+    assert f"measuring {COUNT // 2}/{COUNT // 2}" in errors  # the first process's half
+
+
+# ---- the summary -------------------------------------------------------------------------------
+
+
+def line(picture, value, **more):
+    shares = dict.fromkeys(aggregate.SHARES, value)
+    return {"id": "", "picture": picture, "layer": 1, "layers": 8, **shares, **more}
+
+
+def test_the_interval_resamples_pictures_with_all_their_items():
+    """Ten equal items of one picture are one observation: the interval stays that of pictures."""
+    rng = np.random.default_rng(1)
+    values = rng.random(200)
+    lines = [line(f"p{n}", value) for n, value in enumerate(values)]
+    repeated = [line(f"p{n}", value) for n, value in enumerate(values) for _ in range(10)]
+    low, high = summarise(lines)["shares"]["raw"]["interval"]
+    expected = 1.96 * values.std() / np.sqrt(200)
+    assert values.mean() - low == pytest.approx(expected, rel=0.1)
+    assert high - values.mean() == pytest.approx(expected, rel=0.1)
+    assert summarise(repeated)["shares"]["raw"]["interval"] == pytest.approx([low, high])
+
+
+def test_the_summary_counts_layers_and_failures():
+    lines = [line("a", 0.1), line("a", 0.3, layer=5), line("b", 0.2, layer=5)]
+    failed = [{"id": "", "picture": "c", "error": "too dark"}] * 2
+    summary = summarise([*lines, *failed])
+    assert (summary["items"], summary["measured"], summary["pictures"]) == (5, 3, 2)
+    assert summary["layers_chosen"] == {"1": 1, "5": 2}
+    assert summary["failed"] == {"too dark": 2}
+    text = describe(summary)
+    assert text[0].startswith("3 items on 2 pictures, 2 failed")
+    assert text[-2] == "layers chosen, of 8: 5 (66.7%), 1 (33.3%)"
+    assert text[-1] == "failed 2: too dark"

@@ -1,0 +1,244 @@
+"""One benchmark question to the method, without the harness."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import pytest
+from PIL import Image
+
+from laser_core.benchmark import (
+    Answerer,
+    UnsuitableTask,
+    decode_settings,
+    ignored_arguments,
+    read_arguments,
+    split_instruction,
+    stop_texts,
+)
+from laser_core.flags import flags
+from laser_core.loading import load_lvlm
+from laser_core.pipeline import answer
+from laser_core.settings import (
+    AnswerSettings,
+    CropSettings,
+    DecodeSettings,
+    LaserSettings,
+    LayerSettings,
+    LoadSettings,
+    PromptSettings,
+)
+
+from ..core.lvlms import lvlm_of, noise_picture
+
+QUESTION = "what colour is the square ?"
+INSTRUCTION = "name the colour ."
+FAST = CropSettings(min_side_px=20)
+
+
+@cache
+def demo():
+    return load_lvlm("demo")
+
+
+def answerer(lvlm=None, **arguments):
+    return Answerer(lvlm or demo(), read_arguments({"min_side_px": 20, **arguments}))
+
+
+def test_arguments_are_read_as_the_harness_parses_them():
+    """-1 arrives as -1.0, 4 as an int, text with commas in its quotes."""
+    read = read_arguments(
+        {
+            "layer": -1.0,
+            "top_heads": 4,
+            "alpha": 2,
+            "beta": 0.1,
+            "answer_input": "picture+crop",
+            "system": "'Look, then answer.'",
+            "instruction": "",
+            "max_visual_tokens": 640,
+            "mode": "plain",
+        }
+    )
+    assert read.mode == "plain"
+    assert read.load == LoadSettings(max_visual_tokens=640)
+    assert read.settings == LaserSettings(
+        prompt=PromptSettings(instruction="", system="Look, then answer."),
+        layer=LayerSettings(layer=-1, top_heads=4),
+        answer=AnswerSettings(answer_input="picture + crop"),
+        decode=DecodeSettings(alpha=2.0, beta=0.1),
+    )
+    assert read.given == {
+        "layer", "top_heads", "alpha", "beta", "answer_input", "system", "instruction",
+        "max_visual_tokens",
+    }  # fmt: skip
+
+
+def test_every_setting_is_a_model_argument():
+    for flag in flags():
+        default = flag.spec.default
+        harness = float(default) if flag.kind is int and default < 0 else default
+        read = read_arguments({flag.spec.name: harness})
+        assert (read.load, read.settings) == (LoadSettings(), LaserSettings()), flag.spec.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"answerinput": "crop"}, r"^did you mean answer_input\? There is no model argument"),
+        ({"pretraind": "demo"}, r"^did you mean pretrained\?"),
+        ({"zzz": 1}, r"^choose from mode, precision, .*: There is no model argument 'zzz'$"),
+        ({"alpha": 11}, r"^choose a value from 0.0 to 10.0: alpha is 11.0$"),
+        ({"top_heads": 1.5}, r"^give top_heads a whole number, 1 to 256: it is '1.5'$"),
+        ({"rule": "best"}, r"^choose one of fuse, argmax: "),
+        ({"amount": 5}, r"^choose at most 1, or set amount_unit to 'patches': amount is 5.0$"),
+        ({"mode": "fast"}, r"^set mode to one of laser, plain: it is 'fast'$"),
+    ],
+)
+def test_a_wrong_argument_is_refused_with_the_remedy_first(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        read_arguments(arguments)
+
+
+@pytest.mark.parametrize(
+    ("generation", "given", "expected"),
+    [
+        ({}, {}, {}),
+        ({"max_new_tokens": 16, "do_sample": False, "temperature": 0.7}, {}, {"max_tokens": 16}),
+        ({"max_new_tokens": 16}, {"max_tokens": 5}, {"max_tokens": 5}),
+        ({"max_new_tokens": 32768}, {}, {"max_tokens": 4096}),
+        ({"temperature": 0, "top_p": None, "num_beams": 1}, {}, {}),
+        ({"temperature": 0.7, "top_p": 0.9}, {}, {"temperature": 0.7, "top_p": 0.9}),
+        ({"do_sample": True}, {}, {"temperature": 1.0}),
+        ({"temperature": 2, "top_k": 4, "seed": 3}, {}, {"seed": 3, "temperature": 2, "top_k": 4}),
+        ({"temperature": 0.7}, {"temperature": 0.0}, {"temperature": 0.0}),
+        ({"num_beams": 3}, {}, {"beams": 3}),
+    ],
+)  # fmt: skip
+def test_a_tasks_generation_arguments_become_settings(generation, given, expected):
+    settings = DecodeSettings(alpha=0.5, **given)
+    assert decode_settings(settings, generation, set(given)) == DecodeSettings(
+        alpha=0.5, **expected
+    )
+
+
+def test_generation_arguments_without_a_setting_are_named():
+    generation = {"until": ["\n"], "do_sample": False, "max_new_tokens": 3, "image_aspect_ratio": 1}
+    assert ignored_arguments(generation) == ["image_aspect_ratio"]
+
+
+def test_stop_texts_are_a_text_or_a_list():
+    assert stop_texts({}) == stop_texts({"until": None}) == []
+    assert stop_texts({"until": "ASSISTANT:"}) == ["ASSISTANT:"]
+    assert stop_texts({"until": ["\n\n", ""]}) == ["\n\n"]
+    with pytest.raises(ValueError, match=r"^write the task's until as a text or a list"):
+        stop_texts({"until": 7})
+
+
+@pytest.mark.parametrize(
+    ("context", "post_prompt", "expected"),
+    [
+        ("Who?\nSay one word.", "\nSay one word.", ("Who?", "Say one word.")),
+        ("<image>\nWho?\nOne.\nTwo.", "\nOne.\nTwo.", ("Who?", "One.\nTwo.")),
+        ("Who? Answer:", " Answer:", ("Who? Answer:", "")),  # a line break would be added
+        ("Who?\n\nThink.", "\n\nThink.", ("Who?\n\nThink.", "")),  # one would be lost
+        ("Who?\nA. x\nB. y", "", ("Who?\nA. x\nB. y", "")),
+        ("Who?\nOther.", "\nSay one word.", ("Who?\nOther.", "")),
+    ],
+)
+def test_the_instruction_is_told_from_the_question(context, post_prompt, expected):
+    assert split_instruction(context, post_prompt) == expected
+    question, instruction = expected
+    joined = f"{question}\n{instruction}" if instruction else question
+    assert joined == context.replace("<image>", "").strip()  # the model reads the task's own text
+
+
+def same(one, other):
+    """Answers equal but for their timings."""
+    return dataclasses.replace(one, seconds_reading=0, seconds_decoding=0) == dataclasses.replace(
+        other, seconds_reading=0, seconds_decoding=0
+    )
+
+
+def test_laser_answers_as_the_pipeline_does_with_the_tasks_instruction_in_both_branches():
+    picture = noise_picture()
+    generation = {"max_new_tokens": 3}
+    found = answerer(alpha=0.5)(
+        f"{QUESTION}\n{INSTRUCTION}", [picture], generation, f"\n{INSTRUCTION}"
+    )
+    settings = LaserSettings(
+        prompt=PromptSettings(instruction=INSTRUCTION),
+        crop=FAST,
+        decode=DecodeSettings(alpha=0.5, max_tokens=3),
+    )
+    assert same(found, answer(demo(), picture, QUESTION, settings).answer)
+
+
+def test_an_instruction_given_as_an_argument_takes_the_place_of_the_tasks():
+    ask = answerer(instruction="answer briefly .")
+    context, post_prompt = f"{QUESTION}\n{INSTRUCTION}", f"\n{INSTRUCTION}"
+    found = ask(context, [noise_picture()], {"max_new_tokens": 3}, post_prompt)
+    settings = LaserSettings(crop=FAST, decode=DecodeSettings(max_tokens=3))  # the demo's own
+    assert same(found, answer(demo(), noise_picture(), QUESTION, settings).answer)
+
+
+def test_plain_answers_as_the_model_alone():
+    found = answerer(mode="plain", beta=0.1)(
+        f"{QUESTION}\n{INSTRUCTION}", [noise_picture()], {"max_new_tokens": 3}
+    )
+    settings = LaserSettings(
+        prompt=PromptSettings(instruction=INSTRUCTION), decode=DecodeSettings(max_tokens=3)
+    )
+    plain = answer(demo(), noise_picture(), QUESTION, settings, with_plain=True).plain
+    assert same(found, plain)
+
+
+@pytest.mark.parametrize("mode", ["laser", "plain"])
+def test_a_word_the_demo_does_not_know_is_said_in_either_mode(mode):
+    text = answerer(mode=mode)("what breed is it ?", [noise_picture()], {}).text
+    assert 'does not know "breed"' in text
+
+
+@pytest.mark.parametrize(
+    ("pictures", "mode", "message"),
+    [
+        (None, "laser", "^choose a task about pictures: a question of this one has none"),
+        ([], "plain", "has none"),
+        (["clip.mp4"], "plain", r"shows something else \(str\)"),
+        ([noise_picture()] * 3, "laser", "one picture a question, or mode=plain: .* has 3"),
+    ],
+)
+def test_what_can_never_be_answered_is_refused(pictures, mode, message):
+    with pytest.raises(UnsuitableTask, match=message):
+        answerer(mode=mode)(QUESTION, pictures, {})
+
+
+def test_plain_reads_several_pictures_and_each_of_them_counts():
+    ask = answerer(lvlm_of("qwen2_5_vl"), mode="plain")
+    first, second, third = (noise_picture(seed=seed) for seed in range(3))
+    generation = {"max_new_tokens": 2}
+    both = ask(QUESTION, [first, second], generation)
+    assert same(both, ask(QUESTION, [first, second], generation))
+    for others in ([first, third], [third, second], [first]):
+        assert ask(QUESTION, others, generation).tokens != both.tokens
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16", "CMYK"])
+def test_pictures_of_any_mode_are_answered(mode):
+    picture = Image.new(mode, (90, 60))
+    assert answerer()(QUESTION, [picture], {"max_new_tokens": 2}).tokens
+
+
+def test_an_answer_ends_where_the_task_says():
+    ask = answerer()
+    whole = ask(QUESTION, [noise_picture()], {}).text
+    assert len(whole) > 1
+    assert ask(QUESTION, [noise_picture()], {"until": [whole[1:]]}).text == whole[0]
+
+
+def test_repeats_of_a_sampled_answer_differ_and_each_repeats_itself():
+    ask = answerer(lvlm_of("llava"), temperature=5, max_tokens=4)
+    texts = [ask(QUESTION, [noise_picture()], {}, repeat=repeat).text for repeat in (0, 1, 2, 0)]
+    assert len(set(texts[:3])) == 3
+    assert texts[3] == texts[0]

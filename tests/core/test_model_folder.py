@@ -1,0 +1,254 @@
+"""What a model's folder may hold: no code, no pickles, nothing from elsewhere, nothing half."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laser_core.loading import load_lvlm
+from laser_core.memory import is_out_of_memory
+from laser_core.settings import LoadSettings
+
+from .tiny import build, save
+
+VALUES = [None, "x", -1, 0, True, [], {}, {"model_type": "bert"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(build("llava", layers=2), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "model")
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    build("llava", layers=2).model.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    for path in save(build("llava", layers=2), tmp_path / "rest").iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, tmp_path / "sharded")
+    return tmp_path / "sharded"
+
+
+def refused(folder, pattern):
+    with pytest.raises(ValueError, match=pattern):
+        load_lvlm(str(folder))
+
+
+def edit(path, **values):
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, **values}))
+
+
+# ---- code --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("config.json", "AutoModelForImageTextToText"),
+        ("config.json", "AutoConfig"),
+        ("tokenizer_config.json", "AutoTokenizer"),
+        ("preprocessor_config.json", "AutoImageProcessor"),
+        ("processor_config.json", "AutoProcessor"),
+    ],
+)
+def test_code_in_the_folder_is_refused_and_never_run(copy, file, key, capfd):
+    (copy / "own.py").write_text("print('RUN')\nclass Own: pass\n")
+    edit(copy / file, auto_map={key: "own.Own"})
+    refused(copy, rf"^choose a model without code of its own: {file} of .*auto_map")
+    assert "RUN" not in "".join(capfd.readouterr())
+
+
+def test_code_asked_for_inside_a_part_is_refused(copy):
+    edit(copy / "config.json", vision_config={"auto_map": {"AutoConfig": "own.Own"}})
+    refused(copy, "^choose a model without code of its own")
+
+
+def test_a_python_file_that_nothing_asks_for_is_no_reason_to_refuse(copy, capfd):
+    (copy / "modeling_llava.py").write_text("print('RUN')")
+    load_lvlm(str(copy))
+    assert "RUN" not in "".join(capfd.readouterr())
+
+
+class _Bomb:
+    def __reduce__(self):
+        return os.abort, ()
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "model.pt", "weights.pth", "last.ckpt"])
+def test_pickled_weights_are_refused_unopened(copy, file):
+    (copy / "model.safetensors").unlink()
+    (copy / file).write_bytes(pickle.dumps(_Bomb()))
+    refused(copy, rf"^convert .* to safetensors, .*pickled \({file}\)")
+
+
+def test_pickles_beside_safetensors_are_not_opened(copy):
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
+    load_lvlm(str(copy))
+
+
+def test_an_adapter_is_refused_since_its_base_model_may_be_anything(copy):
+    edit(copy / "adapter_config.json", base_model_name_or_path="someone/else")
+    refused(copy, "^merge the adapter into its model")
+
+
+# ---- links -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors", "chat_template.jinja"])
+def test_a_link_to_a_file_outside_is_refused(copy, file, tmp_path):
+    (copy / file).rename(tmp_path / file)
+    (copy / file).symlink_to(tmp_path / file)
+    refused(copy, rf"^copy {file} into the folder of .*, or link the whole folder")
+
+
+def test_a_linked_folder_is_refused(copy, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (copy / "additional_chat_templates").symlink_to(tmp_path / "elsewhere")
+    refused(copy, "^copy additional_chat_templates into the folder")
+
+
+def test_the_folder_itself_may_be_a_link(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy, target_is_directory=True)
+    load_lvlm(str(tmp_path / "link"))
+
+
+def test_a_link_inside_the_folder_is_followed(copy):
+    (copy / "model.safetensors").rename(copy / "weights.safetensors")
+    (copy / "model.safetensors").symlink_to("weights.safetensors")
+    load_lvlm(str(copy))
+
+
+@pytest.mark.parametrize("layout", ["snapshots/0a1b", "copy"])
+def test_the_hub_caches_links_to_its_blobs_are_followed(folder, tmp_path, layout):
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    snapshot = repository / layout if "/" in layout else tmp_path / layout
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir(parents=True)
+    for path in folder.iterdir():
+        shutil.copy(path, repository / "blobs" / f"hash-of-{path.name}")
+        (snapshot / path.name).symlink_to(repository / "blobs" / f"hash-of-{path.name}")
+    load_lvlm(str(snapshot))
+
+
+def test_an_index_that_names_files_elsewhere_is_refused(sharded, tmp_path):
+    index = sharded / "model.safetensors.index.json"
+    weights = json.loads(index.read_text())["weight_map"]
+    name = next(iter(weights.values()))
+    (sharded / name).rename(tmp_path / name)
+    index.write_text(
+        json.dumps({"weight_map": {k: f"../{v}" if v == name else v for k, v in weights.items()}})
+    )
+    refused(sharded, "^download .* again: model.safetensors.index.json does not name files of its")
+
+
+# ---- half folders ------------------------------------------------------------------------------
+
+
+def test_shards_load_and_a_missing_one_is_named(sharded):
+    load_lvlm(str(sharded))
+    shards = sorted(sharded.glob("*.safetensors"))
+    assert len(shards) > 2
+    shards[1].unlink()
+    shards[2].unlink()
+    refused(sharded, rf"^download .* again: 2 of its \d+ files .*, such as {shards[1].name}")
+
+
+def test_a_truncated_shard_is_refused(sharded):
+    shard = sorted(sharded.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-64])
+    refused(sharded, "^download .* again: its weights are missing, truncated")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}']
+)
+def test_a_broken_index_is_refused(sharded, content):
+    (sharded / "model.safetensors.index.json").write_text(content)
+    refused(sharded, "^download .* again: ")
+
+
+def test_a_tokenizer_without_a_chat_template_gets_its_familys(copy):
+    (copy / "chat_template.jinja").unlink()
+    lvlm = load_lvlm(str(copy))
+    assert lvlm.tokenizer.chat_template is None
+    assert lvlm.chat_template == lvlm.family.chat_template
+
+
+def places(value, path=()):
+    """The paths to every entry of nested JSON objects."""
+    for key, item in value.items():
+        yield (*path, key)
+        if isinstance(item, dict):
+            yield from places(item, (*path, key))
+
+
+FILES = ["config.json", "tokenizer_config.json", "preprocessor_config.json"]
+
+
+@settings(max_examples=40)
+@given(file=st.sampled_from(FILES), value=st.sampled_from(VALUES), data=st.data())
+def test_any_broken_entry_of_a_config_loads_or_is_refused_in_our_words(
+    folder, tmp_path_factory, file, value, data
+):
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("broken") / "model")
+    content = json.loads((copy / file).read_text())
+    *above, last = data.draw(st.sampled_from(list(places(content))))
+    entry = content
+    for key in above:
+        entry = entry[key]
+    entry[last] = value
+    (copy / file).write_text(json.dumps(content))
+    try:
+        load_lvlm(str(copy))
+    except ValueError as error:
+        assert str(error).startswith(("choose ", "download ", "install ", "set "))
+    shutil.rmtree(copy)
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
+                 "allocate memory: you tried to allocate 8 bytes."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    OSError(12, "Cannot allocate memory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:20])
+def test_memory_that_runs_out_while_loading_is_told_from_broken_weights(folder, monkeypatch, error):
+    import transformers
+
+    def out_of_memory(*args, **options):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", out_of_memory)
+    assert is_out_of_memory(error)
+    refused(folder, "^choose a smaller model or a quantization: .* does not fit into the memory")
+
+
+def test_a_library_that_is_lacking_is_named(copy):
+    edit(copy / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(ValueError, match=r"^(install what|download) "):
+        load_lvlm(str(copy), LoadSettings(device="cpu"))
+
+
+def test_loading_writes_nothing_into_the_folder(copy):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    load_lvlm(str(copy))
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before

@@ -1,0 +1,143 @@
+"""Where weights lie and in what format: the same windows, and never a map that is not finite."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from laser_core import pipeline
+from laser_core.attention import read_attention
+from laser_core.capture import attention_rows
+from laser_core.families import FAMILIES
+from laser_core.loading import DEMO, load_lvlm
+from laser_core.lvlm import Lvlm
+from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
+
+from .lvlms import lvlm_of, noise_picture
+from .tiny import build
+
+ROOT = Path(__file__).resolve().parents[2]
+QUESTION = "what colour is the square ?"
+SHORT = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=3))
+
+
+def on_disk(model, folder):
+    from accelerate import disk_offload
+
+    disk_offload(model, str(folder), execution_device="cpu")
+
+
+def in_main_memory(model, folder):
+    from accelerate import cpu_offload
+
+    cpu_offload(model, execution_device="cpu")
+
+
+def sharded(model, folder):
+    """Halves of the decoder on two devices, which `device_map="auto"` makes of a large model."""
+    from accelerate import dispatch_model
+
+    layers = [name for name, _ in model.named_modules() if re.search(r"\blayers\.\d+$", name)]
+    decoder = [name for name in layers if "language_model" in name]
+    parts = {
+        name: "cpu"
+        for name, _ in model.named_modules()
+        if name and not any(name.startswith(layer) or layer.startswith(name) for layer in decoder)
+    }
+    parts |= {  # LLaVA-NeXT's newline is a parameter without a module
+        name: "cpu"
+        for name, _ in model.named_parameters()
+        if not any(name.startswith(f"{part}.") for part in [*parts, *decoder])
+    }
+    half = len(decoder) // 2
+    parts |= dict.fromkeys(decoder[:half], "cpu") | dict.fromkeys(decoder[half:], "disk")
+    dispatch_model(model, parts, main_device="cpu", offload_dir=str(folder), force_hooks=True)
+
+
+@pytest.mark.parametrize("place", [on_disk, in_main_memory, sharded])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_offloaded_weights_give_the_plain_models_windows_and_answer(model_type, place, tmp_path):
+    if model_type == "qwen3_vl" and place is not sharded and int(version("transformers")[0]) < 5:
+        pytest.skip("4.57's own vision tower of Qwen3-VL cannot run offloaded")
+    tiny = build(model_type)
+    place(tiny.model, tmp_path)
+    assert any(parameter.is_meta for parameter in tiny.model.parameters())
+    placed = Lvlm(tiny.model, tiny.tokenizer, tiny.image_processor)
+    results = [
+        pipeline.answer(lvlm, noise_picture(), QUESTION, SHORT)
+        for lvlm in (lvlm_of(model_type), placed)
+    ]
+    plain, offloaded = (result.location for result in results)
+    torch.testing.assert_close(offloaded.evidence.map, plain.evidence.map, atol=1e-6, rtol=1e-5)
+    assert offloaded.placement.windows == plain.placement.windows
+    ids = [[token.token_id for token in result.answer.tokens] for result in results]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_half_precision_maps_are_finite_shares_of_the_attention(model_type, dtype, attention):
+    lvlm = lvlm_of(model_type, dtype=dtype, attn=attention)
+    maps = read_attention(lvlm, noise_picture(), QUESTION)
+    for rows in (maps.with_query, maps.without_query):
+        assert rows.dtype == torch.float32
+        assert rows.isfinite().all()
+        assert rows.min() >= 0
+        assert rows.sum((-2, -1)).max() <= 1.01  # of all tokens, the picture's are some
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_scores_beyond_half_precision_do_not_overflow(dtype):
+    query = torch.full(
+        (1, 4, 3, 64), 200.0, dtype=dtype
+    )  # q k^T is 2.6 million, fp16 ends at 65504
+    key = torch.full((1, 2, 9, 64), 200.0, dtype=dtype)
+    rows = attention_rows(query, key, None, rows=[-1])
+    torch.testing.assert_close(rows, torch.full_like(rows, 1 / 9))
+
+
+@pytest.mark.parametrize(("quantization", "least"), [("8-bit", 0.95), ("4-bit", 0.8)])
+def test_quantized_weights_look_where_the_plain_ones_look(quantization, least):
+    if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
+        pytest.skip(f"{quantization} needs bitsandbytes and a GPU")
+    picture, question = noise_picture((448, 448)), "what colour is the star ?"
+    maps = [
+        pipeline.locate(load_lvlm(DEMO, load), picture, question).evidence.map.flatten()
+        for load in (LoadSettings(), LoadSettings(quantization=quantization))
+    ]
+    assert torch.nn.functional.cosine_similarity(*maps, dim=0) >= least
+
+
+# ---- device-neutral calls ----------------------------------------------------------------------
+
+# Questions about CUDA and ROCm that other devices answer with no, and the name of an error
+# Asking is allowed everywhere; the harness's own --device cuda:1 has to be made the current one
+NEUTRAL = r"torch\.(cuda|xpu)\.(is_available|is_bf16_supported|OutOfMemoryError|set_device)\b"
+BOUND = {
+    "a call for one kind of device": r"\.cuda\(|\.mps\b|\.xpu\b|torch\.cuda\b|\.to\([\"']cuda",
+    "a device by its name": r"device\([\"'](?!cpu|cuda\" if )",
+}
+SOURCES = [*(ROOT / "laser_core").glob("*.py"), *(ROOT / "nodes").glob("*.py")]
+
+
+@pytest.mark.parametrize("kind", BOUND)
+def test_only_device_neutral_calls_are_used(kind):
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if re.search(BOUND[kind], re.sub(NEUTRAL, "", line))
+    ]
+    assert not found
+
+
+def test_what_runs_on_the_models_device_needs_no_float64_which_mps_lacks():
+    for name in ("attention", "capture", "prefill", "decode"):
+        text = (ROOT / "laser_core" / f"{name}.py").read_text("utf-8")
+        assert not re.search(r"float64|\.double\(", text), name

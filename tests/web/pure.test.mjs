@@ -1,0 +1,137 @@
+/** Arithmetic of windows, what a workflow keeps, texts. */
+
+import assert from "node:assert/strict";
+import { readFileSync, readdirSync } from "node:fs";
+import test from "node:test";
+import { fileQuery, kept, picturesOf, restored } from "../../web/views/payload.js";
+import { translator } from "../../web/views/strings.js";
+import { moved, onPicture, parsed, resized, written } from "../../web/views/window.js";
+import { answer, texts, token, windows } from "./page.mjs";
+
+const SIZE = [400, 200];
+const WINDOW = { x: 100, y: 50, width: 200, height: 100 };
+
+test("an override is read and written as the node reads it", () => {
+  assert.deepEqual(parsed(" 1, 2,3  4 "), { x: 1, y: 2, width: 3, height: 4 });
+  assert.equal(written({ x: 1.4, y: 2.6, width: 3, height: 4 }), "1, 3, 3, 4");
+  for (const text of ["", "1, 2, 3", "a, b, c, d", "1 2 3 4 5", null]) assert.equal(parsed(text), null);
+});
+
+test("a moved window keeps its size and stays on the picture", () => {
+  assert.deepEqual(moved(WINDOW, 10.4, -5, SIZE), { ...WINDOW, x: 110, y: 45 });
+  assert.deepEqual(moved(WINDOW, 1e6, 1e6, SIZE), { ...WINDOW, x: 200, y: 100 });
+  assert.deepEqual(moved(WINDOW, -1e6, -1e6, SIZE), { ...WINDOW, x: 0, y: 0 });
+});
+
+test("each handle moves its own edges and no other", () => {
+  const right = WINDOW.x + WINDOW.width;
+  const bottom = WINDOW.y + WINDOW.height;
+  for (const edges of ["nw", "n", "ne", "e", "se", "s", "sw", "w"]) {
+    const found = resized(WINDOW, edges, 10, 20, SIZE);
+    assert.equal(found.x, WINDOW.x + (edges.includes("w") ? 10 : 0), edges);
+    assert.equal(found.y, WINDOW.y + (edges.includes("n") ? 20 : 0), edges);
+    assert.equal(found.x + found.width, right + (edges.includes("e") ? 10 : 0), edges);
+    assert.equal(found.y + found.height, bottom + (edges.includes("s") ? 20 : 0), edges);
+  }
+});
+
+test("a resized window neither leaves the picture nor vanishes", () => {
+  for (const edges of ["nw", "se", "ne", "sw"]) {
+    for (const by of [-1e6, 1e6]) {
+      const found = resized(WINDOW, edges, by, by, SIZE);
+      assert.deepEqual(onPicture(found, SIZE), found);
+      assert.ok(found.width >= 8 && found.height >= 8);
+    }
+  }
+  assert.deepEqual(resized({ x: 0, y: 0, width: 3, height: 3 }, "se", -9, -9, [3, 3]).width, 3);
+});
+
+test("a window is cut to the picture, or lies beside it", () => {
+  assert.deepEqual(onPicture({ x: -10, y: 190, width: 50, height: 50 }, SIZE), { x: 0, y: 190, width: 40, height: 10 });
+  assert.equal(onPicture({ x: 400, y: 0, width: 10, height: 10 }, SIZE), null);
+});
+
+test("an output is sorted out by picture, whatever the node sends", () => {
+  assert.equal(picturesOf({ text: ["a"], images: [{}] }), null);
+  assert.equal(picturesOf(undefined), null);
+  assert.deepEqual(picturesOf({ laser_tokens: [1, 2], laser_plain: ["a"] }), [
+    { tokens: 1, plain: "a" },
+    { tokens: 2, plain: null },
+  ]);
+});
+
+test("a workflow keeps the first pictures up to its limit, and how many there were", () => {
+  const pictures = Array.from({ length: 16 }, () => ({ windows: "x".repeat(3000) }));
+  const result = kept(pictures);
+  assert.equal(result.of, 16);
+  assert.equal(result.pictures.length, 10);
+  assert.ok(JSON.stringify(result).length < 32_100);
+  assert.deepEqual(restored(JSON.parse(JSON.stringify(result))), result);
+});
+
+test("a result too long for the workflow is kept without alternatives and the ends of its texts", () => {
+  const tokens = Array.from({ length: 64 }, (_, index) => token(`t${index} `, 1, { alternatives: Array(20).fill(["x".repeat(40), 0.1, 0.2]) }));
+  const long = "a".repeat(40_000);
+  const whole = { windows: windows(), tokens: answer(tokens, { text: `${long}b` }), plain: `${long}c` };
+  const result = kept([whole, { windows: windows() }]);
+  assert.ok(JSON.stringify(result).length < 32_100);
+  assert.equal(result.pictures.length, 2);
+  const [first] = result.pictures;
+  assert.deepEqual(first.windows, whole.windows);
+  assert.equal(first.tokens.tokens.length, 64);
+  assert.equal(first.tokens.tokens[3].with, 0.8);
+  assert.ok(first.plain.endsWith("a …"));
+  assert.equal(first.tokens.same, false); // though both texts begin alike
+  assert.equal(whole.tokens.tokens[0].alternatives.length, 20); // what is on show is left as it is
+  assert.equal(kept([{ ...whole, plain: whole.tokens.text }]).pictures[0].tokens.same, true);
+});
+
+test("what is no saved result is not taken for one", () => {
+  for (const value of [null, undefined, 3, "x", [], {}, { pictures: 3 }, { pictures: [null] }]) {
+    assert.equal(restored(value), null);
+  }
+  assert.equal(restored({ pictures: [{}], of: "many" }).of, 1);
+});
+
+test("a saved result can only name files of the temp folder", () => {
+  const query = fileQuery({ filename: "a b&type=output.png", subfolder: "../..", type: "input" });
+  assert.deepEqual(Object.fromEntries(new URLSearchParams(query.split("?")[1])), {
+    filename: "a b&type=output.png",
+    subfolder: "",
+    type: "temp",
+  });
+  assert.equal(fileQuery({ url: "https://example.org" }), null);
+});
+
+test("a text comes in the set language, the near one, or English", () => {
+  const all = { en: { laserViews: { a: "A {n}", b: "B" } }, zh: { laserViews: { a: "甲 {n}" } } };
+  const in_ = (language) => translator(all, () => language);
+  assert.equal(in_("zh")("a", { n: 3 }), "甲 3");
+  assert.equal(in_("zh-TW")("a", { n: 3 }), "甲 3");
+  assert.equal(in_("fr")("a", { n: 3 }), "A 3");
+  assert.equal(in_("zh")("b"), "B");
+});
+
+test("every language has the same texts with the same blanks", () => {
+  const blanks = (text) => [...text.matchAll(/\{\w+\}/g)].map(String).sort();
+  const english = texts.en.laserViews;
+  for (const { laserViews } of Object.values(texts)) {
+    assert.deepEqual(Object.keys(laserViews), Object.keys(english));
+    for (const [key, text] of Object.entries(laserViews)) {
+      assert.ok(text.trim(), key);
+      assert.deepEqual(blanks(text), blanks(english[key]), key);
+    }
+  }
+});
+
+test("the views use every text there is and no other", () => {
+  const folder = new URL("../../web/views/", import.meta.url);
+  const code = readdirSync(folder).map((name) => readFileSync(new URL(name, folder), "utf-8")).join("\n");
+  const quoted = new Set([...code.matchAll(/"(\w+)"/g)].map(([, name]) => name));
+  const known = Object.keys(texts.en.laserViews);
+  for (const key of known) {
+    const composed = /^(vat|legend)_/.test(key); // put together from what a token is
+    assert.ok(composed || quoted.has(key), `unused: ${key}`);
+  }
+  for (const [, key] of code.matchAll(/\bt\("(\w+)"/g)) assert.ok(known.includes(key), `missing: ${key}`);
+});

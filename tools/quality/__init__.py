@@ -1,0 +1,1 @@
+"""What the quality benchmark is made of: rows, measurement, statistics, tables."""

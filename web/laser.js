@@ -1,0 +1,240 @@
+/** The views on the canvas: the only file that touches ComfyUI's page. */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { el } from "./views/dom.js";
+import { fileQuery, kept, picturesOf, restored } from "./views/payload.js";
+import { translator } from "./views/strings.js";
+import { VIEWS, createView } from "./views/view.js";
+
+const KEPT = "laser_view"; // the property of a node that keeps its last result
+const LEAST_WIDTH = 320; // of a new node with a view, in CSS pixels
+const views = new Map(); // node -> its view while the node is on a graph
+const folds = new Map(); // node -> what folds its rarely used inputs
+let texts = {};
+let made = 0;
+
+const t = translator(
+  new Proxy({}, { get: (_, language) => texts[language] }),
+  () => app.extensionManager.setting.get("Comfy.Locale"),
+);
+
+app.registerExtension({
+  name: "laser.views",
+
+  async init() {
+    const href = new URL("./laser.css", import.meta.url).href;
+    document.head.append(el("link", { rel: "stylesheet", href }));
+    texts = await api.getCustomNodesI18n();
+  },
+
+  setup() {
+    api.addEventListener("laser.progress", ({ detail }) => {
+      const root = app.rootGraph ?? app.graph;
+      // Another workflow's tab may show a node of the same id
+      if (detail.workflow && root.id && detail.workflow !== root.id) return;
+      views.get(nodeOf(String(detail.node).split(":"), root))?.progress(detail);
+    });
+    app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
+      setTimeout(() => folds.forEach((fold) => fold())),
+    );
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
+      api.addEventListener(end, () => views.forEach((view) => view.settle()));
+    }
+  },
+
+  nodeCreated(node) {
+    const spec = VIEWS[node.comfyClass];
+    if (spec) attach(node, spec);
+    if (/^Laser[A-Z]/.test(node.comfyClass ?? "")) foldAdvanced(node);
+  },
+
+  /** After undo, or on coming back to a workflow's tab: the page still has the last results. */
+  onNodeOutputsUpdated(outputs) {
+    for (const [locator, output] of Object.entries(outputs)) {
+      const pictures = picturesOf(output);
+      if (pictures) views.get(nodeAt(locator))?.show({ pictures, of: pictures.length });
+    }
+  },
+});
+
+/** Puts a view on a node for as long as the node is on a graph. */
+function attach(node, { sections, height }) {
+  const root = el("div", { class: "laser-view", style: `--comfy-widget-min-height:${height}` });
+  root.style.minHeight = `${height}px`; // the newer renderer measures the element itself
+  const widget = node.addDOMWidget("laser_view", "laser_view", root, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => height,
+  });
+  widget.serialize = false;
+  node.setSize([Math.max(node.size[0], LEAST_WIDTH), node.size[1]]);
+  const host = hostOf(node);
+
+  const showKept = () => {
+    const result = restored(node.properties?.[KEPT]);
+    if (result) views.get(node)?.show(result);
+    else views.get(node)?.refresh();
+  };
+  let forwarding = null;
+  chain(node, "onAdded", () => {
+    if (views.has(node)) return;
+    views.set(node, createView(root, sections, host));
+    forwarding = forwardToCanvas(root);
+    showKept();
+  });
+  chain(node, "onConfigure", showKept);
+  for (const name of ["layer", "override"]) {
+    const set = widgetOf(node, name);
+    if (set) chain(set, "callback", () => views.get(node)?.refresh());
+  }
+  chain(node, "onConnectionsChange", () => views.get(node)?.refresh());
+  chain(node, "onExecuted", (output) => {
+    const pictures = picturesOf(output);
+    if (!pictures) return;
+    views.get(node)?.show({ pictures, of: pictures.length });
+    keep(node, kept(pictures));
+  });
+  chain(node, "onRemoved", () => {
+    views.get(node)?.destroy();
+    views.delete(node);
+    forwarding?.abort();
+  });
+}
+
+/**
+ * Rarely used inputs fold away in the classic renderer too, which leaves room for those that are
+ * advanced but not hidden; the node's menu has "Show Advanced". A linked one stays.
+ */
+function foldAdvanced(node) {
+  const fold = () => {
+    const shown =
+      window.LiteGraph?.vueNodesMode ||
+      node.showAdvanced ||
+      app.extensionManager.setting.get("Comfy.Node.AlwaysShowAdvancedWidgets");
+    for (const widget of node.widgets ?? []) {
+      if (!widget.options?.advanced) continue;
+      widget.advanced = true;
+      widget.hidden = !shown && !isLinked(node, widget.name);
+    }
+  };
+  fold();
+  for (const event of ["onAdded", "onConfigure", "onConnectionsChange"]) chain(node, event, fold);
+  chain(node, "toggleAdvanced", () => {
+    fold();
+    node.expandToFitContent?.();
+  });
+  node.setSize([node.size[0], node.computeSize()[1]]);
+  chain(node, "onAdded", () => folds.set(node, fold)); // not before: some never join a graph
+  chain(node, "onRemoved", () => folds.delete(node));
+}
+
+/** What a view asks of the canvas, see Host in views/view.js. */
+function hostOf(node) {
+  return {
+    id: `laser-${(made += 1)}`,
+    t,
+    url: (entry) => {
+      const query = fileQuery(entry);
+      return query && api.apiURL(query);
+    },
+    async json(entry) {
+      const query = fileQuery(entry);
+      const answer = query && (await api.fetchApi(query).catch(() => null));
+      return answer?.ok ? answer.json().catch(() => null) : null;
+    },
+    get: (name) => widgetOf(node, name)?.value,
+    set(name, value) {
+      const widget = widgetOf(node, name);
+      widget.value = value;
+      widget.callback?.(value);
+      node.setDirtyCanvas(true, true);
+    },
+    locked: (name) => isLinked(node, name),
+    change(act) {
+      this.begin();
+      try {
+        act();
+      } finally {
+        this.end();
+      }
+    },
+    begin: () => app.canvas.emitBeforeChange(),
+    end: () => app.canvas.emitAfterChange(),
+  };
+}
+
+/**
+ * Keeps the last result in the workflow. A run is not an edit: the result also goes into the state
+ * that edits are compared with, or the next Ctrl+Z would take back the result and nothing else.
+ */
+function keep(node, result) {
+  node.properties[KEPT] = result;
+  const state = app.extensionManager.workflow?.activeWorkflow?.activeState;
+  const graph = node.graph === (app.rootGraph ?? app.graph)
+    ? state
+    : state?.definitions?.subgraphs?.find(({ id }) => id === node.graph?.id);
+  const saved = graph?.nodes?.find(({ id }) => String(id) === String(node.id));
+  if (!saved) return;
+  saved.properties = { ...saved.properties, [KEPT]: structuredClone(result) };
+  api.dispatchCustomEvent("graphChanged", state); // so that the page's draft has it too
+}
+
+/** In the classic renderer a DOM widget would swallow the wheel and the middle button. */
+function forwardToCanvas(root) {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const classic = () => !window.LiteGraph?.vueNodesMode;
+  root.addEventListener("wheel", (event) => classic() && !scrolls(event) && app.canvas.processMouseWheel(event), { signal });
+  const middle = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
+  for (const [type, method] of Object.entries(middle)) {
+    root.addEventListener(
+      type,
+      (event) => {
+        const held = type === "pointermove" ? event.buttons & 4 : event.button === 1;
+        if (held && classic()) app.canvas[method](event);
+      },
+      { signal },
+    );
+  }
+  return controller;
+}
+
+/** True over a list that can itself be scrolled. */
+function scrolls(event) {
+  const list = event.target.closest?.(".laser-tokens, .laser-detail");
+  return Boolean(list) && !event.ctrlKey && list.scrollHeight > list.clientHeight + 1;
+}
+
+function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** Whether a link gives a widget's value. */
+function isLinked(node, name) {
+  return (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
+}
+
+/** Calls `after` behind a method of one object, which keeps its own. */
+function chain(object, name, after) {
+  const before = object[name];
+  object[name] = function (...given) {
+    const result = before?.apply(this, given);
+    after(...given);
+    return result;
+  };
+}
+
+/** A node by the ids on the way to it: "12", or "4:12" in the subgraph of node 4. */
+function nodeOf([first, ...rest], graph) {
+  const node = graph?.getNodeById(Number(first)) ?? graph?.getNodeById(first);
+  return rest.length ? nodeOf(rest, node?.subgraph) : node;
+}
+
+/** A node by ComfyUI's locator: "12", or "<id of a subgraph>:12". */
+function nodeAt(locator) {
+  const parts = String(locator).split(":");
+  const root = app.rootGraph ?? app.graph;
+  const graph = parts.length > 1 ? root.subgraphs?.get(parts[0]) : root;
+  return nodeOf([parts.at(-1)], graph);
+}

@@ -1,0 +1,124 @@
+/** A node's view: its sections for one picture at a time, and a pager for a batch. */
+
+import { el, pager } from "./dom.js";
+import { layerSection } from "./layers.js";
+import { tokenSection } from "./tokens.js";
+import { windowSection } from "./windows.js";
+
+/** What each node shows, and how much room that needs (CSS pixels). */
+export const VIEWS = {
+  LaserVAQLayerSelect: { sections: { layers: layerSection }, height: 400 },
+  LaserConViCrop: {
+    sections: { windows: (host, signal) => windowSection(host, signal, { editable: true }) },
+    height: 320,
+  },
+  LaserVATDecode: { sections: { tokens: tokenSection }, height: 320 },
+  LaserAnswer: {
+    sections: {
+      windows: (host, signal) => windowSection(host, signal, { editable: false }),
+      tokens: tokenSection,
+    },
+    height: 540,
+  },
+};
+
+/**
+ * @typedef {object} Host what a view asks of the canvas
+ * @property {string} id unique in the page
+ * @property {(key: string, values?: object) => string} t
+ * @property {(entry: object | null) => string | null} url of a temp file
+ * @property {(entry: object) => Promise<unknown>} json of a temp file; null if it is gone
+ * @property {(name: string) => unknown} get a widget's value
+ * @property {(name: string, value: unknown) => void} set
+ * @property {(name: string) => boolean} locked whether a link gives the widget's value
+ * @property {(act: () => void) => void} change does it as one step of undo
+ * @property {() => void} begin of a longer step of undo
+ * @property {() => void} end
+ * @property {() => number} count of pictures
+ */
+
+/**
+ * Fills `root` with the view of a node.
+ * @param {HTMLElement} root
+ * @param {Record<string, Function>} sections by the part of a picture they show
+ * @param {Omit<Host, "count">} given
+ */
+export function createView(root, sections, given) {
+  const controller = new AbortController();
+  const { signal } = controller;
+  let pictures = [];
+  let of = 0;
+  let index = 0;
+  let running = false;
+  const host = { ...given, count: () => of };
+  const { t } = host;
+
+  const empty = el("p", { class: "laser-empty", text: t("runFirst") });
+  const pages = pager(
+    { tag: "nav", class: "laser-pager", "aria-label": t("pictures"), before: t("pictureBefore"), after: t("pictureAfter") },
+    signal,
+    turn,
+  );
+  const parts = Object.entries(sections).map(([name, make]) => [name, make(host, signal)]);
+  const body = el("div", { class: "laser-body", hidden: true }, ...parts.map(([, part]) => part.element));
+  root.replaceChildren(pages.element, empty, body);
+
+  for (const [, part] of parts) part.element.hidden = true;
+
+  function turn(to) {
+    running = false;
+    index = Math.min(Math.max(to, 0), Math.max(of - 1, 0));
+    pages.show(index, of, t("pictureOf", { number: index + 1, count: of }));
+    const picture = pictures[index];
+    body.hidden = !picture;
+    empty.hidden = Boolean(picture);
+    empty.textContent = t(of ? "pictureNotKept" : "runFirst");
+    if (!picture) return;
+    try {
+      for (const [name, part] of parts) {
+        part.element.hidden = !picture[name];
+        if (picture[name]) part.show(picture);
+      }
+    } catch (error) {
+      // A workflow file may hold anything; what cannot be drawn must not stop it from loading
+      console.warn("LASER: a saved result cannot be shown", error);
+      body.hidden = true;
+      empty.hidden = false;
+      empty.textContent = t("unreadable");
+    }
+  }
+
+  return {
+    /** @param {{pictures: object[], of: number}} result */
+    show(result) {
+      pictures = result.pictures;
+      of = result.of;
+      turn(index);
+    },
+    /** After a widget has changed. */
+    refresh() {
+      if (!body.hidden) for (const [, part] of parts) part.refresh();
+    },
+    /** What there is while the node runs: its windows, then its answer as it grows. */
+    progress(part) {
+      running = true;
+      body.hidden = false;
+      empty.hidden = pages.element.hidden = true;
+      for (const [name, section] of parts) {
+        if (part[name]) section.show(part);
+        else if (part.text !== undefined && section.stream) section.stream(part.text);
+        else continue;
+        section.element.hidden = false;
+      }
+    },
+    /** After a run that failed or was stopped: the last result again. */
+    settle() {
+      if (running) turn(index);
+    },
+    destroy() {
+      for (const [, part] of parts) part.clear();
+      controller.abort();
+      root.replaceChildren();
+    },
+  };
+}
