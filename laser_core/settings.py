@@ -115,7 +115,7 @@ class LoadSettings(Settings):
         1280,
         "Largest number of visual tokens for a picture, on native-resolution models (Qwen-VL). "
         "More tokens see finer details and cost more time and memory. While both limits are the "
-        "defaults, the demo Qwen2.5-VL keeps to its own: 144.",
+        "defaults, the demo Qwen2.5-VL keeps to its own, about 144.",
         low=4,
         high=16384,
         step=4,
