@@ -103,6 +103,7 @@ def centre(element):
 def test_a_run_shows_a_bar_per_layer_and_hovering_shows_its_map(asked):
     page, _ = asked
     node = Node(page, "LaserVAQLayerSelect")
+    node.find(".laser-bar")
     bars = node.view.query_selector_all(".laser-bar")
     assert len(bars) == 8  # of the demo model
     heat = node.find(".laser-heat")
