@@ -22,6 +22,7 @@ DEMO_LABEL = "demo (shapes, colours, digits)"
 ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 POLL_SECONDS = 0.5
+LONGEST_ID = 96  # characters: the hub's own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # never a way up or out
 
 
@@ -80,8 +81,8 @@ def complaint(model: str | None, custom: str | None) -> str | None:
         if _custom_folder(custom) is not None or _is_hub_id(custom):
             return None
         return (
-            "check custom_model, or leave it empty: it is neither an existing folder nor a Hugging "
-            f"Face id like 'owner/name': {custom!r}"
+            "check custom_model, or leave it empty: it is neither a model folder (without '..') "
+            f"nor a Hugging Face id like 'owner/name': {custom[:LONGEST_ID]!r}"
         )
     if model in (None, DEMO_LABEL) or model in _BY_LABEL or model in local_models():
         return None
@@ -116,20 +117,25 @@ def find(
 
 
 def _custom_folder(custom: str) -> Path | None:
-    path = Path(custom).expanduser()
-    if path.is_dir():
-        return path
+    """The model folder that a text names; a way up (`..`) names none."""
+    try:
+        path = Path(custom).expanduser()
+        if ".." not in path.parts and (path / "config.json").is_file():
+            return path
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a null byte
+        return None
     return local_models().get(custom)
 
 
 def _is_hub_id(text: str) -> bool:
-    return _HUB_ID.fullmatch(text) is not None and ".." not in text
+    fits = len(text) <= LONGEST_ID and ".." not in text
+    return fits and _HUB_ID.fullmatch(text) is not None
 
 
 def _model_type(folder: Path) -> str | None:
     try:
         return json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

@@ -77,10 +77,23 @@ def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
     assert check("gone", "owner/name") is True
     assert check(None, None) is True  # both linked: known when it runs
     assert check("gone", "").startswith("choose another model")
-    beyond = ("../../x", "a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c")
-    paths = ("/no/such/folder", "one", "a/b/c", "../x", "~/none", "C:/none", "C:\\none")
-    for wrong in (*paths, *beyond):
+    beyond = ("a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c")
+    paths = ("/no/such/folder", "one", "a/b/c", "~/none", "~no-such-user/x", "C:/none", "C:\\none")
+    for wrong in (*paths, *beyond, "a" * 5000, "a/" + "b" * 5000):
         assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
+
+
+def test_only_a_model_folder_is_taken_for_one_and_never_by_a_way_up(tmp_path, monkeypatch):
+    folder = model_folder(tmp_path / "up" / "model")
+    (tmp_path / "up" / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "up" / "work")
+    check = node("LaserLoadLVLM").VALIDATE_INPUTS
+    assert models.find("", str(folder)) == ("model", str(folder))
+    here = ("..", ".", "../model", "../work/../model", str(tmp_path / "up" / "work" / "../model"))
+    for wrong in (*here, "/", "/etc", str(tmp_path)):
+        assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
+        with pytest.raises(ValueError, match=r"^check custom_model"):
+            models.find(models.DEMO_LABEL, wrong)
 
 
 # ---- downloads ---------------------------------------------------------------------------------
