@@ -184,7 +184,7 @@ def _holds(folder: Path, repository: str) -> bool:
         return False
     origin = folder / ORIGIN
     if origin.is_file():
-        if origin.read_text("utf-8").strip() != repository:
+        if origin.read_text("utf-8", "replace").strip() != repository:
             return False
     elif repository not in _REPOSITORIES and folder.parent.name != repository.split("/")[0]:
         return False
@@ -291,10 +291,14 @@ def _check_inside(name: str, repository: str) -> None:
 def _missing_files(folder: Path) -> list[str]:
     """What a model folder lacks of its config and its weights, by their index or as one file."""
     index = folder / "model.safetensors.index.json"
-    needed = ["model.safetensors"]
-    if index.is_file():
-        needed = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    return [name for name in ("config.json", *needed) if not (folder / name).is_file()]
+    needed = {"model.safetensors"}
+    try:
+        if index.is_file():
+            needed = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        files = ["config.json", *sorted(needed)]
+        return [name for name in files if not (folder / name).is_file()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return [f"a readable {index.name}"]
 
 
 def _size(folder: Path) -> int:

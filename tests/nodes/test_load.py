@@ -168,6 +168,37 @@ def test_a_curated_model_that_the_user_put_there_is_not_downloaded(comfyui, hub)
     assert hub.files == []
 
 
+BROKEN_INDEXES = {
+    "empty": b"{}",
+    "torn": b'{"weight_map":',
+    "a list": b"[]",
+    "of numbers": b'{"weight_map": {"a": 5}}',
+    "of lists": b'{"weight_map": {"a": []}}',
+    "no map": b'{"weight_map": 5}',
+    "no text": b"\xff\xfe",
+    "deep": b"[" * 100_000,
+    "of long names": b'{"weight_map": {"a": "%s"}}' % (b"x" * 5000),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_INDEXES.values(), ids=BROKEN_INDEXES)
+def test_a_model_whose_index_is_broken_is_incomplete(comfyui, hub, content):
+    folder = model_folder(comfyui.llm / "llava-1.5-7b-hf")
+    (folder / "model.safetensors.index.json").write_bytes(content)
+    label = next(label for label in choices() if label.startswith("LLaVA-1.5 7B"))
+    with pytest.raises(ValueError, match=r"^delete .*a readable model.safetensors.index"):
+        models.find(label, "")
+    assert hub.files == []
+
+
+def test_folders_with_broken_notes_are_passed_over(comfyui, hub):
+    (model_folder(comfyui.llm / "tiny") / models.ORIGIN).write_bytes(b"\xff\xfe")
+    deep = model_folder(comfyui.llm / "deep") / "config.json"
+    deep.write_text("[" * 100_000)
+    assert list(models.local_models()) == ["tiny"]
+    assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "someone" / "tiny")
+
+
 def test_a_folder_of_the_same_name_is_not_taken_for_another_owners_model(comfyui, hub):
     for place in ("tiny", "other/tiny"):
         (model_folder(comfyui.llm / place, "qwen3_vl") / "model.safetensors").touch()
