@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -168,6 +169,37 @@ TRIPS = {
 @pytest.mark.parametrize(("name", "text"), [(n, text) for n in TRIPWIRES for text in TRIPS[n]])
 def test_tripwires_trip(name, text):
     assert re.search(TRIPWIRES[name], text)
+
+
+def test_every_python_that_is_promised_is_tried():
+    promised = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text("utf-8"))
+    tried = re.search(r"^for version in (.+); do$", (ROOT / "run-tests").read_text("utf-8"), re.M)
+    assert tried[1].split() == promised
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("nodes/widgets.py", None, "nodes import"),
+        ("tests/x.py", "match x:\n  case = 1", "SyntaxError"),
+        ("tools/x.py", "a = '\\d'", "invalid escape sequence"),
+        ("nodes/views.py", "raise ImportError('of a library')", "ImportError: of a library"),
+    ],
+)
+def test_a_python_that_cannot_read_or_import_the_pack_is_told(tmp_path, file, text, said):
+    for name, content in archive().items():
+        if name.endswith(".py"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tools" / "check_python.py", tmp_path / "tools")
+    if text:
+        (tmp_path / file).write_text(text)
+    command = [sys.executable, tmp_path / "tools" / "check_python.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert said in done.stdout + done.stderr
+    assert (done.returncode != 0) == bool(text)
 
 
 def test_requirements_hold_nothing_that_breaks_an_installation():
