@@ -1,6 +1,8 @@
 """What the registry's scanner and the installers object to, in the archive of a publish."""
 
+import ast
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -111,13 +113,39 @@ def test_the_canvas_shows_text_as_text():
     assert not [name for name, text in scripts.items() if re.search(as_markup, text)]
 
 
+PACKAGES = {"PIL": "pillow", "lmms_eval": "lmms-eval", "flash_attn": "flash-attn"}
+OWN = {"laser_core", "nodes", "tests", "tools"}
+COMFYUI = {"comfy", "comfy_api", "execution", "folder_paths", "nodes", "server"}
+
+
+def imported() -> set[str]:
+    """Packages that any file imports, anywhere in it."""
+    found = set()
+    for path in [path for name in OWN for path in (ROOT / name).rglob("*.py")]:
+        for line in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(line, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in line.names}
+            elif isinstance(line, ast.ImportFrom) and not line.level:
+                found.add(line.module.partition(".")[0])
+    return {
+        PACKAGES.get(n, n) for n in found - sys.stdlib_module_names - OWN - COMFYUI - {"tomllib"}
+    }
+
+
 def test_every_dependency_and_its_licence_is_listed():
-    listed = dict(
-        re.findall(r"^\| ([\w-]+) \| .+ \| (\S.*) \|$", (ROOT / "THIRD_PARTY.md").read_text(), re.M)
-    )
+    text = (ROOT / "THIRD_PARTY.md").read_text("utf-8")
+    needed = set(re.findall(r"^\| ([\w-]+) \| .+ \| \S.* \|$", text, re.M)) - {"Package"}
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    names = {re.match(r"[\w-]+", line)[0] for line in lines}
-    assert set(listed) - {"Package"} == names | {"torch"}
+    assert needed == {re.match(r"[\w-]+", line)[0] for line in lines} | {"torch"}
+    extras = re.search(
+        r"^\[project.optional-dependencies\]$(.*?)^$",
+        (ROOT / "pyproject.toml").read_text(),
+        re.M | re.S,
+    )[1]
+    web = json.loads((ROOT / "tests" / "web" / "package.json").read_text("utf-8"))
+    used = {*re.findall(r'"([\w-]+)>=', extras), *web["devDependencies"], *imported()}
+    assert {"ruff", "lmms-eval", "loguru", "tqdm", "jsdom", "playwright"} <= used
+    assert used <= needed | set(re.findall(r"([\w-]+)\s\([A-Z][^)]+\)", text))
 
 
 def test_pack_itself_is_packed_and_its_checks_are_not():
