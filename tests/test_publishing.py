@@ -20,7 +20,8 @@ IGNORED = [
     if line.strip() and not line.startswith("#")
 ]
 SCANNED = {".py", ".js", ".md", ".json", ".toml", ".txt"}
-WEIGHTS = "laser_core/demo_model/"  # the tokenizer's JSON holds words, not code
+# Tokenizers' JSON holds words, not code
+WEIGHTS = ("laser_core/demo_model/", "laser_core/demo_model_qwen/")
 
 TRIPWIRES = {
     "the environment": r"\bos\.(environ|getenv)\b",
