@@ -4,6 +4,7 @@ ComfyUI runs this file at start. A picture that is already there, or cannot be w
 """
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,12 @@ def offer_examples(input_folder: Path) -> None:
         copy = input_folder / f"laser_{example.name}"
         try:
             if not copy.exists():
-                shutil.copyfile(example, copy)
+                part = copy.with_name(f".{copy.name}.{os.getpid()}.part")  # never half a picture
+                try:
+                    shutil.copyfile(example, part)
+                    part.replace(copy)
+                finally:
+                    part.unlink(missing_ok=True)
         except OSError as error:
             logging.warning("LASER: the example %s is not in the input folder: %s", copy, error)
 

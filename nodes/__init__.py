@@ -3,6 +3,7 @@
 Ids, input names and output names are frozen: saved workflows hold them. New inputs are appended.
 """
 
+from . import runtime
 from .box_pick import BoxPick
 from .con_vicrop import ConViCrop
 from .contrastive_attention import ContrastiveAttention
@@ -25,6 +26,9 @@ NODE_CLASS_MAPPINGS = {
     "LaserPasteBack": PasteBack,
     "LaserUnload": UnloadLVLM,
 }
+
+for kind in set(NODE_CLASS_MAPPINGS.values()):
+    runtime.explain_out_of_memory(kind)
 
 NODE_DISPLAY_NAME_MAPPINGS = {
     "LaserLoadLVLM": "Load LVLM",

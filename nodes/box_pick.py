@@ -58,7 +58,7 @@ class BoxPick:
         lists = _per_picture(_plain(boxes), numbers=format != FORMATS[0])
         if not lists:
             raise ValueError("connect boxes: this list is empty")
-        if image_index >= len(lists):
+        if not 0 <= image_index < len(lists):
             raise ValueError(
                 f"choose image_index 0 to {len(lists) - 1}: it is {image_index}, and there are "
                 f"boxes for {len(lists)} picture(s)"
@@ -66,7 +66,7 @@ class BoxPick:
         one = lists[image_index]
         if not one:
             raise ValueError(f"choose another image_index: picture {image_index} has no box")
-        if box_index >= len(one):
+        if not 0 <= box_index < len(one):
             raise ValueError(
                 f"choose box_index 0 to {len(one) - 1}: it is {box_index}, and picture "
                 f"{image_index} has {len(one)} box(es)"

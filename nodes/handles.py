@@ -26,7 +26,7 @@ class LvlmHandle:
     """LASER_LVLM: a model that is loaded, and loaded again after it was unloaded.
 
     load: gives (the model, ComfyUI's manager of its memory or None). All use of the model goes
-    through `running`, which brings it to its device and names the remedy when memory runs out.
+    through `running`, which brings it to its device.
     """
 
     def __init__(
@@ -45,12 +45,10 @@ class LvlmHandle:
 
     @contextmanager
     def running(self) -> Iterator[Lvlm]:
-        """The model on its device, for a `with` block. After an error or interrupt no cache stays.
+        """The model on its device, for a `with` block.
 
-        Raises torch.OutOfMemoryError or MemoryError, remedy first, when memory runs out.
+        After an error or interrupt no cached prefix stays, and no maps where memory ran out.
         """
-        import torch
-
         from ..laser_core.memory import is_out_of_memory
 
         try:
@@ -61,18 +59,11 @@ class LvlmHandle:
                 runtime.make_room(lvlm.device, _memory_of_a_run(lvlm))
             yield lvlm
         except BaseException as error:  # ComfyUI's interrupt is no Exception
-            if self._lvlm is not None:
+            if is_out_of_memory(error):
+                self.release()
+            elif self._lvlm is not None:
                 self._lvlm.release()
-            if not is_out_of_memory(error):
-                raise
-            self.release()
-            message = (
-                "free memory (Unload LVLM, a smaller model, a quantization or fewer visual "
-                f"tokens) and run again: {self._name} ran out of it ({_first_line(error)})"
-            )
-            # ComfyUI frees memory for the one type, and NumPy's own takes no message
-            kind = torch.OutOfMemoryError if isinstance(error, RuntimeError) else MemoryError
-            raise kind(message) from error
+            raise
         finally:
             if not self._keep_loaded:
                 self._leave_the_gpu()
@@ -224,10 +215,6 @@ def _memory_of_a_run(lvlm: Lvlm) -> int:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cached = 2 * text.num_hidden_layers * heads * head_dim * lvlm.dtype.itemsize
     return TOKENS_OF_A_RUN * (cached + BYTES_OF_A_TOKEN * text.hidden_size)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _empty_caches() -> None:

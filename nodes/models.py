@@ -24,6 +24,7 @@ DEMOS = {DEMO_LABEL: "demo", "demo Qwen2.5-VL (shapes, colours, digits)": "demo-
 ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 POLL_SECONDS = 0.5
+LONGEST_ID = 96  # characters: the hub's own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # never a way up or out
 
 
@@ -82,8 +83,8 @@ def complaint(model: str | None, custom: str | None) -> str | None:
         if _custom_folder(custom) is not None or _is_hub_id(custom):
             return None
         return (
-            "check custom_model, or leave it empty: it is neither an existing folder nor a Hugging "
-            f"Face id like 'owner/name': {custom!r}"
+            "check custom_model, or leave it empty: it is neither a model folder (without '..') "
+            f"nor a Hugging Face id like 'owner/name': {custom[:LONGEST_ID]!r}"
         )
     if model is None or model in DEMOS or model in _BY_LABEL or model in local_models():
         return None
@@ -118,20 +119,25 @@ def find(
 
 
 def _custom_folder(custom: str) -> Path | None:
-    path = Path(custom).expanduser()
-    if path.is_dir():
-        return path
+    """The model folder that a text names; a way up (`..`) names none."""
+    try:
+        path = Path(custom).expanduser()
+        if ".." not in path.parts and (path / "config.json").is_file():
+            return path
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a null byte
+        return None
     return local_models().get(custom)
 
 
 def _is_hub_id(text: str) -> bool:
-    return _HUB_ID.fullmatch(text) is not None and ".." not in text
+    fits = len(text) <= LONGEST_ID and ".." not in text
+    return fits and _HUB_ID.fullmatch(text) is not None
 
 
 def _model_type(folder: Path) -> str | None:
     try:
         return json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
@@ -180,7 +186,7 @@ def _holds(folder: Path, repository: str) -> bool:
         return False
     origin = folder / ORIGIN
     if origin.is_file():
-        if origin.read_text("utf-8").strip() != repository:
+        if origin.read_text("utf-8", "replace").strip() != repository:
             return False
     elif repository not in _REPOSITORIES and folder.parent.name != repository.split("/")[0]:
         return False
@@ -287,10 +293,14 @@ def _check_inside(name: str, repository: str) -> None:
 def _missing_files(folder: Path) -> list[str]:
     """What a model folder lacks of its config and its weights, by their index or as one file."""
     index = folder / "model.safetensors.index.json"
-    needed = ["model.safetensors"]
-    if index.is_file():
-        needed = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    return [name for name in ("config.json", *needed) if not (folder / name).is_file()]
+    needed = {"model.safetensors"}
+    try:
+        if index.is_file():
+            needed = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        files = ["config.json", *sorted(needed)]
+        return [name for name in files if not (folder / name).is_file()]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return [f"a readable {index.name}"]
 
 
 def _size(folder: Path) -> int:

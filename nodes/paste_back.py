@@ -79,6 +79,7 @@ class PasteBack:
 
         pictures, crops = batch_of(image), _on_white(batch_of(crop, "crop"))
         regions = mask_batch(region)
+        _check_values(image=pictures, crop=crops, region=regions)
         if pictures.shape[-1] not in (3, 4):
             raise ValueError(f"connect pictures of 3 or 4 channels: these have {image.shape[-1]}")
         counts = len(pictures), len(crops), len(regions)
@@ -90,6 +91,15 @@ class PasteBack:
                 _paste(picture, crops[piece.crop], regions[piece.region], piece.box, feather_px)
             result.append(picture)
         return (torch.stack(result),)
+
+
+def _check_values(**given: torch.Tensor) -> None:
+    """ValueError for pixels that are no number, or that may go from 0 to 255."""
+    for name, values in given.items():
+        if name != "region" and not values.is_floating_point():
+            raise ValueError(f"convert {name} to floats from 0 to 1: its values are {values.dtype}")
+        if not values.isfinite().all():
+            raise ValueError(f"mend {name}: it holds NaN or infinity")
 
 
 class Piece(NamedTuple):

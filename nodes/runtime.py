@@ -6,6 +6,7 @@ nodes work, with no bar, no preview and no memory manager.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -138,6 +139,35 @@ def ui(text: Sequence[str], **views: list) -> dict[str, list]:
 
 
 # ---- memory ------------------------------------------------------------------------------------
+
+
+def explain_out_of_memory(node: type) -> None:
+    """Have a node class name the remedy wherever in its function memory runs out.
+
+    The function then raises torch.OutOfMemoryError, for which ComfyUI frees memory, or MemoryError.
+    """
+    function = getattr(node, node.FUNCTION)
+
+    @functools.wraps(function)
+    def explained(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            import torch
+
+            from ..laser_core.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            # NumPy's own type takes no message
+            kind = torch.OutOfMemoryError if isinstance(error, RuntimeError) else MemoryError
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise kind(
+                "free memory (Unload LVLM, a smaller model, a quantization, fewer visual tokens or "
+                f"smaller pictures) and run again: there was not enough ({said})"
+            ) from error
+
+    setattr(node, node.FUNCTION, explained)
 
 
 def run_device(cpu: bool) -> torch.device | None:

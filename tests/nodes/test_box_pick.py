@@ -46,7 +46,9 @@ def test_picture_and_box_are_counted_from_zero():
     [
         ({"boxes": []}, "connect boxes"),
         ({"boxes": [[RECORD]], "image_index": 1}, "choose image_index 0 to 0"),
+        ({"boxes": [[RECORD], [OTHER]], "image_index": -1}, "choose image_index 0 to 1"),
         ({"boxes": [[RECORD]], "box_index": 2}, "choose box_index 0 to 0"),
+        ({"boxes": [[RECORD]], "box_index": -5}, "choose box_index 0 to 0"),
         ({"boxes": [[], [RECORD]]}, "choose another image_index"),
         ({"boxes": [[[3, 4, 13, 24]]]}, "choose the format the boxes have"),
         ({"boxes": [[RECORD]], "format": CORNERS}, "choose the format the boxes have"),

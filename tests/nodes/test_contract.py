@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -263,3 +264,22 @@ except RuntimeError as error:
 """
     )
     assert python(code).startswith("install another transformers")
+
+
+def test_an_example_that_was_copied_in_part_is_not_offered(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("prestartup", ROOT / "prestartup_script.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def full_disk(source, target):
+        target.write_bytes(source.read_bytes()[:100])
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copyfile", full_disk)
+        script.offer_examples(tmp_path)
+    assert not list(tmp_path.iterdir())
+    script.offer_examples(tmp_path)
+    offered = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    scenes = sorted((ROOT / "pictures").glob("scene*.*"))
+    assert offered == {f"laser_{path.name}": path.read_bytes() for path in scenes}

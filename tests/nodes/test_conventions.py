@@ -14,7 +14,7 @@ import torch
 from ..core.tiny import build, save
 from .graphs import QUESTION, SMALL, all_of, hand_wired, handle_of, pictures_batch
 from .pack import NAME as PACK
-from .pack import ROOT, part, run
+from .pack import ROOT, inputs_of, part, run
 
 
 def evidence_for(lvlm, image):
@@ -214,8 +214,8 @@ MISTAKES = {
     ),
     "an id that is none": (
         lambda _: run("LaserLoadLVLM", custom_model="/no/such/folder"),
-        "check custom_model, or leave it empty: it is neither an existing folder nor a Hugging "
-        "Face id like 'owner/name': '/no/such/folder'",
+        "check custom_model, or leave it empty: it is neither a model folder (without '..') nor a "
+        "Hugging Face id like 'owner/name': '/no/such/folder'",
     ),
     "an unsupported model": (
         lambda tmp_path: run("LaserLoadLVLM", custom_model=unsupported_folder(tmp_path)),
@@ -325,8 +325,9 @@ def test_out_of_memory_is_explained_and_stays_what_comfyui_handles(lvlm, image, 
     with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
         answer(lvlm=lvlm)
     assert str(caught.value) == (
-        "free memory (Unload LVLM, a smaller model, a quantization or fewer visual tokens) and "
-        "run again: LLaVA-1.5 ran out of it (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+        "free memory (Unload LVLM, a smaller model, a quantization, fewer visual tokens or smaller "
+        "pictures) and run again: there was not enough (CUDA out of memory. Tried to allocate "
+        "2.00 GiB.)"
     )
     assert len(lvlm._maps) == 0
 
@@ -341,12 +342,38 @@ def test_out_of_memory_is_explained_and_stays_what_comfyui_handles(lvlm, image, 
     ],
     ids=repr,
 )
-def test_every_kind_of_out_of_memory_names_the_remedy(lvlm, error):
-    with (
-        pytest.raises((MemoryError, torch.OutOfMemoryError), match=r"^free memory"),
-        lvlm.running(),
-    ):
+def test_every_kind_of_out_of_memory_names_the_remedy(lvlm, error, monkeypatch):
+    def fail(*args, **options):
         raise error
+
+    monkeypatch.setattr(part("laser_core.pipeline"), "answer", fail)
+    with pytest.raises((MemoryError, torch.OutOfMemoryError), match=r"^free memory"):
+        answer(lvlm=lvlm)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "node_id"),
+    [
+        ("laser_core.pictures", "to_picture", "LaserAnswer"),
+        ("laser_core.render", "drawing", "LaserAnswer"),
+        ("laser_core.render", "heat_map", "LaserAnswer"),
+        ("laser_core.crop", "place_windows", "LaserConViCrop"),
+        ("laser_core.counterfactual", "block", "LaserCounterfactualMask"),
+        ("nodes.paste_back", "_resized", "LaserPasteBack"),
+        ("nodes.models", "find", "LaserLoadLVLM"),
+        ("nodes.handles", "_empty_caches", "LaserUnload"),
+    ],
+)
+def test_memory_that_runs_out_anywhere_in_a_node_names_the_remedy(
+    lvlm, module, name, node_id, monkeypatch
+):
+    image, mask = pictures_batch(1), torch.zeros(1, 60, 90)
+    mask[:, 10:30, 20:50] = 1
+    given = {"lvlm": lvlm, "image": image, "question": QUESTION, "crop": image, "mask": mask,
+             "region": mask, "min_side_px": 20, "max_tokens": 2}  # fmt: skip
+    monkeypatch.setattr(part(module), name, out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^free memory \(Unload LVLM"):
+        run(node_id, **{key: given[key] for key in given.keys() & inputs_of(node_id).keys()})
 
 
 def test_out_of_memory_while_loading_is_no_broken_download(tmp_path, monkeypatch):

@@ -78,10 +78,23 @@ def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
     assert check("gone", "owner/name") is True
     assert check(None, None) is True  # both linked: known when it runs
     assert check("gone", "").startswith("choose another model")
-    beyond = ("../../x", "a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c")
-    paths = ("/no/such/folder", "one", "a/b/c", "../x", "~/none", "C:/none", "C:\\none")
-    for wrong in (*paths, *beyond):
+    beyond = ("a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c")
+    paths = ("/no/such/folder", "one", "a/b/c", "~/none", "~no-such-user/x", "C:/none", "C:\\none")
+    for wrong in (*paths, *beyond, "a" * 5000, "a/" + "b" * 5000):
         assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
+
+
+def test_only_a_model_folder_is_taken_for_one_and_never_by_a_way_up(tmp_path, monkeypatch):
+    folder = model_folder(tmp_path / "up" / "model")
+    (tmp_path / "up" / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "up" / "work")
+    check = node("LaserLoadLVLM").VALIDATE_INPUTS
+    assert models.find("", str(folder)) == ("model", str(folder))
+    here = ("..", ".", "../model", "../work/../model", str(tmp_path / "up" / "work" / "../model"))
+    for wrong in (*here, "/", "/etc", str(tmp_path)):
+        assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
+        with pytest.raises(ValueError, match=r"^check custom_model"):
+            models.find(models.DEMO_LABEL, wrong)
 
 
 # ---- downloads ---------------------------------------------------------------------------------
@@ -154,6 +167,37 @@ def test_a_curated_model_that_the_user_put_there_is_not_downloaded(comfyui, hub)
     (folder / "model.safetensors").touch()
     assert models.find(label, "") == ("LLaVA-1.5 7B", str(folder))
     assert hub.files == []
+
+
+BROKEN_INDEXES = {
+    "empty": b"{}",
+    "torn": b'{"weight_map":',
+    "a list": b"[]",
+    "of numbers": b'{"weight_map": {"a": 5}}',
+    "of lists": b'{"weight_map": {"a": []}}',
+    "no map": b'{"weight_map": 5}',
+    "no text": b"\xff\xfe",
+    "deep": b"[" * 100_000,
+    "of long names": b'{"weight_map": {"a": "%s"}}' % (b"x" * 5000),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN_INDEXES.values(), ids=BROKEN_INDEXES)
+def test_a_model_whose_index_is_broken_is_incomplete(comfyui, hub, content):
+    folder = model_folder(comfyui.llm / "llava-1.5-7b-hf")
+    (folder / "model.safetensors.index.json").write_bytes(content)
+    label = next(label for label in choices() if label.startswith("LLaVA-1.5 7B"))
+    with pytest.raises(ValueError, match=r"^delete .*a readable model.safetensors.index"):
+        models.find(label, "")
+    assert hub.files == []
+
+
+def test_folders_with_broken_notes_are_passed_over(comfyui, hub):
+    (model_folder(comfyui.llm / "tiny") / models.ORIGIN).write_bytes(b"\xff\xfe")
+    deep = model_folder(comfyui.llm / "deep") / "config.json"
+    deep.write_text("[" * 100_000)
+    assert list(models.local_models()) == ["tiny"]
+    assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "someone" / "tiny")
 
 
 def test_a_folder_of_the_same_name_is_not_taken_for_another_owners_model(comfyui, hub):

@@ -1,0 +1,30 @@
+"""Memory of reading the attention: linear in the image tokens, whatever the model's own kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from laser_core.attention import read_attention
+from tools.speed.count import peak_bytes
+
+from .lvlms import lvlm_of, noise_picture
+
+QUESTION = "what colour is the square ?"
+
+
+def bytes_per_token(kernel: str, tokens: int) -> float:
+    """Peak tensor memory of reading both branches, by the profiler's record of allocations."""
+    side = round(tokens**0.5) * 28
+    lvlm = lvlm_of("qwen2_vl", fresh=True, vision=side, attn=kernel)
+    inputs = lvlm.encode(noise_picture((side, side)))
+    peak = peak_bytes(lambda: read_attention(lvlm, inputs, QUESTION), "cpu")
+    return peak / inputs.token_count
+
+
+@pytest.mark.parametrize("tokens", [1024, 2025])
+def test_peak_memory_grows_at_most_linearly_in_the_image_tokens(tokens):
+    assert bytes_per_token("sdpa", tokens) <= 1.05 * bytes_per_token("sdpa", 529)
+
+
+def test_a_kernel_that_keeps_all_weights_would_be_noticed():
+    assert bytes_per_token("eager", 1024) > 1.5 * bytes_per_token("eager", 529)
