@@ -158,7 +158,7 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
 def _load_weights(
     folder: Path, name: str, device: torch.device, settings: LoadSettings
 ) -> torch.nn.Module:
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("install flash-attn, or set attention to auto: flash needs it")
@@ -169,11 +169,16 @@ def _load_weights(
         )
     quantization = _quantization(settings, dtype, device)
     extra = {} if quantization is None else {"quantization_config": quantization}
+    attention = _ATTENTION[settings.attention]
     try:
+        config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+        # The file's own choice would win over the argument, and may be a compiled kernel to fetch
+        config._attn_implementation = attention
         model, info = AutoModelForImageTextToText.from_pretrained(
             str(folder),
+            config=config,
             dtype=dtype,
-            attn_implementation=_ATTENTION[settings.attention],
+            attn_implementation=attention,
             device_map={"": device},
             use_safetensors=True,
             output_loading_info=True,

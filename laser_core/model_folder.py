@@ -29,17 +29,30 @@ def check_contents(folder: Path, name: str) -> None:
     """Raise ValueError for a folder with code, pickles, an adapter or files from elsewhere.
 
     The folder itself may be a link, as on a second disk. A file in it may be a link inside the
-    folder or to a blob of a hub cache, which is how the hub's client stores models; any other
-    would let a downloaded folder read files of the user's that are no part of a model.
+    folder or, in a hub cache, to a blob of the same model, which is how the hub's client stores
+    models; any other would let a downloaded folder read files of the user's that are no part of a
+    model.
     """
     home = folder.resolve()
-    for path in sorted(folder.iterdir()):
-        target = path.resolve()
-        if not target.is_relative_to(home) and not _is_hub_blob(target):
+    # models--owner--name/snapshots/revision beside models--owner--name/blobs
+    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    for path in sorted(folder.rglob("*")):
+        try:
+            target = path.resolve(strict=path.is_symlink())
+        except (OSError, RuntimeError) as error:  # a loop, or a link to nothing
+            raise ValueError(
+                f"download {name} again: {path.name} is a link that leads nowhere"
+            ) from error
+        if not target.is_relative_to(home) and not target.is_relative_to(blobs):
             raise ValueError(
                 f"copy {path.name} into the folder of {name}, or link the whole folder: it is a "
                 "link to a file outside of it, which is not read"
             )
+    if (folder / "custom_generate").exists():
+        raise ValueError(
+            f"choose a model without code of its own: {name} has some in custom_generate, and "
+            "such code is never run"
+        )
     for path in sorted(folder.glob("*config.json")):
         if _asks_for_code(_json(path, name)):
             raise ValueError(
@@ -72,11 +85,6 @@ def _check_weights(folder: Path, name: str) -> None:
                 f"convert {name} to safetensors, or choose a copy that has them: its weights are "
                 f"pickled ({pickled[0]}), and opening such a file can run code"
             )
-
-
-def _is_hub_blob(path: Path) -> bool:
-    """True for `models--owner--name/blobs/hash`, wherever the cache lies."""
-    return path.parent.name == "blobs" and path.parents[1].name.startswith("models--")
 
 
 def _asks_for_code(value: Any) -> bool:

@@ -81,6 +81,19 @@ def test_a_python_file_that_nothing_asks_for_is_no_reason_to_refuse(copy, capfd)
     assert "RUN" not in "".join(capfd.readouterr())
 
 
+def test_a_generate_of_the_folders_own_is_refused_and_never_run(copy, capfd):
+    (copy / "custom_generate").mkdir()
+    (copy / "custom_generate" / "generate.py").write_text("print('RUN')\ndef generate(): pass\n")
+    refused(copy, "^choose a model without code of its own: .* has some in custom_generate")
+    assert "RUN" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("attention", ["someone/kernel", "flash_attention_2"])
+def test_a_config_cannot_choose_the_attention_which_may_be_a_kernel_to_fetch(copy, attention):
+    edit(copy / "config.json", _attn_implementation=attention)
+    assert load_lvlm(str(copy)).attention == "sdpa"
+
+
 class _Bomb:
     def __reduce__(self):
         return os.abort, ()
@@ -130,16 +143,32 @@ def test_a_link_inside_the_folder_is_followed(copy):
     load_lvlm(str(copy))
 
 
-@pytest.mark.parametrize("layout", ["snapshots/0a1b", "copy"])
-def test_the_hub_caches_links_to_its_blobs_are_followed(folder, tmp_path, layout):
-    repository = tmp_path / "hub" / "models--someone--tiny"
-    snapshot = repository / layout if "/" in layout else tmp_path / layout
+def test_a_link_one_level_down_to_a_file_outside_is_refused(copy, tmp_path):
+    (tmp_path / "secret.jinja").write_text("{{ messages }}")
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "default.jinja").symlink_to(tmp_path / "secret.jinja")
+    refused(copy, "^copy default.jinja into the folder of .*, or link the whole folder")
+
+
+@pytest.mark.parametrize("target", ["loop.json", "nothing.json"])
+def test_a_link_that_leads_nowhere_is_refused(copy, target):
+    (copy / "loop.json").symlink_to(target)
+    refused(copy, "^download .* again: loop.json is a link that leads nowhere")
+
+
+@pytest.mark.parametrize("blobs_of", ["tiny", "another"])
+def test_only_links_to_its_own_blobs_are_followed_in_a_hub_cache(folder, tmp_path, blobs_of):
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / "0a1b"
+    blobs = tmp_path / "hub" / f"models--someone--{blobs_of}" / "blobs"
     snapshot.mkdir(parents=True)
-    (repository / "blobs").mkdir(parents=True)
+    blobs.mkdir(parents=True)
     for path in folder.iterdir():
-        shutil.copy(path, repository / "blobs" / f"hash-of-{path.name}")
-        (snapshot / path.name).symlink_to(repository / "blobs" / f"hash-of-{path.name}")
-    load_lvlm(str(snapshot))
+        shutil.copy(path, blobs / f"hash-of-{path.name}")
+        (snapshot / path.name).symlink_to(blobs / f"hash-of-{path.name}")
+    if blobs_of == "tiny":
+        load_lvlm(str(snapshot))
+    else:
+        refused(snapshot, "^copy .* into the folder of .*, or link the whole folder")
 
 
 def test_an_index_that_names_files_elsewhere_is_refused(sharded, tmp_path):
