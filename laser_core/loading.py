@@ -18,6 +18,7 @@ from .lvlm import Lvlm
 from .memory import is_out_of_memory
 from .model_folder import check_contents, check_type
 from .settings import LoadSettings
+from .turns import one_at_a_time
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo_model"
@@ -37,9 +38,15 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
     """
     folder = _resolve(name)
     check_contents(folder, name)
+    return _load(folder, name, settings)
+
+
+@one_at_a_time  # the library changes torch's initialisers and default dtype while it loads
+def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
+    from transformers import AutoTokenizer
+
     device = _device(settings)
     model = _load_weights(folder, name, device, settings)
-    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -76,6 +78,28 @@ def test_visual_token_limits_reach_the_processor(tmp_path):
 def test_precision_is_honoured(folder):
     assert load_lvlm(str(folder), LoadSettings(precision="bf16")).dtype == torch.bfloat16
     assert load_lvlm(str(folder), LoadSettings(device="cpu")).dtype == torch.float32
+
+
+def test_two_threads_take_turns_to_load(folder, monkeypatch):
+    from transformers import AutoModelForImageTextToText as Auto
+
+    library, inside, seen = Auto.from_pretrained, [], []
+
+    def from_pretrained(*args, **kwargs):
+        inside.append(None)
+        time.sleep(0.1)
+        seen.append(len(inside))
+        loaded = library(*args, **kwargs)
+        inside.pop()
+        return loaded
+
+    monkeypatch.setattr(Auto, "from_pretrained", from_pretrained)
+    threads = [threading.Thread(target=load_lvlm, args=[str(folder)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1, 1, 1]
 
 
 def _truncate(folder):
