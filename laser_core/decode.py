@@ -44,7 +44,7 @@ def decode(
     positive, negative: prompts with and without the evidence. With alpha 0 or no negative stream,
     plain decoding: the second stream is not computed; nor is it where the positive one's first
     token is as sure as settings.adaptive asks. A negative stream with blocked tokens must have the
-    positive's prompt. generate_options: for the library's `generate()`, such as a
+    positive's prompt. Raises ValueError for scores that are not finite. generate_options: for the library's `generate()`, such as a
     streamer, stopping_criteria or logits_processor; they see the positive rows and mixed logits.
     """
     started = time.perf_counter()
@@ -52,7 +52,11 @@ def decode(
     _check_length(lvlm, streams, settings)
     read_streams = _read_streams(lvlm, streams, settings, progress)
     streams = streams[: len(read_streams)]
-    rows = Rows.of(lvlm, streams, read_streams)
+    try:
+        rows = Rows.of(lvlm, streams, read_streams)
+    except BaseException:
+        lvlm.release()  # part of the prefix is lent, into tensors twice its size
+        raise
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
     try:

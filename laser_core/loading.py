@@ -52,6 +52,8 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
         image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
     except Exception as error:  # a broken file makes the library raise whatever it stumbles on
+        if is_out_of_memory(error):
+            raise _loading_error(error, name, device) from error
         raise ValueError(
             f"download {name} again: its tokenizer or image processor cannot be read "
             f"({_first_line(error)})"

@@ -419,3 +419,16 @@ def test_the_demo_model_says_what_it_does_not_know(here, capfd):
     assert names("laser-out") == {"report.json"}
     assert cli.main(["locate", "picture.png", "what brand is the bicycle ?"]) == 2
     assert '"bicycle"' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "step", ["pictures.read_picture", "pipeline.answer", "render.overlay", "report.report"]
+)
+def test_memory_that_runs_out_in_any_step_names_the_remedy(run, monkeypatch, step):
+    def out_of_memory(*args, **options):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(f"laser_core.{step}", out_of_memory)
+    code, out, err = run("ask", "picture.png", QUESTION)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("choose a smaller model or picture, a --quantization")

@@ -442,6 +442,17 @@ def test_an_end_token_that_is_none_is_refused(end):
         decode(lvlm, *streams(lvlm, "crop"), settings())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("options", [{}, {"beams": 2}, {"temperature": 1.5}, {"alpha": 0}], ids=str)
+def test_scores_that_are_not_finite_are_no_answer(value, options):
+    lvlm = lvlm_of("llava", fresh=True)
+    positive, negative = streams(lvlm, "crop")
+    with torch.no_grad():
+        lvlm.model.lm_head.weight[3].fill_(value)
+    with pytest.raises(ValueError, match=r"^choose precision bf16 or fp32, .*not finite"):
+        decode(lvlm, positive, negative, settings(**options))
+
+
 def test_sampling_leaves_the_global_random_state_alone():
     lvlm = lvlm_of("llava")
     positive, negative = streams(lvlm, "crop")

@@ -271,6 +271,16 @@ def test_memory_that_runs_out_while_loading_is_told_from_broken_weights(folder, 
     refused(folder, "^choose a smaller model or a quantization: .* does not fit into the memory")
 
 
+def test_memory_that_runs_out_on_the_tokenizer_is_told_from_a_broken_one(folder, monkeypatch):
+    import transformers
+
+    def out_of_memory(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", out_of_memory)
+    refused(folder, "^choose a smaller model or a quantization: .* does not fit into the memory")
+
+
 def test_a_library_that_is_lacking_is_named(copy):
     edit(copy / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
     with pytest.raises(ValueError, match=r"^(install what|download) "):
