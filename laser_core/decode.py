@@ -44,8 +44,9 @@ def decode(
     positive, negative: prompts with and without the evidence. With alpha 0 or no negative stream,
     plain decoding: the second stream is not computed; nor is it where the positive one's first
     token is as sure as settings.adaptive asks. A negative stream with blocked tokens must have the
-    positive's prompt. Raises ValueError for scores that are not finite. generate_options: for the library's `generate()`, such as a
+    positive's prompt. generate_options: for the library's `generate()`, such as a
     streamer, stopping_criteria or logits_processor; they see the positive rows and mixed logits.
+    Raises ValueError for scores that are not finite.
     """
     started = time.perf_counter()
     streams = [positive] if negative is None or settings.alpha == 0 else [positive, negative]

@@ -1,7 +1,8 @@
 """From a name to a loaded model: the bundled demo model, a folder, or a hub id.
 
-Weights are read from safetensors only and no code from a model's folder is ever run. Nothing is
-downloaded unless a hub id is asked for by name, and nothing is written but that download.
+Weights are read from safetensors, pickled ones only if the settings say so and without running
+what they hold; no code from a model's folder is ever run. Nothing is downloaded unless a hub id
+is asked for by name, and nothing is written but that download.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -36,8 +38,9 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
     truncated or pickled weights, a folder that asks for code of its own or links to files
     elsewhere, or settings this machine cannot serve.
     """
-    folder = _resolve(name)
-    check_contents(folder, name)
+    pickled = settings.weights != "safetensors"
+    folder = _resolve(name, pickled)
+    check_contents(folder, name, pickled=pickled)
     return _load(folder, name, settings)
 
 
@@ -76,7 +79,7 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
     return lvlm
 
 
-def _resolve(name: str) -> Path:
+def _resolve(name: str, pickled: bool) -> Path:
     """The local folder of the model that `name` means, downloaded first if it is a hub id."""
     if name == DEMO:
         if not (DEMO_FOLDER / "config.json").is_file():
@@ -92,11 +95,14 @@ def _resolve(name: str) -> Path:
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or ".." in name or path.is_absolute():
         raise _no_model(name)
-    return _download(name)
+    return _download(name, pickled)
 
 
-def _download(name: str) -> Path:
-    """The hub model's files in the hub's own cache, resumable and checked by the hub's client."""
+def _download(name: str, pickled: bool) -> Path:
+    """The hub model's files in the hub's own cache, resumable and checked by the hub's client.
+
+    Pickled weights only where they may be read and there are no safetensors.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -108,7 +114,10 @@ def _download(name: str) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
         check_type(folder, name)
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+        if pickled and not any(folder.glob("*.safetensors")):
+            patterns.append("pytorch_model*.bin")
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
     except HFValidationError as error:
         raise _no_model(name) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -116,6 +125,12 @@ def _download(name: str) -> Path:
             f"check the name and the network, or give a local folder: {name!r} cannot be "
             f"downloaded ({_first_line(error)})"
         ) from error
+    if not any(path.match("*.safetensors") or path.match("*.bin") for path in folder.iterdir()):
+        raise ValueError(
+            f"choose a model with safetensors weights, or set weights to 'safetensors or pickled' "
+            f"(--weights): {name} has none"
+        )
+    return folder
 
 
 def _no_model(name: str) -> ValueError:
@@ -189,7 +204,9 @@ def _load_weights(
             dtype=dtype,
             attn_implementation=attention,
             device_map={"": device},
-            use_safetensors=True,
+            # None: also pickled ones, where there are no others
+            use_safetensors=True if settings.weights == "safetensors" else None,
+            weights_only=True,  # of a pickle: whatever else it holds is refused, not run
             output_loading_info=True,
             **_OWN_FILES_ONLY,
             **extra,
@@ -217,7 +234,7 @@ def _loading_error(error: Exception, name: str, device: torch.device) -> ValueEr
         return ValueError(
             f"install what {name} needs, or choose another model ({_first_line(error)})"
         )
-    if isinstance(error, (SafetensorError, OSError, RuntimeError)):
+    if isinstance(error, (SafetensorError, UnpicklingError, OSError, RuntimeError)):
         return ValueError(
             f"download {name} again: its weights are missing, truncated or of another model "
             f"({_first_line(error)})"

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from laser_core import pipeline
 from laser_core.families import FAMILIES
@@ -100,6 +101,34 @@ def test_two_threads_take_turns_to_load(folder, monkeypatch):
     for thread in threads:
         thread.join()
     assert seen == [1, 1, 1]
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A hub whose models have the tiny model's files, and pickles in place of safetensors."""
+    import huggingface_hub
+
+    def snapshot_download(name, allow_patterns):
+        for path in folder.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns) and path != weights:
+                shutil.copy(path, tmp_path)
+        if name == "someone/pickled" and any("bin" in pattern for pattern in allow_patterns):
+            torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
+        return str(tmp_path)
+
+    weights = folder / "model.safetensors"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+def test_a_hub_model_without_safetensors_is_refused_and_its_pickles_are_not_fetched(hub, tmp_path):
+    with pytest.raises(ValueError, match=r"^choose a model with safetensors weights, .*--weights"):
+        load_lvlm("someone/pickled")
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_pickled_weights_of_a_hub_model_are_fetched_where_they_are_asked_for(hub):
+    pickled = LoadSettings(weights="safetensors or pickled")
+    load_lvlm("someone/pickled", pickled)
 
 
 def _truncate(folder):

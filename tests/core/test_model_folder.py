@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from laser_core.loading import load_lvlm
 from laser_core.memory import is_out_of_memory
@@ -103,12 +104,62 @@ class _Bomb:
 def test_pickled_weights_are_refused_unopened(copy, file):
     (copy / "model.safetensors").unlink()
     (copy / file).write_bytes(pickle.dumps(_Bomb()))
-    refused(copy, rf"^convert .* to safetensors, .*pickled \({file}\)")
+    refused(copy, rf"^convert .* to safetensors, or set weights .*--weights.*pickled \({file}\)")
 
 
-def test_pickles_beside_safetensors_are_not_opened(copy):
+PICKLED = LoadSettings(weights="safetensors or pickled")
+
+
+@pytest.fixture(params=["one file", "shards"])
+def pickled(request, copy):
+    """The folder with its weights pickled, and its tensors."""
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    if request.param == "one file":
+        torch.save(weights, copy / "pytorch_model.bin")
+        return copy
+    names = list(weights)
+    shards = {name: f"pytorch_model-{index % 2 + 1}.bin" for index, name in enumerate(names)}
+    for shard in set(shards.values()):
+        torch.save({n: weights[n] for n in names if shards[n] == shard}, copy / shard)
+    (copy / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": shards})
+    )
+    return copy
+
+
+def test_pickled_weights_are_read_where_they_are_asked_for(pickled, folder):
+    loaded = load_lvlm(str(pickled), PICKLED).model.state_dict()
+    expected = load_lvlm(str(folder)).model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+def test_a_missing_shard_of_pickled_weights_is_named(pickled):
+    file = sorted(pickled.glob("pytorch_model*.bin"))[-1]
+    file.unlink()
+    with pytest.raises(ValueError, match=r"^download .* again"):
+        load_lvlm(str(pickled), PICKLED)
+
+
+def test_code_in_pickled_weights_never_runs(copy):
+    (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
-    load_lvlm(str(copy))
+    with pytest.raises(ValueError, match=r"^download .* again: its weights"):
+        load_lvlm(str(copy), PICKLED)
+
+
+def test_of_pickled_weights_only_the_librarys_own_name_is_read(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "model.pt").write_bytes(pickle.dumps(_Bomb()))
+    with pytest.raises(ValueError, match=r"^convert .* only pytorch_model.bin is read"):
+        load_lvlm(str(copy), PICKLED)
+
+
+@pytest.mark.parametrize("settings", [LoadSettings(), PICKLED])
+def test_pickles_beside_safetensors_are_not_opened(copy, settings):
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
+    load_lvlm(str(copy), settings)
 
 
 def test_an_adapter_is_refused_since_its_base_model_may_be_anything(copy):
