@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         seconds["drawing"] = watch.lap()
     content = report(
         result, arguments.question, lvlm, settings,
-        load=load, files=[*pictures, "report.json"], seconds=seconds,
+        load=load, files=[*pictures, "report.json"],
     )  # fmt: skip
     text = to_json(content)
     _write(out, pictures, text)
@@ -123,6 +123,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         print(text)
         return 0
     print("\n".join(summary(content)))
+    print(", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()))
     print(f"written to {out}{os.sep}: {', '.join(content['files'])}")
     return 0
 

@@ -80,6 +80,7 @@ def test_ask_prints_the_answer_first_and_writes_pictures_and_report(run):
     assert lines[2] == report["layer"]["reason"]
     assert lines[3].startswith("window ")
     assert lines[4].startswith("stopped at ")
+    assert re.fullmatch(r"loading \d+\.\d s, method \d+\.\d s, drawing \d+\.\d s", lines[-2])
     assert lines[-1].startswith(f"written to laser-out{os.sep}: overlay.png, crop.png")
     assert names("laser-out") == ASK_FILES == set(report["files"])
     window = report["windows"][0]["box"]
