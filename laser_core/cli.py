@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import json
 import os
 import re
@@ -200,6 +201,8 @@ def _there(path: Path) -> bool:
     except NotADirectoryError:
         return False
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"choose a shorter --out: {error.strerror}") from error
         return not isinstance(error, FileNotFoundError)
     return True
 

@@ -85,8 +85,12 @@ def _resolve(name: str, pickled: bool) -> Path:
         if not (DEMO_FOLDER / "config.json").is_file():
             raise ValueError(f"install this package again: its demo model {DEMO_FOLDER} is missing")
         return DEMO_FOLDER
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        found = path.is_dir()
+    except (OSError, RuntimeError) as error:  # too long a name; ~nosuchuser
+        raise _no_model(name) from error
+    if found:
         if not (path / "config.json").is_file():
             raise ValueError(f"choose a folder with a config.json: {name} has none")
         check_type(path, name)
@@ -244,14 +248,14 @@ def _loading_error(error: Exception, name: str, device: torch.device) -> ValueEr
     )
 
 
-def _chat_template(folder: Path) -> str | None:
+def _chat_template(folder: Path) -> Any:
     """The template that older model folders keep in chat_template.json, which tokenizers ignore."""
     path = folder / "chat_template.json"
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text("utf-8")).get("chat_template")
-    except (ValueError, AttributeError) as error:  # no JSON, or no JSON object
+    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, or no JSON object
         raise ValueError(
             f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
         ) from error

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import TemplateError
 
 from .chat_formats import TURN_MARKS, plain_text
 from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
@@ -26,6 +25,7 @@ from .settings import PromptSettings
 if TYPE_CHECKING:
     from .prefill import Prefix
 
+NAMED_WORDS = 5  # of those a model does not know
 GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
 
 
@@ -61,13 +61,23 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ClosedVocabulary:
-    """What a model that knows few words says to a question with other words."""
+    """What a model that knows few words says to a question with other words.
+
+    Raises TypeError unless both are texts.
+    """
 
     message: str
     example: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.message, str) or not isinstance(self.example, str):
+            raise TypeError("message and example of closed_vocabulary must be texts")
+
     def reply(self, unknown: Sequence[str]) -> str:
-        words = ", ".join(f'"{word}"' for word in unknown)
+        short = [word if len(word) <= 40 else word[:37] + "..." for word in unknown[:NAMED_WORDS]]
+        words = ", ".join(f'"{word}"' for word in short)
+        if len(unknown) > NAMED_WORDS:
+            words += f" and {len(unknown) - NAMED_WORDS} more"
         return f"{self.message} It does not know {words}. Try: {self.example}"
 
 
@@ -94,7 +104,9 @@ class Lvlm:
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
-        self.chat_template = chat_template or tokenizer.chat_template or self.family.chat_template
+        self.chat_template = _template(
+            chat_template or tokenizer.chat_template or self.family.chat_template, self.name
+        )
         extras = _read_extras(folder)
         own = extras.get("instruction")
         self.instruction: str = self.family.instruction if own is None else own
@@ -241,7 +253,7 @@ class Lvlm:
             rendered = self.tokenizer.apply_chat_template(
                 chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it raises whatever it stumbles on
             raise ValueError(
                 f"leave the system prompt empty, or mend the chat template of {self.name}: it "
                 f"refuses this chat ({error})"
@@ -323,6 +335,19 @@ class Lvlm:
         return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
 
 
+def _template(found: Any, name: str) -> str:
+    """One template: of several, by name or as older files list them, the one named default."""
+    if isinstance(found, list):
+        found = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+    if isinstance(found, dict):
+        found = found.get("default")
+    if not isinstance(found, str):
+        raise ValueError(
+            f"mend the chat template of {name}: it is neither a text nor texts with a default"
+        )
+    return found
+
+
 def _read_extras(folder: Path | None) -> dict[str, Any]:
     """The model folder's `laser.json`: its own instruction and closed vocabulary, if any."""
     path = folder / "laser.json" if folder else None
@@ -330,12 +355,14 @@ def _read_extras(folder: Path | None) -> dict[str, Any]:
         return {}
     try:
         extras = json.loads(path.read_text("utf-8"))
-        closed = extras.get("closed_vocabulary")
+        closed, instruction = extras.get("closed_vocabulary"), extras.get("instruction")
+        if not isinstance(instruction, str | None):
+            raise TypeError("its instruction must be a text")
         return {
-            "instruction": extras.get("instruction"),
+            "instruction": instruction,
             "closed_vocabulary": ClosedVocabulary(**closed) if closed else None,
         }
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
             f"mend or remove laser.json in the model's folder: it cannot be read ({error})"
         ) from error

@@ -433,3 +433,12 @@ def test_memory_that_runs_out_in_any_step_names_the_remedy(run, monkeypatch, ste
     code, out, err = run("ask", "picture.png", QUESTION)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("choose a smaller model or picture, a --quantization")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--out", "x" * 300), ("--model", "~nosuchuser/x"), ("--model", "x" * 5000)]
+)
+def test_a_name_that_no_file_can_have_is_refused_in_a_line(run, flag, value):
+    code, out, err = run("ask", "picture.png", QUESTION, flag, value, model=False)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("choose ")
