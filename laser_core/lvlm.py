@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from .settings import PromptSettings
 if TYPE_CHECKING:
     from .prefill import Prefix
 
+_PROBE = "LASERPROBE"  # a text that no template writes
 NAMED_WORDS = 5  # of those a model does not know
 GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
 
@@ -243,6 +245,12 @@ class Lvlm:
 
     def _chat_ids(self, pictures: int, text: str, system: str) -> list[int]:
         """Token ids of a chat, one placeholder for each picture."""
+        rendered, bos = self._rendered(pictures, text, system), self.tokenizer.bos_token
+        return self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
+            "input_ids"
+        ]
+
+    def _rendered(self, pictures: int, text: str, system: str) -> str:
         content = [{"type": "image"} for _ in range(pictures)]
         if text:
             content.append({"type": "text", "text": text})
@@ -250,7 +258,7 @@ class Lvlm:
         if system:
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         try:
-            rendered = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a program: it raises whatever it stumbles on
@@ -258,13 +266,19 @@ class Lvlm:
                 f"leave the system prompt empty, or mend the chat template of {self.name}: it "
                 f"refuses this chat ({error})"
             ) from error
-        bos = self.tokenizer.bos_token
-        return self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
-            "input_ids"
-        ]
 
     def _plain(self, text: str) -> str:
-        return plain_text(text, self._control_tokens.values())
+        return plain_text(text, {*self._control_tokens.values(), *self._template_marks})
+
+    @cached_property
+    def _template_marks(self) -> list[str]:
+        """What this very template writes around a user's text, such as "### Human:"."""
+        around = self._rendered(1, _PROBE, "")
+        for part in (_PROBE, *self._control_tokens.values()):
+            around = around.replace(part, "\n")
+        lines = [line.strip() for line in re.split(r"\n|(?<=[.!?]) ", around)]  # or sentences
+        # Not bare words, such as "user" after a control token: questions have them too
+        return [line for line in lines if len(line) > 2 and re.search(r"[^\w\s]", line)]
 
     @cached_property
     def _control_tokens(self) -> dict[int, str]:
