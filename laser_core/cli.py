@@ -131,12 +131,13 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
 
 def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     from .families import FAMILIES
-    from .installed import demo_model, describe, models_in, models_in_hub_cache
+    from .installed import demo_models, describe, models_in, models_in_hub_cache
 
     folders = {folder: models_in(Path(folder)) for folder in arguments.folder}
-    demo = demo_model()
     print("bundled")
-    print(f"  demo  {_megabytes(demo.size_bytes) if demo else 'missing: reinstall the package'}")
+    for name, model in demo_models().items():
+        size = _megabytes(model.size_bytes) if model else "missing: reinstall the package"
+        print(f"  {name:<11}{size}")
     print("\nsupported model types")
     for model_type, family in FAMILIES.items():
         print(f"  {model_type:<12}{family.name:<13}{describe(family)}")

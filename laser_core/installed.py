@@ -1,4 +1,4 @@
-"""Which models are at hand: the demo model, folders on disk, the hub's cache.
+"""Which models are at hand: the demo models, folders on disk, the hub's cache.
 
 Reads config.json files only; loads nothing and downloads nothing.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .families import FAMILIES, Family
-from .loading import DEMO, DEMO_FOLDER
+from .loading import DEMO_FOLDERS
 
 _WEIGHTS = "*.safetensors"
 
@@ -28,10 +28,10 @@ class InstalledModel:
         return self.model_type in FAMILIES
 
 
-def demo_model() -> InstalledModel | None:
-    """The bundled model, None where it was left out."""
-    found = _read(DEMO_FOLDER, DEMO)
-    return found if found and found.size_bytes else None
+def demo_models() -> dict[str, InstalledModel | None]:
+    """The bundled models by name, None where one was left out."""
+    found = {name: _read(folder, name) for name, folder in DEMO_FOLDERS.items()}
+    return {name: model if model and model.size_bytes else None for name, model in found.items()}
 
 
 def models_in(folder: Path) -> list[InstalledModel]:

@@ -1,4 +1,4 @@
-"""From a name to a loaded model: the bundled demo model, a folder, or a hub id.
+"""From a name to a loaded model: a bundled demo model, a folder, or a hub id.
 
 Weights are read from safetensors, pickled ones only if the settings say so and without running
 what they hold; no code from a model's folder is ever run. Nothing is downloaded unless a hub id
@@ -22,8 +22,12 @@ from .model_folder import check_contents, check_type
 from .settings import LoadSettings
 from .turns import one_at_a_time
 
-DEMO = "demo"
-DEMO_FOLDER = Path(__file__).parent / "demo_model"
+DEMO, DEMO_QWEN = "demo", "demo-qwen"
+DEMO_FOLDERS = {
+    DEMO: Path(__file__).parent / "demo_model",
+    DEMO_QWEN: Path(__file__).parent / "demo_model_qwen",
+}
+"""The bundled models, a LLaVA and a Qwen2.5-VL."""
 
 # Without them the library may ask on the terminal, or the hub
 _OWN_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
@@ -32,7 +36,7 @@ _ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "flash": "flash_attention_2", "eag
 
 
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
-    """Load "demo", a model folder or a hub id.
+    """Load "demo", "demo-qwen", a model folder or a hub id.
 
     Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete,
     truncated or pickled weights, a folder that asks for code of its own or links to files
@@ -73,18 +77,26 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
         image_processor,
         lvlm.family,
         model.config,
-        settings.min_visual_tokens,
-        settings.max_visual_tokens,
+        *_visual_token_limits(lvlm, settings),
     )
     return lvlm
 
 
+def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:
+    """The settings' minimum and maximum; where they are the defaults, the model's own, if any."""
+    limits, defaults = (
+        (load.min_visual_tokens, load.max_visual_tokens) for load in (settings, LoadSettings())
+    )
+    return lvlm.visual_tokens if lvlm.visual_tokens and limits == defaults else limits
+
+
 def _resolve(name: str, pickled: bool) -> Path:
     """The local folder of the model that `name` means, downloaded first if it is a hub id."""
-    if name == DEMO:
-        if not (DEMO_FOLDER / "config.json").is_file():
-            raise ValueError(f"install this package again: its demo model {DEMO_FOLDER} is missing")
-        return DEMO_FOLDER
+    if name in DEMO_FOLDERS:
+        folder = DEMO_FOLDERS[name]
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"install this package again: its demo model {folder} is missing")
+        return folder
     try:
         path = Path(name).expanduser()
         found = path.is_dir()
@@ -138,8 +150,9 @@ def _download(name: str, pickled: bool) -> Path:
 
 
 def _no_model(name: str) -> ValueError:
+    bundled = ", ".join(map(repr, DEMO_FOLDERS))
     return ValueError(
-        f"choose '{DEMO}', an existing model folder or a hub id like 'owner/name': "
+        f"choose {bundled}, an existing model folder or a hub id like 'owner/name': "
         f"{name!r} is none of them"
     )
 

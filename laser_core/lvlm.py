@@ -87,8 +87,9 @@ class Lvlm:
     """A vision-language model, ready to read prompts.
 
     model: a transformers image-text-to-text model in evaluation mode; tokenizer and
-    image_processor: its own. folder: where `laser.json` may hold the model's own instruction and
-    its closed vocabulary. Raises ValueError for an unsupported model type.
+    image_processor: its own. folder: where `laser.json` may hold the model's own instruction, its
+    closed vocabulary, and the least and most visual tokens of the pictures it was made for
+    (visual_tokens). Raises ValueError for an unsupported model type.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Lvlm:
         own = extras.get("instruction")
         self.instruction: str = self.family.instruction if own is None else own
         self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
+        self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
         self.prefix: Prefix | None = None  # the one cached prefix, managed by prefill
 
     def __str__(self) -> str:
@@ -363,7 +365,7 @@ def _template(found: Any, name: str) -> str:
 
 
 def _read_extras(folder: Path | None) -> dict[str, Any]:
-    """The model folder's `laser.json`: its own instruction and closed vocabulary, if any."""
+    """The model folder's `laser.json`: what it says of the model, if anything."""
     path = folder / "laser.json" if folder else None
     if path is None or not path.is_file():
         return {}
@@ -372,9 +374,11 @@ def _read_extras(folder: Path | None) -> dict[str, Any]:
         closed, instruction = extras.get("closed_vocabulary"), extras.get("instruction")
         if not isinstance(instruction, str | None):
             raise TypeError("its instruction must be a text")
+        low, high = extras.get("visual_tokens") or (None, None)
         return {
             "instruction": instruction,
             "closed_vocabulary": ClosedVocabulary(**closed) if closed else None,
+            "visual_tokens": None if low is None else (int(low), int(high)),
         }
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(

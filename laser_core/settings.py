@@ -114,7 +114,8 @@ class LoadSettings(Settings):
     max_visual_tokens: int = setting(
         1280,
         "Largest number of visual tokens for a picture, on native-resolution models (Qwen-VL). "
-        "More tokens see finer details and cost more time and memory.",
+        "More tokens see finer details and cost more time and memory. While both limits are the "
+        "defaults, the demo Qwen2.5-VL keeps to its own, about 144.",
         low=4,
         high=16384,
         step=4,

@@ -23,8 +23,8 @@ QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 class LoadLVLM:
     DESCRIPTION = (
         "Loads a vision-language model: LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL. "
-        "The demo model is part of this pack and runs on any computer; models in models/LLM are "
-        "listed after it; the ones named with a size are downloaded there when first used."
+        "The demo models are part of this pack and run on any computer; models in models/LLM are "
+        "listed after them; the ones named with a size are downloaded there when first used."
     )
     SEARCH_ALIASES = ("laser", "vlm", "vision language model", "llava", "qwen", "load vqa model")
     CATEGORY = CATEGORY
@@ -43,7 +43,7 @@ class LoadLVLM:
                     models.choices(),
                     {
                         "default": models.DEMO_LABEL,
-                        "tooltip": "The demo model needs no download and knows shapes, colours and "
+                        "tooltip": "The demo models need no download and know shapes, colours and "
                         "digits only. Then come the models in models/LLM, then models that are "
                         "downloaded there when first used.",
                     },

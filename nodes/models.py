@@ -1,4 +1,4 @@
-"""Which models there are: the bundled demo, folders in models/LLM, and ids that are downloaded.
+"""Which models there are: the bundled demos, folders in models/LLM, and ids that are downloaded.
 
 Lists without importing torch or transformers, since ComfyUI asks for the list again and again.
 Nothing is downloaded before a model is used.
@@ -19,6 +19,8 @@ from ..laser_core.model_types import SUPPORTED
 from . import runtime
 
 DEMO_LABEL = "demo (shapes, colours, digits)"
+DEMOS = {DEMO_LABEL: "demo", "demo Qwen2.5-VL (shapes, colours, digits)": "demo-qwen"}
+"""The bundled models: what Load LVLM shows, and what the core calls them."""
 ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 PICKLED = "pytorch_model*.bin"  # only where asked for, and only without safetensors
@@ -57,8 +59,8 @@ _REPOSITORIES = {model.repository for model in CURATED}
 
 
 def choices() -> list[str]:
-    """What Load LVLM offers: the demo model, models on disk, models to download."""
-    return [DEMO_LABEL, *local_models(), *_BY_LABEL]
+    """What Load LVLM offers: the demo models, models on disk, models to download."""
+    return [*DEMOS, *local_models(), *_BY_LABEL]
 
 
 def local_models() -> dict[str, Path]:
@@ -84,7 +86,7 @@ def complaint(model: str | None, custom: str | None) -> str | None:
             "check custom_model, or leave it empty: it is neither an existing folder nor a Hugging "
             f"Face id like 'owner/name': {custom!r}"
         )
-    if model in (None, DEMO_LABEL) or model in _BY_LABEL or model in local_models():
+    if model is None or model in DEMOS or model in _BY_LABEL or model in local_models():
         return None
     return (
         f"choose another model, or put the folder back into models/LLM: there is no supported "
@@ -112,8 +114,8 @@ def find(
         if folder is not None:
             return folder.name, str(folder)
         return custom, _downloaded(custom, progress, pickled=pickled)
-    if model == DEMO_LABEL:
-        return "demo", "demo"
+    if model in DEMOS:
+        return DEMOS[model], DEMOS[model]
     if model in _BY_LABEL:
         chosen = _BY_LABEL[model]
         return chosen.name, _downloaded(chosen.repository, progress, chosen.gigabytes)

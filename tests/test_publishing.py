@@ -12,7 +12,8 @@ IGNORED = [
     if line.strip() and not line.startswith("#")
 ]
 SCANNED = {".py", ".js", ".md", ".json", ".toml", ".txt"}
-WEIGHTS = "laser_core/demo_model"  # the tokenizer's JSON holds words, not code
+# Tokenizers' JSON holds words, not code
+WEIGHTS = (ROOT / "laser_core/demo_model", ROOT / "laser_core/demo_model_qwen")
 
 TRIPWIRES = {
     "os.environ.get(": r"os\.environ\.get\(",
@@ -57,7 +58,7 @@ def packed() -> list[Path]:
     return [
         path
         for path in archive()
-        if path.suffix in SCANNED and not path.as_posix().startswith(f"{ROOT}/{WEIGHTS}/")
+        if path.suffix in SCANNED and path.parent not in WEIGHTS
     ]
 
 

@@ -76,6 +76,15 @@ def test_visual_token_limits_reach_the_processor(tmp_path):
     assert 4 <= lvlm.encode(noise_picture((2000, 1500))).token_count <= 16
 
 
+def test_a_models_own_visual_tokens_hold_until_others_are_chosen(tmp_path):
+    saved = save(build("qwen2_5_vl"), tmp_path)
+    (saved / "laser.json").write_text('{"visual_tokens": [8, 12]}')
+    picture = noise_picture((600, 600))
+    assert load_lvlm(str(saved)).encode(picture).token_count == 9
+    chosen = LoadSettings(min_visual_tokens=4, max_visual_tokens=8)
+    assert load_lvlm(str(saved), chosen).encode(picture).token_count == 4
+
+
 def test_precision_is_honoured(folder):
     assert load_lvlm(str(folder), LoadSettings(precision="bf16")).dtype == torch.bfloat16
     assert load_lvlm(str(folder), LoadSettings(device="cpu")).dtype == torch.float32

@@ -58,7 +58,7 @@ def test_one_node_answers_as_five_do(model_type, case):
 
 @pytest.mark.parametrize("answer_input", ["picture + crop", "crop"])
 def test_one_node_answers_as_five_do_on_the_demo_model(answer_input):
-    if not (part("laser_core.loading").DEMO_FOLDER / "model.safetensors").is_file():
+    if not (part("laser_core.loading").DEMO_FOLDERS["demo"] / "model.safetensors").is_file():
         pytest.skip("the demo model is not built yet (tools/demo_model)")
     lvlm, image = run("LaserLoadLVLM").lvlm, pictures_batch(2, 300, 448)
     with lvlm.running() as model:

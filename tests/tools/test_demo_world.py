@@ -11,7 +11,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tools.demo_model import evaluate, examples, network, questions, scenes, world
+from laser_core.families import load_image_processor
+from laser_core.loading import load_lvlm
+from laser_core.settings import PromptSettings
+from tools.demo_model import evaluate, examples, network, questions, qwen, scenes, world
+from tools.demo_model.architectures import ARCHITECTURES
 from tools.demo_model.batches import IGNORED, ask_views, patch_labels
 from tools.demo_model.dataset import make_shard
 from tools.demo_model.export import build_tokenizer, export
@@ -172,7 +176,8 @@ def test_patch_labels_name_the_object_at_its_centre(views):
 
 def test_segments_ask_for_the_answer_right_after_the_prompt(views):
     rows = np.arange(6) * 3
-    segments = ask_views(views, rows, np.random.default_rng(0), per_view=10, length=16)
+    opening = (questions.VOCABULARY["ASSISTANT:"],)
+    segments = ask_views(views, rows, np.random.default_rng(0), 10, 16, opening)
     words = list(questions.VOCABULARY)
     for row, tokens, labels in zip(
         rows.repeat(10), segments.tokens.flatten(0, 1), segments.labels.flatten(0, 1), strict=True
@@ -199,6 +204,59 @@ def exported(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo_model")
     export(build_network(seed=3), out)
     return out
+
+
+@pytest.fixture(scope="module")
+def exported_qwen(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo_model_qwen")
+    export(qwen.build_network(seed=3), out)
+    return out
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_qwen_read_by_the_project_gives_the_logits_of_the_training_forward(
+    exported_qwen, items, pictures
+):
+    lvlm = load_lvlm(str(exported_qwen))
+    item = items[0]
+    seen = lvlm.encode(item.picture, tokens=PATCHES)
+    prompt = lvlm.prompt([seen] * pictures, lvlm.question_text(item.question, PromptSettings()))
+    inputs = {name: torch.cat([value] * pictures) for name, value in seen.tensors.items()}
+    if lvlm.takes_token_types:
+        inputs["mm_token_type_ids"] = lvlm.token_types(prompt.input_ids)
+    architecture = ARCHITECTURES["qwen2_5_vl"]
+    with torch.no_grad():
+        theirs = lvlm.model(input_ids=prompt.input_ids, **inputs).logits[0, -1]
+        view = np.array(scenes.cut_view(item.picture, scenes.WHOLE))[None]
+        features = architecture.features(lvlm.model, torch.from_numpy(view)).repeat(1, pictures, 1)
+        text = questions.encode(f"{item.question} {questions.INSTRUCTION}")
+        tokens = torch.tensor([[[*text, *architecture.answer_opening]]])
+        ours = lvlm.model.lm_head(architecture.decode(lvlm.model, features, tokens))[0, 0, -1]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", [60, 97, 100, 224, 448, 600, 777, 896, 1023])
+def test_every_square_picture_has_the_tokens_qwen_was_trained_on(exported_qwen, side):
+    processor = load_image_processor(str(exported_qwen))
+    rows_and_columns = processor(Image.new("RGB", (side, side)))["image_grid_thw"][0][1:]
+    assert [int(n) // qwen.MERGE for n in rows_and_columns] == [GRID, GRID]
+
+
+def test_qwens_patches_know_their_place_after_the_first_layer(views):
+    """Of the four place heads two change along rows and two along columns, in every picture."""
+    model = qwen.build_network()
+    noted = []
+    second = model.model.language_model.layers[1].input_layernorm
+    second.register_forward_pre_hook(lambda _, inputs: noted.append(inputs[0]))
+    with torch.no_grad():
+        pictures = network.word_targets(model, patch_labels(views.objects[:2]), places=False)
+        model.model.visual.merger.mlp = torch.nn.Identity()  # the words as a fitted one gives them
+        qwen.decode(model, pictures.flatten(0, 1)[None], torch.tensor([[[7]]]))
+    for start in (3, 3 + PATCHES + 2):
+        places = noted[0][0, start : start + PATCHES, :4].unflatten(0, (GRID, GRID))
+        along_rows, along_columns = places.mean(1).std(0), places.mean(0).std(0)
+        assert (along_rows[[0, 2]] > 3 * along_columns[[0, 2]]).all()
+        assert (along_columns[[1, 3]] > 3 * along_rows[[1, 3]]).all()
 
 
 @pytest.mark.parametrize("pictures", [1, 2])

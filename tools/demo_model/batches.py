@@ -19,7 +19,6 @@ NO_DIGIT = 10
 CAPTION_TYPE = len(QUESTION_TYPES)
 
 _INSTRUCTION_IDS = encode(INSTRUCTION)
-_ASSISTANT = [VOCABULARY["ASSISTANT:"]]
 _END = [VOCABULARY["</s>"]]
 _GENERIC_IDS = [encode(prompt) for prompt in GENERIC_PROMPTS]
 _RELATIONS = [QUESTION_TYPES.index(kind) for kind in ("rel", "reldigit", "where")]
@@ -149,11 +148,13 @@ def ask_views(
     rng: np.random.Generator,
     per_view: int,
     length: int,
+    answer_opening: tuple[int, ...],
     crops: np.ndarray | None = None,
     relations_first: float = 0.5,
 ) -> Segments:
     """`per_view` segments of at most `length` tokens for each view.
 
+    `answer_opening` are the token ids between question and answer.
     `crops` are the rows of the second pictures: questions on what they show come first.
     `relations_first` is the share of views whose relation questions come before the others;
     where it is negative, the share whose relation questions come last.
@@ -163,6 +164,7 @@ def ask_views(
     labels = np.full(shape, IGNORED)
     weights = np.zeros(shape, np.float32)
     kinds = np.full(shape, -1)
+    length -= len(answer_opening)
     for b, row in enumerate(rows):
         segments = _captions(views, row, rng, length)
         order = _order(views, row, rng, None if crops is None else crops[b], relations_first)
@@ -173,6 +175,7 @@ def ask_views(
             if segment is not None:
                 segments.append(segment)
         for s, (prompt, answer, weight, kind) in enumerate(segments[:per_view]):
+            prompt = [*prompt, *answer_opening]
             words = prompt + answer
             first, last = len(prompt) - 1, len(words) - 1
             tokens[b, s, : len(words)] = words
@@ -201,17 +204,17 @@ def _order(
 def _question(
     views: Views, row: int, slot: int, rng: np.random.Generator, length: int
 ) -> tuple[list[int], list[int], float, int] | None:
-    """(prompt, answer, weight, kind), or None where it does not fit in `length` tokens."""
+    """(question, answer, weight, kind), or None where it does not fit in `length` tokens."""
     words = views.questions[row, slot, : views.question_lengths[row, slot]].tolist()
     answer = views.answers[row, slot, : views.answer_lengths[row, slot]].tolist()
     if rng.random() < _UNPUNCTUATED_SHARE:
         words = words[:-1]
-    spare = length - len(words) - len(answer) - 1
+    spare = length - len(words) - len(answer)
     if spare < 0:
         return None
     if spare >= len(_INSTRUCTION_IDS) and rng.random() < _INSTRUCTED_SHARE:
         words = words + _INSTRUCTION_IDS
-    return words + _ASSISTANT, answer, 1.0, int(views.types[row, slot])
+    return words, answer, 1.0, int(views.types[row, slot])
 
 
 def _captions(
@@ -229,9 +232,9 @@ def _captions(
     if rng.random() < 0.5:
         pairs.append((generic, full) if rng.random() < 0.6 else (generic + _INSTRUCTION_IDS, short))
     return [
-        (prompt + _ASSISTANT, answer, _CAPTION_WEIGHT, CAPTION_TYPE)
+        (prompt, answer, _CAPTION_WEIGHT, CAPTION_TYPE)
         for prompt, answer in pairs
-        if len(prompt) + len(answer) + 1 <= length
+        if len(prompt) + len(answer) <= length
     ]
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from .forward import decode, tower_features
+from .architectures import ARCHITECTURES
 from .questions import INSTRUCTION, VOCABULARY, encode
 from .scenes import WHOLE, Window, cut_view
 from .world import HeldOutItem, held_out_items, oracle_window
@@ -26,30 +26,32 @@ INPUTS = ("plain", "crop", "picture + crop")
 
 @torch.no_grad()
 def answers(
-    model: LlavaForConditionalGeneration,
+    model: PreTrainedModel,
     items: Sequence[HeldOutItem],
     answer_input: str,
     batch: int = 50,
 ) -> list[str]:
     """The first word of each greedy answer to question + instruction."""
+    architecture = ARCHITECTURES[model.config.model_type]
     words = list(VOCABULARY)
-    prompts = [[*encode(f"{i.question} {INSTRUCTION}"), VOCABULARY["ASSISTANT:"]] for i in items]
+    opening = architecture.answer_opening
+    prompts = [[*encode(f"{item.question} {INSTRUCTION}"), *opening] for item in items]
     length = max(len(prompt) for prompt in prompts)
     found = []
     for start in range(0, len(items), batch):
         part = slice(start, start + batch)
         views = [_views(item, answer_input) for item in items[part]]
         features = [
-            tower_features(model, torch.from_numpy(np.stack(pictures)))
+            architecture.features(model, torch.from_numpy(np.stack(pictures)))
             for pictures in zip(*views, strict=True)
         ]
         tokens = torch.zeros(len(views), 1, length, dtype=torch.int64)
         for row, prompt in enumerate(prompts[part]):
             tokens[row, 0, : len(prompt)] = torch.tensor(prompt)
-        hidden = decode(model, torch.cat(features, 1), tokens)[:, 0]
+        hidden = architecture.decode(model, torch.cat(features, 1), tokens)[:, 0]
         last = torch.tensor([len(prompt) - 1 for prompt in prompts[part]])
         logits = model.lm_head(hidden[torch.arange(len(last)), last])
-        found += [words[i] for i in logits.argmax(-1).tolist()]
+        found += [words[i] for i in logits[:, : len(words)].argmax(-1).tolist()]
     return found
 
 
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--split", default="dev")
     parser.add_argument("--items", type=int, default=1050)
     options = parser.parse_args()
-    model = LlavaForConditionalGeneration.from_pretrained(options.model, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32)
     items = held_out_items(options.split, options.items)
     truth = [item.answer for item in items]
     right = {

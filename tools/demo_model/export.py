@@ -3,10 +3,12 @@
     python -m tools.demo_model.export --checkpoint RUN/whole.pt --out laser_core/demo_model
 
 Runs under transformers 5; the result loads under 4.57 and 5 through `AutoProcessor` and
-`AutoModelForImageTextToText` with the same logits. Two things make that so: weights carry the
+`AutoModelForImageTextToText` with the same logits. What makes that so, for LLaVA: weights carry the
 hub's LLaVA-1.5 names (transformers 5 saves without `vision_model.`, and 4.57 would then start the
 tower anew with only a warning), and the image processor's settings are also written to
-`preprocessor_config.json`, where 4.57 looks for them.
+`preprocessor_config.json`, where 4.57 looks for them. For Qwen2.5-VL: the rotary settings stand in
+the config as the hub's models have them, since 4.57 does not know version 5's names. (The library's
+processor for it needs torchvision, for video; its tokenizer and image processor do not.)
 """
 
 import argparse
@@ -25,13 +27,15 @@ from tokenizers import (
 )
 from transformers import (
     CLIPImageProcessor,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from .network import PATCH_PX, build_network
-from .questions import INSTRUCTION, VOCABULARY
+from . import qwen
+from .architectures import ARCHITECTURES
+from .network import PATCH_PX
+from .questions import INSTRUCTION, SPECIAL_TOKENS, VOCABULARY
 from .scenes import MODEL_SIDE_PX
 
 LASER_SETTINGS = {
@@ -63,11 +67,47 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-_ROLES = ("USER:", "ASSISTANT:")
+# ChatML without a system message: the models were trained without one.
+QWEN_CHAT_TEMPLATE = (
+    "{% for message in messages if message['role'] != 'system' %}"
+    "<|im_start|>{{ message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
+    "{% endfor %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
+    "{% endif %}"
+    "<|im_end|>{{ '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
+)
+# Every square picture becomes 12 x 12 tokens, as in training. Around 144, not 144 to 144: the
+# library rounds down to whole rows, and 11.999 of them to 11.
+QWEN_TOKENS = [132, 156]
+_SPECIAL = SPECIAL_TOKENS[:5]
+_ROLES = SPECIAL_TOKENS[5:]
+# The same ids under Qwen's names; its roles are ordinary words.
+_QWEN_NAMES = dict(
+    zip(
+        SPECIAL_TOKENS,
+        (
+            *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>", "<|image_pad|>"),
+            *("user", "assistant"),
+        ),
+        strict=True,
+    )
+)
+_QWEN_VOCABULARY = {
+    **{_QWEN_NAMES.get(word, word): index for word, index in VOCABULARY.items()},
+    "<|vision_start|>": qwen.VISION_START,
+    "<|vision_end|>": qwen.VISION_END,
+}
 
 
-def export(model: LlavaForConditionalGeneration, out: Path) -> None:
+def export(model: PreTrainedModel, out: Path) -> None:
     """Writes all files but the model card; the weights become bfloat16."""
     out.mkdir(parents=True, exist_ok=True)
     generation = model.generation_config
@@ -76,20 +116,48 @@ def export(model: LlavaForConditionalGeneration, out: Path) -> None:
     generation.eos_token_id = VOCABULARY["</s>"]
     generation.max_new_tokens = 24
     model.to(torch.bfloat16).save_pretrained(out)
-    _use_hub_names(out / "model.safetensors")
+    (_finish_llava if model.config.model_type == "llava" else _finish_qwen)(out)
     (out / "model.safetensors").chmod(0o644)  # safetensors writes files only their owner can read
+
+
+def _finish_llava(out: Path) -> None:
+    _use_hub_names(out / "model.safetensors")
     build_processor().save_pretrained(out)
     _write_for_transformers_4(out)
     _write_json(out / "laser.json", LASER_SETTINGS)
 
 
+def _finish_qwen(out: Path) -> None:
+    config = json.loads((out / "config.json").read_text())
+    text = config["text_config"]
+    text.pop("rope_parameters", None)
+    text["rope_theta"] = qwen.ROPE_THETA
+    sections = list(qwen.MROPE_SECTIONS)
+    text["rope_scaling"] = {"rope_type": "default", "mrope_section": sections}
+    _write_json(out / "config.json", config)
+    build_qwen_tokenizer().save_pretrained(out)
+    _name_tokenizer_class(out)
+    least, most = (limit * PATCH_PX**2 for limit in QWEN_TOKENS)
+    _write_json(
+        out / "preprocessor_config.json",
+        {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "processor_class": "Qwen2_5_VLProcessor",
+            "min_pixels": least,
+            "max_pixels": most,
+            "patch_size": qwen.TOWER_PATCH_PX,
+            "temporal_patch_size": 2,
+            "merge_size": qwen.MERGE,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        },
+    )
+    _write_json(out / "laser.json", LASER_SETTINGS | {"visual_tokens": QWEN_TOKENS})
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word, lower case, punctuation split off."""
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
-    )
+    tokenizer = _word_tokenizer(VOCABULARY)
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in _SPECIAL]
     )
@@ -108,6 +176,34 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "attention_mask"],
         extra_special_tokens={"image_token": "<image>"},
     )
+
+
+def build_qwen_tokenizer() -> PreTrainedTokenizerFast:
+    """The same words with Qwen's special tokens; it adds none of its own accord."""
+    tokenizer = _word_tokenizer(_QWEN_VOCABULARY)
+    names = [name for name in _QWEN_VOCABULARY if name.startswith("<")]
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in names]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        model_max_length=1024,
+        model_input_names=["input_ids", "attention_mask"],
+        chat_template=QWEN_CHAT_TEMPLATE,
+    )
+
+
+def _word_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    return tokenizer
 
 
 def build_processor() -> LlavaProcessor:
@@ -153,12 +249,17 @@ def _write_for_transformers_4(out: Path) -> None:
             "processor_class": "LlavaProcessor",
         }
         _write_json(out / "preprocessor_config.json", settings)
+    _name_tokenizer_class(out, extra_special_tokens={"image_token": "<image>"})
+
+
+def _name_tokenizer_class(out: Path, **more: dict) -> None:
+    """4.57 does not know the class that 5 names."""
     tokenizer = json.loads((out / "tokenizer_config.json").read_text())
     tokenizer.pop("backend", None)
     tokenizer |= {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
-        "extra_special_tokens": {"image_token": "<image>"},
+        **more,
     }
     _write_json(out / "tokenizer_config.json", tokenizer)
 
@@ -171,8 +272,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="llava")
     options = parser.parse_args()
-    model = build_network()
+    model = ARCHITECTURES[options.architecture].build(0)
     model.load_state_dict(torch.load(options.checkpoint, weights_only=False)["model"])
     export(model, options.out)
 

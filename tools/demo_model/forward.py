@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from .attention import attend, attend_questions, causal_mask
@@ -70,11 +71,15 @@ class Rotation:
         return x * self.cosine + torch.cat([high, low], -1) * self.sine
 
 
-def _rotation(positions: torch.Tensor, theta: float = 10000.0) -> Rotation:
-    steps = torch.arange(0, _HEAD_WIDTH, 2).float() / _HEAD_WIDTH
-    angles = positions.float()[:, None, None, None] / theta**steps
-    cosine, sine = angles.cos(), angles.sin()
+def rotation(angles: torch.Tensor) -> Rotation:
+    """The rotation of `length` tokens by (length, half the head width) angles in radians."""
+    cosine, sine = angles[:, None, None].cos(), angles[:, None, None].sin()
     return Rotation(torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1))
+
+
+def frequencies(theta: float) -> torch.Tensor:
+    """Radians per position of a head's rotary pairs, fastest first."""
+    return theta ** -(torch.arange(0, _HEAD_WIDTH, 2).float() / _HEAD_WIDTH)
 
 
 def decode(
@@ -87,30 +92,48 @@ def decode(
     """
     decoder = model.model.language_model
     projector = model.model.multi_modal_projector
-    batch, questions, length = tokens.shape
     pictures = projector.linear_2(F.gelu(projector.linear_1(features)))
-    opening = decoder.embed_tokens.weight[list(_OPENING)].expand(batch, -1, -1)
-    text = rearrange(decoder.embed_tokens(tokens), "b q t d -> b (q t) d")
-    prefix = opening.shape[1] + pictures.shape[1]
-    x = torch.cat([opening, pictures, text], 1)
+    opening = decoder.embed_tokens.weight[list(_OPENING)].expand(len(features), -1, -1)
+    prefix = torch.cat([opening, pictures], 1)
+    _, questions, length = tokens.shape
+    before = prefix.shape[1]
+    text_positions = (before + torch.arange(length)).repeat(questions)
+    positions = torch.cat([torch.arange(before), text_positions])
+    return decode_after(
+        decoder, prefix, tokens, rotation(positions[:, None] * frequencies(10000.0))
+    )
 
-    text_positions = (prefix + torch.arange(length)).repeat(questions)
-    rotate = _rotation(torch.cat([torch.arange(prefix), text_positions]))
-    prefix_mask, text_mask = causal_mask(prefix), causal_mask(length)
+
+def decode_after(
+    decoder: nn.Module, prefix: torch.Tensor, tokens: torch.Tensor, rotate: Rotation
+) -> torch.Tensor:
+    """Final hidden states (B, Q, T, width) of tokens (B, Q, T) after embeddings (B, P, width).
+
+    `rotate` holds P + Q * T positions: those of the prefix, then of all questions.
+    """
+    _, questions, length = tokens.shape
+    before = prefix.shape[1]
+    text = rearrange(decoder.embed_tokens(tokens), "b q t d -> b (q t) d")
+    x = torch.cat([prefix, text], 1)
+    prefix_mask, text_mask = causal_mask(before), causal_mask(length)
     for index, layer in enumerate(decoder.layers):
         a = layer.self_attn
         y = layer.input_layernorm(x)
         weight = torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight])
-        qkv = rearrange(F.linear(y, weight), "b l (three h d) -> b l three h d", three=3, h=HEADS)
+        bias = None
+        if a.q_proj.bias is not None:
+            bias = torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias])
+        qkv = F.linear(y, weight, bias)
+        qkv = rearrange(qkv, "b l (three h d) -> b l three h d", three=3, h=HEADS)
         qk = rearrange(rotate(qkv[:, :, :2]), "b l two h d -> two (b h) l d")
         v = rearrange(qkv[:, :, 2], "b l h d -> (b h) l d")
         (pq, pk, pv), (tq, tk, tv) = (
             [t[:, part].contiguous() for t in (*qk, v)]
-            for part in (slice(None, prefix), slice(prefix, None))
+            for part in (slice(None, before), slice(before, None))
         )
         out = attend_questions(tq, tk, tv, pk, pv, text_mask)
         if index == len(decoder.layers) - 1:
-            x = x[:, prefix:]
+            x = x[:, before:]
         else:
             out = torch.cat([attend(pq, pk, pv, prefix_mask), out], 1)
         x = x + a.o_proj(rearrange(out, "(b h) l d -> b l (h d)", h=HEADS))

@@ -5,7 +5,7 @@ unusual is how the weights start. With the library's own initialisation a tower 
 a plateau for longer than its whole training lasts: patches must find their neighbours before they
 can read a digit. So positions get 32 dimensions of their own (sines), and the heads of the first
 three layers start aimed at fixed neighbours, like the taps of a convolution. The decoder starts
-with heads that look for what is like themselves, see `_start_decoder`.
+with heads that look for what is like themselves, see `start_decoder`.
 """
 
 import numpy as np
@@ -77,7 +77,10 @@ def build_network(seed: int = 0) -> LlavaForConditionalGeneration:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         _start_tower(tower_of(model), generator)
-        _start_decoder(model, generator)
+        start_decoder(model, generator)
+        for linear in projector_of(model):
+            normal(linear.weight, 0.09, generator)
+            linear.bias.zero_()
     return model
 
 
@@ -87,6 +90,12 @@ def tower_of(model: LlavaForConditionalGeneration) -> nn.Module:
     return getattr(tower, "vision_model", tower)
 
 
+def projector_of(model: LlavaForConditionalGeneration) -> tuple[nn.Linear, nn.Linear]:
+    """The two layers between tower and decoder."""
+    projector = model.model.multi_modal_projector
+    return projector.linear_1, projector.linear_2
+
+
 class PatchLabels(nn.Module):
     """What each patch shows, read off the tower; thrown away after training.
 
@@ -94,19 +103,20 @@ class PatchLabels(nn.Module):
     digit (.., 11; 10 is none) logits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.shape = nn.Linear(WIDTH, len(SHAPES) + 1)
-        self.colour = nn.Linear(WIDTH, len(COLOURS))
-        self.digit = nn.Linear(WIDTH, 11)
+        self.norm = nn.LayerNorm(width)
+        self.shape = nn.Linear(width, len(SHAPES) + 1)
+        self.colour = nn.Linear(width, len(COLOURS))
+        self.digit = nn.Linear(width, 11)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         features = self.norm(features)
         return self.shape(features), self.colour(features), self.digit(features)
 
 
-def _normal(weight: torch.Tensor, scale: float, generator: torch.Generator) -> None:
+def normal(weight: torch.Tensor, scale: float, generator: torch.Generator) -> None:
+    """Fills a weight with normal noise of this standard deviation."""
     weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
 
 
@@ -143,26 +153,26 @@ def _shift_matrix(down: int, right: int) -> torch.Tensor:
 def _start_tower(tower: nn.Module, generator: torch.Generator) -> None:
     places = _position_code()
     embeddings = tower.embeddings
-    _normal(embeddings.patch_embedding.weight, 0.09, generator)
+    normal(embeddings.patch_embedding.weight, 0.09, generator)
     embeddings.patch_embedding.weight[:RESERVED] = 0
     embeddings.position_embedding.weight.zero_()
     embeddings.position_embedding.weight[1:, :RESERVED] = places
-    _normal(embeddings.class_embedding, 0.3, generator)
+    normal(embeddings.class_embedding, 0.3, generator)
     embeddings.class_embedding[:RESERVED] = 0
     for index, layer in enumerate(tower.encoder.layers):
         attention = layer.self_attn
-        _normal(attention.v_proj.weight, 0.09, generator)
-        _normal(attention.out_proj.weight, 0.06, generator)
-        _normal(attention.q_proj.weight, 0.06, generator)
-        _normal(attention.k_proj.weight, 0.06, generator)
+        normal(attention.v_proj.weight, 0.09, generator)
+        normal(attention.out_proj.weight, 0.06, generator)
+        normal(attention.q_proj.weight, 0.06, generator)
+        normal(attention.k_proj.weight, 0.06, generator)
         attention.v_proj.weight[:, :RESERVED] *= 0.3
         attention.out_proj.weight[:RESERVED] = 0
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             getattr(attention, name).bias.zero_()
         if index < len(_NEIGHBOURS):
             _aim_heads(attention, _NEIGHBOURS[index])
-        _normal(layer.mlp.fc1.weight, 0.09, generator)
-        _normal(layer.mlp.fc2.weight, 0.03, generator)
+        normal(layer.mlp.fc1.weight, 0.09, generator)
+        normal(layer.mlp.fc2.weight, 0.03, generator)
         layer.mlp.fc2.weight[:RESERVED] = 0
         layer.mlp.fc1.bias.zero_()
         layer.mlp.fc2.bias.zero_()
@@ -178,43 +188,41 @@ def _aim_heads(attention: nn.Module, neighbours: tuple) -> None:
         attention.q_proj.weight[rows, :RESERVED] = _shift_matrix(*offset) * _AIM
 
 
-def _start_decoder(model: LlavaForConditionalGeneration, generator: torch.Generator) -> None:
+def start_decoder(model: nn.Module, generator: torch.Generator) -> torch.Tensor:
     """Layer 0 gathers the question's words at the prompt's end, layers 1 to 4 look for them.
 
     Without this the model reads digits soon but for long answers with any object's digit: nothing
     leads from a word to the patches that show it. Here words have orthogonal embeddings, the
     projector is fitted to give patches the words for what they show (`word_targets`), and some
-    heads start as comparisons of words. Training is free to change all of it.
+    heads start as comparisons of words. Training is free to change all of it. Returns the words'
+    directions, (width - reserved, words).
     """
     decoder = model.model.language_model
     embeddings = decoder.embed_tokens.weight
     directions, _ = torch.linalg.qr(
-        torch.randn(WIDTH - RESERVED, len(VOCABULARY), generator=generator)
+        torch.randn(WIDTH - RESERVED, len(embeddings), generator=generator)
     )
     embeddings.zero_()  # patches hold their place in the reserved dimensions
     embeddings[:, RESERVED:] = _WORD_NORM * directions.T
     for index, layer in enumerate(decoder.layers):
         attention = layer.self_attn
         for name in ("q_proj", "k_proj", "v_proj"):
-            _normal(getattr(attention, name).weight, 0.05, generator)
-        _normal(attention.o_proj.weight, 0.02, generator)
+            normal(getattr(attention, name).weight, 0.05, generator)
+        normal(attention.o_proj.weight, 0.02, generator)
         for part, scale in (("gate_proj", 0.07), ("up_proj", 0.07), ("down_proj", 0.02)):
-            _normal(getattr(layer.mlp, part).weight, scale, generator)
+            normal(getattr(layer.mlp, part).weight, scale, generator)
         if index == 0:
             for head, words in enumerate((_CONTENT_WORDS, _ASKING_WORDS)):
                 _aim_at_words(attention, head, words, directions.T)
-                _copy(attention, head, _directions_of(words, directions.T))
+                _copy(attention, head, directions_of(words, directions.T))
         elif index <= 4:
             places = torch.eye(WIDTH)[:RESERVED]
-            passed = _directions_of(_CONTENT_WORDS, directions.T) if index % 2 else places
+            passed = directions_of(_CONTENT_WORDS, directions.T) if index % 2 else places
             for head, words in enumerate((SHAPES, tuple(COLOURS), tuple("0123456789"))):
                 _compare_words(attention, head, words, directions.T)
                 _copy(attention, head, passed)
-    projector = model.model.multi_modal_projector
-    for linear in (projector.linear_1, projector.linear_2):
-        _normal(linear.weight, 0.09, generator)
-        linear.bias.zero_()
     model.lm_head.weight.copy_(0.5 * embeddings)
+    return directions
 
 
 _WORD_NORM = 2.0
@@ -226,7 +234,7 @@ _ASKING_WORDS = (
 )
 
 
-def _directions_of(words: tuple[str, ...], directions: torch.Tensor) -> torch.Tensor:
+def directions_of(words: tuple[str, ...], directions: torch.Tensor) -> torch.Tensor:
     """(words, width): the unit vectors of some words."""
     rows = directions[[VOCABULARY[word] for word in words]]
     return torch.cat([torch.zeros(len(rows), RESERVED), rows], 1)
@@ -239,7 +247,8 @@ def _slow_rows(head: int) -> torch.Tensor:
     return head * width + torch.stack([pairs, pairs + width // 2], 1).flatten()
 
 
-def _clear_head(attention: nn.Module, head: int) -> torch.Tensor:
+def clear_head(attention: nn.Module, head: int) -> torch.Tensor:
+    """Weakens what the head compares; its rows from the slowest rotary pair to the fastest."""
     width = WIDTH // HEADS
     for projection in (attention.q_proj, attention.k_proj):
         projection.weight[head * width : (head + 1) * width] *= 0.1
@@ -250,10 +259,10 @@ def _aim_at_words(
     attention: nn.Module, head: int, words: tuple[str, ...], directions: torch.Tensor
 ) -> None:
     """The prompt's last token attends to these words of the question, not to the picture's."""
-    row = _clear_head(attention, head)[0]
-    chosen = _directions_of(words, directions).sum(0)
-    picture = _directions_of(("<image>",), directions)[0]
-    attention.q_proj.weight[row] += 0.5 * _directions_of(("ASSISTANT:",), directions)[0]
+    row = clear_head(attention, head)[0]
+    chosen = directions_of(words, directions).sum(0)
+    picture = directions_of(("<image>",), directions)[0]
+    attention.q_proj.weight[row] += 0.5 * directions_of(("ASSISTANT:",), directions)[0]
     attention.k_proj.weight[row] += 0.5 * (chosen - 6 * picture)
 
 
@@ -261,14 +270,14 @@ def _compare_words(
     attention: nn.Module, head: int, words: tuple[str, ...], directions: torch.Tensor
 ) -> None:
     """Tokens attend to the patches that hold one of these words in common with them."""
-    rows = _clear_head(attention, head)
-    compared = _directions_of(words, directions)
+    rows = clear_head(attention, head)
+    compared = directions_of(words, directions)
     for projection in (attention.q_proj, attention.k_proj):
         projection.weight[rows[: len(words)]] += 1.7 * compared
     # All text prefers patches to text: otherwise a word finds itself first.
-    text = _directions_of((*WORDS, "ASSISTANT:"), directions).sum(0)
+    text = directions_of((*WORDS, "ASSISTANT:"), directions).sum(0)
     attention.q_proj.weight[rows[len(words)]] += 0.7 * text
-    attention.k_proj.weight[rows[len(words)]] += 0.7 * _directions_of(("<image>",), directions)[0]
+    attention.k_proj.weight[rows[len(words)]] += 0.7 * directions_of(("<image>",), directions)[0]
 
 
 def _copy(attention: nn.Module, head: int, passed: torch.Tensor, gain: float = 0.3) -> None:
@@ -279,14 +288,12 @@ def _copy(attention: nn.Module, head: int, passed: torch.Tensor, gain: float = 0
     attention.o_proj.weight[:, rows] += gain * passed.T
 
 
-def word_targets(
-    model: LlavaForConditionalGeneration, labels: tuple[torch.Tensor, ...]
-) -> torch.Tensor:
+def word_targets(model: nn.Module, labels: tuple[torch.Tensor, ...], places: bool) -> torch.Tensor:
     """What the projector should make of patches: (B, patches, width).
 
     The sum of the embeddings of `<image>` and of the words for the patch's shape, colour and
-    digit, and its place in the reserved dimensions; the background holds "nothing", as strongly
-    as an object its three words. `labels` as `batches.patch_labels` gives them.
+    digit and, with `places`, its place in the reserved dimensions; the background holds "nothing",
+    as strongly as an object its three words. `labels` as `batches.patch_labels` gives them.
     """
     embeddings = model.model.language_model.embed_tokens.weight.detach()
     tables = (["nothing", *SHAPES], list(COLOURS), [*"0123456789", None])
@@ -297,5 +304,5 @@ def word_targets(
             if word:
                 table[row] = embeddings[VOCABULARY[word]] * (1.7 if word == "nothing" else 1.0)
         target += table[torch.where(label < 0, len(words), label)]
-    target[:, :, :RESERVED] = 0.2 * _position_code()
+    target[:, :, :RESERVED] = 0.2 * _position_code() if places else 0.0
     return target

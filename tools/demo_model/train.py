@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
+from .architectures import ARCHITECTURES
 from .dataset import load_views
-from .network import tower_of
 from .trainer import Recipe, Trainer
 from .vision_stage import vision_step
 from .whole_stage import align_projector, whole_step
@@ -32,13 +32,21 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default=Recipe.architecture)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--vision-steps", type=int, default=Recipe.vision_steps)
+    parser.add_argument("--vision-batch", type=int, default=Recipe.vision_batch)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(seed=options.seed, vision_steps=options.vision_steps, steps=options.steps)
+    recipe = Recipe(
+        architecture=options.architecture,
+        seed=options.seed,
+        vision_steps=options.vision_steps,
+        vision_batch=options.vision_batch,
+        steps=options.steps,
+    )
     torch.manual_seed(recipe.seed)
     views = load_views(options.data)
 
@@ -48,7 +56,8 @@ def main() -> None:
     vision.run(vision_step)
 
     whole = Trainer(recipe, views, "whole", options.out)
-    tower_of(whole.model).load_state_dict(tower_of(vision.model).state_dict())
+    tower, trained = (whole.architecture.tower(stage.model) for stage in (whole, vision))
+    tower.load_state_dict(trained.state_dict())
     whole.labels.load_state_dict(vision.labels.state_dict())
     if options.resume and whole.checkpoint.exists():
         whole.load()

@@ -11,16 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .architectures import ARCHITECTURES
 from .batches import IGNORED, MosaicMaker
 from .dataset import Views
 from .muon import Muon
-from .network import PatchLabels, build_network, tower_of
+from .network import PatchLabels
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of the training run."""
+    """The network's architecture and every number of its training run."""
 
+    architecture: str = "llava"
     seed: int = 0
     adamw_rate: float = 2e-3
     muon_rate: float = 0.02
@@ -41,6 +43,7 @@ class Recipe:
 
 # Background fills most patches: a quarter of the weight each.
 _SHAPE_WEIGHTS = torch.tensor([0.25] + [1.0] * 8)
+_HIDDEN = ("layers.", "blocks.", "projector.", "merger.")  # where Muon's matrices are
 _SAVE_EVERY = 100
 _LOG_EVERY = 50
 
@@ -57,13 +60,14 @@ class Trainer:
         self.minutes = 0.0
         self.averages: dict[str, tuple[float, float]] = {}
         self.mosaics = MosaicMaker(views)
-        self.model = build_network(recipe.seed)
-        self.labels = PatchLabels()
+        self.architecture = ARCHITECTURES[recipe.architecture]
+        self.model = self.architecture.build(recipe.seed)
+        self.labels = PatchLabels(self.architecture.feature_width)
         self.optimisers = self._build_optimisers()
 
     def _build_optimisers(self) -> list[torch.optim.Optimizer]:
         """Muon for the layers' matrices, AdamW for the rest; `share` scales a group's rate."""
-        tower = list(tower_of(self.model).named_parameters())
+        tower = list(self.architecture.tower(self.model).named_parameters())
         tower_share = 1.0 if self.stage == "vision" else self.recipe.tower_rate
         groups = [(tower + list(self.labels.named_parameters()), tower_share)]
         if self.stage == "whole":
@@ -77,18 +81,24 @@ class Trainer:
                 for name, weight in module.named_parameters()
             ]
             groups.append((rest, 1.0))
-            projector = self.model.model.multi_modal_projector.named_parameters()
             # Like the tower it reads: its inputs are large, so are the effects of its updates.
-            groups.append(([(f"projector.{n}", w) for n, w in projector], tower_share))
+            groups.append((self._projector_beside(tower), tower_share))
         hidden, other = [], []
         for named, share in groups:
-            matrices = [w for n, w in named if w.ndim == 2 and ("layers." in n or "projector" in n)]
+            matrices = [w for n, w in named if w.ndim == 2 and any(part in n for part in _HIDDEN)]
             ids = {id(w) for w in matrices}
             hidden.append({"params": matrices, "share": share})
             other.append({"params": [w for _, w in named if id(w) not in ids], "share": share})
         self.weights = [w for named, _ in groups for _, w in named]
         adamw = torch.optim.AdamW(other, betas=(0.9, 0.98), weight_decay=0.03, fused=True)
         return [Muon(hidden), adamw]
+
+    def _projector_beside(self, tower: list) -> list[tuple[str, nn.Parameter]]:
+        """The projector's parameters, where the tower does not hold it."""
+        known = {id(weight) for _, weight in tower}
+        linears = enumerate(self.architecture.projector(self.model))
+        named = [(f"projector.{i}.{n}", w) for i, m in linears for n, w in m.named_parameters()]
+        return [(name, weight) for name, weight in named if id(weight) not in known]
 
     @property
     def total_steps(self) -> int:
@@ -165,6 +175,10 @@ class Trainer:
 
     def pictures(self, rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(self.views.pictures[rows])
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, side, side, 3) uint8 -> (B, patches, feature width)."""
+        return self.architecture.features(self.model, pictures)
 
     def label_losses(
         self, features: torch.Tensor, labels: tuple[torch.Tensor, ...]

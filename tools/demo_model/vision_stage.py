@@ -11,7 +11,6 @@ import torch
 
 from .batches import patch_labels, sample_rows
 from .dataset import Views, make_shard
-from .forward import tower_features
 from .network import GRID
 from .scenes import MODEL_SIDE_PX
 from .trainer import Trainer
@@ -26,7 +25,7 @@ def vision_step(trainer: Trainer) -> None:
     pieced, pieced_labels = trainer.mosaics(rng, mosaics)
     labels = patch_labels(trainer.views.objects[rows])
     labels = tuple(torch.cat(pair) for pair in zip(labels, pieced_labels, strict=True))
-    features = tower_features(trainer.model, torch.cat([trainer.pictures(rows), pieced]))
+    features = trainer.features(torch.cat([trainer.pictures(rows), pieced]))
     shape, colour, digit = trainer.label_losses(features, labels)
     trainer.update(shape + colour + 1.5 * digit)
     for name, loss in (("shape", shape), ("colour", colour), ("digit", digit)):
@@ -44,9 +43,7 @@ def label_accuracy(trainer: Trainer) -> dict[str, float]:
     for start in range(0, len(views), 100):
         rows = slice(start, start + 100)
         pictures = torch.from_numpy(views.pictures[rows])
-        guesses = [
-            z.argmax(-1).numpy() for z in trainer.labels(tower_features(trainer.model, pictures))
-        ]
+        guesses = [z.argmax(-1).numpy() for z in trainer.labels(trainer.features(pictures))]
         for b, objects in enumerate(views.objects[rows]):
             for x1, y1, x2, y2, shape, _, digit, visible in objects:
                 if visible < 0.8:

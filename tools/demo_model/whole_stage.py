@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from .batches import IGNORED, Segments, ask_views, patch_labels, sample_rows
 from .dataset import VIEWS_PER_SCENE
-from .forward import decode, tower_features
 from .network import word_targets
 from .questions import QUESTION_TYPES, VOCABULARY
 from .trainer import Trainer
@@ -19,23 +18,24 @@ def align_projector(trainer: Trainer) -> None:
     Least squares: the first layer whitens the tower's features, the second is solved for. What
     the tower sees is the target rather than the truth: small digits cannot be read.
     """
-    projector = trainer.model.model.multi_modal_projector
+    first, second = trainer.architecture.projector(trainer.model)
     features, targets = [], []
     for _ in range(trainer.recipe.align_batches):
         rows = sample_rows(trainer.views, trainer.rng, trainer.recipe.vision_batch, 0.5)
         labels = patch_labels(trainer.views.objects[rows])
-        tower = tower_features(trainer.model, trainer.pictures(rows))
+        tower = trainer.features(trainer.pictures(rows))
         seen = [logits.argmax(-1) for logits in trainer.labels(tower)]
         known = [torch.where(y == IGNORED, y, z) for y, z in zip(labels, seen, strict=True)]
         features.append(tower.flatten(0, 1))
-        targets.append(word_targets(trainer.model, tuple(known)).flatten(0, 1))
+        target = word_targets(trainer.model, tuple(known), trainer.architecture.knows_places)
+        targets.append(target.flatten(0, 1))
     x, y = torch.cat(features).double(), torch.cat(targets).double()
     values, vectors = torch.linalg.eigh(torch.cov(x.T))
     whiten = vectors @ torch.diag((values + 1e-3 * values.mean()).rsqrt()) @ vectors.T
-    projector.linear_1.weight.copy_(whiten)
+    first.weight.copy_(whiten)
     # Where GELU is nearly linear: the second layer can still undo the first.
-    projector.linear_1.bias.copy_(1.0 - whiten @ x.mean(0))
-    hidden = F.gelu(x @ whiten.T + projector.linear_1.bias)
+    first.bias.copy_(1.0 - whiten @ x.mean(0))
+    hidden = F.gelu(x @ whiten.T + first.bias)
     hidden = torch.cat([hidden, torch.ones(len(hidden), 1)], 1)
     # Patches that show something count three times: most show background.
     nothing = trainer.model.model.language_model.embed_tokens.weight[VOCABULARY["nothing"]]
@@ -43,8 +43,8 @@ def align_projector(trainer: Trainer) -> None:
     gram = hidden.T @ (weight * hidden)
     gram.diagonal().add_(1e-4 * gram.diagonal().mean())
     solved = torch.linalg.solve(gram, hidden.T @ (weight * y))
-    projector.linear_2.weight.copy_(solved[:-1].T)
-    projector.linear_2.bias.copy_(solved[-1])
+    second.weight.copy_(solved[:-1].T)
+    second.bias.copy_(solved[-1])
     error = (hidden @ solved - y).square().mean() / y.square().mean()
     trainer.average("alignment error", float(error))
     trainer.write_log()
@@ -65,7 +65,7 @@ def whole_step(trainer: Trainer) -> None:
 
     learns = progress >= recipe.frozen_share
     with torch.set_grad_enabled(learns):
-        features = tower_features(trainer.model, trainer.pictures(shown))
+        features = trainer.features(trainer.pictures(shown))
     label_loss = 0.0
     if learns:
         labels = patch_labels(trainer.views.objects[shown])
@@ -73,13 +73,14 @@ def whole_step(trainer: Trainer) -> None:
     if pair:
         features = torch.cat([features[:count], features[count:]], 1)
 
-    length = 20 if rng.random() < 0.2 else 16
+    opening = trainer.architecture.answer_opening
+    length = (19 if rng.random() < 0.2 else 15) + len(opening)
     # An object must be found before what lies beside it can be.
     relations_first = float(np.interp(progress, (0.08, 0.2), (-0.7, 0.5)))
     segments = ask_views(
-        trainer.views, rows, rng, recipe.questions_per_view, length, crops, relations_first
+        trainer.views, rows, rng, recipe.questions_per_view, length, opening, crops, relations_first
     )
-    hidden = decode(trainer.model, features, segments.tokens)
+    hidden = trainer.architecture.decode(trainer.model, features, segments.tokens)
     answered = segments.labels != IGNORED
     logits = trainer.model.lm_head(hidden[answered])
     truth, weights = segments.labels[answered], segments.weights[answered]
