@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -52,10 +52,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         progress.clear()
-        if not is_for_the_user(error):
+        remedy = _remedy(error)
+        if remedy is None:
             raise
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(" ".join(remedy.split()), file=sys.stderr)
         return 2
+
+
+def _remedy(error: Exception) -> str | None:
+    """What the user can do about it; None for a bug."""
+    if is_for_the_user(error):
+        return str(error)
+    from .memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return (
+            "choose a smaller model or picture, a --quantization, fewer --max-visual-tokens or "
+            "--device cpu: the memory is full"
+        )
+    return None
 
 
 # ---- commands ----------------------------------------------------------------------------------
@@ -87,21 +102,20 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         progress.stage("loading the model")
         lvlm = load_lvlm(arguments.model, load)
         seconds = {"loading": watch.lap()}
-        with _memory_remedy():
-            if answering:
-                result = answer(
-                    lvlm, picture, arguments.question, settings,
-                    with_plain=True, progress=progress.stage, on_text=progress.text,
-                )  # fmt: skip
-            else:
-                result = locate(lvlm, picture, arguments.question, settings, progress.stage)
+        if answering:
+            result = answer(
+                lvlm, picture, arguments.question, settings,
+                with_plain=True, progress=progress.stage, on_text=progress.text,
+            )  # fmt: skip
+        else:
+            result = locate(lvlm, picture, arguments.question, settings, progress.stage)
         seconds["method"] = watch.lap()
         progress.stage("drawing")
         pictures = _pictures(result, answering)
         seconds["drawing"] = watch.lap()
     content = report(
         result, arguments.question, lvlm, settings,
-        load=load, files=[*pictures, "report.json"], seconds=seconds,
+        load=load, files=[*pictures, "report.json"],
     )  # fmt: skip
     text = to_json(content)
     _write(out, pictures, text)
@@ -110,23 +124,9 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         print(text)
         return 0
     print("\n".join(summary(content)))
+    print(", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()))
     print(f"written to {out}{os.sep}: {', '.join(content['files'])}")
     return 0
-
-
-@contextmanager
-def _memory_remedy() -> Iterator[None]:
-    from .memory import is_out_of_memory
-
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ValueError(
-            "choose a smaller model, a --quantization, fewer --max-visual-tokens or --device cpu: "
-            "the memory is full"
-        ) from error
 
 
 def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
@@ -202,6 +202,8 @@ def _there(path: Path) -> bool:
     except NotADirectoryError:
         return False
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"choose a shorter --out: {error.strerror}") from error
         return not isinstance(error, FileNotFoundError)
     return True
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from .lvlm import Lvlm
 from .prefill import Progress, ReadStream, Stream, read_blocked, read_stream
@@ -46,13 +46,18 @@ def decode(
     token is as sure as settings.adaptive asks. A negative stream with blocked tokens must have the
     positive's prompt. generate_options: for the library's `generate()`, such as a
     streamer, stopping_criteria or logits_processor; they see the positive rows and mixed logits.
+    Raises ValueError for scores that are not finite.
     """
     started = time.perf_counter()
     streams = [positive] if negative is None or settings.alpha == 0 else [positive, negative]
     _check_length(lvlm, streams, settings)
     read_streams = _read_streams(lvlm, streams, settings, progress)
     streams = streams[: len(read_streams)]
-    rows = Rows.of(lvlm, streams, read_streams)
+    try:
+        rows = Rows.of(lvlm, streams, read_streams)
+    except BaseException:
+        lvlm.release()  # part of the prefix is lent, into tensors twice its size
+        raise
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
     try:
@@ -146,35 +151,40 @@ def _generate(
     beams = settings.beams
     cache = rows.cache if beams == 1 else rows.cache.repeated(beams)
     sampling = settings.temperature > 0
-    # Everything a model's own generation config may set is given here: it would win otherwise.
-    arguments = {
-        "max_new_tokens": settings.max_tokens,
-        "do_sample": sampling,
-        "temperature": settings.temperature if sampling else 1.0,
-        "top_p": settings.top_p if sampling else 1.0,
-        "top_k": settings.top_k if sampling else 50,
-        "num_beams": beams,
-        "num_return_sequences": 1,
-        "repetition_penalty": 1.0,
-        "length_penalty": 1.0,
-        "typical_p": 1.0,
-        "no_repeat_ngram_size": 0,
-        "use_cache": True,
-        "return_dict_in_generate": False,
-        "pad_token_id": _pad_token(lvlm),
-    }
+    ends = _end_tokens(lvlm)
+    config = GenerationConfig(
+        max_new_tokens=settings.max_tokens,
+        do_sample=sampling,
+        temperature=settings.temperature if sampling else 1.0,
+        top_p=settings.top_p if sampling else 1.0,
+        top_k=settings.top_k if sampling else 50,
+        num_beams=beams,
+        eos_token_id=ends or None,
+        pad_token_id=next(iter(ends), 0),  # any will do: what follows an answer is cut off
+    )
     stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
-    with _own_random_state(), _no_rope_deltas(lvlm, beams):  # the seed is the answer's own
-        torch.manual_seed(settings.seed)
+    with _own_random_state(), _no_rope_deltas(lvlm, beams), _only(config, model):
+        torch.manual_seed(settings.seed)  # the answer's own
         output = model.generate(
             input_ids=rows.input_ids,
             attention_mask=torch.ones_like(rows.input_ids),
             past_key_values=cache,
             stopping_criteria=stopping,
-            **arguments,
+            generation_config=config,
             **options,
         )
     return _trimmed(lvlm, output[0, length:].tolist())
+
+
+@contextmanager
+def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
+    """Inside, the model has no other generation config, which `generate` would merge into ours."""
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager
@@ -212,13 +222,12 @@ def _stop_reason(lvlm: Lvlm, token_ids: list[int], settings: DecodeSettings) -> 
 
 def _end_tokens(lvlm: Lvlm) -> list[int]:
     end = lvlm.model.generation_config.eos_token_id
-    return [] if end is None else list(end) if isinstance(end, (list, tuple)) else [end]
-
-
-def _pad_token(lvlm: Lvlm) -> int | None:
-    """Any token will do: nothing is padded in an answer of one row, but `generate` asks for it."""
-    pad = lvlm.model.generation_config.pad_token_id
-    return pad if pad is not None else next(iter(_end_tokens(lvlm)), None)
+    ends = [] if end is None else list(end) if isinstance(end, (list, tuple)) else [end]
+    if not all(type(token) is int for token in ends):
+        raise ValueError(
+            f"mend generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
+        )
+    return ends
 
 
 def _trimmed(lvlm: Lvlm, token_ids: list[int]) -> list[int]:

@@ -78,7 +78,7 @@ def _read(folder: Path, name: str) -> InstalledModel | None:
     """The model in a folder, None where its config.json is missing or unreadable."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict):
         return None

@@ -1,7 +1,8 @@
 """From a name to a loaded model: a bundled demo model, a folder, or a hub id.
 
-Weights are read from safetensors only and no code from a model's folder is ever run. Nothing is
-downloaded unless a hub id is asked for by name, and nothing is written but that download.
+Weights are read from safetensors, pickled ones only if the settings say so and without running
+what they hold; no code from a model's folder is ever run. Nothing is downloaded unless a hub id
+is asked for by name, and nothing is written but that download.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from .lvlm import Lvlm
 from .memory import is_out_of_memory
 from .model_folder import check_contents, check_type
 from .settings import LoadSettings
+from .turns import one_at_a_time
 
 DEMO, DEMO_QWEN = "demo", "demo-qwen"
 DEMO_FOLDERS = {
@@ -39,16 +42,25 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
     truncated or pickled weights, a folder that asks for code of its own or links to files
     elsewhere, or settings this machine cannot serve.
     """
-    folder = _resolve(name)
-    check_contents(folder, name)
+    pickled = settings.weights != "safetensors"
+    folder = _resolve(name, pickled)
+    check_contents(folder, name, pickled=pickled)
+    return _load(folder, name, settings)
+
+
+@one_at_a_time  # the library changes torch's initialisers and default dtype while it loads
+def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
+    from transformers import AutoTokenizer
+
     device = _device(settings)
     model = _load_weights(folder, name, device, settings)
-    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
         image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
     except Exception as error:  # a broken file makes the library raise whatever it stumbles on
+        if is_out_of_memory(error):
+            raise _loading_error(error, name, device) from error
         raise ValueError(
             f"download {name} again: its tokenizer or image processor cannot be read "
             f"({_first_line(error)})"
@@ -78,15 +90,19 @@ def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:
     return lvlm.visual_tokens if lvlm.visual_tokens and limits == defaults else limits
 
 
-def _resolve(name: str) -> Path:
+def _resolve(name: str, pickled: bool) -> Path:
     """The local folder of the model that `name` means, downloaded first if it is a hub id."""
     if name in DEMO_FOLDERS:
         folder = DEMO_FOLDERS[name]
         if not (folder / "config.json").is_file():
             raise ValueError(f"install this package again: its demo model {folder} is missing")
         return folder
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        found = path.is_dir()
+    except (OSError, RuntimeError) as error:  # too long a name; ~nosuchuser
+        raise _no_model(name) from error
+    if found:
         if not (path / "config.json").is_file():
             raise ValueError(f"choose a folder with a config.json: {name} has none")
         check_type(path, name)
@@ -95,11 +111,14 @@ def _resolve(name: str) -> Path:
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or ".." in name or path.is_absolute():
         raise _no_model(name)
-    return _download(name)
+    return _download(name, pickled)
 
 
-def _download(name: str) -> Path:
-    """The hub model's files in the hub's own cache, resumable and checked by the hub's client."""
+def _download(name: str, pickled: bool) -> Path:
+    """The hub model's files in the hub's own cache, resumable and checked by the hub's client.
+
+    Pickled weights only where they may be read and there are no safetensors.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -111,7 +130,10 @@ def _download(name: str) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
         check_type(folder, name)
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+        if pickled and not any(folder.glob("*.safetensors")):
+            patterns.append("pytorch_model*.bin")
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
     except HFValidationError as error:
         raise _no_model(name) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -119,6 +141,12 @@ def _download(name: str) -> Path:
             f"check the name and the network, or give a local folder: {name!r} cannot be "
             f"downloaded ({_first_line(error)})"
         ) from error
+    if not any(path.match("*.safetensors") or path.match("*.bin") for path in folder.iterdir()):
+        raise ValueError(
+            f"choose a model with safetensors weights, or set weights to 'safetensors or pickled' "
+            f"(--weights): {name} has none"
+        )
+    return folder
 
 
 def _no_model(name: str) -> ValueError:
@@ -171,7 +199,7 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
 def _load_weights(
     folder: Path, name: str, device: torch.device, settings: LoadSettings
 ) -> torch.nn.Module:
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("install flash-attn, or set attention to auto: flash needs it")
@@ -182,13 +210,20 @@ def _load_weights(
         )
     quantization = _quantization(settings, dtype, device)
     extra = {} if quantization is None else {"quantization_config": quantization}
+    attention = _ATTENTION[settings.attention]
     try:
+        config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+        # The file's own choice would win over the argument, and may be a compiled kernel to fetch
+        config._attn_implementation = attention
         model, info = AutoModelForImageTextToText.from_pretrained(
             str(folder),
+            config=config,
             dtype=dtype,
-            attn_implementation=_ATTENTION[settings.attention],
+            attn_implementation=attention,
             device_map={"": device},
-            use_safetensors=True,
+            # None: also pickled ones, where there are no others
+            use_safetensors=True if settings.weights == "safetensors" else None,
+            weights_only=True,  # of a pickle: whatever else it holds is refused, not run
             output_loading_info=True,
             **_OWN_FILES_ONLY,
             **extra,
@@ -216,7 +251,7 @@ def _loading_error(error: Exception, name: str, device: torch.device) -> ValueEr
         return ValueError(
             f"install what {name} needs, or choose another model ({_first_line(error)})"
         )
-    if isinstance(error, (SafetensorError, OSError, RuntimeError)):
+    if isinstance(error, (SafetensorError, UnpicklingError, OSError, RuntimeError)):
         return ValueError(
             f"download {name} again: its weights are missing, truncated or of another model "
             f"({_first_line(error)})"
@@ -226,14 +261,14 @@ def _loading_error(error: Exception, name: str, device: torch.device) -> ValueEr
     )
 
 
-def _chat_template(folder: Path) -> str | None:
+def _chat_template(folder: Path) -> Any:
     """The template that older model folders keep in chat_template.json, which tokenizers ignore."""
     path = folder / "chat_template.json"
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text("utf-8")).get("chat_template")
-    except (ValueError, AttributeError) as error:  # no JSON, or no JSON object
+    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, or no JSON object
         raise ValueError(
             f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
         ) from error

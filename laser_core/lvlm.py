@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import TemplateError
 
 from .chat_formats import TURN_MARKS, plain_text
 from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
@@ -26,6 +26,8 @@ from .settings import PromptSettings
 if TYPE_CHECKING:
     from .prefill import Prefix
 
+_PROBE = "LASERPROBE"  # a text that no template writes
+NAMED_WORDS = 5  # of those a model does not know
 GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
 
 
@@ -61,13 +63,23 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ClosedVocabulary:
-    """What a model that knows few words says to a question with other words."""
+    """What a model that knows few words says to a question with other words.
+
+    Raises TypeError unless both are texts.
+    """
 
     message: str
     example: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.message, str) or not isinstance(self.example, str):
+            raise TypeError("message and example of closed_vocabulary must be texts")
+
     def reply(self, unknown: Sequence[str]) -> str:
-        words = ", ".join(f'"{word}"' for word in unknown)
+        short = [word if len(word) <= 40 else word[:37] + "..." for word in unknown[:NAMED_WORDS]]
+        words = ", ".join(f'"{word}"' for word in short)
+        if len(unknown) > NAMED_WORDS:
+            words += f" and {len(unknown) - NAMED_WORDS} more"
         return f"{self.message} It does not know {words}. Try: {self.example}"
 
 
@@ -95,7 +107,9 @@ class Lvlm:
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
-        self.chat_template = chat_template or tokenizer.chat_template or self.family.chat_template
+        self.chat_template = _template(
+            chat_template or tokenizer.chat_template or self.family.chat_template, self.name
+        )
         extras = _read_extras(folder)
         own = extras.get("instruction")
         self.instruction: str = self.family.instruction if own is None else own
@@ -233,6 +247,12 @@ class Lvlm:
 
     def _chat_ids(self, pictures: int, text: str, system: str) -> list[int]:
         """Token ids of a chat, one placeholder for each picture."""
+        rendered, bos = self._rendered(pictures, text, system), self.tokenizer.bos_token
+        return self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
+            "input_ids"
+        ]
+
+    def _rendered(self, pictures: int, text: str, system: str) -> str:
         content = [{"type": "image"} for _ in range(pictures)]
         if text:
             content.append({"type": "text", "text": text})
@@ -240,21 +260,27 @@ class Lvlm:
         if system:
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         try:
-            rendered = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it raises whatever it stumbles on
             raise ValueError(
                 f"leave the system prompt empty, or mend the chat template of {self.name}: it "
                 f"refuses this chat ({error})"
             ) from error
-        bos = self.tokenizer.bos_token
-        return self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
-            "input_ids"
-        ]
 
     def _plain(self, text: str) -> str:
-        return plain_text(text, self._control_tokens.values())
+        return plain_text(text, {*self._control_tokens.values(), *self._template_marks})
+
+    @cached_property
+    def _template_marks(self) -> list[str]:
+        """What this very template writes around a user's text, such as "### Human:"."""
+        around = self._rendered(1, _PROBE, "")
+        for part in (_PROBE, *self._control_tokens.values()):
+            around = around.replace(part, "\n")
+        lines = [line.strip() for line in re.split(r"\n|(?<=[.!?]) ", around)]  # or sentences
+        # Not bare words, such as "user" after a control token: questions have them too
+        return [line for line in lines if len(line) > 2 and re.search(r"[^\w\s]", line)]
 
     @cached_property
     def _control_tokens(self) -> dict[int, str]:
@@ -325,6 +351,19 @@ class Lvlm:
         return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
 
 
+def _template(found: Any, name: str) -> str:
+    """One template: of several, by name or as older files list them, the one named default."""
+    if isinstance(found, list):
+        found = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+    if isinstance(found, dict):
+        found = found.get("default")
+    if not isinstance(found, str):
+        raise ValueError(
+            f"mend the chat template of {name}: it is neither a text nor texts with a default"
+        )
+    return found
+
+
 def _read_extras(folder: Path | None) -> dict[str, Any]:
     """The model folder's `laser.json`: what it says of the model, if anything."""
     path = folder / "laser.json" if folder else None
@@ -332,14 +371,16 @@ def _read_extras(folder: Path | None) -> dict[str, Any]:
         return {}
     try:
         extras = json.loads(path.read_text("utf-8"))
-        closed = extras.get("closed_vocabulary")
+        closed, instruction = extras.get("closed_vocabulary"), extras.get("instruction")
+        if not isinstance(instruction, str | None):
+            raise TypeError("its instruction must be a text")
         low, high = extras.get("visual_tokens") or (None, None)
         return {
-            "instruction": extras.get("instruction"),
+            "instruction": instruction,
             "closed_vocabulary": ClosedVocabulary(**closed) if closed else None,
             "visual_tokens": None if low is None else (int(low), int(high)),
         }
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
             f"mend or remove laser.json in the model's folder: it cannot be read ({error})"
         ) from error

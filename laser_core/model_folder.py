@@ -11,7 +11,7 @@ from typing import Any
 
 from .model_types import SUPPORTED
 
-INDEX = "model.safetensors.index.json"
+INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -25,21 +25,35 @@ def check_type(folder: Path, name: str) -> None:
         )
 
 
-def check_contents(folder: Path, name: str) -> None:
+def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
     """Raise ValueError for a folder with code, pickles, an adapter or files from elsewhere.
 
+    pickled: whether weights may be pickled where there are no safetensors.
     The folder itself may be a link, as on a second disk. A file in it may be a link inside the
-    folder or to a blob of a hub cache, which is how the hub's client stores models; any other
-    would let a downloaded folder read files of the user's that are no part of a model.
+    folder or, in a hub cache, to a blob of the same model, which is how the hub's client stores
+    models; any other would let a downloaded folder read files of the user's that are no part of a
+    model.
     """
     home = folder.resolve()
-    for path in sorted(folder.iterdir()):
-        target = path.resolve()
-        if not target.is_relative_to(home) and not _is_hub_blob(target):
+    # models--owner--name/snapshots/revision beside models--owner--name/blobs
+    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    for path in sorted(folder.rglob("*")):
+        try:
+            target = path.resolve(strict=path.is_symlink())
+        except (OSError, RuntimeError) as error:  # a loop, or a link to nothing
+            raise ValueError(
+                f"download {name} again: {path.name} is a link that leads nowhere"
+            ) from error
+        if not target.is_relative_to(home) and not target.is_relative_to(blobs):
             raise ValueError(
                 f"copy {path.name} into the folder of {name}, or link the whole folder: it is a "
                 "link to a file outside of it, which is not read"
             )
+    if (folder / "custom_generate").exists():
+        raise ValueError(
+            f"choose a model without code of its own: {name} has some in custom_generate, and "
+            "such code is never run"
+        )
     for path in sorted(folder.glob("*config.json")):
         if _asks_for_code(_json(path, name)):
             raise ValueError(
@@ -50,33 +64,41 @@ def check_contents(folder: Path, name: str) -> None:
         raise ValueError(
             f"merge the adapter into its model, and choose the merged folder: {name} is an adapter"
         )
-    _check_weights(folder, name)
+    _check_weights(folder, name, pickled)
 
 
-def _check_weights(folder: Path, name: str) -> None:
+def _check_weights(folder: Path, name: str, pickled: bool) -> None:
     if (folder / INDEX).is_file():
-        shards = _json(folder / INDEX, name).get("weight_map")
-        shards = set(shards.values()) if isinstance(shards, dict) else {None}
-        if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
-            raise ValueError(f"download {name} again: {INDEX} does not name files of its folder")
-        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if missing:
+        _check_shards(folder, INDEX, name)
+    elif any(folder.glob("*.safetensors")):
+        return
+    elif pickled and (folder / PICKLED_INDEX).is_file():
+        _check_shards(folder, PICKLED_INDEX, name)
+    elif not (pickled and (folder / "pytorch_model.bin").is_file()):
+        found = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+        if found and pickled:
             raise ValueError(
-                f"download {name} again: {len(missing)} of its {len(shards)} files of weights are "
-                f"missing, such as {missing[0]}"
+                f"convert {name} to safetensors: of pickled weights only pytorch_model.bin is "
+                f"read, and it has {found[0]}"
             )
-    elif not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-        if pickled:
+        if found:
             raise ValueError(
-                f"convert {name} to safetensors, or choose a copy that has them: its weights are "
-                f"pickled ({pickled[0]}), and opening such a file can run code"
+                f"convert {name} to safetensors, or set weights to 'safetensors or pickled' "
+                f"(--weights): its weights are pickled ({found[0]})"
             )
 
 
-def _is_hub_blob(path: Path) -> bool:
-    """True for `models--owner--name/blobs/hash`, wherever the cache lies."""
-    return path.parent.name == "blobs" and path.parents[1].name.startswith("models--")
+def _check_shards(folder: Path, index: str, name: str) -> None:
+    shards = _json(folder / index, name).get("weight_map")
+    shards = set(shards.values()) if isinstance(shards, dict) else {None}
+    if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+        raise ValueError(f"download {name} again: {index} does not name files of its folder")
+    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+    if missing:
+        raise ValueError(
+            f"download {name} again: {len(missing)} of its {len(shards)} files of weights are "
+            f"missing, such as {missing[0]}"
+        )
 
 
 def _asks_for_code(value: Any) -> bool:

@@ -52,8 +52,7 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
     Raises ValueError when there is no such file, when it is no picture or when it is damaged.
     """
     try:
-        with Image.open(path) as opened:
-            opened.load()
+        with _decoded(path) as opened:
             return to_picture(opened)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"check the path: there is no file {os.fspath(path)!r}") from error
@@ -69,6 +68,16 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
         raise ValueError(
             f"save the picture anew: {os.fspath(path)!r} is truncated or damaged ({error})"
         ) from error
+
+
+def _decoded(path: str | os.PathLike) -> Image.Image:
+    """The opened and decoded file. Raises OSError for what decoders raise without a type of it."""
+    try:
+        opened = Image.open(path)
+        opened.load()
+    except (RuntimeError, ValueError) as error:  # of AVIF; of PPM and DDS
+        raise OSError(str(error)) from error
+    return opened
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:

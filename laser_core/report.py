@@ -44,13 +44,12 @@ def report(
     *,
     load: LoadSettings | None = None,
     files: Sequence[str] = (),
-    seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """A run as a dict of plain JSON values, in a fixed order.
 
     result: of `pipeline.answer` or `pipeline.locate`. load: how the model was loaded, if known.
-    files: names of what was written. seconds: further times. All times are in "timings"; the
-    rest is the same for the same inputs. NaN and infinity become null.
+    files: names of what was written. It holds no times: the same run gives the same bytes. NaN
+    and infinity become null.
     """
     answered = hasattr(result, "answer")
     location = result.location if answered else result
@@ -74,7 +73,6 @@ def report(
         },
         "settings": {"load": load.to_dict() if load else None, **settings.to_dict()},
         "files": list(files),
-        "timings": {**(seconds or {}), **(_times(result) if answered else {})},
     }
     return to_plain(content)
 
@@ -233,15 +231,6 @@ def _model(model: Lvlm) -> dict[str, Any]:
         "device": str(model.device),
         "attention": model.attention,
     }
-
-
-def _times(result: LaserAnswer) -> dict[str, float]:
-    times = {}
-    for name, answer in (("answer", result.answer), ("plain", result.plain)):
-        if answer is not None:
-            times[f"{name}_reading"] = answer.seconds_reading
-            times[f"{name}_decoding"] = answer.seconds_decoding
-    return times
 
 
 def _notes(result: LaserAnswer | Location, settings: LaserSettings) -> list[str]:

@@ -121,6 +121,13 @@ class LoadSettings(Settings):
         step=4,
         advanced=True,
     )
+    weights: str = setting(
+        "safetensors",
+        "Files that weights are read from. safetensors or pickled: also pytorch_model.bin files "
+        "where a model has no safetensors, with a reader that runs no code in them.",
+        choices=("safetensors", "safetensors or pickled"),
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -233,6 +233,11 @@ class TwoStreams:
         rows = output.logits[:, -1].float().chunk(self._streams)
         positive, negative = rows[0], rows[1] if self._streams == 2 else None
         mixed = mix_logits(positive, negative, self._settings.alpha, self._settings.beta)
+        if not mixed.amax(-1).isfinite().all():
+            raise ValueError(
+                "choose precision bf16 or fp32, or download the model again: its scores for the "
+                f"next token are not finite in {self._lvlm.dtype}"
+            )
         self._observe(self._fed[:, -1], positive, negative)
         output.logits = mixed[:, None]
         return output

@@ -35,6 +35,8 @@ class LoadLVLM:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
+        settings = widgets(LoadSettings)
+        weights = settings.pop("weights")  # came later: saved workflows count the inputs
         return {
             "required": {
                 "model": (
@@ -55,7 +57,7 @@ class LoadLVLM:
                         "Empty: the one chosen above.",
                     },
                 ),
-                **widgets(LoadSettings),
+                **settings,
                 "keep_loaded": (
                     "BOOLEAN",
                     {
@@ -67,6 +69,7 @@ class LoadLVLM:
                         "advanced": True,
                     },
                 ),
+                "weights": weights,
             }
         }
 
@@ -79,7 +82,8 @@ class LoadLVLM:
         settings = settings_from(LoadSettings, values)
         progress = NodeProgress(stages={})
         progress.next_picture()
-        name, source = models.find(model, custom_model, progress)
+        pickled = settings.weights != "safetensors"
+        name, source = models.find(model, custom_model, progress, pickled)
 
         def load() -> tuple[Any, Any]:
             return load_managed(name, source, settings)
@@ -140,7 +144,8 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
         used = dataclasses.replace(settings, device="cpu", precision=precision)
     else:
         used = settings
-        on_disk = sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+        kind = "*.safetensors" if any(Path(source).glob("*.safetensors")) else "*.bin"
+        on_disk = sum(file.stat().st_size for file in Path(source).glob(kind))
         make_room(device, int(on_disk * QUANTIZED_SHARE[settings.quantization]))
     with torch.inference_mode(False):  # weights made inside could not be moved later
         lvlm = load_lvlm(source, used)

@@ -23,6 +23,7 @@ DEMOS = {DEMO_LABEL: "demo", "demo Qwen2.5-VL (shapes, colours, digits)": "demo-
 """The bundled models: what Load LVLM shows, and what the core calls them."""
 ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+PICKLED = "pytorch_model*.bin"  # only where asked for, and only without safetensors
 POLL_SECONDS = 0.5
 LONGEST_ID = 96  # characters: the hub's own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # never a way up or out
@@ -95,10 +96,14 @@ def complaint(model: str | None, custom: str | None) -> str | None:
 
 
 def find(
-    model: str, custom: str, progress: Callable[[str, int, int], None] | None = None
+    model: str,
+    custom: str,
+    progress: Callable[[str, int, int], None] | None = None,
+    pickled: bool = False,
 ) -> tuple[str, str]:
     """(name for people, what the core loads) of a choice, downloaded to models/LLM if need be.
 
+    pickled: whether weights may be pickled where there are no safetensors.
     Raises ValueError for a model that is not there or cannot be downloaded.
     """
     problem = complaint(model, custom)
@@ -109,7 +114,7 @@ def find(
         folder = _custom_folder(custom)
         if folder is not None:
             return folder.name, str(folder)
-        return custom, _downloaded(custom, progress)
+        return custom, _downloaded(custom, progress, pickled=pickled)
     if model in DEMOS:
         return DEMOS[model], DEMOS[model]
     if model in _BY_LABEL:
@@ -148,6 +153,7 @@ def _downloaded(
     repository: str,
     progress: Callable[[str, int, int], None] | None,
     gigabytes: float | None = None,
+    pickled: bool = False,
 ) -> str:
     """The folder of a hub model in models/LLM; without ComfyUI the id, for the hub's own cache."""
     roots = runtime.models_folders()
@@ -163,7 +169,7 @@ def _downloaded(
         target = Path(roots[0]) / owner / name
     part = Path(roots[0]) / f".{owner}--{name}.part"
     try:
-        _download(repository, part, progress, gigabytes)
+        _download(repository, part, progress, gigabytes, pickled)
         (part / ORIGIN).write_text(repository + "\n", "utf-8")
         shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes for resuming
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -204,10 +210,11 @@ def _download(
     folder: Path,
     progress: Callable[[str, int, int], None] | None,
     gigabytes: float | None,
+    pickled: bool,
 ) -> None:
     """Fetch the model's files into `folder`, continuing what is there. ValueError if it fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    task = _Download(repository, folder)
+    task = _Download(repository, folder, pickled)
     task.start()
     guess = int((gigabytes or 1) * 1e9)
     try:
@@ -242,9 +249,9 @@ class _Unusable(ValueError):
 class _Download(threading.Thread):
     """The hub's client, file by file, beside the thread that watches for interrupts."""
 
-    def __init__(self, repository: str, folder: Path) -> None:
+    def __init__(self, repository: str, folder: Path, pickled: bool) -> None:
         super().__init__(daemon=True)
-        self.repository, self.folder = repository, folder
+        self.repository, self.folder, self.pickled = repository, folder, pickled
         self.stop = False
         self.total = 0  # bytes, once the hub has told them
         self.error: Exception | None = None
@@ -257,22 +264,29 @@ class _Download(threading.Thread):
             info = HfApi().model_info(self.repository, files_metadata=True)
             sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
             names = sorted(filter_repo_objects(sizes, allow_patterns=list(FILES)))
+            if self.pickled and not any(map(_is_weights, names)):
+                names = sorted(filter_repo_objects(sizes, allow_patterns=[*FILES, PICKLED]))
             self.total = sum(sizes[name] for name in names)
-            if not any(name.endswith(".safetensors") for name in names):
+            if not any(map(_is_weights, names)):
                 raise _Unusable(
-                    f"choose a model with safetensors weights: {self.repository} has none"
+                    "choose a model with safetensors weights, or set weights to 'safetensors or "
+                    f"pickled': {self.repository} has none"
                 )
             # The small files first: an unsupported model is found out before its weights are here
-            names.sort(key=lambda name: name.endswith(".safetensors"))
+            names.sort(key=_is_weights)
             for name in names:
                 if self.stop:
                     return
                 _check_inside(name, self.repository)
-                if name.endswith(".safetensors"):
+                if _is_weights(name):
                     _check_supported(self.folder, self.repository)
                 hf_hub_download(self.repository, name, revision=info.sha, local_dir=self.folder)
         except Exception as error:  # whatever the client or the network raises: told in `_download`
             self.error = error
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".bin"))
 
 
 def _check_supported(folder: Path, repository: str) -> None:
@@ -292,8 +306,11 @@ def _check_inside(name: str, repository: str) -> None:
 
 def _missing_files(folder: Path) -> list[str]:
     """What a model folder lacks of its config and its weights, by their index or as one file."""
-    index = folder / "model.safetensors.index.json"
-    needed = {"model.safetensors"}
+    weights = "model.safetensors"
+    if not any(folder.glob("*.safetensors")) and any(folder.glob(PICKLED)):
+        weights = "pytorch_model.bin"
+    index = folder / f"{weights}.index.json"
+    needed = {weights}
     try:
         if index.is_file():
             needed = set(json.loads(index.read_text("utf-8"))["weight_map"].values())

@@ -80,6 +80,7 @@ def test_ask_prints_the_answer_first_and_writes_pictures_and_report(run):
     assert lines[2] == report["layer"]["reason"]
     assert lines[3].startswith("window ")
     assert lines[4].startswith("stopped at ")
+    assert re.fullmatch(r"loading \d+\.\d s, method \d+\.\d s, drawing \d+\.\d s", lines[-2])
     assert lines[-1].startswith(f"written to laser-out{os.sep}: overlay.png, crop.png")
     assert names("laser-out") == ASK_FILES == set(report["files"])
     window = report["windows"][0]["box"]
@@ -419,3 +420,25 @@ def test_the_demo_model_says_what_it_does_not_know(here, capfd):
     assert names("laser-out") == {"report.json"}
     assert cli.main(["locate", "picture.png", "what brand is the bicycle ?"]) == 2
     assert '"bicycle"' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "step", ["pictures.read_picture", "pipeline.answer", "render.overlay", "report.report"]
+)
+def test_memory_that_runs_out_in_any_step_names_the_remedy(run, monkeypatch, step):
+    def out_of_memory(*args, **options):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(f"laser_core.{step}", out_of_memory)
+    code, out, err = run("ask", "picture.png", QUESTION)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("choose a smaller model or picture, a --quantization")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--out", "x" * 300), ("--model", "~nosuchuser/x"), ("--model", "x" * 5000)]
+)
+def test_a_name_that_no_file_can_have_is_refused_in_a_line(run, flag, value):
+    code, out, err = run("ask", "picture.png", QUESTION, flag, value, model=False)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("choose ")

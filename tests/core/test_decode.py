@@ -395,14 +395,62 @@ def test_the_stop_reason_tells_the_token_limit_from_the_end():
     assert ids(stopped) == ids(answer)[: len(stopped.tokens)]
 
 
-def test_the_models_own_generation_defaults_do_not_leak_in():
+def generation_defaults(first):
+    """What a model's generation_config.json may hold, each enough to change an answer or fail."""
+    return {
+        "penalties": {"repetition_penalty": 5.0, "encoder_repetition_penalty": 5.0},
+        "sampling": {"do_sample": True, "temperature": 0.1, "top_k": 1, "min_p": 0.9},
+        "repeats": {"no_repeat_ngram_size": 1},
+        "suppressed tokens": {"suppress_tokens": [first], "begin_suppress_tokens": [first]},
+        "bad words": {"bad_words_ids": [[first]]},
+        "bias": {"sequence_bias": [[[first], -100.0]]},
+        "watermark": {"watermarking_config": {"greenlist_ratio": 0.5, "bias": 50.0}},
+        "forced tokens": {"forced_eos_token_id": 5, "forced_bos_token_id": 9},
+        "time": {"max_time": 1e-9},
+        "lengths": {"max_length": 3, "min_new_tokens": 9},
+        "stop strings": {"stop_strings": ["a"]},
+        "guidance": {"guidance_scale": 2.0},
+        "contrastive search": {"penalty_alpha": 0.5, "top_k": 4},
+        "DoLa": {"dola_layers": "low"},
+        "cache": {"cache_implementation": "static"},
+        "beam groups": {"num_beam_groups": 2, "diversity_penalty": 1.0},
+        "prompt lookup": {"prompt_lookup_num_tokens": 3},
+        "outputs": {"output_scores": True, "return_dict_in_generate": True},
+        "unknown": {"laser": "x"},
+    }
+
+
+@pytest.mark.parametrize("case", generation_defaults(0))
+@pytest.mark.parametrize("options", [{}, {"beams": 2}, {"temperature": 1.5}], ids=str)
+def test_the_models_own_generation_defaults_do_not_leak_in(case, options):
     lvlm = lvlm_of("llava", fresh=True)
     positive, negative = streams(lvlm, "crop")
-    expected = ids(decode(lvlm, positive, negative, settings()))
+    answer = decode(lvlm, positive, negative, settings(**options))
     defaults = lvlm.model.generation_config
-    defaults.repetition_penalty, defaults.temperature, defaults.top_k = 5.0, 0.1, 1
-    defaults.do_sample, defaults.no_repeat_ngram_size = True, 1
-    assert ids(decode(lvlm, positive, negative, settings())) == expected
+    for name, value in generation_defaults(ids(answer)[0])[case].items():
+        setattr(defaults, name, value)
+    again = decode(lvlm, positive, negative, settings(**options))
+    assert (ids(again), again.stop_reason) == (ids(answer), answer.stop_reason)
+    assert lvlm.model.generation_config is defaults
+
+
+@pytest.mark.parametrize("end", ["x", [2, "x"], 1.5])
+def test_an_end_token_that_is_none_is_refused(end):
+    lvlm = lvlm_of("llava", fresh=True)
+    lvlm.model.generation_config.eos_token_id = end
+    with pytest.raises(ValueError, match=r"^mend generation_config.json of .*eos_token_id"):
+        decode(lvlm, *streams(lvlm, "crop"), settings())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("options", [{}, {"beams": 2}, {"temperature": 1.5}, {"alpha": 0}], ids=str)
+def test_scores_that_are_not_finite_are_no_answer(value, options):
+    lvlm = lvlm_of("llava", fresh=True)
+    positive, negative = streams(lvlm, "crop")
+    with torch.no_grad():
+        lvlm.model.lm_head.weight[3].fill_(value)
+    with pytest.raises(ValueError, match=r"^choose precision bf16 or fp32, .*not finite"):
+        decode(lvlm, positive, negative, settings(**options))
 
 
 def test_sampling_leaves_the_global_random_state_alone():

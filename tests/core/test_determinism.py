@@ -41,7 +41,6 @@ def run(job) -> bytes:
         lvlm, noise_picture((90, 60), seed), QUESTION, settings, with_plain=True
     )
     content = report(result, QUESTION, lvlm, settings)
-    content.pop("timings")
     return to_json(content).encode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import tempfile
@@ -9,7 +10,7 @@ import tempfile
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from laser_core import pipeline
+from laser_core import pipeline, two_streams
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings
 
 from .lvlms import lvlm_of, noise_picture
@@ -112,4 +113,25 @@ def test_memory_that_runs_out_in_any_step_is_given_back():
         assert kernels() == before
     assert step > 8, "every forward of a run was made to fail once"
     lvlm.release()
+    assert pipeline.answer(lvlm, noise_picture(), QUESTION, SHORT).answer.tokens == expected
+
+
+def test_memory_that_runs_out_while_streams_are_merged_leaves_no_prefix_in_larger_tensors(
+    monkeypatch,
+):
+    lvlm = lvlm_of("llava", fresh=True)
+    expected = pipeline.answer(lvlm, noise_picture(), QUESTION, SHORT).answer.tokens
+    lvlm.release()
+    kept, merged, calls = live_bytes(), two_streams._merged, itertools.count()
+
+    def fail(*args):
+        if next(calls) == 3:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        return merged(*args)
+
+    with monkeypatch.context() as patched, contextlib.suppress(torch.cuda.OutOfMemoryError):
+        patched.setattr(two_streams, "_merged", fail)
+        pipeline.answer(lvlm, noise_picture(), QUESTION, SHORT)
+    assert next(calls) == 4
+    assert live_bytes() <= kept
     assert pipeline.answer(lvlm, noise_picture(), QUESTION, SHORT).answer.tokens == expected

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from laser_core import pipeline
 from laser_core.families import FAMILIES
@@ -87,6 +90,56 @@ def test_precision_is_honoured(folder):
     assert load_lvlm(str(folder), LoadSettings(device="cpu")).dtype == torch.float32
 
 
+def test_two_threads_take_turns_to_load(folder, monkeypatch):
+    from transformers import AutoModelForImageTextToText as Auto
+
+    library, inside, seen = Auto.from_pretrained, [], []
+
+    def from_pretrained(*args, **kwargs):
+        inside.append(None)
+        time.sleep(0.1)
+        seen.append(len(inside))
+        loaded = library(*args, **kwargs)
+        inside.pop()
+        return loaded
+
+    monkeypatch.setattr(Auto, "from_pretrained", from_pretrained)
+    threads = [threading.Thread(target=load_lvlm, args=[str(folder)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1, 1, 1]
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A hub whose models have the tiny model's files, and pickles in place of safetensors."""
+    import huggingface_hub
+
+    def snapshot_download(name, allow_patterns):
+        for path in folder.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns) and path != weights:
+                shutil.copy(path, tmp_path)
+        if name == "someone/pickled" and any("bin" in pattern for pattern in allow_patterns):
+            torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
+        return str(tmp_path)
+
+    weights = folder / "model.safetensors"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+
+
+def test_a_hub_model_without_safetensors_is_refused_and_its_pickles_are_not_fetched(hub, tmp_path):
+    with pytest.raises(ValueError, match=r"^choose a model with safetensors weights, .*--weights"):
+        load_lvlm("someone/pickled")
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_pickled_weights_of_a_hub_model_are_fetched_where_they_are_asked_for(hub):
+    pickled = LoadSettings(weights="safetensors or pickled")
+    load_lvlm("someone/pickled", pickled)
+
+
 def _truncate(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -154,6 +207,24 @@ BROKEN = {
         lambda folder: (folder / "laser.json").write_text('{"closed_vocabulary": {"a": 1}}'),
         "mend or remove laser.json",
     ),
+    "laser.json with a number for an instruction": (
+        lambda folder: (folder / "laser.json").write_text('{"instruction": 5}'),
+        "mend or remove laser.json",
+    ),
+    "laser.json with a number for a message": (
+        lambda folder: (folder / "laser.json").write_text(
+            '{"closed_vocabulary": {"message": 5, "example": "x"}}'
+        ),
+        "mend or remove laser.json",
+    ),
+    "a chat template that is a number": (
+        lambda folder: (folder / "chat_template.json").write_text('{"chat_template": 5}'),
+        "mend the chat template",
+    ),
+    "chat templates without a default": (
+        lambda folder: (folder / "chat_template.json").write_text('{"chat_template": {"a": "b"}}'),
+        "mend the chat template",
+    ),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
         "download .* again: its tokenizer",
@@ -175,7 +246,19 @@ def test_a_broken_folder_is_refused_with_the_remedy_first(case, broken):
 
 
 @pytest.mark.parametrize(
-    "name", ["nowhere", "../../x", "./no/folder", "a/b/c", "/", "", "a/..", "my models/x"]
+    "name",
+    [
+        "nowhere",
+        "../../x",
+        "./no/folder",
+        "a/b/c",
+        "/",
+        "",
+        "a/..",
+        "my models/x",
+        "~nosuchuser/x",
+        "x" * 5000,
+    ],
 )
 def test_a_name_that_is_nothing_is_refused(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -192,8 +275,30 @@ def test_flash_attention_and_quantization_name_what_is_missing(folder):
             load_lvlm(str(folder), load)
 
 
-def test_a_chat_template_that_fails_is_named(broken):
-    (broken / "chat_template.jinja").write_text("{{ raise_exception('no system prompts') }}")
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('no') }}", "{{ 1 / 0 }}", "{{ messages + 1 }}", "{% include 'x' %}",
+     "{% for i in range(10**7) %}a{% endfor %}", "{% if %}"],
+)  # fmt: skip
+def test_a_chat_template_that_fails_is_named(broken, template):
+    (broken / "chat_template.jinja").write_text(template)
     lvlm = load_lvlm(str(broken))
-    with pytest.raises(ValueError, match=r"mend the chat template of .*no system prompts"):
+    with pytest.raises(ValueError, match=r"mend the chat template of "):
         pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS)
+
+
+def test_of_several_chat_templates_the_default_is_used(broken):
+    (broken / "chat_template.jinja").unlink()
+    listed = [{"name": "tools", "template": "a"}, {"name": "default", "template": "b"}]
+    (broken / "chat_template.json").write_text(json.dumps({"chat_template": listed}))
+    assert load_lvlm(str(broken)).chat_template == "b"
+
+
+def test_a_reply_names_a_handful_of_unknown_words():
+    from laser_core.lvlm import ClosedVocabulary
+
+    closed = ClosedVocabulary("I know little.", "what is it ?")
+    assert closed.reply(["a", "b"]).endswith('It does not know "a", "b". Try: what is it ?')
+    reply = closed.reply(["x" * 100_000, *(f"w{index}" for index in range(15_000))])
+    assert '"w0", "w1", "w2", "w3" and 14996 more. Try: what is it ?' in reply
+    assert len(reply) < 200

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from laser_core.loading import load_lvlm
 from laser_core.memory import is_out_of_memory
@@ -81,6 +82,19 @@ def test_a_python_file_that_nothing_asks_for_is_no_reason_to_refuse(copy, capfd)
     assert "RUN" not in "".join(capfd.readouterr())
 
 
+def test_a_generate_of_the_folders_own_is_refused_and_never_run(copy, capfd):
+    (copy / "custom_generate").mkdir()
+    (copy / "custom_generate" / "generate.py").write_text("print('RUN')\ndef generate(): pass\n")
+    refused(copy, "^choose a model without code of its own: .* has some in custom_generate")
+    assert "RUN" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("attention", ["someone/kernel", "flash_attention_2"])
+def test_a_config_cannot_choose_the_attention_which_may_be_a_kernel_to_fetch(copy, attention):
+    edit(copy / "config.json", _attn_implementation=attention)
+    assert load_lvlm(str(copy)).attention == "sdpa"
+
+
 class _Bomb:
     def __reduce__(self):
         return os.abort, ()
@@ -90,12 +104,62 @@ class _Bomb:
 def test_pickled_weights_are_refused_unopened(copy, file):
     (copy / "model.safetensors").unlink()
     (copy / file).write_bytes(pickle.dumps(_Bomb()))
-    refused(copy, rf"^convert .* to safetensors, .*pickled \({file}\)")
+    refused(copy, rf"^convert .* to safetensors, or set weights .*--weights.*pickled \({file}\)")
 
 
-def test_pickles_beside_safetensors_are_not_opened(copy):
+PICKLED = LoadSettings(weights="safetensors or pickled")
+
+
+@pytest.fixture(params=["one file", "shards"])
+def pickled(request, copy):
+    """The folder with its weights pickled, and its tensors."""
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    if request.param == "one file":
+        torch.save(weights, copy / "pytorch_model.bin")
+        return copy
+    names = list(weights)
+    shards = {name: f"pytorch_model-{index % 2 + 1}.bin" for index, name in enumerate(names)}
+    for shard in set(shards.values()):
+        torch.save({n: weights[n] for n in names if shards[n] == shard}, copy / shard)
+    (copy / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": shards})
+    )
+    return copy
+
+
+def test_pickled_weights_are_read_where_they_are_asked_for(pickled, folder):
+    loaded = load_lvlm(str(pickled), PICKLED).model.state_dict()
+    expected = load_lvlm(str(folder)).model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+def test_a_missing_shard_of_pickled_weights_is_named(pickled):
+    file = sorted(pickled.glob("pytorch_model*.bin"))[-1]
+    file.unlink()
+    with pytest.raises(ValueError, match=r"^download .* again"):
+        load_lvlm(str(pickled), PICKLED)
+
+
+def test_code_in_pickled_weights_never_runs(copy):
+    (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
-    load_lvlm(str(copy))
+    with pytest.raises(ValueError, match=r"^download .* again: its weights"):
+        load_lvlm(str(copy), PICKLED)
+
+
+def test_of_pickled_weights_only_the_librarys_own_name_is_read(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "model.pt").write_bytes(pickle.dumps(_Bomb()))
+    with pytest.raises(ValueError, match=r"^convert .* only pytorch_model.bin is read"):
+        load_lvlm(str(copy), PICKLED)
+
+
+@pytest.mark.parametrize("settings", [LoadSettings(), PICKLED])
+def test_pickles_beside_safetensors_are_not_opened(copy, settings):
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
+    load_lvlm(str(copy), settings)
 
 
 def test_an_adapter_is_refused_since_its_base_model_may_be_anything(copy):
@@ -130,16 +194,32 @@ def test_a_link_inside_the_folder_is_followed(copy):
     load_lvlm(str(copy))
 
 
-@pytest.mark.parametrize("layout", ["snapshots/0a1b", "copy"])
-def test_the_hub_caches_links_to_its_blobs_are_followed(folder, tmp_path, layout):
-    repository = tmp_path / "hub" / "models--someone--tiny"
-    snapshot = repository / layout if "/" in layout else tmp_path / layout
+def test_a_link_one_level_down_to_a_file_outside_is_refused(copy, tmp_path):
+    (tmp_path / "secret.jinja").write_text("{{ messages }}")
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "default.jinja").symlink_to(tmp_path / "secret.jinja")
+    refused(copy, "^copy default.jinja into the folder of .*, or link the whole folder")
+
+
+@pytest.mark.parametrize("target", ["loop.json", "nothing.json"])
+def test_a_link_that_leads_nowhere_is_refused(copy, target):
+    (copy / "loop.json").symlink_to(target)
+    refused(copy, "^download .* again: loop.json is a link that leads nowhere")
+
+
+@pytest.mark.parametrize("blobs_of", ["tiny", "another"])
+def test_only_links_to_its_own_blobs_are_followed_in_a_hub_cache(folder, tmp_path, blobs_of):
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / "0a1b"
+    blobs = tmp_path / "hub" / f"models--someone--{blobs_of}" / "blobs"
     snapshot.mkdir(parents=True)
-    (repository / "blobs").mkdir(parents=True)
+    blobs.mkdir(parents=True)
     for path in folder.iterdir():
-        shutil.copy(path, repository / "blobs" / f"hash-of-{path.name}")
-        (snapshot / path.name).symlink_to(repository / "blobs" / f"hash-of-{path.name}")
-    load_lvlm(str(snapshot))
+        shutil.copy(path, blobs / f"hash-of-{path.name}")
+        (snapshot / path.name).symlink_to(blobs / f"hash-of-{path.name}")
+    if blobs_of == "tiny":
+        load_lvlm(str(snapshot))
+    else:
+        refused(snapshot, "^copy .* into the folder of .*, or link the whole folder")
 
 
 def test_an_index_that_names_files_elsewhere_is_refused(sharded, tmp_path):
@@ -239,6 +319,16 @@ def test_memory_that_runs_out_while_loading_is_told_from_broken_weights(folder, 
 
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", out_of_memory)
     assert is_out_of_memory(error)
+    refused(folder, "^choose a smaller model or a quantization: .* does not fit into the memory")
+
+
+def test_memory_that_runs_out_on_the_tokenizer_is_told_from_a_broken_one(folder, monkeypatch):
+    import transformers
+
+    def out_of_memory(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", out_of_memory)
     refused(folder, "^choose a smaller model or a quantization: .* does not fit into the memory")
 
 

@@ -324,6 +324,29 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
         read_picture(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("ppm", b"P6 x 4 255\n" + bytes(48)), ("dds", b"DDS |\0\0\0" + bytes(120)),
+     ("ppm", b"P6 4 4 99999999\n" + bytes(48))],
+)  # fmt: skip
+def test_whatever_a_decoder_raises_the_file_is_named(tmp_path, kind, content):
+    path = tmp_path / f"damaged.{kind}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^save the picture anew: .*damaged\."):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("AVIF decoder failed"), ValueError("bad header")])
+def test_a_decoders_error_without_a_type_of_its_own_is_a_damaged_file(tmp_path, monkeypatch, error):
+    def load(self):
+        raise error
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "picture.bmp")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(ValueError, match=r"^save the picture anew: .*picture\.bmp"):
+        read_picture(tmp_path / "picture.bmp")
+
+
 def test_a_damaged_png_block_is_named(tmp_path):
     path = tmp_path / "damaged.png"
     information = PngImagePlugin.PngInfo()

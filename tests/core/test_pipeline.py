@@ -166,7 +166,10 @@ def test_visual_tokens_are_refused_where_finer_tokens_would_still_show_the_evide
 
 def test_blocked_visual_tokens_are_those_under_the_mask():
     lvlm, picture = lvlm_of("llava"), noise_picture((84, 84))
-    chosen = settings(answer=AnswerSettings(answer_input="picture + crop"))
+    chosen = settings(
+        answer=AnswerSettings(answer_input="picture + crop"),
+        counterfactual=CounterfactualSettings(block="picture and crop"),
+    )
     grid = lvlm.encode(picture).grid
     mask = torch.zeros(84, 84)
     box = grid.cell_box(2, 3)

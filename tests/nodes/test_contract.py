@@ -16,7 +16,7 @@ from .pack import ROOT, inputs_of, node, pack, part
 CONTRACT = {
     "LaserLoadLVLM": (
         "model custom_model precision quantization attention device min_visual_tokens "
-        "max_visual_tokens keep_loaded",
+        "max_visual_tokens keep_loaded weights",
         "",
         "lvlm:LASER_LVLM",
     ),

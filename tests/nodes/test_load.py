@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ..core.tiny import build, save
 from .graphs import QUESTION, Interrupted, pictures_batch
@@ -238,9 +239,27 @@ def test_the_bar_of_a_download_ends_at_what_the_hub_says(comfyui, hub):
 
 def test_weights_of_another_kind_are_refused_before_anything_is_fetched(comfyui, hub):
     (hub.source / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"^choose a model with safetensors weights: someone/tiny"):
+    with pytest.raises(ValueError, match=r"^choose a model with safetensors weights, or set weigh"):
         models.find(choices()[0], "someone/tiny")
     assert hub.files == []
+
+
+def test_pickled_weights_are_downloaded_and_loaded_where_they_are_asked_for(comfyui, hub):
+    weights = hub.source / "model.safetensors"
+    torch.save(load_file(weights), hub.source / "pytorch_model.bin")
+    weights.unlink()
+    hub.extra = []
+    for _ in range(2):  # the second finds it there
+        lvlm = run(
+            "LaserLoadLVLM", custom_model="someone/tiny", weights="safetensors or pickled"
+        ).lvlm
+    assert hub.files.count("pytorch_model.bin") == 1
+    ask(lvlm)
+
+
+def test_pickled_weights_are_not_downloaded_beside_safetensors(comfyui, hub):
+    models.find(choices()[0], "someone/tiny", pickled=True)
+    assert "pytorch_model.bin" not in hub.files
 
 
 def test_a_download_that_fails_says_so_and_continues_next_time(comfyui, hub):
