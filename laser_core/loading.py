@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -251,7 +250,8 @@ def _loading_error(error: Exception, name: str, device: torch.device) -> ValueEr
         return ValueError(
             f"install what {name} needs, or choose another model ({_first_line(error)})"
         )
-    if isinstance(error, (SafetensorError, UnpicklingError, OSError, RuntimeError)):
+    damaged = isinstance(error, (SafetensorError, OSError, RuntimeError))
+    if damaged or type(error).__name__ == "UnpicklingError":
         return ValueError(
             f"download {name} again: its weights are missing, truncated or of another model "
             f"({_first_line(error)})"

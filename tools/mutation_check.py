@@ -94,7 +94,8 @@ MUTATIONS = (
              'return re.sub(f"', 'return text or re.sub(f"',
              "tests/core/test_prompt_injection.py"),
     Mutation("pickles accepted", "laser_core/model_folder.py",
-             "        if pickled:", "        if not pickled:",
+             'elif not (pickled and (folder / "pytorch_model.bin").is_file()):',
+             'elif not (folder / "pytorch_model.bin").is_file():',
              "tests/core/test_model_folder.py -k pickled"),
 )  # fmt: skip
 
