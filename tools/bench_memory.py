@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from laser_core.attention import read_attention
 from laser_core.lvlm import Lvlm
 from tests.core.lvlms import noise_picture
-from tools.bench_speed import DTYPES, MODES, PEERS_LIMIT, QUARTER_MODES, QUESTION, markdown
+from tools.bench_speed import DTYPES, MODES, PEERS_LIMIT, QUARTER_MODES, QUESTION
+from tools.markdown import markdown
 from tools.speed import ways
 from tools.speed.count import MB, peak_bytes
 from tools.speed.shapes import DEMO, NAMES, SHAPES, lvlm_of_shape, picture_of, versions

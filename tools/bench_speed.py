@@ -18,7 +18,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from laser_core.settings import (
     LoadSettings,
 )
 from tools.demo_model.world import held_out_items
+from tools.markdown import markdown
 from tools.speed import ways
 from tools.speed.count import Floor, floor_of, flops, peak_bytes, prefill_tokens
 from tools.speed.shapes import DEMO, NAMES, SHAPES, lvlm_of_shape, picture_of, versions
@@ -376,11 +377,6 @@ def whole_rows(shape: str, mode: str, tokens: int, entry: dict[str, Any]) -> lis
             cells += [f"{floor['time_over_floor']:.2f}" if shown else ""]
             rows.append(cells)
     return rows
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 WHOLE_HEADER = (

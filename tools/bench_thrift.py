@@ -38,6 +38,7 @@ from laser_core.settings import (
     LaserSettings,
 )
 from tools.demo_model.world import HeldOutItem, held_out_items
+from tools.markdown import markdown
 from tools.quality.statistics import Bootstrap
 from tools.quality.summary import plain_data
 from tools.quality.tables import gain
@@ -218,7 +219,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     more = key == "adaptive"
     header = ["answer input", key, "accuracy", "change, 95 % interval"]
     header += ["crop skipped", "counterfactual skipped", "passes"] if more else []
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines = []
     for row in rows:
         cells = [row["mode"], f"{row[key]:g}", _percent(row["accuracy"]), gain(row["change"])]
         if more:
@@ -226,8 +227,8 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{_percent(row[f'{part}_skipped'])} %" for part in ("crop", "counterfactual")
             ]
             cells.append(f"{row['passes']:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(header, lines)
 
 
 def main() -> None:

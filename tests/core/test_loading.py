@@ -145,6 +145,10 @@ def _truncate(folder):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def _written(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
 def _cut_to_nothing(folder):
     (folder / "model.safetensors").write_bytes(b"")
 
@@ -192,37 +196,35 @@ BROKEN = {
         "choose a folder with a config.json",
     ),
     "config is no JSON": (
-        lambda folder: (folder / "config.json").write_text("{"),
+        _written("config.json", "{"),
         "download .* again: its config.json",
     ),
     "chat_template.json is no JSON": (
-        lambda folder: (folder / "chat_template.json").write_text("{"),
+        _written("chat_template.json", "{"),
         "mend or remove chat_template.json",
     ),
     "laser.json is no JSON": (
-        lambda folder: (folder / "laser.json").write_text("{"),
+        _written("laser.json", "{"),
         "mend or remove laser.json",
     ),
     "laser.json of another shape": (
-        lambda folder: (folder / "laser.json").write_text('{"closed_vocabulary": {"a": 1}}'),
+        _written("laser.json", '{"closed_vocabulary": {"a": 1}}'),
         "mend or remove laser.json",
     ),
     "laser.json with a number for an instruction": (
-        lambda folder: (folder / "laser.json").write_text('{"instruction": 5}'),
+        _written("laser.json", '{"instruction": 5}'),
         "mend or remove laser.json",
     ),
     "laser.json with a number for a message": (
-        lambda folder: (folder / "laser.json").write_text(
-            '{"closed_vocabulary": {"message": 5, "example": "x"}}'
-        ),
+        _written("laser.json", '{"closed_vocabulary": {"message": 5, "example": "x"}}'),
         "mend or remove laser.json",
     ),
     "a chat template that is a number": (
-        lambda folder: (folder / "chat_template.json").write_text('{"chat_template": 5}'),
+        _written("chat_template.json", '{"chat_template": 5}'),
         "mend the chat template",
     ),
     "chat templates without a default": (
-        lambda folder: (folder / "chat_template.json").write_text('{"chat_template": {"a": "b"}}'),
+        _written("chat_template.json", '{"chat_template": {"a": "b"}}'),
         "mend the chat template",
     ),
     "no tokenizer": (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tools.markdown import markdown
+
 from .measure import BOTH, CROP, PICTURE
 from .statistics import Figure
 from .summary import PLAIN_DECODING
@@ -26,9 +28,8 @@ def gain(figure: Figure) -> str:
     return f"{100 * figure.value:+.1f} {interval}{' *' if figure.resolved else ''}"
 
 
-def markdown(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"**{title}**", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+def titled(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return f"**{title}**\n\n{markdown(header, rows)}"
 
 
 def lines_of(rows: dict[str, Any]) -> Iterable[tuple[str, str, str, dict, dict]]:
@@ -46,7 +47,7 @@ def main_table(gains: dict[str, dict[str, Any]]) -> str:
     header += ["window holds the evidence", "map mass on the evidence (its area)"]
     header += ["forward tokens", "with VAT"]
     rows = next(iter(gains.values()))
-    return markdown(
+    return titled(
         "Accuracy, windows and cost",
         header,
         (
@@ -77,7 +78,7 @@ def _gain_of(figures: dict[str, Any], answer_input: str) -> str:
 def group_table(rows: dict[str, Any]) -> str:
     first = next(iter(lines_of(rows)))[-1]["accuracy"]
     groups = [name for name in first if name != "all"]
-    return markdown(
+    return titled(
         "Accuracy by evidence size, question type and prior",
         ["answer input", *(f"{name} ({first[name].items})" for name in groups)],
         (
@@ -105,7 +106,7 @@ def vat_table(title: str, rows: dict[str, Any]) -> str:
                         *(gain(by_decoding[name][group]["gain"]) for name in decodings),
                     ]
                 )
-    return markdown(title, ["answer input", "items", PLAIN_DECODING, *decodings], body)
+    return titled(title, ["answer input", "items", PLAIN_DECODING, *decodings], body)
 
 
 def existence_table(rows: dict[str, Any]) -> str:
@@ -120,12 +121,12 @@ def existence_table(rows: dict[str, Any]) -> str:
                 label += "" if decoding == PLAIN_DECODING else f", {decoding}"
                 cells = [per_cent(figure) for kind in kinds for figure in by_kind[kind].values()]
                 body.append([label, *cells])
-    return markdown("Yes or no: POPE's three settings", ["answer input", *columns], body)
+    return titled("Yes or no: POPE's three settings", ["answer input", *columns], body)
 
 
 def histogram_table(histogram: dict[str, dict[int, Figure]]) -> str:
     layers = list(next(iter(histogram.values())))
-    return markdown(
+    return titled(
         "Layer of the highest VAQ, share of questions",
         ["type", *map(str, layers)],
         ([name, *(per_cent(by_layer[n]) for n in layers)] for name, by_layer in histogram.items()),
