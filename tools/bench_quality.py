@@ -13,12 +13,14 @@ them against `decode`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -31,8 +33,15 @@ from tools.quality import tables
 from tools.quality.measure import BOTH, measure
 from tools.quality.rows import (
     LASER,
+    LASER_BOTH,
+    ORACLE,
+    ORACLE_BOTH,
     PAPER,
+    PAPER_INSIDE,
     PLAIN,
+    RANDOM,
+    RAW,
+    WEIGHED_WHOLE,
     Row,
     ablation_rows,
     fixed_layer,
@@ -41,6 +50,7 @@ from tools.quality.rows import (
 )
 from tools.quality.summary import (
     Answers,
+    differences,
     layer_histogram,
     plain_data,
     summarise_existence,
@@ -58,7 +68,7 @@ class Bench:
 
     def __init__(self, lvlm: Lvlm, cache: Path, seed: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.lvlm, self.cache, self.seed = lvlm, cache, seed
+        self.lvlm, self.cache, self.seed = lvlm, cache / lvlm.name, seed
         self.layers = len(lvlm.attention_modules)
 
     def answers(self, name: str, items: list, rows: list[Row]) -> Answers:
@@ -66,28 +76,23 @@ class Bench:
 
     def chosen_layers(self, count: int) -> tuple[int, int, dict[str, Any]]:
         """The best fixed layer and ViCrop's, by accuracy with picture + crop on other pictures."""
-        families = [[make(n) for n in range(self.layers)] for make in (fixed_layer, vicrop)]
-        items = held_out_items("dev", count, self.seed)
-        answers = self.answers("layers-dev", items, [PLAIN, *families[0], *families[1]])
-        summary = summarise_rows(answers, [PLAIN, *families[0], *families[1]])
-        best = [
-            max(
-                range(self.layers),
-                key=lambda n: summary[rows[n].name][BOTH]["accuracy"]["all"].value,
-            )
-            for rows in families
+        families = [
+            [dataclasses.replace(make(n), vat=False) for n in range(self.layers)]
+            for make in (fixed_layer, vicrop)
         ]
-        return best[0], best[1], summary
+        rows = [PLAIN, *families[0], *families[1]]
+        answers = self.answers("layers-dev", held_out_items("dev", count, self.seed), rows)
+        right = [[answers.right(row.name, BOTH).mean() for row in rows] for rows in families]
+        best, vicrops = (int(np.argmax(accuracies)) for accuracies in right)
+        return best, vicrops, summarise_rows(answers, rows)
 
 
 def table(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """The table on the test split, printed and as data."""
     layer, vicrop_layer, chosen_on = bench.chosen_layers(options.dev_items)
-    rows = main_rows(bench.layers, layer, vicrop_layer)
-    if options.rows:
-        rows = [row for row in rows if row is PLAIN or any(n in row.name for n in options.rows)]
-    few = [row for row in rows if row.vat]
-    seed = options.seed
+    rows, seed = main_rows(bench.layers, vicrop_layer), options.seed
+    yardsticks = [PAPER, LASER_BOTH, fixed_layer(layer), vicrop(vicrop_layer), RAW]
+    few = [PLAIN, LASER, *yardsticks, ORACLE, ORACLE_BOTH, RANDOM]
     main = bench.answers("main", held_out_items("test", options.items, seed), rows)
     existence_items = held_out_items(
         "test", options.existence_items, seed + EXISTENCE_SEED, types=("exist",)
@@ -95,27 +100,32 @@ def table(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     existence = bench.answers("existence", existence_items, few)
     prior_set = prior_items("test", options.prior_items, seed + PRIOR_SEED)
     prior = bench.answers("prior", prior_set, few)
+    over_plain = summarise_rows(main, rows)
     summary = {
         "fixed layers, development split": chosen_on,
-        "rows": summarise_rows(main, rows),
+        "rows": over_plain,
+        "rows against the paper's rule": summarise_rows(main, rows, reference=PAPER),
+        "LASER against": differences(main, LASER, [*yardsticks, PAPER_INSIDE, WEIGHED_WHOLE]),
         "VAT": summarise_vat(main, rows, ["all", "small", "medium", "large", "absent"]),
         "VAT, prior": summarise_vat(prior, few, PRIOR_GROUPS),
         "prior": summarise_rows(prior, few),
         "existence": summarise_existence(existence, few),
+        "layers": layer_histogram(main, LASER, bench.layers),
     }
-    print(f"best fixed layer {layer}, ViCrop's {vicrop_layer}, chosen on the development split\n")
-    gains = {"plain": summary["rows"]}
-    if PAPER in rows:
-        gains["the paper's rule"] = summarise_rows(main, rows, reference=PAPER)
-        summary["rows against the paper's rule"] = gains["the paper's rule"]
-    print(tables.main_table(gains), end="\n\n")
-    print(tables.group_table(summary["rows"]), end="\n\n")
-    print(tables.vat_table("VAT: gain over alpha 0", summary["VAT"]), end="\n\n")
-    print(tables.vat_table("VAT and priors", summary["VAT, prior"]), end="\n\n")
-    print(tables.existence_table(summary["existence"]), end="\n\n")
-    if LASER in rows:
-        summary["layers"] = layer_histogram(main, LASER, bench.layers)
-        print(tables.histogram_table(summary["layers"]), end="\n\n")
+    print(f"best fixed layer {layer}, ViCrop's {vicrop_layer}, chosen on the development split")
+    for part in (
+        tables.main_table(
+            {"plain": over_plain, "the paper's rule": summary["rows against the paper's rule"]}
+        ),
+        tables.differences_table(LASER.name, summary["LASER against"]),
+        tables.group_table(over_plain),
+        tables.group_table(over_plain, "gain"),
+        tables.vat_table("VAT: gain over alpha 0", summary["VAT"]),
+        tables.vat_table("VAT and priors", summary["VAT, prior"]),
+        tables.existence_table(summary["existence"]),
+        tables.histogram_table(summary["layers"]),
+    ):
+        print("\n" + part)
     return {"best layer": layer, "ViCrop layer": vicrop_layer} | summary
 
 
@@ -128,8 +138,8 @@ def ablations(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         "rows": summarise_rows(answers, rows, reference=LASER),
         "VAT": summarise_vat(answers, rows, ["all"]),
     }
-    print(tables.main_table({"the defaults": summary["rows"]}), end="\n\n")
-    print(tables.vat_table("VAT: gain over alpha 0", summary["VAT"]), end="\n\n")
+    print(tables.main_table({"the defaults": summary["rows"]}))
+    print("\n" + tables.vat_table("VAT: gain over alpha 0", summary["VAT"]))
     return summary
 
 
@@ -141,7 +151,6 @@ def main() -> None:
     parser.add_argument("--dev-items", type=int, default=300, help="that layers are chosen on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo", help="demo, or the folder of a demo model")
-    parser.add_argument("--rows", nargs="+", help="only rows whose name holds one of these")
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path("laser-out/quality"))
     parser.add_argument("--json", type=Path)
@@ -151,7 +160,7 @@ def main() -> None:
     lvlm = load_lvlm(options.model, LoadSettings(precision="fp32"))
     bench = Bench(lvlm, options.cache, options.seed, options.threads)
     summary = (ablations if options.ablations else table)(bench, options)
-    print(tables.LEGEND)
+    print("\n" + tables.LEGEND)
     print(f"{time.time() - started:.0f} s")
     if options.json:
         record = {"items": options.items, "seed": options.seed, "model": options.model}

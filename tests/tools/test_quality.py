@@ -5,23 +5,26 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from laser_core.answer_input import negative_stream, plain_stream, positive_stream
 from laser_core.counterfactual import block, evidence_patches, patch_mask
 from laser_core.decode import decode
+from laser_core.geometry import Box, Window
 from laser_core.loading import load_lvlm
 from laser_core.pipeline import answer, locate
 from laser_core.settings import (
     AnswerSettings,
     CounterfactualSettings,
+    CropSettings,
     DecodeSettings,
     LaserSettings,
 )
 from tools.demo_model.world import held_out_items
 from tools.quality import summary, tables
 from tools.quality.first_token import first_logits
-from tools.quality.measure import BOTH, CROP, ItemRun, measure
-from tools.quality.rows import LASER, ORACLE, PLAIN, RANDOM, fixed_layer
+from tools.quality.measure import BOTH, CROP, PICTURE, ItemRun, Look, decoding_name, measure
+from tools.quality.rows import LASER, ORACLE, PLAIN, RANDOM, Row, changed, fixed_layer
 from tools.quality.statistics import Bootstrap, f1
 
 ROWS = [PLAIN, LASER, fixed_layer(2), ORACLE, RANDOM]
@@ -69,13 +72,14 @@ def test_laser_says_in_the_table_what_it_says_to_users(lvlm, items, alpha, answe
     settings = LaserSettings(
         answer=AnswerSettings(answer_input), decode=DecodeSettings(alpha=alpha, max_tokens=4)
     )
+    decoding = decoding_name(alpha, settings.decode.beta if alpha else 0.0)
     for item in items[:4]:
         record = ItemRun(lvlm, item, np.random.default_rng(0)).records([PLAIN, LASER])
-        said = record["LASER"]["answers"][answer_input]["said"][f"alpha {alpha:g}"]
+        said = record["LASER"]["answers"][answer_input]["said"][decoding]
         result = answer(lvlm, item.picture, item.question, settings, with_plain=True)
         assert said == result.answer.text.split()[0]
         assert record["plain"]["answers"]["picture"]["said"]["alpha 0"] == result.plain.text
-        assert record["LASER"]["window"] == result.location.placement.windows[0]
+        assert record["LASER"]["windows"] == result.location.placement.windows
 
 
 def test_forward_tokens_are_what_the_decoder_is_fed(lvlm, items):
@@ -101,6 +105,59 @@ def test_forward_tokens_are_what_the_decoder_is_fed(lvlm, items):
         hook.remove()
 
 
+def test_forward_tokens_of_the_rows_that_need_no_window(lvlm, items):
+    record = ItemRun(lvlm, items[0], np.random.default_rng(0)).records([PLAIN, LASER, ORACLE])
+    plain, laser, oracle = (record[row.name]["answers"] for row in (PLAIN, LASER, ORACLE))
+    prompt = plain[PICTURE]["tokens"]
+    prefix = plain_stream(lvlm, items[0].picture, items[0].question, LaserSettings().prompt)
+    own = prompt - prefix.prompt.prefix_length  # what follows the picture, read once more
+    located = laser[CROP]["tokens"] - oracle[CROP]["tokens"]
+    # What VAT blocks is found by both branches; the blocked picture's prompt is read in full
+    assert plain[PICTURE]["tokens with VAT"] == located + own + prompt
+    # Nothing before it read the oracle's prefix, and its two streams share it
+    assert oracle[BOTH]["tokens"] == laser[BOTH]["tokens"] - located + prompt - own
+    assert oracle[BOTH]["tokens with VAT"] - oracle[BOTH]["tokens"] == (
+        laser[BOTH]["tokens with VAT"] - laser[BOTH]["tokens"]
+    )
+
+
+def test_several_windows_say_what_they_say_to_users(lvlm, items):
+    small = CropSettings(windows=2, scale=0.3)
+    settings = changed(crop=small, decode=DecodeSettings(alpha=0, max_tokens=4))
+    for item in items[:2]:
+        result = answer(lvlm, item.picture, item.question, settings)
+        record = ItemRun(lvlm, item, np.random.default_rng(0)).records(
+            [Row("two", "laser", settings)]
+        )
+        assert record["two"]["windows"] == result.location.placement.windows
+        assert len(record["two"]["windows"]) == 2
+        assert record["two"]["answers"][BOTH]["said"]["alpha 0"] == result.answer.text.split()[0]
+
+
+def test_the_oracle_looks_where_laser_does_for_what_is_not_there(lvlm):
+    items = held_out_items("dev", 6, seed=5, types=("exist",))
+    absent = next(item for item in items if not item.evidence_boxes)
+    record = ItemRun(lvlm, absent, np.random.default_rng(0)).records([LASER, ORACLE])
+    assert record["true window"] == {
+        name: value for name, value in record["LASER"].items() if name != "layer"
+    }
+
+
+def test_a_window_holds_a_relation_only_with_its_anchor(lvlm):
+    item = next(item for item in held_out_items("dev", 40, seed=1) if len(item.evidence_boxes) == 2)
+    run = ItemRun(lvlm, item, np.random.default_rng(0))
+    (x1, y1, x2, y2), anchor = item.evidence_boxes
+    alone = Window(math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2))
+    assert Box(*anchor).intersect(Box(*alone)).area < 0.9 * Box(*anchor).area
+    shares = run._shares(RANDOM, Look((alone,)))
+    assert (shares["held"], shares["held all"]) == (1.0, 0.0)
+    width, height = item.picture.size
+    shares = run._shares(RANDOM, Look((Window(0, 0, width, height),)))
+    assert (shares["held"], shares["held all"]) == (1.0, 1.0)
+    most = Window(math.floor(x1), math.floor(y1), round(x1 + 0.8 * (x2 - x1)), math.ceil(y2))
+    assert run._shares(RANDOM, Look((most,)))["held"] == 0.0
+
+
 def test_a_stopped_run_continues_with_the_same_records(lvlm, items, tmp_path):
     whole = measure(lvlm, items[:3], ROWS, tmp_path / "whole.jsonl", seed=0)
     part = tmp_path / "part.jsonl"
@@ -113,8 +170,23 @@ def test_a_stopped_run_continues_with_the_same_records(lvlm, items, tmp_path):
 def test_records_of_other_rows_are_not_continued(lvlm, items, tmp_path):
     file = tmp_path / "records.jsonl"
     measure(lvlm, items[:1], [PLAIN], file, seed=0)
-    with pytest.raises(ValueError, match=r"remove .*records\.jsonl, or choose another --cache"):
+    before = file.read_bytes()
+    with pytest.raises(SystemExit, match=r"remove .*records\.jsonl, or choose another --cache"):
         measure(lvlm, items[:1], [PLAIN, LASER], file, seed=0)
+    assert file.read_bytes() == before
+
+
+def test_records_of_other_weights_are_not_continued(lvlm, items, tmp_path):
+    file, weight = tmp_path / "records.jsonl", lvlm.model.get_output_embeddings().weight
+    measure(lvlm, items[:1], [PLAIN], file, seed=0)
+    with torch.no_grad():
+        weight[0, 0] += 1
+    try:
+        with pytest.raises(SystemExit, match="other rows, settings, seeds or weights"):
+            measure(lvlm, items[:1], [PLAIN], file, seed=0)
+    finally:
+        with torch.no_grad():
+            weight[0, 0] -= 1
 
 
 def test_items_of_one_picture_are_drawn_together():
@@ -142,10 +214,17 @@ def test_f1_is_the_harmonic_mean_of_precision_and_recall():
 def test_every_figure_of_the_tables_has_an_interval(lvlm, items, tmp_path):
     answers = summary.Answers(measure(lvlm, items, ROWS, tmp_path / "all.jsonl", seed=0))
     rows = summary.summarise_rows(answers, ROWS)
-    right = answers.right("LASER", BOTH) - answers.right("plain", "picture")
-    assert rows["LASER"][BOTH]["gain"]["all"].value == pytest.approx(right.mean())
-    assert rows["oracle"]["held"].value == 1.0
+    for decoding in ("alpha 0", summary.DEFAULT_DECODING):
+        gain = answers.right("LASER", BOTH, decoding) - answers.right("plain", "picture")
+        told = rows["LASER"][BOTH][decoding]["gain"]["all"]
+        assert told.value == pytest.approx(gain.mean())
+        over = answers.right("LASER", BOTH, decoding) - answers.right("layer 2", BOTH, decoding)
+        told = summary.differences(answers, LASER, [fixed_layer(2)])["layer 2"]
+        assert told[f"{BOTH}, {decoding}"].value == pytest.approx(over.mean())
+    assert rows["true window"]["held"].value == 1.0
     text = tables.main_table({"plain": rows}) + tables.group_table(rows)
+    text += tables.group_table(rows, "gain")
+    text += tables.differences_table("LASER", summary.differences(answers, LASER, [RANDOM]))
     text += tables.vat_table("VAT", summary.summarise_vat(answers, ROWS, ["all"]))
     text += tables.existence_table(summary.summarise_existence(answers, ROWS))
     text += tables.histogram_table(summary.layer_histogram(answers, LASER, 8))

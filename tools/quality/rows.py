@@ -44,62 +44,66 @@ def changed(**groups: Any) -> LaserSettings:
 
 PLAIN = Row("plain", "none", vat=True)
 LASER = Row("LASER", vat=True)
-# The paper's rule: one layer, and the window's whole inside counts.
-PAPER = Row(
-    "the paper's rule",
-    settings=changed(layer=LayerSettings(rule="argmax"), crop=CropSettings(margin=0.0)),
-    vat=True,
-)
+BLOCKED_BOTH = changed(counterfactual=CounterfactualSettings(block="picture and crop"))
+LASER_BOTH = Row("LASER, both blocked", settings=BLOCKED_BOTH, vat=True)
+# The paper's rule: one layer, and the window's whole inside counts. The two changes one by one:
+ONE_LAYER, WHOLE_WINDOW = LayerSettings(rule="argmax"), CropSettings(margin=0.0)
+PAPER = Row("the paper's rule", settings=changed(layer=ONE_LAYER, crop=WHOLE_WINDOW), vat=True)
+PAPER_INSIDE = Row("one layer, the window's inside", settings=changed(layer=ONE_LAYER))
+WEIGHED_WHOLE = Row("layers weighed, the whole window", settings=changed(crop=WHOLE_WINDOW))
 RAW = Row("raw attention", settings=changed(contrast=ContrastSettings("raw")), vat=True)
-ORACLE = Row("oracle", "oracle", vat=True)
-RANDOM = Row("random", "random", vat=True)
+ORACLE = Row("true window", "oracle", vat=True)
+ORACLE_BOTH = Row("true window, both blocked", "oracle", BLOCKED_BOTH, vat=True)
+RANDOM = Row("random window", "random", vat=True)
 
 
-def fixed_layer(layer: int, vat: bool = False) -> Row:
-    return Row(f"layer {layer}", settings=changed(layer=LayerSettings(layer=layer)), vat=vat)
+def fixed_layer(layer: int) -> Row:
+    return Row(f"layer {layer}", settings=changed(layer=LayerSettings(layer=layer)), vat=True)
 
 
-def vicrop(layer: int, vat: bool = False) -> Row:
+def vicrop(layer: int) -> Row:
     """ViCrop's relative attention (arXiv 2502.17422) at a fixed layer."""
     settings = changed(
         prompt=PromptSettings(query_free="generic question"),
         contrast=ContrastSettings("relative"),
         layer=LayerSettings(layer=layer),
     )
-    return Row(f"ViCrop relative, layer {layer}", settings=settings, vat=vat)
+    return Row(f"ViCrop relative, layer {layer}", settings=settings, vat=True)
 
 
-def main_rows(layers: int, best_layer: int, vicrop_layer: int) -> list[Row]:
-    """The table's rows for a model of so many layers; both layers were chosen on other pictures."""
+def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
+    """The table's rows for a model of so many layers; ViCrop's was chosen on other pictures."""
     return [
         PLAIN,
         LASER,
+        LASER_BOTH,
         PAPER,
-        *(fixed_layer(layer, vat=layer == best_layer) for layer in range(layers)),
-        vicrop(vicrop_layer, vat=True),
+        PAPER_INSIDE,
+        WEIGHED_WHOLE,
+        *map(fixed_layer, range(layers)),
+        vicrop(vicrop_layer),
         RAW,
         ORACLE,
+        ORACLE_BOTH,
         RANDOM,
     ]
 
 
 def ablation_rows() -> list[Row]:
     """The defaults, and each open point of the method changed alone."""
-    return [PLAIN, LASER, PAPER, *_changes()]
+    return [PLAIN, LASER, LASER_BOTH, PAPER, PAPER_INSIDE, WEIGHED_WHOLE, *_changes()]
 
 
 def _changes() -> Iterator[Row]:
     layer = {
-        "the layer of the highest VAQ": LayerSettings(rule="argmax"),
         "the 3 best layers": LayerSettings(fused_layers=3),
         "top heads 1": LayerSettings(top_heads=1),
         "top heads 2": LayerSettings(top_heads=2),
     }
-    crop = {f"margin {margin:g}": CropSettings(margin=margin) for margin in (0.0, 0.2)}
+    crop = {"margin 0.2": CropSettings(margin=0.2), "windows 2": CropSettings(windows=2)}
     crop |= {name: CropSettings(placement=name) for name in OTHER_PLACEMENTS}
     fill = {f"fill {name}": CounterfactualSettings(fill=name) for name in OTHER_FILLS}
     fill |= {f"amount {share:g}": CounterfactualSettings(share) for share in (0.02, 0.1, 0.2)}
-    fill |= {"block both": CounterfactualSettings(block="picture and crop")}
     for group, changes in {"layer": layer, "crop": crop, "counterfactual": fill}.items():
         for name, change in changes.items():
             yield Row(name, settings=changed(**{group: change}), vat=group == "counterfactual")

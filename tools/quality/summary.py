@@ -10,11 +10,18 @@ import numpy as np
 
 from tools.demo_model.world import EXIST_KINDS
 
-from .measure import BOTH, CROP, DECODINGS, NO_VAT, PICTURE, Measured, decoding_name
+from .measure import (
+    BOTH,
+    CROP,
+    DECODINGS,
+    DEFAULT_DECODING,
+    PICTURE,
+    PLAIN_DECODING,
+    Measured,
+    decoding_name,
+)
 from .rows import PLAIN, Row
 from .statistics import Bootstrap, Figure, f1
-
-PLAIN_DECODING = decoding_name(*NO_VAT)
 
 
 class Answers:
@@ -53,34 +60,74 @@ def inputs_of(row: Row) -> tuple[str, ...]:
     return (PICTURE,) if row.finder == "none" else (CROP, BOTH)
 
 
-def summarise_rows(answers: Answers, rows: Sequence[Row], reference: Row = PLAIN) -> dict[str, Any]:
-    """By row: windows, maps and cost, and by answer input accuracy and gain in every group.
+def decodings_of(row: Row) -> tuple[str, ...]:
+    """Without VAT, and where the row has a counterfactual stream, as VAT is set by default."""
+    return (PLAIN_DECODING, DEFAULT_DECODING) if row.vat else (PLAIN_DECODING,)
 
-    Gains are over `reference` with the same answer input, or over the plain model where that is
-    the reference.
+
+def summarise_rows(answers: Answers, rows: Sequence[Row], reference: Row = PLAIN) -> dict[str, Any]:
+    """By row: windows and maps, and by answer input and decoding accuracy, gain and cost.
+
+    Gains are over `reference` with the same answer input and decoding, None where it has no such
+    answer; over the model alone where that is the reference.
     """
     mean, groups = answers.bootstrap.mean, answers.groups()
     out: dict[str, Any] = {}
     for row in rows:
         figures: dict[str, Any] = {
-            name: mean(answers.column(row.name, name)) for name in ("held", "aggregation", "area")
+            name: mean(answers.column(row.name, name))
+            for name in ("held", "held all", "aggregation", "area")
         }
         for answer_input in inputs_of(row):
-            right = answers.right(row.name, answer_input)
-            other = PICTURE if reference.finder == "none" else answer_input
-            gain = None
-            if row is not reference and (other in inputs_of(reference)):
-                gain = right - answers.right(reference.name, other)
             cost = [record[row.name]["answers"][answer_input] for record in answers.records]
-            figures[answer_input] = {
-                "accuracy": {name: mean(right, some) for name, some in groups.items()},
-                "gain": gain is not None and {n: mean(gain, some) for n, some in groups.items()},
-                "tokens": float(np.mean([c["tokens"] for c in cost])),
-                "tokens with VAT": float(
-                    np.mean([c.get("tokens with VAT", c["tokens"]) for c in cost])
-                ),
-            }
+            figures[answer_input] = {}
+            for decoding in decodings_of(row):
+                right = answers.right(row.name, answer_input, decoding)
+                key = "tokens" if decoding == PLAIN_DECODING else "tokens with VAT"
+                over = _reference(answers, reference, answer_input, decoding)
+                itself = row == reference and (row != PLAIN or decoding == PLAIN_DECODING)
+                figures[answer_input][decoding] = {
+                    "accuracy": {name: mean(right, some) for name, some in groups.items()},
+                    "gain": None
+                    if over is None or itself
+                    else {name: mean(right - over, some) for name, some in groups.items()},
+                    "tokens": float(np.mean([one.get(key, one["tokens"]) for one in cost])),
+                }
         out[row.name] = figures
+    return out
+
+
+def _reference(answers: Answers, row: Row, answer_input: str, decoding: str) -> np.ndarray | None:
+    """Of each item whether the reference is right, None where it has no such answer."""
+    if row is PLAIN:
+        return answers.right(row.name, PICTURE)
+    if answer_input in inputs_of(row) and decoding in decodings_of(row):
+        return answers.right(row.name, answer_input, decoding)
+    return None
+
+
+def differences(answers: Answers, row: Row, others: Sequence[Row]) -> dict[str, dict[str, Figure]]:
+    """How much better `row` is than each of the others with the same answer input and decoding.
+
+    And than itself with the crop alone and with the picture beside it.
+    """
+    mean = answers.bootstrap.mean
+    out: dict[str, dict[str, Figure]] = {}
+    for other in others:
+        out[other.name] = {
+            f"{answer_input}, {decoding}": mean(
+                answers.right(row.name, answer_input, decoding)
+                - answers.right(other.name, answer_input, decoding)
+            )
+            for answer_input in (CROP, BOTH)
+            for decoding in decodings_of(other)
+        }
+    out["itself with the crop alone"] = {
+        f"{BOTH}, {decoding}": mean(
+            answers.right(row.name, BOTH, decoding) - answers.right(row.name, CROP, decoding)
+        )
+        for decoding in decodings_of(row)
+    }
     return out
 
 
@@ -117,9 +164,7 @@ def summarise_existence(answers: Answers, rows: Sequence[Row]) -> dict[str, Any]
     out: dict[str, Any] = {}
     for row in rows:
         for answer_input in inputs_of(row):
-            for decoding in (PLAIN_DECODING, decoding_name(1.0, 0.0)):
-                if decoding != PLAIN_DECODING and not row.vat:
-                    continue
+            for decoding in decodings_of(row):
                 said = answers.said(row.name, answer_input, decoding)
                 by_input = out.setdefault(row.name, {}).setdefault(answer_input, {})
                 by_input[decoding] = {

@@ -7,9 +7,8 @@ from typing import Any
 
 from tools.markdown import markdown
 
-from .measure import BOTH, CROP, PICTURE
+from .measure import BOTH, CROP, PICTURE, PLAIN_DECODING
 from .statistics import Figure
-from .summary import PLAIN_DECODING
 
 LEGEND = (
     "In per cent, with 95 % intervals from a bootstrap over pictures (paired, for gains); "
@@ -32,37 +31,40 @@ def titled(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return f"**{title}**\n\n{markdown(header, rows)}"
 
 
-def lines_of(rows: dict[str, Any]) -> Iterable[tuple[str, str, str, dict, dict]]:
-    """Row, answer input, label, the row's figures, and those of that answer input."""
+def labelled(row: str, answer_input: str, decoding: str = PLAIN_DECODING) -> str:
+    parts = [row] if answer_input == PICTURE else [row, answer_input]
+    return ", ".join(parts if decoding == PLAIN_DECODING else [*parts, f"VAT at {decoding}"])
+
+
+def lines_of(rows: dict[str, Any]) -> Iterable[tuple[tuple[str, str, str], dict, dict]]:
+    """(row, answer input, decoding), the row's figures, and those of that answer."""
     for name, figures in rows.items():
         for answer_input in (PICTURE, CROP, BOTH):
-            if answer_input in figures:
-                label = name if answer_input == PICTURE else f"{name}, {answer_input}"
-                yield name, answer_input, label, figures, figures[answer_input]
+            for decoding, answer in figures.get(answer_input, {}).items():
+                yield (name, answer_input, decoding), figures, answer
 
 
 def main_table(gains: dict[str, dict[str, Any]]) -> str:
     """gains: the same rows summarised against several references, by the reference's name."""
     header = ["answer input", "accuracy", *(f"gain over {name}" for name in gains)]
-    header += ["window holds the evidence", "map mass on the evidence (its area)"]
-    header += ["forward tokens", "with VAT"]
-    rows = next(iter(gains.values()))
-    return titled(
-        "Accuracy, windows and cost",
-        header,
-        (
+    header += ["window holds what is asked about", "and its anchor"]
+    header += ["map mass on it (its area)", "forward tokens"]
+    body = []
+    for line, figures, answer in lines_of(next(iter(gains.values()))):
+        row, answer_input, decoding = line
+        against = [rows[row][answer_input][decoding]["gain"] for rows in gains.values()]
+        body.append(
             [
-                label,
-                per_cent(by_input["accuracy"]["all"]),
-                *(_gain_of(against[name], answer_input) for against in gains.values()),
+                labelled(*line),
+                per_cent(answer["accuracy"]["all"]),
+                *(gain(one["all"]) if one else "" for one in against),
                 per_cent(figures["held"]),
+                per_cent(figures["held all"]),
                 _aggregation(figures),
-                f"{by_input['tokens']:.0f}",
-                f"{by_input['tokens with VAT']:.0f}",
+                f"{answer['tokens']:.0f}",
             ]
-            for name, answer_input, label, figures, by_input in lines_of(rows)
-        ),
-    )
+        )
+    return titled("Accuracy, windows and cost", header, body)
 
 
 def _aggregation(figures: dict[str, Any]) -> str:
@@ -70,20 +72,26 @@ def _aggregation(figures: dict[str, Any]) -> str:
     return share and f"{share} ({100 * figures['area'].value:.1f})"
 
 
-def _gain_of(figures: dict[str, Any], answer_input: str) -> str:
-    gains = figures[answer_input]["gain"]
-    return gain(gains["all"]) if gains else ""
-
-
-def group_table(rows: dict[str, Any]) -> str:
-    first = next(iter(lines_of(rows)))[-1]["accuracy"]
-    groups = [name for name in first if name != "all"]
+def group_table(rows: dict[str, Any], what: str = "accuracy") -> str:
+    """what: "accuracy", or "gain" over the model alone."""
+    shown, title = (per_cent, "Accuracy") if what == "accuracy" else (gain, "Gain over plain")
+    lines = [(line, answer[what]) for line, _, answer in lines_of(rows) if answer[what]]
+    groups = {name: figure.items for name, figure in lines[0][1].items() if name != "all"}
     return titled(
-        "Accuracy by evidence size, question type and prior",
-        ["answer input", *(f"{name} ({first[name].items})" for name in groups)],
+        f"{title} by evidence size, question type and prior",
+        ["answer input", *(f"{name} ({items})" for name, items in groups.items())],
+        ([labelled(*line), *(shown(figures[name]) for name in groups)] for line, figures in lines),
+    )
+
+
+def differences_table(name: str, differences: dict[str, dict[str, Figure]]) -> str:
+    columns = list(dict.fromkeys(key for row in differences.values() for key in row))
+    return titled(
+        f"{name} against the others, answered alike",
+        ["against", *columns],
         (
-            [label, *(per_cent(by_input["accuracy"][name]) for name in groups)]
-            for _, _, label, _, by_input in lines_of(rows)
+            [other, *(gain(row[key]) if key in row else "" for key in columns)]
+            for other, row in differences.items()
         ),
     )
 
@@ -97,10 +105,9 @@ def vat_table(title: str, rows: dict[str, Any]) -> str:
     for row, inputs in rows.items():
         for answer_input, by_decoding in inputs.items():
             for group in groups:
-                label = row if answer_input == PICTURE else f"{row}, {answer_input}"
                 body.append(
                     [
-                        label,
+                        labelled(row, answer_input),
                         group,
                         per_cent(by_decoding[PLAIN_DECODING][group]["accuracy"]),
                         *(gain(by_decoding[name][group]["gain"]) for name in decodings),
@@ -117,10 +124,8 @@ def existence_table(rows: dict[str, Any]) -> str:
     for row, inputs in rows.items():
         for answer_input, by_decoding in inputs.items():
             for decoding, by_kind in by_decoding.items():
-                label = row if answer_input == PICTURE else f"{row}, {answer_input}"
-                label += "" if decoding == PLAIN_DECODING else f", {decoding}"
                 cells = [per_cent(figure) for kind in kinds for figure in by_kind[kind].values()]
-                body.append([label, *cells])
+                body.append([labelled(row, answer_input, decoding), *cells])
     return titled("Yes or no: POPE's three settings", ["answer input", *columns], body)
 
 
