@@ -269,8 +269,7 @@ def compare() -> None:
         "window of all layers, weighed anew for this question, decoded against the window without "
         "its evidence.\n\nThe fixed layer is set on **VAQ Layer Select**. Layer 1 is the demo "
         "model's best, found with labelled pictures: as good as LASER, which needs none. Another "
-        "model may have another.\n\nThis question was picked because the plain answer is "
-        "wrong.",
+        "model may have another.\n\nThis question was picked because the plain answer is wrong.",
         height=350,
     )
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
