@@ -190,7 +190,7 @@ class ContrastSettings(Settings):
 
 @dataclass(frozen=True)
 class LayerSettings(Settings):
-    """Which layer and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
+    """Which layers and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
 
     top_heads: int = setting(
         8,
@@ -264,9 +264,10 @@ class CropSettings(Settings):
     )
     placement: str = setting(
         "most mass",
-        "most mass: the window that holds most of the map. centroid: around the map's mean "
-        "position. peak: around its strongest patch. top patches box: around the box of the "
-        "strongest patches, which may widen it. adaptive: ViCrop's search over window sizes.",
+        "most mass: the window whose inside, without the margin, holds most of the map. centroid: "
+        "around the map's mean position. peak: around its strongest patch. top patches box: around "
+        "the box of the strongest patches, which may widen it. adaptive: ViCrop's search over "
+        "window sizes.",
         choices=("most mass", "centroid", "peak", "top patches box", "adaptive"),
     )
     margin: float = setting(

@@ -1,4 +1,4 @@
-"""Contrastive attention, Visual Activation by Query (VAQ), layer choice and evidence map.
+"""Contrastive attention, Visual Activation by Query (VAQ), layers and evidence map.
 
 Steps 3-6 of METHOD.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to the one map of where
 the question looks. Knows no model: the maps are captured elsewhere.
@@ -56,13 +56,14 @@ def score_heads(contrast: torch.Tensor) -> torch.Tensor:
 
 
 def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice:
-    """The layer the question moves most, by the mean VAQ of its top heads (steps 4-5, Eq. 5).
+    """The layers the evidence comes from, by the mean VAQ of their top heads (steps 4-5, Eq. 5).
 
     contrast: (L, H, gh, gw). `top_heads` of the H heads count, or all where there are fewer. Ties
     go to the lowest layer and head. A layer l is searched when first_depth <= l / (L - 1) <=
-    last_depth; a model of one layer has it searched always. Rule 'argmax' takes the best of them
-    (Eq. 5). Rule 'fuse', our addition, weighs the best `fused_layers` of them by VAQ, all of them
-    where that is 0, evenly when every VAQ is zero. A layer given by hand overrides rule and range.
+    last_depth; a model of one layer has it searched always. Rule 'fuse', our addition and the
+    default, weighs the best `fused_layers` of them by VAQ, all of them where that is 0, evenly when
+    every VAQ is zero. Rule 'argmax' takes the best of them alone (Eq. 5). A layer given by hand
+    overrides rule and range.
 
     NaN counts as larger than any number, so that broken attention is chosen and reported rather
     than passed over. Raises ValueError when the layer given does not exist or the range holds none.
@@ -88,10 +89,10 @@ def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice
 
 
 def evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
-    """The evidence map: the mean over the chosen layer's top heads (step 6).
+    """The evidence map (step 6): the layers' maps, each the mean over its top heads, by weight.
 
-    contrast: (L, H, gh, gw), the one that `choice` was made from. Where several layers are fused,
-    their maps are summed by weight.
+    contrast: (L, H, gh, gw), the one that `choice` was made from. The weights sum to 1; rule
+    'argmax' and a layer given by hand give all of it to one layer, as the paper does.
     """
     layers = [
         weight * layer_map(contrast, choice, layer) for layer, weight in choice.weights.items()

@@ -23,7 +23,7 @@ from .widgets import (
 class ContrastiveAttention:
     DESCRIPTION = (
         "Reads each picture with and without the question and compares where the model looks, in "
-        "every layer. VAQ Layer Select then chooses the layer."
+        "every layer. VAQ Layer Select then weighs the layers."
     )
     SEARCH_ALIASES = ("laser", "attention map", "visual grounding", "heat map", "saliency")
     CATEGORY = CATEGORY

@@ -1,4 +1,4 @@
-"""VAQ Layer Select: the layer the question moves most, and its evidence map (steps 4-6)."""
+"""VAQ Layer Select: layers by how much the question moves them, and the evidence (steps 4-6)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .widgets import ATTENTION, CATEGORY, EVIDENCE, settings_from, widgets
 class VAQLayerSelect:
     DESCRIPTION = (
         "Scores every layer by how much the question moves its attention (Visual Activation by "
-        "Query) and takes the evidence from the best one."
+        "Query). The evidence is the mean of them all, weighed by that score, or of the best one "
+        "alone (rule argmax, the paper's)."
     )
     SEARCH_ALIASES = ("laser", "layer", "visual activation by query", "heat map", "grounding")
     CATEGORY = CATEGORY
@@ -28,9 +29,10 @@ class VAQLayerSelect:
         "Where the question looks, for Con-ViCrop and Counterfactual Mask.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
         "The picture under its heat map, with a colour bar: a drawing to show.",
-        "The chosen layer, counted from 0; one per picture.",
-        "Why this layer, in a sentence; one per picture.",
-        "The VAQ of every layer as a bar chart; the chosen one is marked.",
+        "The layer with the highest VAQ of those searched, or the one set by hand, counted from 0; "
+        "one per picture.",
+        "Which layers the evidence comes from and why, in a sentence; one per picture.",
+        "The VAQ of every layer as a bar chart; the layers the evidence comes from are coloured.",
     )
 
     @classmethod

@@ -34,13 +34,13 @@ def vaq_view(
     by_rule: LayerChoice,
     by_hand: bool,
 ) -> dict[str, Any]:
-    """One picture's layers: VAQ, choice and maps. layer_maps: (L, gh, gw)."""
+    """One picture's layers: VAQ, choice, the rule's weights and maps. layer_maps: (L, gh, gw)."""
     choice = evidence.choice
     return {
         **_picture_and_maps(picture, layer_maps, evidence.grid),
         "vaq": choice.vaq,
         "layer": choice.layer,
-        "weights": choice.weights,
+        "weights": by_rule.weights,
         "by_hand": by_hand,
         "rule_layer": by_rule.layer,
         "nothing_found": evidence.degenerate,

@@ -124,6 +124,7 @@ def test_a_choice_by_hand_says_what_the_rule_would_choose(lvlm, image, comfyui):
     assert (shown["layer"], shown["by_hand"]) == (other, True)
     assert shown["rule_layer"] == by_rule.layer[0] == by_rule.ui["laser_vaq"][0]["rule_layer"]
     assert not by_rule.ui["laser_vaq"][0]["by_hand"]
+    assert shown["weights"] == by_rule.ui["laser_vaq"][0]["weights"]
 
 
 def test_the_chosen_layers_map_is_the_evidence(lvlm, image, files):

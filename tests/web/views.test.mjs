@@ -53,7 +53,7 @@ test("a click chooses a layer by hand, a second one goes back to the rule", () =
   const { all, host, text, find } = openLayers();
   all(".laser-bar")[1].click();
   assert.equal(host.values.layer, 1);
-  assert.match(text(".laser-status"), /Layer 1, by hand. The rule chooses 2. Run to apply./);
+  assert.match(text(".laser-status"), /Layer 1, by hand. By the rule layer 2 counts most. Run to apply./);
   assert.ok(all(".laser-bar")[1].classList.contains("hand"));
   all(".laser-bar")[1].click();
   assert.equal(host.values.layer, -1);
@@ -85,10 +85,12 @@ test("a layer that a link sets is not overwritten", () => {
 });
 
 test("a result by hand says so, and that going back waits for a run", () => {
-  const { text } = openLayers({ layer: 1 }, { layer: 1, by_hand: true, weights: { 1: 1 } });
-  assert.equal(text(".laser-status"), "Layer 1, by hand. The rule chooses 2.");
-  const back = openLayers({ layer: -1 }, { layer: 1, by_hand: true, weights: { 1: 1 } });
+  const { text } = openLayers({ layer: 1 }, { layer: 1, by_hand: true });
+  assert.equal(text(".laser-status"), "Layer 1, by hand. By the rule layer 2 counts most.");
+  const back = openLayers({ layer: -1 }, { layer: 1, by_hand: true });
   assert.equal(back.text(".laser-status"), "Layer 2, chosen by the rule. Run to apply.");
+  const fused = openLayers({ layer: -1 }, { layer: 1, by_hand: true, weights: { 1: 0.3, 2: 0.7 } });
+  assert.match(fused.text(".laser-status"), /^2 layers fused.*: 2, 1\. Run to apply\.$/);
 });
 
 test("fused layers are marked with their weight and named, the strongest first", () => {
@@ -96,6 +98,7 @@ test("fused layers are marked with their weight and named, the strongest first",
   assert.match(text(".laser-status"), /^4 layers fused.*strongest: 2, 1, 3\.$/);
   assert.ok(all(".laser-bar")[1].classList.contains("fused"));
   assert.match(all(".laser-bar")[1].getAttribute("aria-label"), /fused with 20 %/);
+  assert.match(all(".laser-bar")[2].getAttribute("aria-label"), /fused with 70 %$/);
 });
 
 test("a layer beyond the model does not break the view", () => {

@@ -42,19 +42,20 @@ export function layerSection(host, signal) {
   function label(layer) {
     const vaq = data.vaq[layer];
     const parts = [t("layerVaq", { layer, vaq: vaq === null ? t("notFinite") : shown(vaq) })];
-    if (layer === chosen()) parts.push(t(given() >= 0 ? "chosenByHand" : "chosenByRule"));
-    else if (fused(layer)) parts.push(t("fused", { share: Math.round(100 * data.weights[layer]) }));
+    if (fused(layer)) parts.push(t("fused", { share: Math.round(100 * data.weights[layer]) }));
+    else if (layer === chosen()) parts.push(t(given() >= 0 ? "chosenByHand" : "chosenByRule"));
     return parts.join(", ");
   }
 
-  /** How the run's own choice reads: one layer, or several of which the strongest are named. */
+  /** How the rule's choice reads: one layer, or several of which the strongest are named. */
   function ruleWords(layer) {
     const ranked = Object.keys(data.weights).sort((a, b) => data.weights[b] - data.weights[a]);
-    if (ranked.length < 2 || data.by_hand) return t("layerByRule", { layer });
+    if (ranked.length < 2) return t("layerByRule", { layer });
     return t("layersFused", { count: ranked.length, layers: ranked.slice(0, NAMED).join(", ") });
   }
 
-  const fused = (layer) => given() < 0 && !data.by_hand && layer in data.weights;
+  const fused = (layer) =>
+    given() < 0 && layer in data.weights && Object.keys(data.weights).length > 1;
 
   function look(layer) {
     looked = Math.min(Math.max(layer, 0), data.vaq.length - 1);
