@@ -353,7 +353,7 @@ class AnswerSettings(Settings):
     answer_input: str = setting(
         "picture + crop",
         "crop: the window alone (a reading of the paper). picture + crop: keeps the context, "
-        "safer for questions about existence and relations.",
+        "which forgives a window that misses, most of all in questions about relations.",
         choices=("picture + crop", "crop"),
     )
     crop_budget: float = setting(

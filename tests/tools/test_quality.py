@@ -122,7 +122,7 @@ def test_forward_tokens_of_the_rows_that_need_no_window(lvlm, items):
 
 
 def test_several_windows_say_what_they_say_to_users(lvlm, items):
-    small = CropSettings(windows=2, scale=0.3)
+    small = CropSettings(windows=2, scale=0.3, min_side_px=1)
     settings = changed(crop=small, decode=DecodeSettings(alpha=0, max_tokens=4))
     for item in items[:2]:
         result = answer(lvlm, item.picture, item.question, settings)
