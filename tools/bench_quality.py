@@ -119,7 +119,7 @@ def table(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         ),
         tables.differences_table(LASER.name, summary["LASER against"]),
         tables.group_table(over_plain),
-        tables.group_table(over_plain, "gain"),
+        tables.group_table(over_plain, "plain"),
         tables.vat_table("VAT: gain over alpha 0", summary["VAT"]),
         tables.vat_table("VAT and priors", summary["VAT, prior"]),
         tables.existence_table(summary["existence"]),
@@ -139,6 +139,7 @@ def ablations(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         "VAT": summarise_vat(answers, rows, ["all"]),
     }
     print(tables.main_table({"the defaults": summary["rows"]}))
+    print("\n" + tables.group_table(summary["rows"], "the defaults"))
     print("\n" + tables.vat_table("VAT: gain over alpha 0", summary["VAT"]))
     return summary
 

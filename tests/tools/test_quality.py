@@ -223,7 +223,7 @@ def test_every_figure_of_the_tables_has_an_interval(lvlm, items, tmp_path):
         assert told[f"{BOTH}, {decoding}"].value == pytest.approx(over.mean())
     assert rows["true window"]["held"].value == 1.0
     text = tables.main_table({"plain": rows}) + tables.group_table(rows)
-    text += tables.group_table(rows, "gain")
+    text += tables.group_table(rows, "plain")
     text += tables.differences_table("LASER", summary.differences(answers, LASER, [RANDOM]))
     text += tables.vat_table("VAT", summary.summarise_vat(answers, ROWS, ["all"]))
     text += tables.existence_table(summary.summarise_existence(answers, ROWS))

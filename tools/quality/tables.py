@@ -72,9 +72,10 @@ def _aggregation(figures: dict[str, Any]) -> str:
     return share and f"{share} ({100 * figures['area'].value:.1f})"
 
 
-def group_table(rows: dict[str, Any], what: str = "accuracy") -> str:
-    """what: "accuracy", or "gain" over the model alone."""
-    shown, title = (per_cent, "Accuracy") if what == "accuracy" else (gain, "Gain over plain")
+def group_table(rows: dict[str, Any], over: str = "") -> str:
+    """Accuracy, or the gain over what `over` names, which the rows were summarised against."""
+    what, shown = ("gain", gain) if over else ("accuracy", per_cent)
+    title = f"Gain over {over}" if over else "Accuracy"
     lines = [(line, answer[what]) for line, _, answer in lines_of(rows) if answer[what]]
     groups = {name: figure.items for name, figure in lines[0][1].items() if name != "all"}
     return titled(
