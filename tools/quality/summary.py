@@ -197,8 +197,7 @@ def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[i
 def plain_data(value: Any) -> Any:
     """Figures as dictionaries, for JSON; None where there are no items."""
     if isinstance(value, Figure):
-        figure = dataclasses.asdict(value) | {"resolved": value.resolved}
-        return figure if value.items else None
+        return dataclasses.asdict(value) if value.items else None
     if isinstance(value, dict):
         return {str(key): plain_data(entry) for key, entry in value.items()}
     if isinstance(value, list):
