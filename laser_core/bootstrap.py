@@ -26,7 +26,10 @@ class Figure:
 
 
 class Bootstrap:
-    """Resamples of pictures, the same for every figure: differences of rows are paired."""
+    """Resamples of pictures, the same for every figure: differences of rows are paired.
+
+    pictures: (items,) which picture each item is of. Intervals are percentiles of the resamples.
+    """
 
     def __init__(self, pictures: Sequence[Hashable], seed: int = 0) -> None:
         _, self.group = np.unique(pictures, return_inverse=True)
