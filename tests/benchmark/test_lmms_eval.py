@@ -13,7 +13,6 @@ import torch
 from PIL import ImageFile
 
 pytest.importorskip("lmms_eval", reason="pip install lmms-eval to run the plugin in its evaluator")
-truncated_pictures = ImageFile.LOAD_TRUNCATED_IMAGES
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.evaluator import simple_evaluate
@@ -30,8 +29,8 @@ from laser_core.settings import DecodeSettings, LaserSettings, PromptSettings
 from tools.demo_model.world import held_out_items
 from tools.demo_task import TASK, write_task
 
-# lmms-eval lets Pillow read torn files everywhere; other tests want them refused
-ImageFile.LOAD_TRUNCATED_IMAGES = truncated_pictures
+# Pillow's own default: lmms-eval has it read torn files, which other tests want refused
+ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 AOKVQA_INSTRUCTION = "Answer the question using a single word or phrase."
 ROOT = Path(__file__).resolve().parents[2]
