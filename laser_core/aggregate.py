@@ -18,6 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 
+from .bootstrap import Bootstrap
 from .console import ProgressLine, is_for_the_user, quiet_libraries
 from .flags import LOCATE_GROUPS
 from .geometry import Box, whole_picture
@@ -35,13 +36,13 @@ from .vaq import contrast, evidence
 SCHEMA, VERSION = "laser-aggregation", 1
 KINDS = ("contrastive", "raw", "relative")
 SHARES = (*KINDS, "area", "window")
-RESAMPLES = 2000
 
 
 def mass_share(found: Evidence, box: Box) -> float:
-    """The share of the map's mass on the picture that lies in `box` (float pixels), 0..1.
+    """Attention Aggregation: the share of the map's mass that lies in `box`, 0..1.
 
-    A patch that the box cuts counts by the part inside. NaN for a degenerate map.
+    box: float pixels of the picture, outside of which nothing counts. A patch that the box cuts
+    counts by the part inside. NaN for a degenerate map.
     """
     if found.degenerate:
         return float("nan")
@@ -53,11 +54,13 @@ def mass_share(found: Evidence, box: Box) -> float:
 
 
 def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettings) -> Line:
-    """What one item shows: the layer chosen, and shares 0..1.
+    """What one item shows: shares 0..1, and the layer of the highest VAQ, or the one set.
 
     contrastive, raw, relative: of each kind of map in the box, all of the layers and heads that
-    VAQ chose, so that they differ by the kind alone. area: of the picture in the box, which a map
-    that knows nothing would score. window: of the box in the first window.
+    VAQ chose and of the same two readings, so that they differ by the kind alone. ViCrop's own
+    relative map divides by a generic question's reading: set `query_free` for that. area: of the
+    picture in the box, which a map that knows nothing would score. window: of the box in the first
+    window.
 
     Raises ValueError for a picture that cannot be read, a box outside it and an empty map.
     """
@@ -195,45 +198,32 @@ class Aggregation:
 
 
 def summarise(lines: Sequence[Line]) -> dict[str, Any]:
-    """Means of the shares with 95 % intervals, how often each layer was chosen, what failed.
+    """Means of the shares with 95 % intervals, how often each layer was best, what failed.
 
-    The intervals are percentiles of a bootstrap over pictures, whose items go together. Raises
-    ValueError if there is no result.
+    lines: at least one. The intervals are of a bootstrap over pictures, whose items go together.
+    Raises ValueError if there is no result.
     """
     measured = [line for line in lines if "error" not in line]
     failures = Counter(line["error"] for line in lines if "error" in line)
     if not measured:
         reason, count = failures.most_common(1)[0]
         raise ValueError(f"{reason} (nothing could be measured; {count} items failed so)")
-    values = np.array([[line[name] for name in SHARES] for line in measured])  # (items, shares)
-    pictures, group = np.unique([line["picture"] for line in measured], return_inverse=True)
-    low, high = _interval(values, group)
+    pictures = [line["picture"] for line in measured]
+    bootstrap = Bootstrap(pictures)
+    shares = {name: bootstrap.mean(np.array([line[name] for line in measured])) for name in SHARES}
     layers = Counter(line["layer"] for line in measured)
     return {
         "items": len(lines),
         "measured": len(measured),
-        "pictures": len(pictures),
+        "pictures": len(set(pictures)),
         "shares": {
-            name: {"mean": mean, "interval": [low[index], high[index]]}
-            for index, (name, mean) in enumerate(zip(SHARES, values.mean(axis=0), strict=True))
+            name: {"mean": share.value, "interval": [share.low, share.high]}
+            for name, share in shares.items()
         },
         "layers_of_model": measured[0]["layers"],
-        "layers_chosen": {str(layer): layers[layer] for layer in sorted(layers)},
+        "best_layers": {str(layer): layers[layer] for layer in sorted(layers)},
         "failed": dict(failures.most_common()),
     }
-
-
-def _interval(values: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(shares,) lower and upper ends for values (items, shares) of pictures `group` (items,)."""
-    counts = np.bincount(group)
-    sums = np.stack([np.bincount(group, column) for column in values.T], axis=1)
-    rng = np.random.default_rng(0)
-    means = np.empty((RESAMPLES, values.shape[1]))
-    for resample in range(RESAMPLES):
-        drawn = rng.integers(0, len(counts), len(counts))
-        means[resample] = sums[drawn].sum(axis=0) / counts[drawn].sum()
-    low, high = np.percentile(means, (2.5, 97.5), axis=0)
-    return low, high
 
 
 def describe(summary: Mapping[str, Any]) -> list[str]:
@@ -255,7 +245,8 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  {names[name]:<40}{100 * share['mean']:5.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         )
-    chosen = sorted(summary["layers_chosen"].items(), key=lambda pair: -pair[1])
-    parts = [f"{layer} ({count / summary['measured']:.1%})" for layer, count in chosen]
-    lines.append(f"layers chosen, of {summary['layers_of_model']}: {', '.join(parts)}")
+    best = sorted(summary["best_layers"].items(), key=lambda pair: -pair[1])
+    parts = [f"{layer} ({count / summary['measured']:.1%})" for layer, count in best]
+    count = summary["layers_of_model"]
+    lines.append(f"layer of the highest VAQ, or as set, of {count}: {', '.join(parts)}")
     return lines + [f"failed {count}: {reason}" for reason, count in summary["failed"].items()]

@@ -13,6 +13,7 @@ fields. Pickles are refused: reading one may run code. Knows no model and opens 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ def read_items(
     instances: refer's instances.json, which its refs need. split: only the refs of this one.
     question: how an expression is asked for, with {} in its place; own rows are asked as they are.
 
-    Raises ValueError, remedy first, for another kind of file, incomplete rows and equal ids.
+    Raises ValueError, remedy first, for another kind of file, rows that are incomplete or hold
+    values of another kind, no expression at all and equal ids.
     """
     if "{}" not in question:
         raise ValueError(f"write {{}} where the expression goes: the question is {question!r}")
@@ -65,10 +67,12 @@ def read_items(
     for number, row in enumerate(rows):
         try:
             items += kind.items(row, number, question, coco)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"mend row {number + 1} of {str(path)!r}: {type(error).__name__} {error}"
             ) from error
+    if not items:
+        raise ValueError(f"add expressions to the rows of {str(path)!r}: none has any")
     _check_ids(items)
     return items
 
@@ -95,7 +99,8 @@ def _rows(path: Path) -> list[Row]:
     text = _text(path)
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not splitlines: U+2028 and its like end no line, and JSON texts may hold them
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = json.loads(text)
     except ValueError as error:
@@ -107,7 +112,7 @@ def _rows(path: Path) -> list[Row]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # with or without the mark that Windows puts first
     except OSError as error:
         raise ValueError(
             f"check the path: {str(path)!r} cannot be read ({error.strerror})"
@@ -133,11 +138,12 @@ class _Instances:
                 f"give --instances, the instances.json of the same dataset: {str(refs)!r} holds "
                 "no boxes"
             )
+        text = _text(path)
         try:
-            content = json.loads(_text(path))
+            content = json.loads(text)
             self.pictures = {row["id"]: row["file_name"] for row in content["images"]}
             self.boxes = {row["id"]: row["bbox"] for row in content["annotations"]}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"give --instances in COCO's format, with images and annotations: {str(path)!r} "
                 f"is not ({type(error).__name__} {error})"
@@ -155,35 +161,47 @@ class _Kind:
 
 
 def _own(row: Row, number: int, question: str, coco: None) -> Iterator[ReferringItem]:
-    x1, y1, x2, y2 = map(float, row["box"])
-    yield ReferringItem(str(row["id"]), row["image"], row["question"].strip(), Box(x1, y1, x2, y2))
+    box = Box(*_four_numbers(row["box"]))
+    yield _item(str(row["id"]), row["image"], row["question"], box)
 
 
 def _lmms_lab(row: Row, number: int, question: str, coco: None) -> Iterator[ReferringItem]:
     """Row numbers in the ids: one object may be in the file several times."""
     answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
     for index, expression in enumerate(answers):
-        yield ReferringItem(
-            f"{row['question_id']}-{number}-{index}",
-            row["file_name"],
-            question.replace("{}", expression.strip()),
-            _corners(row["bbox"]),
-        )
+        id = f"{row['question_id']}-{number}-{index}"
+        yield _item(id, row["file_name"], expression, _corners(row["bbox"]), question)
 
 
 def _refer(row: Row, number: int, question: str, coco: _Instances) -> Iterator[ReferringItem]:
     for sentence in row["sentences"]:
-        yield ReferringItem(
-            f"{row['ref_id']}-{sentence['sent_id']}",
-            coco.pictures[row["image_id"]],
-            question.replace("{}", sentence["sent"].strip()),
-            _corners(coco.boxes[row["ann_id"]]),
-        )
+        id = f"{row['ref_id']}-{sentence['sent_id']}"
+        picture, box = coco.pictures[row["image_id"]], _corners(coco.boxes[row["ann_id"]])
+        yield _item(id, picture, sentence["sent"], box, question)
+
+
+def _item(id: str, picture: Any, expression: Any, box: Box, question: str = "{}") -> ReferringItem:
+    """All that a row can be wrong in is found here, before a model is loaded for its sake."""
+    for what, value in (("picture's name", picture), ("expression", expression)):
+        if not isinstance(value, str):
+            raise ValueError(f"the {what} is {value!r}, and no text")
+    if box.width < 0 or box.height < 0:
+        raise ValueError(f"the box's corners are swapped: {tuple(box)}")
+    item = ReferringItem(id, picture, question.replace("{}", expression.strip()), box)
+    f"{item.id}{item.picture}{item.question}".encode()  # half a surrogate pair could not be saved
+    return item
 
 
 def _corners(box: Any) -> Box:
-    x, y, width, height = map(float, box)
+    x, y, width, height = _four_numbers(box)
     return Box(x, y, x + width, y + height)
+
+
+def _four_numbers(values: Any) -> list[float]:
+    whole = isinstance(values, list) and len(values) == 4
+    if not (whole and all(isinstance(n, (int, float)) and math.isfinite(n) for n in values)):
+        raise ValueError(f"the box is {values!r}, and not four finite numbers")
+    return [float(number) for number in values]
 
 
 _KINDS = (

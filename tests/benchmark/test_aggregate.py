@@ -128,7 +128,7 @@ def test_every_item_has_a_line_in_its_order_and_the_summary_its_means(data, whol
         assert share["mean"] == pytest.approx(np.mean(values), rel=1e-6)
         assert 0 <= low <= share["mean"] <= high <= 1
         assert min(values) < max(values)
-    assert sum(record["summary"]["layers_chosen"].values()) == COUNT
+    assert sum(record["summary"]["best_layers"].values()) == COUNT
     assert {file.name for file in whole.parent.iterdir()} == {"out.jsonl", "out.run.json"}
 
 
@@ -151,7 +151,8 @@ def test_what_is_printed_says_the_figures(whole, data, capsys):
     assert out.startswith(f"{COUNT} items on {COUNT} pictures, 0 failed; ")
     assert f"{100 * summary['shares']['contrastive']['mean']:.1f} [" in out
     assert "the box's part of the picture (chance)" in out
-    assert f"layers chosen, of {summary['layers_of_model']}: " in out
+    assert f"layer of the highest VAQ, or as set, of {summary['layers_of_model']}: " in out
+    assert "chosen" not in out  # rule fuse, the default, uses all layers
     assert cli.main(command(data, whole, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["summary"] == summary
 
@@ -254,6 +255,16 @@ def test_mistakes_are_one_line_with_the_remedy_first(data, tmp_path, capsys, mor
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_a_bad_row_is_refused_before_a_model_is_loaded(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(aggregate, "load_lvlm", None)  # a call of it would fail
+    first = json.loads((data / "own.jsonl").read_text().splitlines()[0])
+    (tmp_path / "rows.json").write_text(json.dumps([first, {**first, "id": 1, "image": None}]))
+    arguments = ["aggregate", str(tmp_path / "rows.json"), str(data / "pictures")]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 2
+    assert capsys.readouterr().err.startswith("mend row 2 of ")
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_a_folder_that_is_none_is_refused(data, tmp_path, capsys):
     arguments = ["aggregate", str(data / "own.jsonl"), str(tmp_path / "nowhere")]
     assert cli.main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 2
@@ -336,9 +347,9 @@ def test_the_summary_counts_layers_and_failures():
     failed = [{"id": "", "picture": "c", "error": "too dark"}] * 2
     summary = summarise([*lines, *failed])
     assert (summary["items"], summary["measured"], summary["pictures"]) == (5, 3, 2)
-    assert summary["layers_chosen"] == {"1": 1, "5": 2}
+    assert summary["best_layers"] == {"1": 1, "5": 2}
     assert summary["failed"] == {"too dark": 2}
     text = describe(summary)
     assert text[0].startswith("3 items on 2 pictures, 2 failed")
-    assert text[-2] == "layers chosen, of 8: 5 (66.7%), 1 (33.3%)"
+    assert text[-2] == "layer of the highest VAQ, or as set, of 8: 5 (66.7%), 1 (33.3%)"
     assert text[-1] == "failed 2: too dark"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -32,6 +34,8 @@ from laser_core.settings import (
 
 from ..core.lvlms import lvlm_of, noise_picture
 
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 QUESTION = "what colour is the square ?"
 INSTRUCTION = "name the colour ."
 FAST = CropSettings(min_side_px=20)
@@ -242,3 +246,27 @@ def test_repeats_of_a_sampled_answer_differ_and_each_repeats_itself():
     texts = [ask(QUESTION, [noise_picture()], {}, repeat=repeat).text for repeat in (0, 1, 2, 0)]
     assert len(set(texts[:3])) == 3
     assert texts[3] == texts[0]
+
+
+# ---- what the README promises ------------------------------------------------------------------
+
+
+def test_the_readmes_runs_are_the_modes_they_say_and_the_papers_reading():
+    """METHOD: one layer, the window's whole inside, the crop as the answer's input, no cut-off."""
+    given = re.findall(r'^    run "\$task" (\S+)', README, re.MULTILINE)
+    read = [read_arguments(dict(pair.split("=") for pair in text.split(","))) for text in given]
+    assert [arguments.mode for arguments in read] == ["plain", "laser", "laser", "laser"]
+    assert [arguments.settings.decode.alpha for arguments in read[1:]] == [0, 1, 1]
+    assert read[3].settings == LaserSettings(
+        layer=LayerSettings(rule="argmax"),
+        crop=CropSettings(margin=0),
+        answer=AnswerSettings("crop"),
+        decode=DecodeSettings(beta=0),
+    )
+
+
+def test_the_harness_that_is_tried_is_the_one_that_is_promised():
+    """By the test command; the oldest that pyproject.toml allows, and the README names."""
+    tried = re.search(r'"lmms-eval==([\d.]+)"', (ROOT / "run-tests").read_text("utf-8"))[1]
+    assert f'benchmark = ["lmms-eval>={tried}"]' in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f"(tested with {tried})" in README

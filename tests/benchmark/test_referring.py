@@ -93,6 +93,7 @@ def refused(folder, tmp_path, name, content, message, **options):
 
 
 ROW = {"id": 1, "image": "a.png", "question": "what ?", "box": [0, 0, 1, 1]}
+LAB = {"question_id": 1, "file_name": "a.png", "answer": ["it"], "bbox": [0, 0, 1, 1]}
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,54 @@ ROW = {"id": 1, "image": "a.png", "question": "what ?", "box": [0, 0, 1, 1]}
         ("a.jsonl", "\n", "^fill .* with rows: "),
         ("a.json", '[{"id": 1, "bbox": []}]', "^give every row the fields of one kind, .*: the "),
         ("a.json", json.dumps([ROW, ROW]), "^give every row an id of its own: '1' occurs twice"),
-        ("a.json", json.dumps([ROW, {**ROW, "box": [1]}]), "^mend row 2 of .*: ValueError "),
         ("a.json", json.dumps([ROW, {"id": 2}]), "^mend row 2 of .*: KeyError 'box'"),
-        ("a.json", json.dumps([{**ROW, "question": None}]), "^mend row 1 of .*: AttributeError"),
+        ("a.json", json.dumps([{**LAB, "answer": []}]), "^add expressions to the rows of .*a.json"),
     ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path, name, content, message):
     refused(None, tmp_path, name, content, message)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**ROW, "box": [1]}, r"the box is \[1\], and not four finite numbers"),
+        ({**ROW, "box": "1234"}, "the box is '1234', and not four finite numbers"),
+        (
+            {**ROW, "box": [0, 0, float("nan"), 1]},
+            "the box is .*nan.*, and not four finite numbers",
+        ),
+        (
+            {**ROW, "box": [0, 0, float("inf"), 1]},
+            "the box is .*inf.*, and not four finite numbers",
+        ),
+        ({**ROW, "box": [0, 0, 10**400, 1]}, "OverflowError"),
+        ({**ROW, "box": [2, 0, 1, 1]}, r"the box's corners are swapped: \(2.0, 0.0, 1.0, 1.0\)"),
+        ({**LAB, "bbox": [5, 5, 1, -1]}, "the box's corners are swapped"),
+        ({**LAB, "bbox": [5, 5, None, 1]}, "the box is .*None.*, and not four finite numbers"),
+        ({**ROW, "image": None}, "the picture's name is None, and no text"),
+        ({**LAB, "file_name": 3}, "the picture's name is 3, and no text"),
+        ({**ROW, "question": None}, "the expression is None, and no text"),
+        ({**LAB, "answer": [{}]}, r"the expression is \{\}, and no text"),
+        ({**LAB, "answer": None}, "TypeError"),
+        ({**ROW, "question": "\ud83d"}, "UnicodeEncodeError"),
+        ({**ROW, "id": "\ud83d"}, "UnicodeEncodeError"),
+    ],
+)
+def test_a_row_of_other_values_is_refused_by_its_number(tmp_path, row, message):
+    good = {**row, **(ROW if "id" in row else LAB), **({"id": 0} if "id" in row else {})}
+    content = json.dumps([good, row])
+    refused(None, tmp_path, "a.json", content, rf"^mend row 2 of '.*a\.json': .*{message}")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_line_breaks_part_rows_and_a_mark_at_the_start_is_no_text(tmp_path, end):
+    """JSON texts may hold U+2028 and the like as they are; Windows writes a mark before all."""
+    asked = ["one\u2028two", "three\x85four\u2029five", "six"]
+    rows = [{**ROW, "id": n, "question": text} for n, text in enumerate(asked)]
+    lines = end.join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_bytes(f"\ufeff{lines}{end}".encode())
+    assert [item.question for item in read_items(tmp_path / "a.jsonl")] == asked
 
 
 def test_a_missing_file_and_no_text_are_refused(tmp_path):
@@ -127,6 +169,7 @@ def test_a_missing_file_and_no_text_are_refused(tmp_path):
     [
         ({}, r"^give --instances, the instances.json of the same dataset: "),
         ({"instances": "refs.json"}, r"^give --instances in COCO's format"),
+        ({"instances": "own.jsonl"}, r"^give --instances in COCO's format"),  # no JSON as a whole
         ({"instances": "instances.json", "split": "dev"}, "^choose a --split of testA, val: "),
         ({"question": "where"}, "^write {} where the expression goes: "),
     ],

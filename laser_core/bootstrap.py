@@ -1,0 +1,68 @@
+"""Figures with 95 % intervals from a bootstrap over pictures: questions on one go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An estimate, its 95 % interval, and the number of items behind it."""
+
+    value: float
+    low: float
+    high: float
+    items: int
+
+    @property
+    def resolved(self) -> bool:
+        """Of a difference: the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+class Bootstrap:
+    """Resamples of pictures, the same for every figure: differences of rows are paired.
+
+    pictures: (items,) which picture each item is of. Intervals are percentiles of the resamples.
+    """
+
+    def __init__(self, pictures: Sequence[Hashable], seed: int = 0) -> None:
+        _, self.group = np.unique(pictures, return_inverse=True)
+        groups = int(self.group.max()) + 1
+        rng = np.random.default_rng(seed)
+        # (resamples, groups): how often each picture was drawn
+        self.weights = rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
+
+    def mean(self, values: np.ndarray, chosen: np.ndarray | None = None) -> Figure:
+        """The mean of `values` over items that are chosen and not NaN."""
+        return self.ratio(values, np.ones(len(values)), chosen)
+
+    def ratio(
+        self, above: np.ndarray, below: np.ndarray, chosen: np.ndarray | None = None
+    ) -> Figure:
+        """The sum of `above` over that of `below`, over items that are chosen and not NaN."""
+        kept = ~np.isnan(above) if chosen is None else chosen & ~np.isnan(above)
+        return self.of(lambda sums: sums[0] / sums[1], [above, below], kept)
+
+    def of(
+        self, statistic: Callable[[np.ndarray], np.ndarray], columns: list, chosen: np.ndarray
+    ) -> Figure:
+        """A statistic of the columns' sums over the chosen items; of no items where undefined."""
+        sums = np.stack(
+            [
+                np.bincount(self.group, np.where(chosen, column, 0.0), len(self.weights[0]))
+                for column in columns
+            ]
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = float(statistic(sums.sum(axis=1)))
+            draws = statistic(sums @ self.weights.T)
+        if not np.isfinite(value):
+            return Figure(np.nan, np.nan, np.nan, 0)
+        low, high = np.nanpercentile(draws, (2.5, 97.5))
+        return Figure(value, float(low), float(high), int(chosen.sum()))
