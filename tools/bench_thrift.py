@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from laser_core import pipeline
 from laser_core.answer_input import crops_stream
+from laser_core.bootstrap import Bootstrap
 from laser_core.decode import decode
 from laser_core.loading import load_lvlm
 from laser_core.lvlm import Lvlm
@@ -39,7 +40,6 @@ from laser_core.settings import (
 )
 from tools.demo_model.world import HeldOutItem, held_out_items
 from tools.markdown import markdown
-from tools.quality.statistics import Bootstrap
 from tools.quality.summary import plain_data
 from tools.quality.tables import gain
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from laser_core.answer_input import negative_stream, plain_stream, positive_stream
+from laser_core.bootstrap import Bootstrap
 from laser_core.counterfactual import block, evidence_patches, patch_mask
 from laser_core.decode import decode
 from laser_core.geometry import Box, Window
@@ -25,7 +26,6 @@ from tools.quality import summary, tables
 from tools.quality.first_token import first_logits
 from tools.quality.measure import BOTH, CROP, PICTURE, ItemRun, Look, decoding_name, measure
 from tools.quality.rows import LASER, ORACLE, PLAIN, RANDOM, Row, changed, fixed_layer
-from tools.quality.statistics import Bootstrap, f1
 
 ROWS = [PLAIN, LASER, fixed_layer(2), ORACLE, RANDOM]
 
@@ -207,7 +207,7 @@ def test_an_interval_is_as_wide_as_theory_says():
 def test_f1_is_the_harmonic_mean_of_precision_and_recall():
     said, yes = np.array([1.0, 1, 1, 0, 0]), np.array([1.0, 0, 1, 1, 0])
     precision, recall = 2 / 3, 2 / 3
-    figure = Bootstrap(range(5)).of(f1, [said * yes, said, yes], np.ones(5, bool))
+    figure = Bootstrap(range(5)).of(summary.f1, [said * yes, said, yes], np.ones(5, bool))
     assert figure.value == pytest.approx(2 * precision * recall / (precision + recall))
 
 

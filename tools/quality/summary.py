@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from laser_core.bootstrap import Bootstrap, Figure
 from tools.demo_model.world import EXIST_KINDS
 
 from .measure import (
@@ -21,7 +22,6 @@ from .measure import (
     decoding_name,
 )
 from .rows import PLAIN, Row
-from .statistics import Bootstrap, Figure, f1
 
 
 class Answers:
@@ -180,6 +180,11 @@ def _pope(answers: Answers, said: np.ndarray, chosen: np.ndarray) -> dict[str, F
         "F1": answers.bootstrap.of(f1, [said_yes * yes, said_yes, yes], chosen),
         "yes": answers.bootstrap.mean(said_yes, chosen),
     }
+
+
+def f1(sums: np.ndarray) -> np.ndarray:
+    """From the sums of true positives, said positives and actual positives."""
+    return 2 * sums[0] / (sums[1] + sums[2])
 
 
 def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[int, Figure]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from laser_core.bootstrap import Figure
 from tools.markdown import markdown
 
 from .measure import BOTH, CROP, PICTURE, PLAIN_DECODING
-from .statistics import Figure
 
 LEGEND = (
     "In per cent, with 95 % intervals from a bootstrap over pictures (paired, for gains); "
