@@ -95,8 +95,7 @@ class RowCapture:
             if threading.get_ident() != self._thread:
                 return
             weights = output[1]  # (B, H, S, N)
-            rows = torch.tensor(self._rows, device=weights.device) % weights.shape[2]
-            self._keep(self._layer_of[id(module)], weights.index_select(2, rows).float())
+            self._keep(self._layer_of[id(module)], _rows_of(weights, self._rows).float())
 
         self._hooks = [module.register_forward_hook(hook) for module in self._modules]
 
@@ -138,25 +137,29 @@ def attention_rows(
     """
     length, dim = query.shape[2:]
     kv_heads = key.shape[1]
-    index = torch.tensor(rows, device=query.device) % length
     # Heads of a group share their key: fold them into the row axis instead of repeating keys.
     wanted = rearrange(
-        query.index_select(2, index), "b (kv group) row d -> b kv (group row) d", kv=kv_heads
+        _rows_of(query, rows), "b (kv group) row d -> b kv (group row) d", kv=kv_heads
     )
     # In float32: scores rounded to half precision would be off by several per cent after softmax.
     scores = torch.matmul(wanted.float(), key.float().transpose(-1, -2))
-    scores = rearrange(scores, "b kv (group row) n -> b (kv group) row n", row=len(index))
+    scores = rearrange(scores, "b kv (group row) n -> b (kv group) row n", row=len(rows))
     scores = scores * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    scores = _masked(scores, mask, index, length, sliding_window)
+    scores = _masked(scores, mask, rows, length, sliding_window)
     return scores.softmax(-1)
+
+
+def _rows_of(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """(B, H, R, D) of (B, H, S, D); an index tensor would make a GPU wait in every layer."""
+    return torch.stack([values[:, :, row] for row in rows], dim=2)
 
 
 def _masked(
     scores: torch.Tensor,
     mask: torch.Tensor | None,
-    index: torch.Tensor,
+    rows: Sequence[int],
     length: int,
     sliding_window: int | None,
 ) -> torch.Tensor:
@@ -169,15 +172,17 @@ def _masked(
     total = scores.shape[-1]
     if mask is not None and mask.ndim == 4:
         # A 4-D mask already holds causality and window; one row may serve all queries.
-        chosen = mask[..., :total] if mask.shape[2] == 1 else mask[..., index, :total]
+        chosen = mask[..., :total]
+        if mask.shape[2] > 1:
+            chosen = _rows_of(chosen, rows)
         if chosen.dtype == torch.bool:
             return scores.masked_fill(~chosen, float("-inf"))
         return scores + chosen.float()
     key_position = torch.arange(total, device=scores.device)
-    query_position = (total - length + index)[:, None]
-    hidden = key_position > query_position
+    ages = torch.stack([key_position - (total - length + row % length) for row in rows])  # (R, N)
+    hidden = ages > 0
     if sliding_window is not None:
-        hidden = hidden | (key_position <= query_position - sliding_window)
+        hidden = hidden | (ages <= -sliding_window)
     if mask is not None:  # (B, N) padding, as flash attention takes it
         hidden = hidden | ~rearrange(mask[:, -total:].bool(), "b n -> b 1 1 n")
     return scores.masked_fill(hidden, float("-inf"))

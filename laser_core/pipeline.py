@@ -129,7 +129,10 @@ def answer(
     if with_plain:
         undisturbed = dataclasses.replace(settings.decode, alpha=0.0)
         plain_answer = decode(lvlm, plain, None, undisturbed, _plainly(progress))
-    laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
+    if positive is plain and plain_answer is not None:
+        laser = plain_answer  # nothing else to answer from: not decoded a second time
+    else:
+        laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
     if negative is not None and len(laser.prompt_tokens) == 1:
         skipped, mask, blocked = "counterfactual", None, None
     return LaserAnswer(laser, found, mask, blocked, plain_answer, skipped)

@@ -4,7 +4,8 @@ A chat that begins with the same system prompt and the same picture has the same
 and attention is causal: their keys and values are computed once, kept on the `Lvlm` (one entry),
 and continued by the question, the query-free branch and the picture + crop streams alike.
 A forward here never takes more than one picture, so no family has to merge pictures of
-different sizes.
+different sizes. What continues a cache is read in stretches: a kernel that starts within a
+prompt needs a mask, and of all tokens at once that would be as large as an attention matrix.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from .lvlm import Lvlm, Prompt
+
+STRETCH = 512  # most tokens with which the decoder continues a cache in one go
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values (B, H_kv, N, D) of every decoder layer."""
@@ -45,7 +48,10 @@ class Prefix:
     @property
     def nbytes(self) -> int:
         kept = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
-        return kept + sum(call["inputs_embeds"].nbytes for call in self.inputs)
+        for value in (value for call in self.inputs for value in call.values()):
+            tensors = value if isinstance(value, (list, tuple)) else [value]
+            kept += sum(one.nbytes for one in tensors if isinstance(one, torch.Tensor))
+        return kept
 
 
 @dataclass(frozen=True)
@@ -169,9 +175,12 @@ def read_blocked(
         if not spared or start >= prefix:
             if check:
                 check()
-            lvlm.model.get_decoder()(**_blocked_call(stream, call, start), past_key_values=cache)
+            _in_stretches(lvlm.model.get_decoder(), _blocked_call(stream, call, start), cache)
         start += length
-    return ReadStream(shared, layers_of(cache), [])
+    # As long as the other: that one's calls go on to the last token where its certainty was read
+    length = unblocked.own[0][0].shape[2]
+    own = [tuple(tensor[:, :, :length] for tensor in layer) for layer in layers_of(cache)]
+    return ReadStream(shared, own, [])
 
 
 def extend(
@@ -186,7 +195,8 @@ def extend(
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
     edges = [start, *ahead[1:], stop]
     inputs: DecoderInputs = []
-    with _recorded(lvlm.model.get_decoder(), inputs):
+    decoder = lvlm.model.get_decoder()
+    with _recorded(decoder, inputs), _reading_in_stretches(decoder):
         for first, last in pairwise(edges):
             if check:
                 check()
@@ -249,6 +259,56 @@ def _recorded(decoder: torch.nn.Module, inputs: DecoderInputs) -> Iterator[None]
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def _reading_in_stretches(decoder: torch.nn.Module) -> Iterator[None]:
+    """Inside, the decoder reads what continues a cache STRETCH tokens at a time."""
+    thread, run, own = threading.get_ident(), decoder.forward, vars(decoder).get("forward")
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if args or threading.get_ident() != thread:
+            return run(*args, **kwargs)
+        return _in_stretches(run, kwargs, kwargs.pop("past_key_values"))
+
+    decoder.forward = forward
+    try:
+        yield
+    finally:
+        del decoder.forward
+        if own is not None:  # the one that loads offloaded weights
+            decoder.forward = own
+
+
+def _in_stretches(run: Callable[..., Any], call: dict[str, Any], cache: DynamicCache) -> Any:
+    """`run`, the decoder, on `call`: its output for all of the call's tokens; `cache` grows."""
+    length = call["inputs_embeds"].shape[1]
+    if not cache.get_seq_length():  # from the start on, kernels know causality without a mask
+        return run(**call, past_key_values=cache)
+    outputs = [
+        run(**_stretch(call, first, min(first + STRETCH, length)), past_key_values=cache)
+        for first in range(0, length, STRETCH)
+    ]
+    hidden = [output.last_hidden_state for output in outputs]
+    outputs[-1].last_hidden_state = torch.cat(hidden, dim=1)
+    return outputs[-1]
+
+
+_TOKEN_AXIS = {"inputs_embeds": 1, "position_ids": -1, "cache_position": 0, "visual_pos_masks": 1}
+
+
+def _stretch(call: dict[str, Any], first: int, last: int) -> dict[str, Any]:
+    """The decoder call over its tokens from `first` to `last`."""
+    part = dict(call)
+    for name, axis in _TOKEN_AXIS.items():
+        if call.get(name) is not None:
+            part[name] = call[name].narrow(axis, first, last - first)
+    deepstack = call.get("deepstack_visual_embeds")
+    if deepstack is not None:  # one row for each visual token
+        seen = call["visual_pos_masks"]
+        start, stop = (int(seen[:, :end].sum()) for end in (first, last))
+        part["deepstack_visual_embeds"] = [layer[start:stop] for layer in deepstack]
+    return part
 
 
 def _blocked_call(stream: Stream, call: dict[str, Any], start: int) -> dict[str, Any]:

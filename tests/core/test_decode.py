@@ -17,10 +17,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from laser_core import prefill
 from laser_core.attention import read_attention
 from laser_core.decode import decode
 from laser_core.families import FAMILIES
-from laser_core.prefill import Stream, read_prefix
+from laser_core.prefill import Stream, read_blocked, read_prefix, read_stream
 from laser_core.settings import DecodeSettings
 from laser_core.two_streams import ROOM, mix_logits
 
@@ -246,6 +247,66 @@ def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shar
     token = decode(lvlm, positive, negative, settings(alpha=1.0)).tokens[0]
     assert token.logit_without == pytest.approx(float(expected[token.token_id]), abs=1e-4)
     assert token.logit_without != pytest.approx(token.logit_with, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "window"),
+    [*((name, None) for name in FAMILIES), ("llava", 24), ("qwen2_vl", 24)],
+)
+def test_a_prompt_read_in_stretches_is_read_as_at_once(model_type, window, monkeypatch):
+    lvlm = lvlm_of(model_type, **({"sliding_window": window} if window else {}))
+    positive, _ = streams(lvlm, "shared picture + crop")
+    spans = positive.prompt.spans
+    blocked = Stream(positive.prompt, True, blocked=(spans[1].start, spans[1].start + 2))
+    lengths, read = [], {}
+    hook = lvlm.attention_modules[0].register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["hidden_states"].shape[1]),
+        with_kwargs=True,
+    )
+    try:
+        for stretch in (10_000, 5):
+            monkeypatch.setattr(prefill, "STRETCH", stretch)
+            whole = read_stream(lvlm, positive)
+            read[stretch] = [*whole.own, *read_blocked(lvlm, blocked, whole).own]
+            lengths.append(0)
+    finally:
+        hook.remove()
+    at_once, in_stretches = lengths[: lengths.index(0)], lengths[lengths.index(0) + 1 : -1]
+    continued = positive.prompt.length - 1 - positive.prompt.prefix_length
+    assert at_once[-2:] == [continued, continued]
+    assert max(in_stretches) == 5 and sum(in_stretches) == 2 * continued
+    for one, other in zip(read[10_000], read[5], strict=True):
+        for tensors in zip(one, other, strict=True):
+            torch.testing.assert_close(*tensors, atol=1e-5, rtol=1e-5)
+    assert "forward" not in vars(lvlm.model.get_decoder())
+
+
+def test_a_forward_that_loads_weights_is_put_back():
+    lvlm = lvlm_of("llava", fresh=True)
+    decoder, calls = lvlm.model.get_decoder(), []
+    run = decoder.forward
+
+    def loading(*args, **kwargs):  # as accelerate replaces it
+        calls.append(1)
+        return run(*args, **kwargs)
+
+    decoder.forward = loading
+    read_stream(lvlm, streams(lvlm, "shared picture + crop")[0])
+    assert decoder.forward is loading
+    assert len(calls) == 2
+
+
+def test_certainty_and_blocked_tokens_go_together():
+    lvlm = lvlm_of("llava")
+    positive, _ = streams(lvlm, "shared picture + crop")
+    negative = Stream(positive.prompt, True, blocked=(positive.prompt.spans[1].start,))
+    sure = decode(lvlm, positive, negative, settings(adaptive=1.0))
+    assert ids(sure) == ids(decode(lvlm, positive, negative, settings()))
+    whole = read_stream(lvlm, positive, certainty=True)
+    lengths = {
+        tensor.shape[2] for layer in read_blocked(lvlm, negative, whole).own for tensor in layer
+    }
+    assert lengths == {tensor.shape[2] for layer in whole.own for tensor in layer}
 
 
 def test_blocked_tokens_need_no_second_vision_pass():

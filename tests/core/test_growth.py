@@ -1,10 +1,12 @@
-"""Memory of reading the attention: linear in the image tokens, whatever the model's own kernel."""
+"""Memory of reading and answering: linear in the image tokens, whatever the model's own kernel."""
 
 from __future__ import annotations
 
 import pytest
 
 from laser_core.attention import read_attention
+from laser_core.pipeline import answer, locate
+from laser_core.settings import DecodeSettings, LaserSettings
 from tools.speed.count import peak_bytes
 
 from .lvlms import lvlm_of, noise_picture
@@ -24,6 +26,21 @@ def bytes_per_token(kernel: str, tokens: int) -> float:
 @pytest.mark.parametrize("tokens", [1024, 2025])
 def test_peak_memory_grows_at_most_linearly_in_the_image_tokens(tokens):
     assert bytes_per_token("sdpa", tokens) <= 1.05 * bytes_per_token("sdpa", 529)
+
+
+def answer_bytes_per_token(tokens: int) -> float:
+    """Peak of a whole answer from picture + crop, beyond the vision tower's own."""
+    side = round(tokens**0.5) * 28
+    lvlm = lvlm_of("qwen2_vl", fresh=True, vision=side)
+    picture = noise_picture((side, side))
+    settings = LaserSettings(decode=DecodeSettings(max_tokens=2))
+    found = locate(lvlm, picture, QUESTION, settings)
+    peak = peak_bytes(lambda: answer(lvlm, picture, QUESTION, settings, location=found), "cpu")
+    return peak / found.inputs.token_count
+
+
+def test_peak_memory_of_an_answer_grows_at_most_linearly_in_the_image_tokens():
+    assert answer_bytes_per_token(3025) <= 1.05 * answer_bytes_per_token(784)
 
 
 def test_a_kernel_that_keeps_all_weights_would_be_noticed():
