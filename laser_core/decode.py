@@ -44,10 +44,13 @@ def decode(
     positive, negative: prompts with and without the evidence. With alpha 0 or no negative stream,
     plain decoding: the second stream is not computed; nor is it where the positive one's first
     token is as sure as settings.adaptive asks. A negative stream with blocked tokens must have the
-    positive's prompt. generate_options: for the library's `generate()`, such as a
-    streamer, stopping_criteria or logits_processor; they see the positive rows and mixed logits.
-    Raises ValueError for scores that are not finite.
+    positive's prompt. generate_options: the library's streamer, stopping_criteria and
+    logits_processor; they see the positive rows and mixed logits.
+    Raises ValueError for other options, and for scores that are not finite.
     """
+    other = generate_options.keys() - {"streamer", "stopping_criteria", "logits_processor"}
+    if other:
+        raise ValueError(f"set {', '.join(sorted(other))} in DecodeSettings, or leave it out")
     started = time.perf_counter()
     streams = [positive] if negative is None or settings.alpha == 0 else [positive, negative]
     _check_length(lvlm, streams, settings)
@@ -58,6 +61,7 @@ def decode(
     except BaseException:
         lvlm.release()  # part of the prefix is lent, into tensors twice its size
         raise
+    del read_streams  # with what the decoder was fed
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
     try:
@@ -70,7 +74,11 @@ def decode(
         else:
             records = rescore(lvlm, rows, token_ids, settings)
     finally:
-        rows.give_back()
+        try:
+            rows.give_back()
+        except BaseException:
+            lvlm.release()
+            raise
     return Answer(
         text=lvlm.tokenizer.decode(token_ids, skip_special_tokens=True).strip(),
         tokens=tuple(records),

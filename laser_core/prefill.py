@@ -177,8 +177,8 @@ def read_blocked(
                 check()
             _in_stretches(lvlm.model.get_decoder(), _blocked_call(stream, call, start), cache)
         start += length
-    # As long as the other: that one's calls go on to the last token where its certainty was read
-    length = unblocked.own[0][0].shape[2]
+    # Without the last token, which the calls hold where the other stream's certainty was read
+    length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
     own = [tuple(tensor[:, :, :length] for tensor in layer) for layer in layers_of(cache)]
     return ReadStream(shared, own, [])
 

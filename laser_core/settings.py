@@ -359,7 +359,8 @@ class AnswerSettings(Settings):
     crop_budget: float = setting(
         1.0,
         "Visual tokens of the crop as a share of the picture's, on native-resolution models "
-        "(Qwen-VL). Less is faster; a crop is magnified at least 1.25 times all the same.",
+        "(Qwen-VL). Less is faster; a crop is still magnified 1.25 times, as far as the picture's "
+        "own tokens go.",
         low=0.05,
         high=4.0,
         step=0.05,
@@ -422,8 +423,9 @@ class DecodeSettings(Settings):
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
     adaptive: float = setting(
         0.0,
-        "Save time where the model is sure: at this probability or more of its first word, the "
-        "plain answer is given without a crop, or the crop's without the comparison. 0: off.",
+        "Save time where the model is sure: at this probability or more of its first token, the "
+        "comparison is left out. LASER Answer leaves the crop out too where the plain answer is as "
+        "sure. 0: off.",
         low=0.0,
         high=1.0,
         step=0.01,

@@ -296,6 +296,13 @@ def test_a_forward_that_loads_weights_is_put_back():
     assert len(calls) == 2
 
 
+def test_options_of_generate_that_the_settings_set_are_refused():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    with pytest.raises(ValueError, match=r"^set assistant_model, num_beams in"):
+        decode(lvlm, positive, negative, settings(), num_beams=2, assistant_model=None)
+
+
 def test_certainty_and_blocked_tokens_go_together():
     lvlm = lvlm_of("llava")
     positive, _ = streams(lvlm, "shared picture + crop")

@@ -294,6 +294,7 @@ def test_a_sure_model_answers_at_once(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     sure = pipeline.locate(lvlm, picture, QUESTION, settings()).maps.certainty
     result = pipeline.answer(lvlm, picture, QUESTION, adaptive(sure * 0.99), with_plain=True)
+    assert result.answer is result.plain  # decoded once
     assert result.skipped == "crop"
     assert result.answer.tokens == result.plain.tokens
     assert result.mask is None
