@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,15 +13,21 @@ import torch
 from laser_core import pipeline
 from laser_core.attention import read_attention
 from laser_core.decode import decode
-from laser_core.families import FAMILIES
+from laser_core.families import FAMILIES, PictureInputs
 from laser_core.loading import load_lvlm
+from laser_core.lvlm import Lvlm
 from laser_core.prefill import Stream
 from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings
 from tests.core.lvlms import lvlm_of, noise_picture
-from tools.bench_speed import MODES, QUARTER_MODES, QUESTION, equality
+from tools import bench_speed
+from tools.bench_speed import equality, options
 from tools.speed import ways
-from tools.speed.count import Arithmetic, flops, prefill_tokens, shared_tokens
+from tools.speed.bench import Bench
+from tools.speed.count import ATTENTION, Arithmetic, Counts, flops, prefill_tokens, shared_tokens
+from tools.speed.modes import MODES, QUARTER_MODES, QUESTION
+from tools.speed.options import save
 from tools.speed.shapes import lvlm_of_shape, picture_of
+from tools.speed.timing import Clock
 
 SQUARE = "what colour is the square ?"
 
@@ -50,15 +59,17 @@ def test_prefill_tokens_are_three_plain_prompts(model_type, mode):
     lvlm = lvlm_of(model_type, vision=side, layers=2)
     plain, ours = counted(lvlm, noise_picture(size), mode)
     assert plain > 600
-    assert ours / plain <= 3.025  # 3, and the suffix without the question, which is read too
+    assert ours / plain <= 3.02  # 3, and the suffix without the question, which is read too
 
 
-@pytest.mark.parametrize("mode", QUARTER_MODES, ids=lambda mode: mode.name)
-def test_prefill_tokens_of_a_quarter_crop_are_half_of_that(mode):
+# The prompt's 1,324 tokens, 16 of the suffix without the question, and twice a crop of 320: alone
+# with 44 of text (together 2,068, 1.562 of the prompt), after the picture with 31 (2,042, 1.542)
+@pytest.mark.parametrize(("mode", "bound"), [*zip(QUARTER_MODES, (1.562, 1.543), strict=True)])
+def test_prefill_tokens_of_a_quarter_crop_are_half_of_that(mode, bound):
     side, size = REAL_SIZES["qwen2_5_vl"]
     lvlm = lvlm_of("qwen2_5_vl", vision=side, layers=2)
     plain, ours = counted(lvlm, noise_picture(size), mode)
-    assert ours / plain <= 1.565  # 1 + 2 x 0.25 of the picture, and the text three times
+    assert ours / plain <= bound
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -91,6 +102,51 @@ def test_the_peers_way_gives_the_same_answer(model_type, mode):
     assert ours.tokens == _until(peers.tokens, stop)
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_peers_way_prepares_each_picture_once_and_heads_one_token_a_forward(
+    model_type, monkeypatch
+):
+    lvlm, prepared, rows = lvlm_of(model_type), [], []
+    encode = Lvlm.encode
+
+    def noted(self, picture, *args, **kwargs):
+        prepared.extend([] if isinstance(picture, PictureInputs) else [picture])
+        return encode(self, picture, *args, **kwargs)
+
+    monkeypatch.setattr(Lvlm, "encode", noted)
+    hook = lvlm.model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, args: rows.append(args[0].numel() // args[0].shape[-1])
+    )
+    try:
+        ways.peers(lvlm, noise_picture((90, 60)), SQUARE, MODES[1].settings(3))
+    finally:
+        hook.remove()
+    assert len(prepared) == 3  # the picture, the crop, and the crop with the evidence blocked
+    assert rows == [1] * 2 * 3
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_the_peers_are_charged_for_keeping_is_what_they_keep(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
+    prompt = ways.prompt_of(lvlm, noise_picture((90, 60)), SQUARE, LaserSettings())
+    lvlm.model.set_attn_implementation("eager")
+    kept = ways.eager_attention(lvlm, prompt)
+    assert ways.kept_bytes(lvlm, prompt.length) == sum(layer.nbytes for layer in kept)
+
+
+@pytest.mark.parametrize(("free_gb", "fit"), [(6, True), (5, False)])
+def test_the_peers_are_left_out_only_where_half_the_free_memory_is_too_little(
+    monkeypatch, free_gb, fit
+):
+    model = lvlm_of_shape("qwen2.5-vl-7b", "meta", torch.bfloat16)
+    assert ways.peers_fit(model, 1324)  # 28 layers x 28 heads x 1324^2 x 2 bytes: 2.75 GB
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=model.dtype, model=model.model)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((free_gb - 1) * 1e9, 80e9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20e9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 19e9)
+    assert ways.peers_fit(on_gpu, 1324) is fit
+
+
 def _until(tokens, stop):
     return tokens[: tokens.index(stop) + 1] if stop in tokens else tokens
 
@@ -115,6 +171,30 @@ def test_counted_operations_are_those_of_the_models_shape(model_type):
         counted = flops(lambda: decoder(inputs_embeds=embeddings, use_cache=True))
     # the library multiplies positions and frequencies, too: a few operations a token
     assert counted == pytest.approx(cost.read(length), rel=0.01)
+
+
+@pytest.mark.parametrize("kernel", ATTENTION)
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_kernels_count_half_only_where_they_are_causal(kernel, causal):
+    run = getattr(torch.ops.aten, kernel)
+    names = [argument.name for argument in run.default._schema.arguments]
+    query = torch.empty(1, 2, 64, 32, device="meta", dtype=torch.bfloat16)
+    log_sum = (None, True) if "compute_log_sumexp" in names else ()
+    counted = flops(lambda: run(query, query, query, *log_sum, 0.0, causal))
+    pairs = 64 * 65 // 2 if causal else 64 * 64
+    assert counted == 2 * 2 * pairs * (32 + 32)
+
+
+@pytest.mark.parametrize("way", [ways.plain, ways.peers, ways.ours])
+def test_operations_of_a_long_answer_follow_from_short_ones(way):
+    lvlm, picture = lvlm_of_shape("tiny-qwen2.5-vl", "cpu", torch.float32), noise_picture((90, 60))
+
+    def answer(tokens):
+        return way(lvlm, picture, SQUARE, MODES[0].settings(tokens))
+
+    counts = Counts.of(lvlm, answer)
+    assert counts.operations(9) == flops(lambda: answer(9))
+    assert counts.prefill_tokens == prefill_tokens(lvlm, lambda: answer(1))
 
 
 def test_prompts_share_tokens_up_to_the_first_other_picture():
@@ -153,3 +233,64 @@ def test_large_shapes_are_those_of_the_published_models(name, parameters, tokens
     lvlm = lvlm_of_shape(name, "meta", torch.bfloat16)
     assert sum(parameter.numel() for parameter in lvlm.model.parameters()) == parameters
     assert lvlm.encode(picture_of(name)).token_count == tokens
+
+
+# ---- timing, options, records -------------------------------------------------------------------
+
+
+def test_rounds_begin_with_another_way_each():
+    order = []
+    runs = {name: partial(order.append, name) for name in ("plain", "peers", "ours")}
+    Clock("cpu").interleaved(runs, 3)
+    rounds = [order[start : start + 3] for start in range(3, 12, 3)]  # after the warm-up
+    assert {tuple(sorted(one)) for one in rounds} == {("ours", "peers", "plain")}
+    assert [one[0] for one in rounds] == ["plain", "peers", "ours"]
+
+
+def _fill_the_memory():
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+
+def test_a_way_that_memory_does_not_suffice_for_is_left_out_with_a_note(capsys):
+    runs = {"plain": lambda: sum(range(1000)), "peers": _fill_the_memory}
+    assert set(Clock("cpu").interleaved(runs, 2)) == {"plain"}
+    assert capsys.readouterr().err == (
+        "peers: left out, CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+    )
+
+
+def test_a_row_that_memory_does_not_suffice_for_costs_no_other(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Bench, "decoding", lambda self: _fill_the_memory())
+    monkeypatch.setattr(Bench, "reading", lambda self, peers: {"plain": dict.fromkeys(ENTRY, 1)})
+    path = tmp_path / "speed.json"
+    only = ["--only", "reading", "decoding", "--shapes", "tiny-llava", "tiny-qwen2.5-vl"]
+    monkeypatch.setattr("sys.argv", ["bench_speed.py", *only, "--json", str(path)])
+    bench_speed.main()
+    assert "tiny-llava, decoding: left out" in capsys.readouterr().err
+    written = json.loads(path.read_text("utf-8"))["shapes"]
+    assert {name: list(entry) for name, entry in written.items()} == {
+        "tiny-llava": ["reading"],
+        "tiny-qwen2.5-vl": ["reading"],
+    }
+
+
+ENTRY = ("seconds", "ratio", "spread", "peak_mb", "tokens")
+
+
+def test_the_gpu_option_changes_defaults_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = options(["--gpu"])
+    assert (chosen.shapes, chosen.device) == (["llava-1.5-7b", "qwen2.5-vl-7b"], "cuda")
+    assert (chosen.answers, chosen.batches, chosen.dtype) == ([1, 20, 200], [4], "bf16")
+    by_hand = ["--shapes", "tiny-llava", "--answers", "10", "--batches", "--dtype", "fp32"]
+    chosen = options(["--gpu", *by_hand])
+    assert (chosen.shapes, chosen.answers, chosen.batches) == (["tiny-llava"], [10], [])
+    assert (chosen.device, chosen.dtype) == ("cuda", "fp32")
+
+
+def test_a_record_cut_off_while_it_is_written_leaves_the_last_whole_one(tmp_path):
+    path = tmp_path / "speed.json"
+    save({"shapes": {"llava": 1}}, path)
+    with pytest.raises(TypeError):
+        save({"shapes": {"llava": 1, "qwen": object()}}, path)
+    assert json.loads(path.read_text("utf-8")) == {"shapes": {"llava": 1}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,19 +51,7 @@ def prefill_tokens(lvlm: Lvlm, run: Callable[[], Any]) -> int:
     return counted.total
 
 
-def _attention_flops(query: tuple, key: tuple, value: tuple, *args: Any, **kwargs: Any) -> int:
-    """Multiplications and additions of q k^T and its product with v.
-
-    A causal square counts half: those products are needed, the others are not.
-    """
-    batch, heads, rows, dim = query
-    columns = key[2]
-    causal = kwargs.get("is_causal", False) or any(arg is True for arg in args[:3])
-    pairs = rows * (rows + 1) // 2 if causal and rows == columns else rows * columns
-    return 2 * batch * heads * pairs * (dim + value[3])
-
-
-_ATTENTION = (
+ATTENTION = (
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_efficient_attention",
@@ -72,12 +59,55 @@ _ATTENTION = (
 )
 
 
+def _attention_flops(kernel: Any) -> Callable[..., int]:
+    """The counter of an attention kernel's multiplications and additions: q k^T, and that by v.
+
+    A causal square counts half: those products are needed, the others are not.
+    """
+    names = [argument.name for argument in kernel.default._schema.arguments]
+    place = names.index("is_causal") - 3  # of the arguments after query, key and value
+
+    def count(query: tuple, key: tuple, value: tuple, *args: Any, **kwargs: Any) -> int:
+        batch, heads, rows, dim = query
+        columns = key[2]
+        causal = kwargs.get("is_causal", args[place] if len(args) > place else False)
+        pairs = rows * (rows + 1) // 2 if causal and rows == columns else rows * columns
+        return 2 * batch * heads * pairs * (dim + value[3])
+
+    return count
+
+
 def flops(run: Callable[[], Any]) -> int:
     """Floating-point operations of a run: matrix products, convolutions, attention."""
-    known = {getattr(torch.ops.aten, name): _attention_flops for name in _ATTENTION}
+    kernels = [getattr(torch.ops.aten, name) for name in ATTENTION]
+    known = {kernel: _attention_flops(kernel) for kernel in kernels}
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         run()
     return counter.get_total_flops()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one way's answers cost, from short ones: counting slows a run down many times.
+
+    prefill_tokens: of all its prompts; short: operations of answers of 1, 2 and 3 tokens.
+    """
+
+    prefill_tokens: int
+    short: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, lvlm: Lvlm, answer: Callable[[int], Any]) -> Counts:
+        """Count `answer`, a function of the answer's length in tokens."""
+        with decoder_tokens(lvlm) as read:
+            one = flops(lambda: answer(1))
+        return cls(read.total, (one, flops(lambda: answer(2)), flops(lambda: answer(3))))
+
+    def operations(self, tokens: int) -> int:
+        """Of an answer of `tokens` tokens: exact, as each attends to one more than the last."""
+        one, two, three = self.short
+        growth = three - 2 * two + one
+        return one + (tokens - 1) * (two - one) + (tokens - 1) * (tokens - 2) // 2 * growth
 
 
 @dataclass(frozen=True)
@@ -191,23 +221,3 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
-
-
-def process_peak_bytes(run: Callable[[], Any]) -> int | None:
-    """Growth of the process's largest resident size during a run (Linux), else None."""
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # resets the recorded peak
-        before = _status("VmRSS")
-        run()
-        return _status("VmHWM") - before
-    except OSError:
-        return None
-
-
-def _status(name: str) -> int:
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(name))
-    return int(line.split()[1]) * 1024

@@ -13,6 +13,7 @@ import torch
 import transformers
 from PIL import Image
 
+from laser_core.families import FAMILIES
 from laser_core.loading import load_lvlm
 from laser_core.lvlm import Lvlm
 from tests.core.lvlms import noise_picture
@@ -24,8 +25,7 @@ class Shape:
     """A model and what it is shown.
 
     model_type: family; decoder, vision: config values. picture_px: (width, height) of the
-    picture asked about, for Qwen-VL chosen to give picture_tokens; tower_px: side of a LLaVA
-    tower's square. scale: the crop's side against the picture's.
+    picture asked about; tower_px: side of a LLaVA tower's square.
     """
 
     model_type: str
@@ -112,7 +112,8 @@ def lvlm_of_shape(name: str, device: str, dtype: torch.dtype) -> Lvlm:
 def _random_lvlm(shape: Shape, device: str, dtype: torch.dtype) -> Lvlm:
     width, height = shape.picture_px
     side = shape.tower_px
-    if "qwen" in shape.model_type:
+    native = FAMILIES[shape.model_type].native_resolution
+    if native:
         side = int((width * height) ** 0.5) + 1  # the largest picture its processor takes whole
     tiny = build(shape.model_type, vision=side)
     config = tiny.config
@@ -123,7 +124,7 @@ def _random_lvlm(shape: Shape, device: str, dtype: torch.dtype) -> Lvlm:
         text.layer_types = ["full_attention"] * text.num_hidden_layers
     for name, value in shape.vision.items():
         setattr(config.vision_config, name, value)
-    if "qwen" in shape.model_type:
+    if native:
         out = "hidden_size" if shape.model_type == "qwen2_vl" else "out_hidden_size"
         setattr(config.vision_config, out, text.hidden_size)
         _scale_rope(text, text.head_dim)

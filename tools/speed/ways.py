@@ -2,8 +2,12 @@
 
 `peers` is our own honest re-implementation of how published implementations of the method and
 its neighbours work: eager attention with every layer's N x N weights returned, each prompt from
-scratch, and two decoding loops. It shares this project's arithmetic for everything that is not
-a forward (contrast, layer, window, blocking), so that only the forwards differ.
+scratch, and two decoding loops. Eager covers the whole model, the vision tower and the loops too,
+as in ViCrop's LLaVA code (arXiv 2502.17422). It is charged for no more than that: every picture is
+preprocessed once, the language head sees one token a forward, and one branch's attention is cut
+down to its row before the next is read (ViCrop's Qwen2.5-VL code keeps both). It shares this
+project's arithmetic for everything that is not a forward (contrast, layer, window, blocking), so
+that only the forwards differ.
 """
 
 from __future__ import annotations
@@ -19,11 +23,14 @@ from laser_core import pipeline
 from laser_core.answer_input import negative_stream, positive_stream
 from laser_core.counterfactual import block, evidence_patches, patch_mask
 from laser_core.crop import place_windows
+from laser_core.families import PictureInputs
 from laser_core.lvlm import Lvlm, Prompt
 from laser_core.results import AttentionMaps
 from laser_core.settings import LaserSettings
 from laser_core.vaq import contrast, evidence, select_layer
 from tests.core.reference import library_inputs
+
+KEPT_LIMIT = 9e9  # bytes of attention weights that a machine without a GPU is asked to keep
 
 
 @dataclass(frozen=True)
@@ -81,14 +88,15 @@ def peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettin
 
 
 def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
-    maps = eager_maps(lvlm, picture, question, settings)
+    inputs = lvlm.encode(picture, settings.prompt.framing)
+    maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
     found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
     windows = place_windows(found, settings.crop).windows
     patches = evidence_patches(found, settings.counterfactual, windows)
     mask = patch_mask(patches, found, settings.counterfactual)
     blocked = block(picture, mask, settings.counterfactual, lvlm.mean_colour)
-    looks = windows, question, settings
+    looks = windows, question, settings, inputs
     positive = positive_stream(lvlm, picture, *looks)
     negative = negative_stream(lvlm, positive, blocked, mask, *looks)
     loops = [_Loop(lvlm, stream.prompt) for stream in (positive, negative)]
@@ -108,18 +116,35 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
 
 
 def eager_maps(
-    lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings
+    lvlm: Lvlm, inputs: PictureInputs, question: str, settings: LaserSettings
 ) -> AttentionMaps:
-    """Both branches' maps from every layer's whole attention, as the peers keep it."""
-    inputs = lvlm.encode(picture, settings.prompt.framing)
-    prompts = both_prompts(lvlm, inputs, question, settings)
-    attentions = [eager_attention(lvlm, prompt) for prompt in prompts]  # all of it, at once
+    """Both branches' maps of an encoded picture, from every layer's whole attention."""
     gh = inputs.grid.rows
     maps = [
-        rearrange(last_rows(one, prompt), "l h (gh gw) -> l h gh gw", gh=gh)
-        for one, prompt in zip(attentions, prompts, strict=True)
+        rearrange(eager_rows(lvlm, prompt), "l h (gh gw) -> l h gh gw", gh=gh)
+        for prompt in both_prompts(lvlm, inputs, question, settings)
     ]
     return AttentionMaps(*maps, inputs.grid, inputs.picture_size)
+
+
+def peers_fit(lvlm: Lvlm, tokens: int) -> bool:
+    """Whether there is memory for the peers' reading of a prompt of `tokens` tokens.
+
+    On a GPU within half of what is free: the rest is for a layer's own scores and softmax, and
+    for the vision tower's.
+    """
+    if lvlm.device.type != "cuda":
+        return kept_bytes(lvlm, tokens) <= KEPT_LIMIT
+    free = torch.cuda.mem_get_info(lvlm.device)[0]
+    free += torch.cuda.memory_reserved(lvlm.device) - torch.cuda.memory_allocated(lvlm.device)
+    return kept_bytes(lvlm, tokens) <= free / 2
+
+
+def kept_bytes(lvlm: Lvlm, tokens: int) -> int:
+    """Size of every layer's attention over a prompt of `tokens` tokens, one branch's."""
+    text = lvlm.model.config.get_text_config()
+    heads = text.num_hidden_layers * text.num_attention_heads
+    return lvlm.dtype.itemsize * heads * tokens**2
 
 
 def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings) -> list[Prompt]:
@@ -132,13 +157,14 @@ def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
     """Every layer's (1, H, N, N); the model must be in eager mode."""
     inputs = on_device(lvlm, library_inputs(lvlm, prompt))
-    return lvlm.model(**inputs, output_attentions=True, use_cache=True).attentions
+    return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
 
 
-def last_rows(attentions: tuple[torch.Tensor, ...], prompt: Prompt) -> torch.Tensor:
+def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
     """(L, H, N) float32 on the CPU: the last token over the first picture's map tokens."""
     first, tokens = prompt.spans[0].start, prompt.pictures[0].map_tokens
     keys = slice(first + tokens.start, first + tokens.stop)
+    attentions = eager_attention(lvlm, prompt)
     return torch.stack([layer[0, :, -1, keys].float().cpu() for layer in attentions])
 
 
@@ -151,20 +177,20 @@ class _Loop:
 
     def __init__(self, lvlm: Lvlm, prompt: Prompt) -> None:
         self._lvlm, self._next = lvlm, prompt.length + prompt.delta
-        output = lvlm.model(**on_device(lvlm, library_inputs(lvlm, prompt)), use_cache=True)
-        self._cache = output.past_key_values
-        self.logits = output.logits[0, -1].float()
+        self._forward(on_device(lvlm, library_inputs(lvlm, prompt)))
 
     def step(self, token: int) -> None:
         lvlm = self._lvlm
         position = torch.tensor([[self._next]], device=lvlm.device)
         if hasattr(lvlm.model.model, "get_rope_index"):
             position = position.expand(3, 1, 1)
-        output = lvlm.model(
-            input_ids=torch.tensor([[token]], device=lvlm.device),
-            position_ids=position,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        ids = torch.tensor([[token]], device=lvlm.device)
         self._next += 1
-        self.logits = output.logits[0, -1].float()
+        self._forward({"input_ids": ids, "position_ids": position, "past_key_values": self._cache})
+
+    def _forward(self, inputs: dict[str, Any]) -> None:
+        model = self._lvlm.model
+        output = model.model(**inputs, use_cache=True)
+        self._cache = output.past_key_values
+        # Not by logits_to_keep: Qwen2-VL of transformers 4.57 runs the head on every token
+        self.logits = model.get_output_embeddings()(output.last_hidden_state[0, -1]).float()

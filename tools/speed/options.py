@@ -1,0 +1,57 @@
+"""Options that the speed and the memory benchmark share, and the file they write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools.speed.shapes import NAMES, versions
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+GPU = {"shapes": ["llava-1.5-7b", "qwen2.5-vl-7b"], "device": "cuda", "dtype": "bf16"}
+
+
+def parser_of(doc: str) -> argparse.ArgumentParser:
+    """A parser with the shared options; doc: the tool's own docstring."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    add = parser.add_argument
+    add("--shapes", nargs="+", choices=NAMES, default=["llava", "qwen2.5-vl"])
+    add("--device", default="cpu")
+    add("--dtype", choices=DTYPES, default="fp32")
+    add("--no-peers", action="store_true", help="leave the peers' way out")
+    add("--gpu", action="store_true", help="other defaults: the 7B shapes on a GPU in bf16")
+    add("--json", type=Path, help="written after every row")
+    return parser
+
+
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, **gpu: Any
+) -> argparse.Namespace:
+    """The options; `--gpu` changes defaults only. gpu: those that `GPU` lacks."""
+    chosen = parser.parse_args(arguments)
+    if chosen.gpu:
+        parser.set_defaults(**GPU, **gpu)
+        chosen = parser.parse_args(arguments)
+    if chosen.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"run it on a machine with a CUDA GPU: {chosen.device} is not there")
+    return chosen
+
+
+def record_of(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What a JSON file begins with."""
+    return {"versions": versions(), "options": vars(chosen) | {"json": None}, "shapes": {}}
+
+
+def save(record: dict[str, Any], path: Path | None) -> None:
+    """Write the record so far; a run that is ended meanwhile leaves the last whole file."""
+    if path is None:
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(record, indent=1), "utf-8")
+    os.replace(part, path)

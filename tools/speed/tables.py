@@ -1,0 +1,75 @@
+"""The speed benchmark's results as rows of tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+HEADERS = {
+    "reading": ("model", "N", "way", "s", "time / plain", "extra peak MB", "/ plain"),
+    "decoding": ("model", "plain, ms a token", "two streams", "ratio"),
+    "whole": (
+        "model", "answer input", "answer", "way", "s", "time / plain", "prefill tokens (/ plain)",
+        "GFLOP", "tokens / s, reading included", "floor / plain", "operations / floor",
+        "time / plain / floor",
+    ),
+    "batches": ("model", "pictures", "answer", "way", "s", "time / plain"),
+}  # fmt: skip
+
+
+def rows_of(part: str, shape: str, table: dict[str, Any]) -> list[list[str]]:
+    """The rows of one measurement of that part, by the header of the same name."""
+    return _ROWS[part](shape, table)
+
+
+def _reading(shape: str, table: dict[str, Any]) -> list[list[str]]:
+    plain = table["plain"]
+    return [
+        [
+            shape,
+            str(plain["tokens"]),
+            way,
+            f"{one['seconds']:.3f}",
+            _ratio(one, 3),
+            f"{one['peak_mb']:.0f}",
+            f"{one['peak_mb'] / plain['peak_mb']:.2f}",
+        ]
+        for way, one in table.items()
+    ]
+
+
+def _decoding(shape: str, table: dict[str, Any]) -> list[list[str]]:
+    return [[shape, f"{table['plain, ms']:.1f}", f"{table['two rows, ms']:.1f}", _ratio(table)]]
+
+
+def _whole(shape: str, table: dict[str, Any]) -> list[list[str]]:
+    floor, rows = table["floor"], []
+    for way, one in table["ways"].items():
+        against = [floor["ratio"], floor["operations_over_floor"], floor["time_over_floor"]]
+        shown = [f"{value:.{digits}f}" for value, digits in zip(against, (2, 3, 2), strict=True)]
+        rows.append([
+            shape,
+            table["mode"],
+            str(table["tokens"]),
+            way,
+            f"{one['seconds']:.2f}",
+            _ratio(one),
+            f"{one['prefill_tokens']} ({one['prefill_tokens_ratio']:.3f})",
+            f"{one['gflop']:.1f}",
+            f"{one['tokens_per_second_reading_included']:.1f}",
+            *(shown if way == "ours" else [""] * len(shown)),
+        ])  # fmt: skip
+    return rows
+
+
+def _batches(shape: str, table: dict[str, Any]) -> list[list[str]]:
+    asked = [shape, str(table["pictures"]), str(table["tokens"])]
+    return [
+        [*asked, way, f"{one['seconds']:.2f}", _ratio(one)] for way, one in table["ways"].items()
+    ]
+
+
+def _ratio(one: dict[str, float], digits: int = 2) -> str:
+    return f"{one['ratio']:.{digits}f} ± {one['spread']:.{digits}f}"
+
+
+_ROWS = {"reading": _reading, "decoding": _decoding, "whole": _whole, "batches": _batches}
