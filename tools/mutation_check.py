@@ -70,7 +70,7 @@ MUTATIONS = (
              "tests/core/test_crop.py"),
     Mutation("margin ignored", "laser_core/crop.py",
              "inner = width - 2 * margin_x, height - 2 * margin_y", "inner = width, height",
-             "tests/core/test_crop.py tests/core/test_placement.py"),
+             "tests/core/test_crop.py"),
     Mutation("mask not applied", "laser_core/counterfactual.py",
              "blocked = mask > 0", "blocked = mask > 1",
              "tests/core/test_counterfactual.py"),
