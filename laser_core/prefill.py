@@ -269,7 +269,8 @@ def _reading_in_stretches(decoder: torch.nn.Module) -> Iterator[None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if args or threading.get_ident() != thread:
             return run(*args, **kwargs)
-        return _in_stretches(run, kwargs, kwargs.pop("past_key_values"))
+        cache = kwargs.pop("past_key_values")
+        return _in_stretches(run, kwargs, cache)
 
     decoder.forward = forward
     try:

@@ -102,13 +102,13 @@ class ItemRun:
     # ---- where a row looks ---------------------------------------------------------------------
 
     def _look(self, row: Row) -> Look:
+        if row.finder == "oracle" and self.item.evidence_boxes:
+            return Look((Window(*oracle_window(self.item)),), self._true_evidence())
         found, reading = self._locate(row.settings), self._tokens_to_locate(row)
         if row.finder == "none":  # without a window, the method's evidence is what VAT blocks
             return Look((), found.evidence, to_block=reading)
         if row.finder == "random":
             return Look((self._random_window(),), found.evidence, to_block=reading)
-        if row.finder == "oracle" and self.item.evidence_boxes:
-            return Look((Window(*oracle_window(self.item)),), self._true_evidence())
         # Where nothing asked about is there, there is no true window: the oracle looks as we do.
         return Look(found.placement.windows, found.evidence, to_look=reading)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from laser_core.report import write_atomically
 from tools.speed.shapes import NAMES, versions
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -50,8 +50,5 @@ def record_of(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def save(record: dict[str, Any], path: Path | None) -> None:
     """Write the record so far; a run that is ended meanwhile leaves the last whole file."""
-    if path is None:
-        return
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(record, indent=1), "utf-8")
-    os.replace(part, path)
+    if path is not None:
+        write_atomically(path, json.dumps(record, indent=1))
