@@ -15,15 +15,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
 from einops import rearrange
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .kernels import wrapped_kernel
 from .lvlm import Lvlm
-
-# Captures replace an entry of a registry that all models share: one at a time.
-_REGISTRY_LOCK = threading.RLock()
 
 
 class RowCapture:
@@ -39,36 +37,20 @@ class RowCapture:
         self._implementation = lvlm.attention
         self._rows, self._keys = list(rows), keys
         self._captured: dict[int, torch.Tensor] = {}
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._original: Callable | None = None
 
     def __enter__(self) -> RowCapture:
-        _REGISTRY_LOCK.acquire()
         self._thread = threading.get_ident()
-        try:
+        with ExitStack() as undo:
             if self._implementation == "eager":
-                self._hook_eager()
+                for module in self._modules:
+                    undo.callback(module.register_forward_hook(self._eager_hook).remove)
             else:
-                self._original = ALL_ATTENTION_FUNCTIONS[self._implementation]
-                try:  # an entry of this registry's own, which another pack may have put there
-                    del ALL_ATTENTION_FUNCTIONS[self._implementation]
-                    self._was_own = True
-                except KeyError:  # it is the library's
-                    self._was_own = False
-                ALL_ATTENTION_FUNCTIONS[self._implementation] = self._wrap(self._original)
-        except BaseException:
-            self.__exit__()
-            raise
+                undo.enter_context(wrapped_kernel(self._implementation, self._wrap))
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._original is not None:
-            del ALL_ATTENTION_FUNCTIONS[self._implementation]
-            if self._was_own:
-                ALL_ATTENTION_FUNCTIONS[self._implementation] = self._original
-        for hook in self._hooks:
-            hook.remove()
-        _REGISTRY_LOCK.release()
+        self._undo.close()
 
     def rows_by_layer(self, batch_row: int = 0) -> torch.Tensor:
         """(R, L, H, K): the wanted rows over the wanted keys, float32 on the CPU.
@@ -88,16 +70,12 @@ class RowCapture:
         # Cloned: a view would keep the row over all keys alive.
         self._captured[layer] = rows[..., self._keys].clone()
 
-    def _hook_eager(self) -> None:
+    def _eager_hook(self, module: torch.nn.Module, args: tuple, output: tuple) -> None:
         """Eager attention returns its weights: read the rows off the module's output."""
-
-        def hook(module: torch.nn.Module, args: tuple, output: tuple) -> None:
-            if threading.get_ident() != self._thread:
-                return
-            weights = output[1]  # (B, H, S, N)
-            self._keep(self._layer_of[id(module)], _rows_of(weights, self._rows).float())
-
-        self._hooks = [module.register_forward_hook(hook) for module in self._modules]
+        if threading.get_ident() != self._thread:
+            return
+        weights = output[1]  # (B, H, S, N)
+        self._keep(self._layer_of[id(module)], _rows_of(weights, self._rows).float())
 
     def _wrap(self, kernel: Callable) -> Callable:
         @functools.wraps(kernel)

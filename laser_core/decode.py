@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from .kernels import heads_as_rows
 from .lvlm import Lvlm
 from .prefill import Progress, ReadStream, Stream, read_blocked, read_stream
 from .results import Answer
@@ -65,7 +66,7 @@ def decode(
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
     try:
-        with TwoStreams(lvlm, rows, settings, recorder.observe):
+        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, settings, recorder.observe):
             prompt = rows.input_ids.shape[1]
             watcher = _Watcher(lvlm, prompt, settings.max_tokens, progress, on_text)
             token_ids = _generate(lvlm, rows, settings, watcher, generate_options)

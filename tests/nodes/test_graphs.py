@@ -275,7 +275,7 @@ def hooks_on(model) -> int:
 
 def test_an_interrupt_at_any_moment_leaves_the_model_as_it_was(lvlm, comfyui):
     image, model = pictures_batch(1), tiny_lvlm("llava").model
-    registry = part("laser_core.capture").ALL_ATTENTION_FUNCTIONS
+    registry = part("laser_core.kernels").ALL_ATTENTION_FUNCTIONS
     expected = tokens(one_node(lvlm, image).json[0])
     moments = comfyui.checks
     assert moments > 8
