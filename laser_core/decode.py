@@ -34,7 +34,7 @@ OnText = Callable[[str], None]
 def decode(
     lvlm: Lvlm,
     positive: Stream,
-    negative: Stream | None = None,
+    negative: Stream | Callable[[], Stream] | None = None,
     settings: DecodeSettings = DecodeSettings(),
     progress: Progress | None = None,
     on_text: OnText | None = None,
@@ -42,21 +42,21 @@ def decode(
 ) -> Answer:
     """The answer decoded from s_t = z+ + alpha (z+ - z-) (Eqs. 10-11).
 
-    positive, negative: prompts with and without the evidence. With alpha 0 or no negative stream,
-    plain decoding: the second stream is not computed; nor is it where the positive one's first
-    token is as sure as settings.adaptive asks. A negative stream with blocked tokens must have the
-    positive's prompt. generate_options: the library's streamer, stopping_criteria and
-    logits_processor; they see the positive rows and mixed logits.
+    positive, negative: prompts with and without the evidence; negative may be a function that
+    makes it, called when it is to be read. With alpha 0 or no negative stream, plain decoding: the
+    second stream is not computed; nor is it where the positive one's first token is as sure as
+    settings.adaptive asks. A negative stream with blocked tokens must have the positive's prompt.
+    generate_options: the library's streamer, stopping_criteria and logits_processor; they see the
+    positive rows and mixed logits.
     Raises ValueError for other options, and for scores that are not finite.
     """
     other = generate_options.keys() - {"streamer", "stopping_criteria", "logits_processor"}
     if other:
         raise ValueError(f"set {', '.join(sorted(other))} in DecodeSettings, or leave it out")
     started = time.perf_counter()
-    streams = [positive] if negative is None or settings.alpha == 0 else [positive, negative]
-    _check_length(lvlm, streams, settings)
-    read_streams = _read_streams(lvlm, streams, settings, progress)
-    streams = streams[: len(read_streams)]
+    if settings.alpha == 0:
+        negative = None
+    streams, read_streams = _read_streams(lvlm, positive, negative, settings, progress)
     try:
         rows = Rows.of(lvlm, streams, read_streams)
     except BaseException:
@@ -90,9 +90,9 @@ def decode(
     )
 
 
-def _check_length(lvlm: Lvlm, streams: list[Stream], settings: DecodeSettings) -> None:
-    """Raise ValueError for prompts that leave no room for the answer."""
-    prompt, limit = max(stream.prompt.length for stream in streams), lvlm.context_length
+def _check_length(lvlm: Lvlm, stream: Stream, settings: DecodeSettings) -> None:
+    """Raise ValueError for a prompt that leaves no room for the answer."""
+    prompt, limit = stream.prompt.length, lvlm.context_length
     if prompt + settings.max_tokens > limit:
         raise ValueError(
             f"choose fewer windows, answer input 'crop' or a smaller max_tokens: the prompt has "
@@ -101,30 +101,38 @@ def _check_length(lvlm: Lvlm, streams: list[Stream], settings: DecodeSettings) -
 
 
 def _read_streams(
-    lvlm: Lvlm, streams: list[Stream], settings: DecodeSettings, progress: Progress | None
-) -> list[ReadStream]:
-    """Each stream's keys and values, one after the other: half the peak of a batch of two.
+    lvlm: Lvlm,
+    positive: Stream,
+    negative: Stream | Callable[[], Stream] | None,
+    settings: DecodeSettings,
+    progress: Progress | None,
+) -> tuple[list[Stream], list[ReadStream]]:
+    """The streams, and their keys and values, one after the other: half the peak of a batch of two.
 
-    The first alone where it is sure enough for settings.adaptive.
+    The first alone where there is no other, or it is sure enough for settings.adaptive.
     """
-
+    adaptive = settings.adaptive > 0 and negative is not None
+    total = 1 if negative is None else 2
     read: list[ReadStream] = []
 
     def report() -> None:
         if progress:
-            progress("reading the evidence", len(read), len(streams))
+            progress("reading the evidence", len(read), total)
 
-    adaptive = settings.adaptive > 0 and len(streams) > 1
-    read.append(read_stream(lvlm, streams[0], certainty=adaptive, check=report))
-    if adaptive and read[0].certainty >= settings.adaptive:
-        streams = streams[:1]
-    for stream in streams[1:]:
-        if stream.blocked:
-            read.append(read_blocked(lvlm, stream, read[0], report))
-        else:
-            read.append(read_stream(lvlm, stream, check=report))
+    _check_length(lvlm, positive, settings)
+    read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
+    if negative is None or (adaptive and read[0].certainty >= settings.adaptive):
+        total = 1
+        report()
+        return [positive], read
+    negative = negative() if callable(negative) else negative
+    _check_length(lvlm, negative, settings)
+    if negative.blocked:
+        read.append(read_blocked(lvlm, negative, read[0], report))
+    else:
+        read.append(read_stream(lvlm, negative, check=report))
     report()
-    return read
+    return [positive, negative], read
 
 
 @dataclass

@@ -18,9 +18,9 @@ from .families import PictureInputs
 from .geometry import whole_picture
 from .lvlm import Lvlm
 from .pictures import to_picture
-from .prefill import Progress
+from .prefill import Progress, Stream
 from .results import Answer, AttentionMaps, Evidence, LayerChoice, Placement
-from .settings import CounterfactualSettings, LaserSettings
+from .settings import LaserSettings
 from .vaq import contrast, evidence, evidence_of_mask, select_layer
 
 
@@ -114,7 +114,7 @@ def answer(
         return LaserAnswer(reply, None, None, None, reply if with_plain else None)
     found = location or locate(lvlm, picture, question, settings, progress)
     plain = plain_stream(lvlm, found.inputs, question, settings.prompt)
-    positive, negative, mask, blocked = plain, None, None, None
+    positive, negative = plain, None
     adaptive, skipped = settings.decode.adaptive, ""
     if found.maps is not None and 0 < adaptive <= found.maps.certainty:
         skipped = "crop"
@@ -122,9 +122,7 @@ def answer(
         looks = found.placement.windows, question, settings
         positive = positive_stream(lvlm, found.picture, *looks, found.inputs)
         if settings.decode.alpha > 0:
-            mask, blocked = _counterfactual(lvlm, found, settings.counterfactual)
-            if mask is not None:
-                negative = negative_stream(lvlm, positive, blocked, mask, *looks, found.inputs)
+            negative = _Counterfactual.of(lvlm, found, positive, question, settings)
     plain_answer = None
     if with_plain:
         undisturbed = dataclasses.replace(settings.decode, alpha=0.0)
@@ -133,9 +131,11 @@ def answer(
         laser = plain_answer  # nothing else to answer from: not decoded a second time
     else:
         laser = decode(lvlm, positive, negative, settings.decode, progress, on_text)
-    if negative is not None and len(laser.prompt_tokens) == 1:
-        skipped, mask, blocked = "counterfactual", None, None
-    return LaserAnswer(laser, found, mask, blocked, plain_answer, skipped)
+    if negative is None:
+        return LaserAnswer(laser, found, None, None, plain_answer, skipped)
+    if negative.mask is None:
+        skipped = "counterfactual"
+    return LaserAnswer(laser, found, negative.mask, negative.picture, plain_answer, skipped)
 
 
 def _plainly(progress: Progress | None) -> Progress | None:
@@ -164,17 +164,35 @@ def _check_belongs(
         )
 
 
-def _counterfactual(
-    lvlm: Lvlm, found: Location, settings: CounterfactualSettings
-) -> tuple[torch.Tensor | None, Image.Image | None]:
-    """Step 8: what to block, and the picture with it blocked (None: block tokens instead).
+@dataclass
+class _Counterfactual:
+    """Step 8, called where the stream without the evidence is to be read, and drawn only then.
 
-    The mask is None where the windows hold no evidence: both streams would be the same.
+    mask, picture: as of `LaserAnswer`, None until then.
     """
-    patches = evidence_patches(found.evidence, settings, found.placement.windows)
-    if not patches.any():
-        return None, None
-    mask = patch_mask(patches, found.evidence, settings)
-    if settings.fill == "visual tokens":
-        return mask, None
-    return mask, block(found.picture, mask, settings, lvlm.mean_colour)
+
+    lvlm: Lvlm
+    found: Location
+    patches: torch.Tensor
+    positive: Stream
+    question: str
+    settings: LaserSettings
+    mask: torch.Tensor | None = None
+    picture: Image.Image | None = None
+
+    @classmethod
+    def of(
+        cls, lvlm: Lvlm, found: Location, positive: Stream, question: str, settings: LaserSettings
+    ) -> _Counterfactual | None:
+        """None where the windows hold no evidence: both streams would be the same."""
+        windows = found.placement.windows
+        patches = evidence_patches(found.evidence, settings.counterfactual, windows)
+        return cls(lvlm, found, patches, positive, question, settings) if patches.any() else None
+
+    def __call__(self) -> Stream:
+        lvlm, found, settings = self.lvlm, self.found, self.settings.counterfactual
+        self.mask = patch_mask(self.patches, found.evidence, settings)
+        if settings.fill != "visual tokens":
+            self.picture = block(found.picture, self.mask, settings, lvlm.mean_colour)
+        looks = found.placement.windows, self.question, self.settings, found.inputs
+        return negative_stream(lvlm, self.positive, self.picture, self.mask, *looks)

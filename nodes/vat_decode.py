@@ -183,7 +183,7 @@ class Shown:
         return dataclasses.replace(self, crops=crops, blocked_crops=blocked)
 
     def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
-        """The positive stream and, where there is a counterfactual, the negative one."""
+        """The positive stream and, where there is a counterfactual, what makes the negative one."""
         from ..laser_core.answer_input import crops_stream, plain_stream
 
         if self.nothing_found:
@@ -194,10 +194,13 @@ class Shown:
         positive = crops_stream(model, whole, self.crops, question, settings)
         if self.blocked_crops is None or settings.decode.alpha == 0:
             return positive, None
-        shared = self.blocked_context is None
-        if not shared:
-            whole = model.encode(self.blocked_context, settings.prompt.framing)
-        negative = crops_stream(model, whole, self.blocked_crops, question, settings, shared)
+
+        def negative() -> Any:
+            seen, shared = whole, self.blocked_context is None
+            if not shared:
+                seen = model.encode(self.blocked_context, settings.prompt.framing)
+            return crops_stream(model, seen, self.blocked_crops, question, settings, shared)
+
         return positive, negative
 
     def _without_context(

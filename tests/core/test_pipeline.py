@@ -303,7 +303,7 @@ def test_a_sure_model_answers_at_once(model_type):
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_sure_crop_is_answered_without_the_comparison(model_type):
+def test_a_sure_crop_is_answered_without_the_comparison(model_type, monkeypatch):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     found = pipeline.locate(lvlm, picture, QUESTION, settings())
     unsure = dataclasses.replace(found.maps, certainty=0.0)
@@ -311,7 +311,9 @@ def test_a_sure_crop_is_answered_without_the_comparison(model_type):
     alone = settings(decode=dataclasses.replace(SHORT, alpha=0.0))
     expected = pipeline.answer(lvlm, picture, QUESTION, alone, location=found).answer
     sure = expected.tokens[0].alternatives[0].probability_with
-    result = pipeline.answer(lvlm, picture, QUESTION, adaptive(sure * 0.99), location=found)
+    with monkeypatch.context() as patched:
+        patched.delattr(pipeline, "block")  # it is not drawn either
+        result = pipeline.answer(lvlm, picture, QUESTION, adaptive(sure * 0.99), location=found)
     assert result.skipped == "counterfactual"
     assert result.mask is None
     assert [t.token_id for t in result.answer.tokens] == [t.token_id for t in expected.tokens]

@@ -238,6 +238,23 @@ def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
     assert passes["attention"] == 2
 
 
+@pytest.mark.parametrize(("adaptive", "encoded"), [(1e-6, 2), (0.0, 3)])
+def test_a_sure_vat_decode_does_not_encode_its_counterfactual(lvlm, monkeypatch, adaptive, encoded):
+    module, sizes = part("laser_core.lvlm"), []
+    encode_picture = module.encode_picture
+
+    def counted(family, processor, config, picture, *args):
+        sizes.append(picture.size)
+        return encode_picture(family, processor, config, picture, *args)
+
+    image = pictures_batch(1)
+    mask = torch.zeros(1, *image.shape[1:3])
+    mask[:, 10:30, 10:30] = 1  # so that nothing is encoded to find the window
+    monkeypatch.setattr(module, "encode_picture", counted)
+    hand_wired(lvlm, image, mask=mask, decode={"adaptive": adaptive, "max_tokens": 2})
+    assert len(sizes) == encoded
+
+
 def test_what_a_handle_remembers_is_bounded(lvlm, monkeypatch):
     image = pictures_batch(7, 30, 30)
     run("LaserContrastiveAttention", lvlm=lvlm, image=image[:1], question=QUESTION)
