@@ -14,7 +14,15 @@ from transformers import DynamicCache
 
 from .capture import RowCapture
 from .lvlm import Lvlm, Prompt
-from .prefill import Progress, cache_of, extend, first_token_certainty, forward, read_prefix
+from .prefill import (
+    STRETCH,
+    Progress,
+    cache_of,
+    extend,
+    first_token_certainty,
+    forward,
+    read_prefix,
+)
 from .results import AttentionMaps
 from .settings import PromptSettings
 from .turns import one_at_a_time
@@ -53,7 +61,9 @@ def _both_rows(
     lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The two branches' rows, each (L, H, N), and with the question the hidden state (D,)."""
-    if not (lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key):
+    suffixes = asked.suffix_length, free.suffix_length
+    shared = lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key
+    if not (shared and min(suffixes) > 0):  # a template may write nothing after the picture
         with_query, hidden = _last_row(lvlm, asked, DynamicCache())
         return with_query, _last_row(lvlm, free, DynamicCache())[0], hidden
     prefix = read_prefix(lvlm, asked)
@@ -63,8 +73,10 @@ def _both_rows(
         # Two runs would differ by rounding, and the method would take that for evidence.
         row, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
         return row, row, hidden
-    # A free-form mask would override a sliding window, and flash attention takes none.
-    if lvlm.has_sliding_window or lvlm.attention not in ("sdpa", "eager"):
+    # A free-form mask would override a sliding window, flash attention takes none, and for long
+    # texts it would be large.
+    packed = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
+    if not packed or sum(suffixes) > STRETCH:
         with_query, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
         return with_query, _last_row(lvlm, free, cache_of(prefix.layers))[0], hidden
     return _packed_rows(lvlm, asked, free, cache_of(prefix.layers))
@@ -88,7 +100,7 @@ def _packed_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both suffixes in one forward after the prefix, neither seeing the other."""
     prefix = asked.prefix_length
-    lengths = [prompt.length - prefix for prompt in (asked, free)]
+    lengths = [prompt.suffix_length for prompt in (asked, free)]
     total = sum(lengths)
     own = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
     mask = torch.cat([torch.ones(total, prefix, dtype=torch.bool), own], dim=1)

@@ -66,7 +66,8 @@ def decode(
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
     try:
-        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, settings, recorder.observe):
+        observe = recorder.observe if settings.beams == 1 else None
+        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, settings, observe):
             prompt = rows.input_ids.shape[1]
             watcher = _Watcher(lvlm, prompt, settings.max_tokens, progress, on_text)
             token_ids = _generate(lvlm, rows, settings, watcher, generate_options)
@@ -130,6 +131,7 @@ def _read_streams(
     if negative.blocked:
         read.append(read_blocked(lvlm, negative, read[0], report))
     else:
+        read[0].inputs = []  # only blocked tokens ask for them
         read.append(read_stream(lvlm, negative, check=report))
     report()
     return [positive, negative], read

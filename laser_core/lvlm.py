@@ -56,6 +56,11 @@ class Prompt:
         return self.spans[0].stop
 
     @property
+    def suffix_length(self) -> int:
+        """Tokens behind the prefix."""
+        return self.length - self.prefix_length
+
+    @property
     def prefix_key(self) -> tuple:
         """Equal for two prompts exactly when their prefixes are the same to the model."""
         return tuple(self.input_ids[0, : self.prefix_length].tolist()), self.pictures[0].digest
@@ -129,6 +134,11 @@ class Lvlm:
         hook = getattr(embeddings, "_hf_hook", None)  # accelerate's, on offloaded weights
         offloaded = embeddings.weight.device.type == "meta" and hook is not None
         return torch.device(hook.execution_device) if offloaded else embeddings.weight.device
+
+    @property
+    def offloaded(self) -> bool:
+        """True if weights of the decoder are loaded for each forward anew."""
+        return any(weight.device.type == "meta" for weight in self.model.get_decoder().parameters())
 
     @property
     def context_length(self) -> int:

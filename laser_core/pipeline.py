@@ -65,20 +65,22 @@ def locate(
     settings: LaserSettings = LaserSettings(),
     progress: Progress | None = None,
     *,
+    inputs: PictureInputs | None = None,
     maps: AttentionMaps | None = None,
     mask: torch.Tensor | None = None,
 ) -> Location:
     """Steps 1-7: the window of the picture (PIL, NumPy or tensor) that the question is about.
 
-    maps: of `read_attention` for the same picture, question and prompt settings, where they are
-    at hand. mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 2-6 are left
-    out. Raises ValueError, beside what the steps raise, for words outside a closed vocabulary.
+    inputs: the picture as `lvlm.encode` gave it; maps: of `read_attention` for the same picture,
+    question and prompt settings; where they are at hand. mask: (H, W) float 0..1 at picture size,
+    evidence from elsewhere: steps 2-6 are left out. Raises ValueError, beside what the steps
+    raise, for words outside a closed vocabulary.
     """
     unknown = lvlm.unknown_words(question)
     if unknown:
         raise ValueError(lvlm.closed_vocabulary.reply(unknown))
     picture = to_picture(picture)
-    inputs = lvlm.encode(picture, settings.prompt.framing)
+    inputs = inputs or lvlm.encode(picture, settings.prompt.framing)
     _check_belongs(picture, inputs, maps, mask)
     if mask is not None:
         maps, found = None, evidence_of_mask(mask)
@@ -126,7 +128,8 @@ def answer(
     plain_answer = None
     if with_plain:
         undisturbed = dataclasses.replace(settings.decode, alpha=0.0)
-        plain_answer = decode(lvlm, plain, None, undisturbed, _plainly(progress))
+        shown = on_text if positive is plain else None
+        plain_answer = decode(lvlm, plain, None, undisturbed, _plainly(progress), shown)
     if positive is plain and plain_answer is not None:
         laser = plain_answer  # nothing else to answer from: not decoded a second time
     else:

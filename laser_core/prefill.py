@@ -140,7 +140,8 @@ def read_stream(
     more in the same forward. check: called before each forward.
     """
     prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
-    if stream.shared_prefix and lvlm.family.causal_prefix:
+    # A prefix that ends where the answer begins leaves nothing to read
+    if stream.shared_prefix and lvlm.family.causal_prefix and prompt.suffix_length > 1:
         prefix = read_prefix(lvlm, prompt)
         shared, inputs = prefix.layers, prefix.inputs
         cache = cache_of(shared)
@@ -175,7 +176,7 @@ def read_blocked(
         if not spared or start >= prefix:
             if check:
                 check()
-            _in_stretches(lvlm.model.get_decoder(), _blocked_call(stream, call, start), cache)
+            _in_stretches(lvlm, lvlm.model.get_decoder(), _blocked_call(stream, call, start), cache)
         start += length
     # Without the last token, which the calls hold where the other stream's certainty was read
     length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
@@ -195,8 +196,7 @@ def extend(
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
     edges = [start, *ahead[1:], stop]
     inputs: DecoderInputs = []
-    decoder = lvlm.model.get_decoder()
-    with _recorded(decoder, inputs), _reading_in_stretches(decoder):
+    with _recorded(lvlm.model.get_decoder(), inputs), _reading_in_stretches(lvlm):
         for first, last in pairwise(edges):
             if check:
                 check()
@@ -228,6 +228,12 @@ def forward(
     input_ids: (1, S); position_ids: (1, S) or (3, 1, S); mask: (1, 1, S, N) or None (causal).
     """
     device = lvlm.device
+    if position_ids.ndim == 3:
+        # Before M-RoPE's rows, where the tokens are in the text: without, code of 4.57 takes a
+        # picture's tokens, all of one time, for many packed sequences
+        past = cache.get_seq_length()
+        index = torch.arange(past, past + input_ids.shape[1]).expand(1, 1, -1)
+        position_ids = torch.cat([index, position_ids])
     kwargs = {name: tensor.to(device) for name, tensor in picture.items()}
     if "pixel_values" in kwargs:
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
@@ -262,15 +268,16 @@ def _recorded(decoder: torch.nn.Module, inputs: DecoderInputs) -> Iterator[None]
 
 
 @contextmanager
-def _reading_in_stretches(decoder: torch.nn.Module) -> Iterator[None]:
+def _reading_in_stretches(lvlm: Lvlm) -> Iterator[None]:
     """Inside, the decoder reads what continues a cache STRETCH tokens at a time."""
+    decoder = lvlm.model.get_decoder()
     thread, run, own = threading.get_ident(), decoder.forward, vars(decoder).get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if args or threading.get_ident() != thread:
             return run(*args, **kwargs)
         cache = kwargs.pop("past_key_values")
-        return _in_stretches(run, kwargs, cache)
+        return _in_stretches(lvlm, run, kwargs, cache)
 
     decoder.forward = forward
     try:
@@ -281,10 +288,14 @@ def _reading_in_stretches(decoder: torch.nn.Module) -> Iterator[None]:
             decoder.forward = own
 
 
-def _in_stretches(run: Callable[..., Any], call: dict[str, Any], cache: DynamicCache) -> Any:
+def _in_stretches(
+    lvlm: Lvlm, run: Callable[..., Any], call: dict[str, Any], cache: DynamicCache
+) -> Any:
     """`run`, the decoder, on `call`: its output for all of the call's tokens; `cache` grows."""
     length = call["inputs_embeds"].shape[1]
-    if not cache.get_seq_length():  # from the start on, kernels know causality without a mask
+    # From the start on, kernels know causality without a mask. Offloaded weights would be loaded
+    # anew for each stretch, which takes longer than the mask is worth.
+    if not cache.get_seq_length() or lvlm.offloaded:
         return run(**call, past_key_values=cache)
     outputs = [
         run(**_stretch(call, first, min(first + STRETCH, length)), past_key_values=cache)

@@ -185,7 +185,7 @@ class TwoStreams:
 
     The hooks act only on this model in this thread and are removed on any exit.
     observe: called with (z+, z-) of every step, (rows, V) float32, z- None without a second
-    stream; and before it with the token ids that `generate` chose for the step before.
+    stream; and before it with the token ids that `generate` chose for the step before; or None.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class TwoStreams:
         lvlm: Lvlm,
         rows: Rows,
         settings: DecodeSettings,
-        observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
+        observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None] | None,
     ) -> None:
         self._lvlm, self._rows, self._settings = lvlm, rows, settings
         self._streams = rows.cache.streams
@@ -238,6 +238,7 @@ class TwoStreams:
                 "choose precision bf16 or fp32, or download the model again: its scores for the "
                 f"next token are not finite in {self._lvlm.dtype}"
             )
-        self._observe(self._fed[:, -1], positive, negative)
+        if self._observe:
+            self._observe(self._fed[:, -1], positive, negative)
         output.logits = mixed[:, None]
         return output

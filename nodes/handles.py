@@ -13,12 +13,14 @@ from . import runtime
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..laser_core.families import PictureInputs
     from ..laser_core.lvlm import Lvlm
     from ..laser_core.results import Answer, AttentionMaps, Evidence
     from ..laser_core.settings import ContrastSettings, LoadSettings, PromptSettings
 
 MAPS_BYTES = 512 * 2**20  # of maps that a loaded model remembers: 100 readings of a 7B model
 TOKENS_OF_A_RUN = 4096  # both streams, the kept prefix and what decoding merges
+PICTURES_OF_A_RUN = 5  # of which each holds tokens: picture and crop of both streams, the prefix
 BYTES_OF_A_TOKEN = 64  # of working memory, per hidden unit of a layer in flight
 
 
@@ -54,9 +56,9 @@ class LvlmHandle:
         try:
             lvlm = self._ensure()
             if self._patcher is not None:
-                runtime.bring(self._patcher, _memory_of_a_run(lvlm))
+                runtime.bring(self._patcher, _memory_of_a_run(lvlm, self.settings))
             else:
-                runtime.make_room(lvlm.device, _memory_of_a_run(lvlm))
+                runtime.make_room(lvlm.device, _memory_of_a_run(lvlm, self.settings))
             yield lvlm
         except BaseException as error:  # ComfyUI's interrupt is no Exception
             if is_out_of_memory(error):
@@ -71,7 +73,7 @@ class LvlmHandle:
     def read(
         self,
         lvlm: Lvlm,
-        picture: Image.Image,
+        picture: Image.Image | PictureInputs,
         question: str,
         settings: PromptSettings,
         progress: runtime.Progress | None,
@@ -208,13 +210,16 @@ def _bytes_of(pictures: list[Image.Image]) -> int:
     return sum(3 * picture.width * picture.height for picture in pictures)
 
 
-def _memory_of_a_run(lvlm: Lvlm) -> int:
+def _memory_of_a_run(lvlm: Lvlm, settings: LoadSettings) -> int:
     """A generous guess at the bytes a run needs beside the weights."""
     text = lvlm.model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cached = 2 * text.num_hidden_layers * heads * head_dim * lvlm.dtype.itemsize
-    return TOKENS_OF_A_RUN * (cached + BYTES_OF_A_TOKEN * text.hidden_size)
+    tokens = TOKENS_OF_A_RUN
+    if lvlm.family.native_resolution:
+        tokens = max(tokens, PICTURES_OF_A_RUN * settings.max_visual_tokens)
+    return tokens * (cached + BYTES_OF_A_TOKEN * text.hidden_size)
 
 
 def _empty_caches() -> None:

@@ -144,12 +144,13 @@ class LaserAnswerNode:
                 progress.next_picture()
                 location = None
                 if not model.unknown_words(question):  # else the answer says which words it knows
-                    maps = None
+                    inputs, maps = model.encode(picture, settings.prompt.framing), None
                     if one_mask is None:
-                        maps = lvlm.read(model, picture, question, settings.prompt, progress)
+                        maps = lvlm.read(model, inputs, question, settings.prompt, progress)
                     location = pipeline.locate(
-                        model, picture, question, settings, progress, maps=maps, mask=one_mask
-                    )
+                        model, picture, question, settings, progress,
+                        inputs=inputs, maps=maps, mask=one_mask,
+                    )  # fmt: skip
                 windows.append(_windows(picture, location))
                 live.windows(windows[-1])
                 result = pipeline.answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..laser_core.settings import (
@@ -197,7 +198,7 @@ class Shown:
 
         def negative() -> Any:
             seen, shared = whole, self.blocked_context is None
-            if not shared:
+            if not shared and settings.answer.answer_input == "picture + crop":
                 seen = model.encode(self.blocked_context, settings.prompt.framing)
             return crops_stream(model, seen, self.blocked_crops, question, settings, shared)
 
@@ -212,12 +213,13 @@ class Shown:
         if self.blocked_crops is None and len(self.crops) == 1:
             return plain_stream(model, self.crops[0], question, settings.prompt), None
         crop_alone = dataclasses.replace(settings, answer=AnswerSettings(answer_input="crop"))
-        streams = []
-        for crops in (self.crops, self.blocked_crops):
-            if crops is not None:
-                encoded = [model.encode(crop, settings.prompt.framing) for crop in crops]
-                streams.append(crops_stream(model, encoded[0], encoded, question, crop_alone))
-        return streams[0], streams[1] if len(streams) > 1 else None
+
+        def stream(crops: list[Image.Image]) -> Any:
+            encoded = [model.encode(crop, settings.prompt.framing) for crop in crops]
+            return crops_stream(model, encoded[0], encoded, question, crop_alone)
+
+        blocked = self.blocked_crops if settings.decode.alpha else None
+        return stream(self.crops), None if blocked is None else partial(stream, blocked)
 
 
 def shown_pictures(

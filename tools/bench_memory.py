@@ -6,8 +6,8 @@
 Each figure is the most tensor memory held at once beyond what was held before, of one answer with
 nothing cached. On the CPU it is summed from the profiler's record of every allocation, on a GPU
 from the allocator. "Kept" is what stays afterwards: the cached prefix, freed with the model.
-Growth is the slope of the peak over the picture's tokens N, in bytes per token and per token
-squared, of reading a picture and of the whole answer from picture and crop.
+Growth is the peak over the picture's tokens, of reading a picture and of the whole answer from
+picture and crop: the slope of a straight line, and how far from it the peaks are at the most.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -62,8 +61,8 @@ def _peak(lvlm: Lvlm, way: Callable, asked: tuple, device: str) -> float:
     return peak_bytes(partial(way, *asked), device) / MB
 
 
-def growth(name: str, lvlm: Lvlm, device: str) -> dict[str, dict[str, float]]:
-    """Fits of the peak over N: bytes per token, and per token squared."""
+def growth(name: str, lvlm: Lvlm, device: str) -> dict[str, dict[str, Any]]:
+    """The peak over the picture's tokens, and how far it is from a straight line."""
     settings = PICTURE_AND_CROP.settings(TOKENS)
     width, height = picture_of(name).size
     sizes = [(round(width * share), round(height * share)) for share in GROWTH]
@@ -75,11 +74,21 @@ def growth(name: str, lvlm: Lvlm, device: str) -> dict[str, dict[str, float]]:
     }
     lengths, fits = [inputs.token_count for inputs in encoded], {}
     for part, (way, every) in asked.items():
-        peaks = [_peak(lvlm, way, one, device) * MB for one in every]
-        quadratic, linear, _ = np.polyfit(lengths, peaks, 2)
-        fits[part] = {"bytes_per_token": float(linear), "bytes_per_token_squared": float(quadratic)}
+        fits[part] = straight_line(lengths, [_peak(lvlm, way, one, device) for one in every])
     lvlm.release()
     return fits
+
+
+def straight_line(tokens: list[int], peaks: list[float]) -> dict[str, Any]:
+    """The line through peaks (MB) over tokens, and the largest distance from it as a share."""
+    slope, start = np.polyfit(tokens, peaks, 1)
+    off = np.abs(np.polyval((slope, start), tokens) - peaks) / peaks
+    return {
+        "tokens": tokens,
+        "peak_mb": peaks,
+        "bytes_per_token": float(slope * MB),
+        "off_the_line": float(off.max()),
+    }
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
@@ -114,7 +123,6 @@ def measure(
 
 def main() -> None:
     chosen = parsed(parser_of(__doc__))
-    torch.set_num_threads(1)
     record, rows = record_of(chosen), []
     for name in chosen.shapes:
         measure(name, chosen, record, rows)

@@ -1,12 +1,17 @@
 """How long the whole method takes: the plain model, the peers' way and ours, beside their floor.
 
     python tools/bench_speed.py [--shapes llava qwen2.5-vl] [--answers 10] [--json FILE]
-    python tools/bench_speed.py --gpu --json FILE     # the 7B shapes in bf16 on a GPU: its times
-    python tools/bench_memory.py --gpu --json FILE    # and, as a second command, its peak memory
 
-`--gpu` changes defaults only (answers of 1, 20 and 200 tokens, batches of 4, three rounds): what is
-given by hand stays. It is meant for half an hour on one H100. Every row is written as it is done;
-a way or a row that a GPU's memory does not suffice for is left out with a note.
+On a GPU, the 7B shapes in bf16, one model a command: times, then peak memory:
+
+    python tools/bench_speed.py --gpu --shapes llava-1.5-7b --json FILE
+    python tools/bench_speed.py --gpu --shapes qwen2.5-vl-7b --json ANOTHER
+    python tools/bench_memory.py --gpu --json A_THIRD
+
+`--gpu` changes defaults only (answers of 20, 1 and 200 tokens, batches of 4, three rounds): what is
+given by hand stays. All inputs of the answer are measured at one length before the next; the last
+length, if there are several, from the crop alone. Every row is written as it is done; a way or a
+row that memory does not suffice for is left out with a note.
 
 Every row starts from a picture and a question and ends with an answer of that many tokens.
 Models have random weights of the named shape, built on the device; the demo model is the shipped
@@ -32,8 +37,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -96,10 +99,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--answers", nargs="+", type=int, default=[10])
     add("--batches", nargs="*", type=int, default=[])
     add("--rounds", type=int, default=5)
-    add("--threads", type=int, default=1)
     add("--only", nargs="+", choices=HEADERS, default=list(HEADERS))
     add("--equality", type=int, metavar="N", help="only compare N answers with the peers' way")
-    return parsed(parser, arguments, answers=[1, 20, 200], batches=[4], rounds=3)
+    return parsed(parser, arguments, answers=[20, 1, 200], batches=[4], rounds=3)
 
 
 def measurements(bench: Bench, chosen: argparse.Namespace) -> list[tuple[str, str, Callable]]:
@@ -109,10 +111,15 @@ def measurements(bench: Bench, chosen: argparse.Namespace) -> list[tuple[str, st
         ("reading", "reading", partial(bench.reading, peers)),
         ("decoding", "decoding", bench.decoding),
     ]
-    for mode in modes_of(bench.lvlm):
-        for tokens in chosen.answers:
+    modes, lengths = modes_of(bench.lvlm), chosen.answers
+    for index, tokens in enumerate(lengths):
+        last = 0 < index == len(lengths) - 1
+        for mode in modes[:1] if last else modes:
             run = partial(bench.whole, mode, tokens, peers)
             every.append(("whole", f"{mode.name}, {tokens}", run))
+    for mode in modes:
+        run = partial(bench.stages, mode, lengths[0])
+        every.append(("stages", f"stages, {mode.name}", run))
     for count in chosen.batches:
         run = partial(bench.batch, CROP, BATCH_TOKENS, count)
         every.append(("batches", f"batch of {count}", run))
@@ -140,7 +147,6 @@ def measure(name: str, chosen: argparse.Namespace, record: dict[str, Any], rows:
 
 def main() -> None:
     chosen = options()
-    torch.set_num_threads(chosen.threads)
     if chosen.equality:
         print(equality(load_lvlm(DEMO, LoadSettings(precision="fp32")), chosen.equality))
         return

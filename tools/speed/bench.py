@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from tools.speed.modes import QUESTION, Mode
 from tools.speed.shapes import picture_of
 from tools.speed.timing import Clock, ratio_of, rotated
 
+STAGES = ("prepare pictures", "read picture and question", "read both streams", "decode")
 DECODED = (2, 34)  # answers whose difference gives the time of a token
 
 
@@ -48,13 +48,13 @@ class Bench:
         """One prefill with and without capture, both branches, and the peers' way; with memory."""
         lvlm, settings = self.lvlm, LaserSettings()
         inputs = lvlm.encode(self.picture)
-        prompts = ways.both_prompts(lvlm, inputs, QUESTION, settings)
-        asked = prompts[0]
-        given = ways.on_device(lvlm, ways.library_inputs(lvlm, asked))
+        asked = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
         span = asked.spans[0]
 
-        def body() -> Any:
+        def body() -> Any:  # from an encoded picture on, as every way here
             _forget_rope_deltas(lvlm)
+            prompt = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
+            given = ways.on_device(lvlm, ways.library_inputs(lvlm, prompt))
             return lvlm.model.model(**given, use_cache=True)
 
         def captured() -> None:
@@ -71,7 +71,7 @@ class Bench:
             def run() -> None:
                 lvlm.model.set_attn_implementation("eager")
                 try:
-                    for prompt in prompts[:count]:
+                    for prompt in ways.both_prompts(lvlm, inputs, QUESTION, settings)[:count]:
                         ways.eager_rows(lvlm, prompt)
                 finally:
                     lvlm.model.set_attn_implementation("sdpa")
@@ -89,6 +89,7 @@ class Bench:
         table["plain"]["tokens"] = asked.length
         return table
 
+    @torch.inference_mode()  # both alike: generate() alone would run without
     def decoding(self) -> dict[str, float]:
         """Milliseconds per token of the library's answer and of two streams' (medians)."""
         lvlm = self.lvlm
@@ -109,6 +110,33 @@ class Bench:
         lvlm.release()
         medians = {f"{name}, ms": float(np.median(taken)) for name, taken in times.items()}
         return medians | ratio_of(times["two rows"], times["plain"])
+
+    def stages(self, mode: Mode, tokens: int) -> dict[str, Any]:
+        """Where the time of one mode's answer goes: median seconds by stage, plain and ours.
+
+        A stage that cannot be timed alone is the difference of two runs that can.
+        """
+        lvlm, settings, first = self.lvlm, mode.settings(tokens), mode.settings(1)
+        plain: list[list[float]] = []
+        ours: list[list[float]] = []
+        for _ in range(self.rounds + 1):
+            encoding = self.clock(lambda: lvlm.encode(self.picture))
+            short, whole = (self.clock(self._run(ways.plain, each)) for each in (first, settings))
+            plain.append([encoding, short - encoding, 0.0, whole - short])
+            lvlm.release()
+            found: list[pipeline.Location] = []
+            locate = partial(pipeline.locate, lvlm, self.picture, QUESTION, settings)
+            looking = self.clock(lambda locate=locate, found=found: found.append(locate()))
+            looks = found[0].inputs, found[0].evidence, QUESTION, settings
+            drawing = self.clock(partial(ways.both_streams, lvlm, self.picture, *looks))
+            answer = partial(pipeline.answer, lvlm, self.picture, QUESTION, location=found[0])
+            short, whole = (self.clock(partial(answer, each)) for each in (first, settings))
+            ours.append([encoding + drawing, looking - encoding, short - drawing, whole - short])
+        lvlm.release()
+        medians = [np.median(times[1:], axis=0).tolist() for times in (plain, ours)]  # warm by then
+        seconds = {name: dict(zip(STAGES, each, strict=True))
+                   for name, each in zip(("plain", "ours"), medians, strict=True)}  # fmt: skip
+        return {"mode": mode.name, "tokens": tokens, "seconds": seconds}
 
     # ---- the whole method ----------------------------------------------------------------------
 
@@ -137,7 +165,7 @@ class Bench:
             **sizes,
         }
         asked = {"mode": mode.name, "tokens": tokens}
-        return {**asked, "ways": table, "floor": against, "stages": self._stages(settings)}
+        return {**asked, "ways": table, "floor": against}
 
     def batch(self, mode: Mode, tokens: int, count: int) -> dict[str, Any]:
         """`count` pictures: the plain model's one by one and as one batch, ours in turn."""
@@ -168,40 +196,18 @@ class Bench:
     def _run(self, way: Callable, settings: LaserSettings) -> Callable[[], Any]:
         return lambda: way(self.lvlm, self.picture, QUESTION, settings)
 
-    def _stages(self, settings: LaserSettings) -> dict[str, float]:
-        """Seconds of each stage of one answer, by the same clock."""
-        lvlm, stages = self.lvlm, {}
-        lvlm.release()
-        stages["encode the picture"] = self.clock(lambda: lvlm.encode(self.picture))
-        found: list[pipeline.Location] = []
-        stages["locate"] = self.clock(
-            lambda: found.append(pipeline.locate(lvlm, self.picture, QUESTION, settings))
-        )
-        result: list[pipeline.LaserAnswer] = []
-        stages["answer"] = self.clock(
-            lambda: result.append(
-                pipeline.answer(lvlm, self.picture, QUESTION, settings, location=found[0])
-            )
-        )
-        stages["of which decoding (by the clock)"] = result[0].answer.seconds_decoding
-        lvlm.release()
-        return stages
-
     @torch.inference_mode()
     def _floor(self, settings: LaserSettings) -> tuple[Floor, dict[str, int]]:
         lvlm = self.lvlm
         found = pipeline.locate(lvlm, self.picture, QUESTION, settings)
-        one = dataclasses.replace(settings, decode=DecodeSettings(max_tokens=1))
-        result = pipeline.answer(lvlm, self.picture, QUESTION, one, location=found)
-        mask, blocked = result.mask, result.counterfactual
-        looks = found.placement.windows, QUESTION, settings, found.inputs
-        positive = pipeline.positive_stream(lvlm, found.picture, *looks)
-        negative = pipeline.negative_stream(lvlm, positive, blocked, mask, *looks)
         prompts = ways.both_prompts(lvlm, found.inputs, QUESTION, settings)
-        streams = positive.prompt, negative.prompt
-        floor = floor_of(lvlm, *prompts, streams, settings.decode.max_tokens, self._vision_flops)
+        looks = found.inputs, found.evidence, QUESTION, settings
+        streams = [each.prompt for each in ways.both_streams(lvlm, self.picture, *looks)]
+        floor = floor_of(
+            lvlm, *prompts, tuple(streams), settings.decode.max_tokens, self._vision_flops
+        )
         lvlm.release()
-        crop = positive.prompt.pictures[-1].token_count
+        crop = streams[0].pictures[-1].token_count
         return floor, {"picture_tokens": found.inputs.token_count, "crop_tokens": crop}
 
     def _vision_flops(self, picture: Any) -> int:

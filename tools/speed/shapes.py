@@ -6,6 +6,7 @@ tests' tiny models. Answers never end by themselves, so that they have the lengt
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,11 +138,13 @@ def _random_lvlm(shape: Shape, device: str, dtype: torch.dtype) -> Lvlm:
             model = model_class._from_config(config, attn_implementation="sdpa")
     finally:
         torch.set_default_dtype(previous)
-    model.eval().to(device, dtype)
+    model.eval().to(device)  # not to the dtype: RoPE's frequencies stay float32, as loaded ones do
+    # Peaked attention, as trained models have: flat at first, the flatter the narrower the model
+    sharper = 4 * (512 / text.hidden_size) ** 0.5
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "language_model" in name and ("q_proj.weight" in name or "k_proj.weight" in name):
-                weight.mul_(4)  # peaked attention, as trained models have; flat at first
+                weight.mul_(sharper)
     return Lvlm(model, tiny.tokenizer, tiny.image_processor)
 
 
@@ -157,6 +160,12 @@ def _scale_rope(text: Any, head_dim: int) -> None:
             rope["mrope_section"] = scaled
 
 
-def versions() -> dict[str, str]:
-    """What the figures were measured with."""
-    return {"torch": torch.__version__, "transformers": transformers.__version__}
+def measured_with(device: str) -> dict[str, Any]:
+    """Libraries and device of the figures."""
+    gpu = device != "cpu"
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if gpu else platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+    }

@@ -8,10 +8,12 @@ HEADERS = {
     "reading": ("model", "N", "way", "s", "time / plain", "extra peak MB", "/ plain"),
     "decoding": ("model", "plain, ms a token", "two streams", "ratio"),
     "whole": (
-        "model", "answer input", "answer", "way", "s", "time / plain", "prefill tokens (/ plain)",
+        "model", "answer input", "crop tokens", "answer", "way", "s", "time / plain",
+        "prefill tokens (/ plain)",
         "GFLOP", "tokens / s, reading included", "floor / plain", "operations / floor",
         "time / plain / floor",
     ),
+    "stages": ("model", "answer input", "answer", "stage", "plain, s", "ours, s"),
     "batches": ("model", "pictures", "answer", "way", "s", "time / plain"),
 }  # fmt: skip
 
@@ -49,6 +51,7 @@ def _whole(shape: str, table: dict[str, Any]) -> list[list[str]]:
         rows.append([
             shape,
             table["mode"],
+            str(floor["crop_tokens"]),
             str(table["tokens"]),
             way,
             f"{one['seconds']:.2f}",
@@ -59,6 +62,14 @@ def _whole(shape: str, table: dict[str, Any]) -> list[list[str]]:
             *(shown if way == "ours" else [""] * len(shown)),
         ])  # fmt: skip
     return rows
+
+
+def _stages(shape: str, table: dict[str, Any]) -> list[list[str]]:
+    asked, seconds = [shape, table["mode"], str(table["tokens"])], table["seconds"]
+    return [
+        [*asked, stage, *(f"{seconds[way][stage]:.3f}" for way in ("plain", "ours"))]
+        for stage in seconds["plain"]
+    ]
 
 
 def _batches(shape: str, table: dict[str, Any]) -> list[list[str]]:
@@ -72,4 +83,10 @@ def _ratio(one: dict[str, float], digits: int = 2) -> str:
     return f"{one['ratio']:.{digits}f} ± {one['spread']:.{digits}f}"
 
 
-_ROWS = {"reading": _reading, "decoding": _decoding, "whole": _whole, "batches": _batches}
+_ROWS = {
+    "reading": _reading,
+    "decoding": _decoding,
+    "whole": _whole,
+    "stages": _stages,
+    "batches": _batches,
+}

@@ -1,4 +1,4 @@
-"""How ways are timed against each other, and what happens where a GPU's memory does not suffice."""
+"""How ways are timed against each other, and what happens where memory does not suffice."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+from laser_core.memory import is_out_of_memory
 
 Result = TypeVar("Result")
 Run = Callable[[], Any]
@@ -38,7 +40,7 @@ class Clock:
         """Each run's median seconds, and its ratio to `base`; a warm-up round first.
 
         Every round begins with another run. One for which memory does not suffice in the warm-up
-        is left out with a note; for `base` itself torch.cuda.OutOfMemoryError is raised.
+        is left out with a note; for `base` itself the error is raised.
         """
         self(runs[base])
         names = [
@@ -70,13 +72,15 @@ def ratio_of(taken: Sequence[float], base: Sequence[float]) -> dict[str, float]:
 
 
 def unless_full(label: str, run: Callable[[], Result]) -> Result | None:
-    """What `run` returns; None, with a note, where the GPU's memory does not suffice for it."""
+    """What `run` returns; None, with a note, where memory does not suffice for it."""
     try:
         return run()
-    except torch.cuda.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         first_line = str(error).partition("\n")[0]
     # Only here has the error let go of the tensors of the run
     print(f"{label}: left out, {first_line}", file=sys.stderr, flush=True)
     gc.collect()
-    torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
     return None

@@ -25,7 +25,8 @@ from laser_core.counterfactual import block, evidence_patches, patch_mask
 from laser_core.crop import place_windows
 from laser_core.families import PictureInputs
 from laser_core.lvlm import Lvlm, Prompt
-from laser_core.results import AttentionMaps
+from laser_core.prefill import Stream
+from laser_core.results import AttentionMaps, Evidence
 from laser_core.settings import LaserSettings
 from laser_core.vaq import contrast, evidence, select_layer
 from tests.core.reference import library_inputs
@@ -92,14 +93,8 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
     found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
-    windows = place_windows(found, settings.crop).windows
-    patches = evidence_patches(found, settings.counterfactual, windows)
-    mask = patch_mask(patches, found, settings.counterfactual)
-    blocked = block(picture, mask, settings.counterfactual, lvlm.mean_colour)
-    looks = windows, question, settings, inputs
-    positive = positive_stream(lvlm, picture, *looks)
-    negative = negative_stream(lvlm, positive, blocked, mask, *looks)
-    loops = [_Loop(lvlm, stream.prompt) for stream in (positive, negative)]
+    streams = both_streams(lvlm, picture, inputs, found, question, settings)
+    loops = [_Loop(lvlm, stream.prompt) for stream in streams]
     alpha, beta, tokens = settings.decode.alpha, settings.decode.beta, []
     while True:
         with_evidence, without = (loop.logits for loop in loops)
@@ -113,6 +108,24 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
             return Outcome(found.choice.layer, tokens, maps, first)
         for loop in loops:
             loop.step(tokens[-1])
+
+
+def both_streams(
+    lvlm: Lvlm,
+    picture: Image.Image,
+    inputs: PictureInputs,
+    found: Evidence,
+    question: str,
+    settings: LaserSettings,
+) -> tuple[Stream, Stream]:
+    """The prompts with and without the evidence, prepared and not read. inputs: of the picture."""
+    windows = place_windows(found, settings.crop).windows
+    patches = evidence_patches(found, settings.counterfactual, windows)
+    mask = patch_mask(patches, found, settings.counterfactual)
+    blocked = block(picture, mask, settings.counterfactual, lvlm.mean_colour)
+    looks = windows, question, settings, inputs
+    positive = positive_stream(lvlm, picture, *looks)
+    return positive, negative_stream(lvlm, positive, blocked, mask, *looks)
 
 
 def eager_maps(
