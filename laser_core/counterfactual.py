@@ -73,6 +73,8 @@ def patch_mask(
     columns = _pixels_of(evidence.grid.x_edges, width, settings.grow_px)
     # A pixel is blocked when any blocked patch covers both its row and its column.
     blocked = rows @ patches.float() @ columns.T > 0
+    if not settings.feather_px:
+        return blocked.float()
     reach = settings.feather_px + 1
     return 1 - _distance(blocked, reach) / reach
 

@@ -1,13 +1,13 @@
 """What spending less costs on the demo model: `adaptive`, and fewer tokens for the crop.
 
-    python tools/bench_thrift.py [--dev-items 700] [--items 1050] [--json FILE]
+    python tools/bench_thrift.py [--dev-items 1400] [--items 1050] [--json FILE]
 
 adaptive: the threshold is chosen on the development split (the lowest at which a loss of more than
 a point is excluded, by the 95 % interval, in every mode: of the estimates themselves the luckiest
 would be chosen) and reported on the test split, against answering everything in full. Passes are
 the prompts read in full: 1 to look, 1 for each stream, 1 more where the picture is blocked too.
-Budget: the demo model's grid is fixed, so a crop of fewer tokens is imitated by reducing it to
-the pixels that so many tokens would hold; what a real one loses beside detail is not shown.
+Budget: of the demo Qwen2.5-VL, whose grid follows the picture; a budget is raised to what magnifies
+the crop (see `crop_budget`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from laser_core import pipeline
-from laser_core.answer_input import crops_stream
 from laser_core.bootstrap import Bootstrap
-from laser_core.decode import decode
 from laser_core.loading import load_lvlm
 from laser_core.lvlm import Lvlm
+from laser_core.report import write_atomically
 from laser_core.settings import (
     AnswerSettings,
     CounterfactualSettings,
@@ -181,34 +179,29 @@ def lowest_safe(rows: list[dict[str, Any]]) -> float:
 
 
 def budget_rows(lvlm: Lvlm, items: Sequence[HeldOutItem]) -> list[dict[str, Any]]:
-    """Accuracy with crops reduced to a share of the pixels that the model takes."""
+    """Accuracy and length of the prompts with crops of fewer tokens; lvlm: native resolution."""
     bootstrap = Bootstrap([item.scene_index for item in items])
-    side = lvlm.image_processor.size["height"]
-    scores = {(name, budget): [] for name in ("crop, alpha 0", "picture + crop, alpha 0")
-              for budget in BUDGETS}  # fmt: skip
+    kinds = ("crop, alpha 0", "picture + crop, alpha 0")
+    scores = {(name, budget): [] for name in kinds for budget in BUDGETS}
     for item in items:
         found = pipeline.locate(lvlm, item.picture, item.question)
-        if found.evidence.degenerate:
-            crop = item.picture
-        else:
-            crop = item.picture.crop(found.placement.windows[0])
         for name, budget in scores:
-            small = round(side * budget**0.5)
-            reduced = crop.resize((small, small), Image.Resampling.BICUBIC) if budget < 1 else crop
-            settings = MODES[name]
-            stream = crops_stream(lvlm, found.inputs, [reduced], item.question, settings)
-            scores[name, budget].append(
-                right(decode(lvlm, stream, None, settings.decode).text, item)
-            )
-    return [
-        {
+            answer = dataclasses.replace(MODES[name].answer, crop_budget=budget)
+            settings = dataclasses.replace(MODES[name], answer=answer)
+            looks = lvlm, item.picture, item.question, settings
+            result = pipeline.answer(*looks, location=found).answer
+            scores[name, budget].append((right(result.text, item), result.prompt_tokens[0]))
+    rows = []
+    for (name, budget), values in scores.items():
+        (now, tokens), (full, _) = np.array(values).T, np.array(scores[name, 1.0]).T
+        rows.append({
             "mode": name,
             "budget": budget,
-            "accuracy": float(np.mean(values)),
-            "change": bootstrap.mean(np.array(values) - np.array(scores[name, 1.0])),
-        }
-        for (name, budget), values in scores.items()
-    ]
+            "accuracy": float(now.mean()),
+            "change": bootstrap.mean(now - full),
+            "prompt_tokens": float(tokens.mean()),
+        })  # fmt: skip
+    return rows
 
 
 def _percent(value: float) -> str:
@@ -219,7 +212,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     key = "adaptive" if "adaptive" in rows[0] else "budget"
     more = key == "adaptive"
     header = ["answer input", key, "accuracy", "change, 95 % interval"]
-    header += ["crop skipped", "counterfactual skipped", "passes"] if more else []
+    header += ["crop skipped", "counterfactual skipped", "passes"] if more else ["prompt tokens"]
     lines = []
     for row in rows:
         cells = [row["mode"], f"{row[key]:g}", _percent(row["accuracy"]), gain(row["change"])]
@@ -228,14 +221,17 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{_percent(row[f'{part}_skipped'])} %" for part in ("crop", "counterfactual")
             ]
             cells.append(f"{row['passes']:.2f}")
+        else:
+            cells.append(f"{row['prompt_tokens']:.0f}")
         lines.append(cells)
     return markdown(header, lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--dev-items", type=int, default=700)
+    parser.add_argument("--dev-items", type=int, default=1400)
     parser.add_argument("--items", type=int, default=1050)
+    parser.add_argument("--budget-items", type=int, default=525)
     parser.add_argument("--adaptive", type=float, help="report this threshold, choose none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -256,11 +252,12 @@ def main() -> None:
     default = "picture + crop, alpha 1"
     same = agreement(lvlm, answers, threshold, default, CHECKED)
     print(f"the option itself, {default}: the same in {same} of {CHECKED}", end="\n\n")
-    budgets = budget_rows(lvlm, items)
-    print("tokens of the crop, imitated, test split:", table(budgets), sep="\n\n")
+    items = held_out_items("test", chosen.budget_items, chosen.seed)
+    budgets = budget_rows(load_lvlm("demo-qwen"), items)
+    print("tokens of the crop, demo-qwen, test split:", table(budgets), sep="\n\n")
     if chosen.json:
         record = {"development": dev, "threshold": threshold, "test": test, "budgets": budgets}
-        chosen.json.write_text(json.dumps(plain_data(record), indent=1), "utf-8")
+        write_atomically(chosen.json, json.dumps(plain_data(record), indent=1))
 
 
 if __name__ == "__main__":

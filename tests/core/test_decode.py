@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from PIL import ImageFilter
 from transformers import (
     LogitsProcessor,
@@ -23,10 +24,12 @@ from laser_core.decode import decode
 from laser_core.families import FAMILIES
 from laser_core.prefill import Stream, read_blocked, read_prefix, read_stream
 from laser_core.settings import DecodeSettings
+from laser_core.token_records import Recorder
 from laser_core.two_streams import ROOM, mix_logits
 
 from .lvlms import lvlm_of, noise_picture
 from .reference import library_inputs, next_logits, two_loops
+from .test_capture import BARE
 
 QUESTION = "what colour is the square ?"
 TOKENS = 6
@@ -296,11 +299,50 @@ def test_a_forward_that_loads_weights_is_put_back():
     assert len(calls) == 2
 
 
+def test_offloaded_weights_are_loaded_once_for_each_picture(monkeypatch):
+    lvlm = lvlm_of("qwen2_5_vl", fresh=True)
+    positive, _ = streams(lvlm, "shared picture + crop")
+    expected = read_stream(lvlm, positive)
+    lvlm.release()
+    monkeypatch.setattr(prefill, "STRETCH", 5)
+    cpu_offload(lvlm.model, execution_device="cpu")
+    assert lvlm.offloaded
+    forwards = []
+    hook = lvlm.attention_modules[0].register_forward_pre_hook(lambda *_: forwards.append(1))
+    try:
+        read = read_stream(lvlm, positive)
+    finally:
+        hook.remove()
+    assert len(forwards) == 2
+    for one, other in zip(read.own, expected.own, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
 def test_options_of_generate_that_the_settings_set_are_refused():
     lvlm = lvlm_of("llava")
     positive, negative = streams(lvlm, "crop")
     with pytest.raises(ValueError, match=r"^set assistant_model, num_beams in"):
         decode(lvlm, positive, negative, settings(), num_beams=2, assistant_model=None)
+
+
+def test_a_prompt_of_one_token_behind_the_picture_is_answered():
+    lvlm = lvlm_of("llava", fresh=True)
+    lvlm.chat_template = BARE
+    prompt = lvlm.prompt([lvlm.encode(noise_picture())], "?")
+    assert prompt.suffix_length == 1
+    expected, _ = two_loops(lvlm, prompt, prompt, 0.0, TOKENS)
+    assert ids(decode(lvlm, Stream(prompt, shared_prefix=True), None, settings())) == expected
+
+
+def test_the_steps_of_a_beam_search_are_not_noted_for_nothing(monkeypatch):
+    lvlm, notes = lvlm_of("llava"), []
+    positive, negative = streams(lvlm, "crop")
+    note = Recorder._note
+    monkeypatch.setattr(
+        Recorder, "_note", lambda self, token: (notes.append(1), note(self, token))[1]
+    )
+    answer = decode(lvlm, positive, negative, settings(beams=3))
+    assert len(notes) == len(answer.tokens)
 
 
 def test_certainty_and_blocked_tokens_go_together():
@@ -399,6 +441,42 @@ def test_another_thread_runs_the_model_undisturbed_while_it_decodes():
     decode(lvlm, positive, negative, settings(), on_text=on_text)
     assert seen
     assert all(torch.equal(logits, expected) for logits in seen)
+
+
+def test_another_thread_runs_the_decoder_undisturbed_while_prompts_are_read(monkeypatch):
+    monkeypatch.setattr(prefill, "STRETCH", 5)
+    lvlm = lvlm_of("llava", fresh=True)
+    positive, _ = streams(lvlm, "shared picture + crop")
+    blocked = Stream(positive.prompt, True, blocked=(positive.prompt.spans[1].start,))
+    expected = ids(decode(lvlm, positive, blocked, settings()))
+    lvlm.release()
+    ids_elsewhere, lengths = torch.arange(5, 25)[None], []
+
+    def elsewhere():
+        with torch.no_grad():
+            past = lvlm.model(input_ids=ids_elsewhere[:, :8]).past_key_values
+            lvlm.model(input_ids=ids_elsewhere[:, 8:], past_key_values=past)
+
+    def begin(*_):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+
+    def note(module, args, kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            lengths.append(kwargs["hidden_states"].shape[1])
+
+    hooks = [
+        lvlm.model.model.vision_tower.register_forward_hook(begin),
+        lvlm.attention_modules[0].register_forward_pre_hook(note, with_kwargs=True),
+    ]
+    try:
+        answer = decode(lvlm, positive, blocked, settings())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert ids(answer) == expected
+    assert lengths == [8, 12] * 2  # one run for each picture, none of it in stretches
 
 
 class Interrupt(BaseException):

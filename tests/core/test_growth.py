@@ -43,5 +43,17 @@ def test_peak_memory_of_an_answer_grows_at_most_linearly_in_the_image_tokens():
     assert answer_bytes_per_token(3025) <= 1.05 * answer_bytes_per_token(784)
 
 
+@pytest.mark.parametrize("words", [2000, 4000])
+def test_peak_memory_grows_at_most_linearly_in_the_question(words):
+    lvlm = lvlm_of("qwen2_vl")
+    inputs = lvlm.encode(noise_picture())
+
+    def peak(count):
+        lvlm.release()
+        return peak_bytes(lambda: read_attention(lvlm, inputs, "square " * count), "cpu") / count
+
+    assert peak(words) <= 1.05 * peak(1000)
+
+
 def test_a_kernel_that_keeps_all_weights_would_be_noticed():
     assert bytes_per_token("eager", 1024) > 1.5 * bytes_per_token("eager", 529)

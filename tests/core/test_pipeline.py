@@ -302,6 +302,16 @@ def test_a_sure_model_answers_at_once(model_type):
     assert above.skipped != "crop"
 
 
+@pytest.mark.parametrize("with_plain", [False, True])
+def test_the_text_grows_where_the_model_answers_at_once(with_plain):
+    lvlm, texts = lvlm_of("llava"), []
+    result = pipeline.answer(
+        lvlm, noise_picture(), QUESTION, adaptive(1e-6), with_plain=with_plain, on_text=texts.append
+    )
+    assert result.skipped == "crop"
+    assert len(texts) == len(result.answer.tokens)
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_sure_crop_is_answered_without_the_comparison(model_type, monkeypatch):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))

@@ -238,21 +238,60 @@ def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
     assert passes["attention"] == 2
 
 
-@pytest.mark.parametrize(("adaptive", "encoded"), [(1e-6, 2), (0.0, 3)])
-def test_a_sure_vat_decode_does_not_encode_its_counterfactual(lvlm, monkeypatch, adaptive, encoded):
+@pytest.fixture
+def encoded(monkeypatch) -> list:
+    """Sizes of the pictures that are prepared for the model."""
     module, sizes = part("laser_core.lvlm"), []
     encode_picture = module.encode_picture
 
-    def counted(family, processor, config, picture, *args):
+    def noted(family, processor, config, picture, *args):
         sizes.append(picture.size)
         return encode_picture(family, processor, config, picture, *args)
 
+    monkeypatch.setattr(module, "encode_picture", noted)
+    return sizes
+
+
+@pytest.mark.parametrize(("decode", "count"), [({"adaptive": 1e-6}, 2), ({}, 3), ({"alpha": 0}, 2)])
+def test_a_counterfactual_that_is_not_read_is_not_encoded(lvlm, encoded, decode, count):
     image = pictures_batch(1)
     mask = torch.zeros(1, *image.shape[1:3])
     mask[:, 10:30, 10:30] = 1  # so that nothing is encoded to find the window
-    monkeypatch.setattr(module, "encode_picture", counted)
-    hand_wired(lvlm, image, mask=mask, decode={"adaptive": adaptive, "max_tokens": 2})
-    assert len(sizes) == encoded
+    hand_wired(lvlm, image, mask=mask, decode={**decode, "max_tokens": 2})
+    assert len(encoded) == count
+
+
+@pytest.mark.parametrize(("decode", "count"), [({"adaptive": 1e-6}, 1), ({}, 2), ({"alpha": 0}, 1)])
+def test_without_context_neither(lvlm, encoded, decode, count):
+    image = pictures_batch(2)
+    run(
+        "LaserVATDecode", lvlm=lvlm, question=QUESTION, positive=image[:1],
+        counterfactual=image[1:], max_tokens=1, **decode,
+    )  # fmt: skip
+    assert len(encoded) == count
+
+
+def test_a_picture_is_encoded_once_in_a_run(lvlm, encoded):
+    image = pictures_batch(1)
+    one_node(lvlm, image)
+    assert encoded.count((image.shape[2], image.shape[1])) == 1
+    assert len(encoded) == 3
+
+
+def test_the_memory_asked_for_follows_the_visual_tokens():
+    handles, shown = part("nodes.handles"), part("laser_core.settings").LoadSettings
+    model = tiny_lvlm("qwen2_5_vl")
+    usual, more = (
+        handles._memory_of_a_run(model, shown(max_visual_tokens=tokens)) for tokens in (1280, 16384)
+    )
+    text = model.model.config.get_text_config()
+    head_dim = text.hidden_size // text.num_attention_heads
+    token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * 4
+    assert more - usual >= 4 * (16384 - 1280) * token
+    fixed = tiny_lvlm("llava")
+    assert handles._memory_of_a_run(fixed, shown()) == handles._memory_of_a_run(
+        fixed, shown(max_visual_tokens=16384)
+    )
 
 
 def test_what_a_handle_remembers_is_bounded(lvlm, monkeypatch):

@@ -19,7 +19,8 @@ from laser_core.lvlm import Lvlm
 from laser_core.prefill import Stream
 from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings
 from tests.core.lvlms import lvlm_of, noise_picture
-from tools import bench_speed
+from tools import bench_memory, bench_speed
+from tools.bench_memory import straight_line
 from tools.bench_speed import equality, options
 from tools.speed import ways
 from tools.speed.bench import Bench
@@ -27,7 +28,7 @@ from tools.speed.count import ATTENTION, Arithmetic, Counts, flops, prefill_toke
 from tools.speed.modes import MODES, QUARTER_MODES, QUESTION
 from tools.speed.options import save
 from tools.speed.shapes import lvlm_of_shape, picture_of
-from tools.speed.timing import Clock
+from tools.speed.timing import Clock, unless_full
 
 SQUARE = "what colour is the square ?"
 
@@ -197,6 +198,33 @@ def test_operations_of_a_long_answer_follow_from_short_ones(way):
     assert counts.prefill_tokens == prefill_tokens(lvlm, lambda: answer(1))
 
 
+@pytest.mark.parametrize("name", ["tiny-llava", "tiny-qwen2.5-vl"])
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_the_floor_is_the_plain_answers_operations_and_at_most_ours(name, mode):
+    bench = Bench(name, lvlm_of_shape(name, "cpu", torch.float32), "cpu", rounds=1)
+    table = bench.whole(mode, tokens=4, with_peers=True)
+    floor, entries = table["floor"], table["ways"]
+    assert entries["plain"]["gflop"] == pytest.approx(floor["plain_gflop"], rel=1e-3)
+    assert 0.999 <= floor["operations_over_floor"] <= 1.05
+    assert floor["ratio"] == pytest.approx(floor["gflop"] / floor["plain_gflop"])
+    assert entries["peers"]["gflop"] > 1.2 * entries["ours"]["gflop"]
+    assert entries["ours"]["prefill_tokens_ratio"] == pytest.approx(
+        entries["ours"]["prefill_tokens"] / entries["plain"]["prefill_tokens"]
+    )
+
+
+def test_the_stages_of_an_answer_add_up_to_its_time(monkeypatch):
+    bench = Bench("tiny-llava", lvlm_of_shape("tiny-llava", "cpu", torch.float32), "cpu", rounds=1)
+    seconds = iter([1, 3, 10, 7, 2, 5, 11] * 2)
+    run = []
+    monkeypatch.setattr(bench, "clock", lambda way: (run.append(way()), next(seconds))[1])
+    table = bench.stages(MODES[0], tokens=3)["seconds"]
+    assert list(table["plain"].values()) == [1, 2, 0, 7]  # of 10
+    assert list(table["ours"].values()) == [1 + 2, 6, 3, 6]  # of 7 and 11
+    assert sum(table["ours"].values()) == 7 + 11
+    assert len(run) == 14
+
+
 def test_prompts_share_tokens_up_to_the_first_other_picture():
     lvlm = lvlm_of("qwen2_5_vl")
     first, second = (lvlm.encode(noise_picture((90, 60), seed)) for seed in (1, 2))
@@ -251,6 +279,15 @@ def _fill_the_memory():
     raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
 
+def test_only_memory_that_runs_out_leaves_a_way_out():
+    def library_without_room():
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+    assert unless_full("peers", library_without_room) is None
+    with pytest.raises(ZeroDivisionError):
+        unless_full("peers", lambda: 1 / 0)
+
+
 def test_a_way_that_memory_does_not_suffice_for_is_left_out_with_a_note(capsys):
     runs = {"plain": lambda: sum(range(1000)), "peers": _fill_the_memory}
     assert set(Clock("cpu").interleaved(runs, 2)) == {"plain"}
@@ -275,6 +312,37 @@ def test_a_row_that_memory_does_not_suffice_for_costs_no_other(monkeypatch, tmp_
 
 
 ENTRY = ("seconds", "ratio", "spread", "peak_mb", "tokens")
+
+
+def test_the_benchmarks_run_from_end_to_end(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "speed.json"
+    shape = ["--shapes", "tiny-qwen2.5-vl", "--json", str(path)]
+    lengths = ["--answers", "2", "1", "3", "--batches", "2", "--rounds", "1"]
+    monkeypatch.setattr("sys.argv", ["bench_speed.py", *shape, *lengths])
+    bench_speed.main()
+    record = json.loads(path.read_text("utf-8"))
+    entry = record["shapes"]["tiny-qwen2.5-vl"]
+    whole = [key for key in entry if key.split(", ")[-1].isdigit()]
+    names = [mode.name for mode in MODES + QUARTER_MODES]
+    # every mode at one length before the next, the last length with the crop alone
+    assert whole == [f"{name}, {n}" for n in (2, 1) for name in names] + ["crop only, 3"]
+    assert {"reading", "decoding", "batch of 2", f"stages, {names[0]}"} <= entry.keys()
+    assert record["measured_with"]["torch"] == torch.__version__
+    monkeypatch.setattr("sys.argv", ["bench_memory.py", *shape])
+    bench_memory.main()
+    entry = json.loads(path.read_text("utf-8"))["shapes"]["tiny-qwen2.5-vl"]
+    assert [row["mode"] for row in entry["whole"]] == names
+    assert all(0 < row["kept"] < row["ours"] < row["peers"] for row in entry["whole"])
+    assert set(entry["growth"]) == {"reading", "picture + crop"}
+    assert "| tiny-qwen2.5-vl | crop only |" in capsys.readouterr().out
+
+
+def test_growth_that_is_no_line_is_said():
+    line = straight_line([100, 200, 300, 400], [3.0, 5.0, 7.0, 9.0])
+    assert line["bytes_per_token"] == pytest.approx(20_000)
+    assert line["off_the_line"] == pytest.approx(0, abs=1e-9)
+    curve = straight_line([100, 200, 300, 400], [1.0, 4.0, 9.0, 16.0])
+    assert curve["off_the_line"] > 0.2
 
 
 def test_the_gpu_option_changes_defaults_only(monkeypatch):
