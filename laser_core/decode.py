@@ -187,7 +187,7 @@ def _generate(
         output = model.generate(
             input_ids=rows.input_ids,
             attention_mask=torch.ones_like(rows.input_ids),
-            past_key_values=cache,
+            **{lvlm.cache_name: cache},
             stopping_criteria=stopping,
             generation_config=config,
             **options,

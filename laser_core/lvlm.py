@@ -336,6 +336,12 @@ class Lvlm:
         return Prompt(input_ids, pictures, tuple(spans), positions, delta)
 
     @cached_property
+    def cache_name(self) -> str:
+        """What the library calls a forward's key-value cache: "cache" from 5.24 on."""
+        parameters = inspect.signature(type(self.model.get_decoder()).forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
+
+    @cached_property
     def takes_token_types(self) -> bool:
         """True if the model wants to be told which tokens are a picture's (newer M-RoPE code)."""
         rope_index = getattr(self.model.model, "get_rope_index", None)

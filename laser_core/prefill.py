@@ -196,7 +196,7 @@ def extend(
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
     edges = [start, *ahead[1:], stop]
     inputs: DecoderInputs = []
-    with _recorded(lvlm.model.get_decoder(), inputs), _reading_in_stretches(lvlm):
+    with _recorded(lvlm, inputs), _reading_in_stretches(lvlm):
         for first, last in pairwise(edges):
             if check:
                 check()
@@ -243,24 +243,24 @@ def forward(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
         attention_mask=mask,
-        past_key_values=cache,
+        **{lvlm.cache_name: cache},
         use_cache=True,
         **kwargs,
     ).last_hidden_state
 
 
 @contextmanager
-def _recorded(decoder: torch.nn.Module, inputs: DecoderInputs) -> Iterator[None]:
+def _recorded(lvlm: Lvlm, inputs: DecoderInputs) -> Iterator[None]:
     """Note what the decoder is called with, the cache apart."""
 
     thread = threading.get_ident()
 
     def note(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == thread:
-            call = {name: value for name, value in kwargs.items() if name != "past_key_values"}
+            call = {name: value for name, value in kwargs.items() if name != lvlm.cache_name}
             inputs.append(call)
 
-    hook = decoder.register_forward_pre_hook(note, with_kwargs=True)
+    hook = lvlm.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield
     finally:
@@ -276,7 +276,7 @@ def _reading_in_stretches(lvlm: Lvlm) -> Iterator[None]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         if args or threading.get_ident() != thread:
             return run(*args, **kwargs)
-        cache = kwargs.pop("past_key_values")
+        cache = kwargs.pop(lvlm.cache_name)
         return _in_stretches(lvlm, run, kwargs, cache)
 
     decoder.forward = forward
@@ -292,13 +292,13 @@ def _in_stretches(
     lvlm: Lvlm, run: Callable[..., Any], call: dict[str, Any], cache: DynamicCache
 ) -> Any:
     """`run`, the decoder, on `call`: its output for all of the call's tokens; `cache` grows."""
-    length = call["inputs_embeds"].shape[1]
+    length, held = call["inputs_embeds"].shape[1], {lvlm.cache_name: cache}
     # From the start on, kernels know causality without a mask. Offloaded weights would be loaded
     # anew for each stretch, which takes longer than the mask is worth.
     if not cache.get_seq_length() or lvlm.offloaded:
-        return run(**call, past_key_values=cache)
+        return run(**call, **held)
     outputs = [
-        run(**_stretch(call, first, min(first + STRETCH, length)), past_key_values=cache)
+        run(**_stretch(call, first, min(first + STRETCH, length)), **held)
         for first in range(0, length, STRETCH)
     ]
     hidden = [output.last_hidden_state for output in outputs]

@@ -125,7 +125,7 @@ def rescore(
             input_ids=chunk.repeat(streams, 1),
             position_ids=rows.position_ids(past, count, 1, mrope),
             attention_mask=rows.attention_mask(past + count, 1),
-            past_key_values=rows.cache,
+            **{lvlm.cache_name: rows.cache},
             use_cache=True,
             **kwargs,
         ).last_hidden_state

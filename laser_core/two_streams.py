@@ -46,6 +46,8 @@ class RoomyLayer(DynamicLayer):
     A new token is written in place; the library's layer copies all tokens for each new one.
     """
 
+    is_croppable = False  # else `generate` may run a step ahead, and take it back from the cache
+
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
@@ -217,7 +219,7 @@ class TwoStreams:
         if threading.get_ident() != self._thread:
             return None
         ids = self._fed = kwargs["input_ids"]
-        past = kwargs["past_key_values"].get_seq_length()
+        past = kwargs[self._lvlm.cache_name].get_seq_length()
         beams, count = ids.shape
         kwargs = {
             **kwargs,

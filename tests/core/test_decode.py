@@ -9,6 +9,7 @@ import torch
 from accelerate import cpu_offload
 from PIL import ImageFilter
 from transformers import (
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -454,8 +455,9 @@ def test_another_thread_runs_the_decoder_undisturbed_while_prompts_are_read(monk
 
     def elsewhere():
         with torch.no_grad():
-            past = lvlm.model(input_ids=ids_elsewhere[:, :8]).past_key_values
-            lvlm.model(input_ids=ids_elsewhere[:, 8:], past_key_values=past)
+            cache = {lvlm.cache_name: DynamicCache()}
+            lvlm.model(input_ids=ids_elsewhere[:, :8], **cache)
+            lvlm.model(input_ids=ids_elsewhere[:, 8:], **cache)
 
     def begin(*_):
         thread = threading.Thread(target=elsewhere)

@@ -89,7 +89,7 @@ def _forward(
     return lvlm.model.model(
         input_ids=ids.to(lvlm.device),
         position_ids=positions.to(lvlm.device),
-        past_key_values=cache,
+        **{lvlm.cache_name: cache},
         use_cache=True,
         **inputs,
     ).last_hidden_state

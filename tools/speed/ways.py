@@ -199,11 +199,12 @@ class _Loop:
             position = position.expand(3, 1, 1)
         ids = torch.tensor([[token]], device=lvlm.device)
         self._next += 1
-        self._forward({"input_ids": ids, "position_ids": position, "past_key_values": self._cache})
+        held = {lvlm.cache_name: self._cache}
+        self._forward({"input_ids": ids, "position_ids": position, **held})
 
     def _forward(self, inputs: dict[str, Any]) -> None:
         model = self._lvlm.model
         output = model.model(**inputs, use_cache=True)
-        self._cache = output.past_key_values
+        self._cache = output[self._lvlm.cache_name]
         # Not by logits_to_keep: Qwen2-VL of transformers 4.57 runs the head on every token
         self.logits = model.get_output_embeddings()(output.last_hidden_state[0, -1]).float()
