@@ -93,7 +93,7 @@ MUTATIONS = (
              "            del ALL_ATTENTION_FUNCTIONS[implementation]\n            if own:",
              "            if own:",
              "tests/core/test_kernels.py tests/core/test_capture.py"),
-    Mutation("heads given as rows in the wrong order", "laser_core/kernels.py",
+    Mutation("heads in the wrong order", "laser_core/kernels.py",
              '"b (kv group) 1 d -> b kv group d"', '"b (group kv) 1 d -> b kv group d"',
              "tests/core/test_kernels.py"),
     Mutation("batch order", "nodes/batches.py",
