@@ -356,6 +356,17 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
             pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
 
 
+@pytest.mark.parametrize("feather_px", [0, 3])
+def test_the_mask_of_an_answer_can_be_changed_in_place(feather_px):
+    blocking = CounterfactualSettings(feather_px=feather_px)
+    chosen = settings(counterfactual=blocking)
+    for mode in (False, True):  # as called from Python, and as ComfyUI calls a node
+        with torch.inference_mode(mode):
+            result = pipeline.answer(lvlm_of("llava"), noise_picture(), QUESTION, chosen)
+        assert not result.mask.is_inference()
+        result.mask.mul_(0.5)
+
+
 def test_a_mask_of_another_size_is_refused():
     with pytest.raises(ValueError, match="resize the mask"):
         pipeline.locate(lvlm_of("llava"), noise_picture(), QUESTION, mask=torch.ones(10, 10))
