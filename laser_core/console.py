@@ -96,7 +96,8 @@ def is_for_the_user(error: Exception) -> bool:
     frame = error.__traceback__
     while frame.tb_next:
         frame = frame.tb_next
-    return frame.tb_frame.f_globals.get("__package__") == __package__
+    package = frame.tb_frame.f_globals.get("__package__") or ""
+    return package == __package__ or package.startswith(f"{__package__}.")
 
 
 @contextmanager

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .answer_input import negative_stream, plain_stream, positive_stream
-from .attention import read_attention
-from .counterfactual import block, evidence_patches, patch_mask
-from .crop import place_windows
-from .decode import OnText, decode
-from .families import PictureInputs
 from .geometry import whole_picture
-from .lvlm import Lvlm
+from .models.chat import Stream
+from .models.families import PictureInputs
+from .models.lvlm import Lvlm
 from .pictures import to_picture
-from .prefill import Progress, Stream
+from .progress import OnText, Progress
 from .results import Answer, AttentionMaps, Evidence, LayerChoice, Placement
 from .settings import LaserSettings
-from .vaq import contrast, evidence, evidence_of_mask, select_layer
+from .steps.answer_input import negative_stream, plain_stream, positive_stream
+from .steps.attention import read_attention
+from .steps.counterfactual import block, evidence_patches, patch_mask
+from .steps.crop import place_windows
+from .steps.decode import decode
+from .steps.vaq import contrast, evidence, evidence_of_mask, select_layer
 
 
 @dataclass(frozen=True)

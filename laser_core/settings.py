@@ -444,3 +444,13 @@ class LaserSettings(Settings):
     counterfactual: CounterfactualSettings = CounterfactualSettings()
     answer: AnswerSettings = AnswerSettings()
     decode: DecodeSettings = DecodeSettings()
+
+
+GROUPS: dict[str, type[Settings]] = {
+    "load": LoadSettings,
+    **{group.name: type(group.default) for group in fields(LaserSettings)},
+}
+
+
+LOCATE_GROUPS = ("load", "prompt", "contrast", "layer", "crop")
+"""The groups that say where the evidence is, and nothing of answers."""

@@ -101,7 +101,7 @@ def evidence_of(
     if counts or sizes do not match.
     """
     if mask is not None:
-        from ..laser_core.vaq import evidence_of_mask
+        from ..laser_core.steps.vaq import evidence_of_mask
 
         return [evidence_of_mask(one) for one in masks_of(mask, pictures)]
     if evidence is None:

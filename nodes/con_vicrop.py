@@ -71,10 +71,10 @@ class ConViCrop:
     def crop(self, image: Any, override: str, evidence=None, mask=None, **values: Any):
         import torch
 
-        from ..laser_core.crop import place_windows
         from ..laser_core.geometry import whole_picture
-        from ..laser_core.render import drawing, on_one_size
+        from ..laser_core.output.drawing import drawing, on_one_size
         from ..laser_core.results import Placement
+        from ..laser_core.steps.crop import place_windows
 
         chosen = settings_from(CropSettings, values)
         pictures = pictures_of(image)

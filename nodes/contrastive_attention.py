@@ -52,9 +52,10 @@ class ContrastiveAttention:
         }
 
     def read(self, lvlm: Any, image: Any, question: str, unique_id=None, **values: Any):
-        from ..laser_core.render import layer_sheet, on_one_size
+        from ..laser_core.output.drawing import on_one_size
+        from ..laser_core.output.layer_sheet import layer_sheet
         from ..laser_core.settings import LayerSettings
-        from ..laser_core.vaq import contrast, select_layer
+        from ..laser_core.steps.vaq import contrast, select_layer
 
         pictures = pictures_of(image)
         prompt, compare = (

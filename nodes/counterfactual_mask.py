@@ -68,7 +68,7 @@ class CounterfactualMask:
     def block(self, image: Any, evidence=None, mask=None, boxes=None, **values: Any):
         import torch
 
-        from ..laser_core.counterfactual import block, evidence_patches, patch_mask
+        from ..laser_core.steps.counterfactual import block, evidence_patches, patch_mask
 
         chosen = settings_from(CounterfactualSettings, values)
         pictures = pictures_of(image)

@@ -13,8 +13,8 @@ from . import runtime
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..laser_core.families import PictureInputs
-    from ..laser_core.lvlm import Lvlm
+    from ..laser_core.models.families import PictureInputs
+    from ..laser_core.models.lvlm import Lvlm
     from ..laser_core.results import Answer, AttentionMaps, Evidence
     from ..laser_core.settings import ContrastSettings, LoadSettings, PromptSettings
 
@@ -51,7 +51,7 @@ class LvlmHandle:
 
         After an error or interrupt no cached prefix stays, and no maps where memory ran out.
         """
-        from ..laser_core.memory import is_out_of_memory
+        from ..laser_core.out_of_memory import is_out_of_memory
 
         try:
             lvlm = self._ensure()
@@ -79,7 +79,7 @@ class LvlmHandle:
         progress: runtime.Progress | None,
     ) -> AttentionMaps:
         """Step 2, remembered: nodes that ask the same of a picture share one reading."""
-        from ..laser_core.attention import read_attention
+        from ..laser_core.steps.attention import read_attention
 
         inputs = lvlm.encode(picture, settings.framing)
         key = inputs.digest, inputs.grid, inputs.picture_size, question.strip(), settings

@@ -132,7 +132,8 @@ class LaserAnswerNode:
         **values: Any,
     ):
         from ..laser_core import pipeline
-        from ..laser_core.report import report, to_json
+        from ..laser_core.files import to_json
+        from ..laser_core.output.report import report
 
         settings = settings_of(values)
         pictures = pictures_of(image)
@@ -179,7 +180,7 @@ def settings_of(values: dict[str, Any]) -> LaserSettings:
 
 def drawn(picture: Image.Image, location: Location | None) -> Image.Image:
     """The picture with its heat map and windows; alone where nothing was looked for."""
-    from ..laser_core.render import drawing
+    from ..laser_core.output.drawing import drawing
 
     if location is None:
         return drawing(picture)
@@ -210,7 +211,8 @@ def _outputs(
 ) -> dict[str, Any]:
     import torch
 
-    from ..laser_core.render import heat_map, on_one_size
+    from ..laser_core.output.drawing import on_one_size
+    from ..laser_core.output.heat import heat_map
 
     crops, overlays, heats, placements = [], [], [], []
     for picture, result in zip(pictures, found, strict=True):

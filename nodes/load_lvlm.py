@@ -134,7 +134,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
     """
     import torch
 
-    from ..laser_core.loading import load_lvlm
+    from ..laser_core.models.loading import load_lvlm
 
     device = run_device(cpu=settings.device == "cpu")
     if device is None or device.type == "cpu":

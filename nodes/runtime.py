@@ -96,7 +96,7 @@ class ViewProgress:
             return
         from server import PromptServer
 
-        from ..laser_core.report import to_plain
+        from ..laser_core.files import to_plain
 
         server = PromptServer.instance
         node = {"node": self._node_id, "workflow": self._workflow}
@@ -133,7 +133,7 @@ def ui(text: Sequence[str], **views: list) -> dict[str, list]:
 
     One value that JSON cannot hold would stop the server's messages to every node.
     """
-    from ..laser_core.report import to_plain
+    from ..laser_core.files import to_plain
 
     return {"text": list(text), **to_plain(views)}
 
@@ -155,7 +155,7 @@ def explain_out_of_memory(node: type) -> None:
         except Exception as error:
             import torch
 
-            from ..laser_core.memory import is_out_of_memory
+            from ..laser_core.out_of_memory import is_out_of_memory
 
             if not is_out_of_memory(error):
                 raise

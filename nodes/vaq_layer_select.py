@@ -52,8 +52,9 @@ class VAQLayerSelect:
 
         import torch
 
-        from ..laser_core.render import drawing, heat_map, on_one_size, vaq_chart
-        from ..laser_core.vaq import contrast, evidence, layer_map, select_layer
+        from ..laser_core.output.drawing import drawing, on_one_size, vaq_chart
+        from ..laser_core.output.heat import heat_map
+        from ..laser_core.steps.vaq import contrast, evidence, layer_map, select_layer
 
         chosen = settings_from(LayerSettings, values)
         by_rule = dataclasses.replace(chosen, layer=-1)

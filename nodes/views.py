@@ -64,7 +64,7 @@ def window_view(
 
 def token_view(answer: Answer) -> dict[str, Any]:
     """One answer, token by token; `all_tokens` is a file with the rest of a long one."""
-    from ..laser_core.report import to_plain
+    from ..laser_core.files import to_plain
 
     tokens = [_token(token) for token in answer.tokens]
     rest = None
@@ -124,7 +124,7 @@ def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, An
     from einops import rearrange
     from PIL import Image
 
-    from ..laser_core.render import heat_colours, on_picture
+    from ..laser_core.output.heat import heat_colours, on_picture
 
     maps, box = on_picture(maps.float().cpu(), grid, size)
     rows, columns = (min(side, MAP_CELLS) for side in maps.shape[1:])

@@ -220,12 +220,12 @@ def test_a_python_that_cannot_read_or_import_the_pack_is_told(tmp_path, file, te
         if name.endswith(".py"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(content)
-    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "checks").mkdir(parents=True)
     (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "tools" / "check_python.py", tmp_path / "tools")
+    shutil.copy(ROOT / "tools" / "checks" / "check_python.py", tmp_path / "tools" / "checks")
     if text:
         (tmp_path / file).write_text(text)
-    command = [sys.executable, tmp_path / "tools" / "check_python.py"]
+    command = [sys.executable, tmp_path / "tools" / "checks" / "check_python.py"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert said in done.stdout + done.stderr
     assert (done.returncode != 0) == bool(text)

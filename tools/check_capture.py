@@ -16,12 +16,12 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from laser_core.attention import read_attention
-from laser_core.families import FAMILIES
-from laser_core.lvlm import Lvlm
+from laser_core.models.families import FAMILIES
+from laser_core.models.lvlm import Lvlm
 from laser_core.settings import PromptSettings
-from tests.core.lvlms import lvlm_of, noise_picture
-from tests.core.reference import eager_rows
+from laser_core.steps.attention import read_attention
+from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.reference import eager_rows
 
 QUESTION = "what colour is the square ?"
 PICTURES = 12

@@ -15,15 +15,22 @@ import numpy as np
 import pytest
 import torch
 
-from laser_core import aggregate, cli
-from laser_core.aggregate import KINDS, describe, mass_share, measure, summarise
+from laser_core.command_line import cli
+from laser_core.evaluation import attention_aggregation as aggregate
+from laser_core.evaluation.attention_aggregation import (
+    KINDS,
+    describe,
+    mass_share,
+    measure,
+    summarise,
+)
+from laser_core.evaluation.refcoco import read_items
 from laser_core.geometry import Box, Grid
-from laser_core.loading import load_lvlm
+from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import locate
-from laser_core.referring import read_items
 from laser_core.results import Evidence
 from laser_core.settings import ContrastSettings, LaserSettings, LayerSettings
-from laser_core.vaq import contrast, select_layer
+from laser_core.steps.vaq import contrast, select_layer
 
 from .refcoco import write_formats
 

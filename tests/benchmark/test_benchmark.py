@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from laser_core.benchmark import (
+from laser_core.evaluation.answerer import (
     Answerer,
     UnsuitableTask,
     decode_settings,
@@ -19,8 +19,7 @@ from laser_core.benchmark import (
     split_instruction,
     stop_texts,
 )
-from laser_core.flags import flags
-from laser_core.loading import load_lvlm
+from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import answer
 from laser_core.settings import (
     AnswerSettings,
@@ -31,8 +30,8 @@ from laser_core.settings import (
     LoadSettings,
     PromptSettings,
 )
-
-from ..core.lvlms import lvlm_of, noise_picture
+from laser_core.settings_text import flags
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -19,15 +19,15 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import MODEL_REGISTRY_V2
 from lmms_eval.tasks import TaskManager
 
-from laser_core import lmms_eval_model
-from laser_core.benchmark import UnsuitableTask
-from laser_core.lmms_eval_model import Laser
-from laser_core.lmms_eval_plugin import manifest
-from laser_core.loading import load_lvlm
+from laser_core.evaluation import lmms_eval_model
+from laser_core.evaluation.answerer import UnsuitableTask
+from laser_core.evaluation.lmms_eval_model import Laser
+from laser_core.evaluation.lmms_eval_plugin import manifest
+from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import answer
 from laser_core.settings import DecodeSettings, LaserSettings, PromptSettings
 from tools.demo_model.world import held_out_items
-from tools.demo_task import TASK, write_task
+from tools.lmms_eval.demo_task import TASK, write_task
 
 # Pillow's own default: lmms-eval has it read torn files, which other tests want refused
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -152,7 +152,7 @@ def test_the_task_for_aokvqa_asks_and_scores_its_rows(tmp_path):
     row = {"file_name": "0.png", "question_id": "a", "question": item.question}
     row["direct_answers"] = str([said_now] * 2 + ["nothing"] * 8)
     (pictures / "metadata.jsonl").write_text(json.dumps(row))
-    shipped = ROOT / "tools" / "lmms_eval_tasks" / "aokvqa_val.yaml"
+    shipped = ROOT / "tools" / "lmms_eval" / "tasks" / "aokvqa_val.yaml"
     data = f"dataset_path: imagefolder\ndataset_kwargs:\n  data_dir: {tmp_path / 'data'}\n"
     (tmp_path / "here.yaml").write_text(f"include: {shipped}\ntask: aokvqa_here\n{data}")
     tasks = TaskManager("ERROR", include_path=str(tmp_path), include_defaults=False)
@@ -176,7 +176,7 @@ def test_two_processes_answer_what_one_does(task, tmp_path):
     }
     script = (
         "import lmms_eval.models as models\n"
-        "from laser_core.lmms_eval_plugin import manifest\n"
+        "from laser_core.evaluation.lmms_eval_plugin import manifest\n"
         "models.MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)\n"
         "from lmms_eval.__main__ import cli_evaluate\n"
         "cli_evaluate()\n"

@@ -7,9 +7,9 @@ import pickle
 
 import pytest
 
+from laser_core.evaluation.refcoco import ReferringItem, find_picture, read_items
 from laser_core.geometry import Box
-from laser_core.referring import ReferringItem, find_picture, read_items
-from tools.refs_to_json import read_refs
+from tools.lmms_eval.refs_to_json import read_refs
 
 from .refcoco import write_formats
 
@@ -99,7 +99,7 @@ LAB = {"question_id": 1, "file_name": "a.png", "answer": ["it"], "bbox": [0, 0, 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("refs(unc).p", "", r"^convert it to JSON first, python -m tools.refs_to_json: "),
+        ("refs(unc).p", "", r"^convert it to JSON first, python -m tools.lmms_eval.refs_to_json: "),
         ("a.json", "{", "^save .* as JSON, or as .jsonl: "),
         ("a.json", "[]", "^fill .* with rows: "),
         ("a.json", "{}", "^fill .* with rows: "),

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from laser_core.result_lines import ResultLines
+from laser_core.evaluation.resumable_lines import ResultLines
 
 RUN = {"model": "demo", "layer": {"top_heads": 0}}
 

@@ -9,14 +9,13 @@ import torch
 from PIL import Image
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from laser_core.attention import read_attention
-from laser_core.capture import RowCapture
-from laser_core.families import FAMILIES
-from laser_core.prefill import read_prefix
+from laser_core.engine.capture import RowCapture
+from laser_core.engine.reading import read_prefix
+from laser_core.models.families import FAMILIES
 from laser_core.settings import PromptSettings
-
-from .lvlms import lvlm_of, noise_picture
-from .reference import eager_rows, library_inputs
+from laser_core.steps.attention import read_attention
+from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.reference import eager_rows, library_inputs
 
 QUESTION = "what colour is the square ?"
 SLIDING = [("llava", 24), ("qwen2_vl", 24), ("qwen2_5_vl", 24)]

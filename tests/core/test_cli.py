@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from laser_core import cli, pipeline
+from laser_core import pipeline
+from laser_core.command_line import cli
 from laser_core.console import ProgressLine
-from laser_core.families import FAMILIES
-from laser_core.flags import GROUPS, add_flags, flags, read_flags
-from laser_core.settings import LaserSettings, LoadSettings
+from laser_core.models.families import FAMILIES
+from laser_core.settings import GROUPS, LaserSettings, LoadSettings
+from laser_core.settings_text import add_flags, flags, read_flags
+from tools.testbed.lvlms import noise_picture
+from tools.testbed.tiny import build, save
 
-from .lvlms import noise_picture
 from .test_report import strict
-from .tiny import build, save
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "what colour is the square ?"
@@ -423,7 +424,8 @@ def test_the_demo_model_says_what_it_does_not_know(here, capfd):
 
 
 @pytest.mark.parametrize(
-    "step", ["pictures.read_picture", "pipeline.answer", "render.overlay", "report.report"]
+    "step",
+    ["pictures.read_picture", "pipeline.answer", "output.drawing.overlay", "output.report.report"],
 )
 def test_memory_that_runs_out_in_any_step_names_the_remedy(run, monkeypatch, step):
     def out_of_memory(*args, **options):

@@ -11,11 +11,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from laser_core.counterfactual import block, evidence_patches, patch_mask
 from laser_core.geometry import Box, Grid, Window
 from laser_core.results import Evidence, LayerChoice
 from laser_core.settings import CounterfactualSettings
-from laser_core.vaq import evidence_of_mask
+from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.vaq import evidence_of_mask
 
 CHOICE = LayerChoice(0, torch.ones(1), torch.zeros(1, 1, dtype=torch.int64), {0: 1.0}, "")
 PIXEL_FILLS = ("mean", "black", "grey", "blur", "noise")

@@ -13,10 +13,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from laser_core.crop import ADAPTIVE_RATIOS, place_windows
 from laser_core.geometry import Box, Grid, Window
 from laser_core.results import Evidence
 from laser_core.settings import CropSettings
+from laser_core.steps.crop import ADAPTIVE_RATIOS, place_windows
 
 PLACEMENTS = ("most mass", "centroid", "peak", "top patches box", "adaptive")
 

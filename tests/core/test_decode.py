@@ -19,17 +19,19 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from laser_core import prefill
-from laser_core.attention import read_attention
-from laser_core.decode import decode
-from laser_core.families import FAMILIES
-from laser_core.prefill import Stream, read_blocked, read_prefix, read_stream
+from laser_core.engine import reading as prefill
+from laser_core.engine.caches import ROOM
+from laser_core.engine.reading import read_blocked, read_prefix, read_stream
+from laser_core.engine.token_records import Recorder
+from laser_core.engine.two_streams import mix_logits
+from laser_core.models.chat import Stream
+from laser_core.models.families import FAMILIES
 from laser_core.settings import DecodeSettings
-from laser_core.token_records import Recorder
-from laser_core.two_streams import ROOM, mix_logits
+from laser_core.steps.attention import read_attention
+from laser_core.steps.decode import decode
+from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.reference import library_inputs, next_logits, two_loops
 
-from .lvlms import lvlm_of, noise_picture
-from .reference import library_inputs, next_logits, two_loops
 from .test_capture import BARE
 
 QUESTION = "what colour is the square ?"

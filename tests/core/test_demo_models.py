@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from laser_core import pipeline
-from laser_core.loading import load_lvlm
+from laser_core.models.loading import load_lvlm
 from laser_core.settings import LaserSettings, LoadSettings
 from tools.demo_model.evaluate import answers
 from tools.demo_model.world import held_out_items

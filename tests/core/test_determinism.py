@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from laser_core import pipeline
-from laser_core.report import report, to_json
+from laser_core.files import to_json
+from laser_core.output.report import report
 from laser_core.settings import (
     CounterfactualSettings,
     CropSettings,
     DecodeSettings,
     LaserSettings,
 )
-
-from .lvlms import lvlm_of, noise_picture
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
 CROP = CropSettings(min_side_px=20)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laser_core import pipeline
-from laser_core.families import FAMILIES
+from laser_core.models.families import FAMILIES
 from laser_core.pictures import to_mask, to_picture, to_tensor
 from laser_core.settings import (
     AnswerSettings,
@@ -25,8 +25,7 @@ from laser_core.settings import (
     LayerSettings,
     PromptSettings,
 )
-
-from .lvlms import lvlm_of, noise_picture
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
 SHORT = LaserSettings(decode=DecodeSettings(max_tokens=2), crop=CropSettings(min_side_px=8))

@@ -18,7 +18,8 @@ import transformers
 from einops import rearrange
 from PIL import Image
 
-from laser_core.families import (
+from laser_core.geometry import Box
+from laser_core.models.families import (
     FAMILIES,
     encode_picture,
     family_of,
@@ -26,9 +27,7 @@ from laser_core.families import (
     mean_colour,
     set_visual_token_limits,
 )
-from laser_core.geometry import Box
-
-from . import tiny
+from tools.testbed import tiny
 
 ORDINARY = [(100, 70), (57, 101), (33, 77), (160, 10)]
 EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 3000)]

@@ -12,13 +12,13 @@ import transformers
 from transformers import modeling_flash_attention_utils as flash_utils
 from transformers.integrations import flash_attention
 
-from laser_core.attention import read_attention
-from laser_core.decode import decode
-from laser_core.families import FAMILIES
-from laser_core.prefill import Stream
+from laser_core.models.chat import Stream
+from laser_core.models.families import FAMILIES
+from laser_core.steps.attention import read_attention
+from laser_core.steps.decode import decode
+from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.reference import two_loops
 
-from .lvlms import lvlm_of, noise_picture
-from .reference import two_loops
 from .test_capture import error_to_eager
 from .test_decode import QUESTION, ids, settings, streams
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from laser_core.attention import read_attention
 from laser_core.pipeline import answer, locate
 from laser_core.settings import DecodeSettings, LaserSettings
-from tools.speed.count import peak_bytes
-
-from .lvlms import lvlm_of, noise_picture
+from laser_core.steps.attention import read_attention
+from tools.benchmarks.speed.count import peak_bytes
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
 

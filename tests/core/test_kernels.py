@@ -8,12 +8,11 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from laser_core.decode import decode
-from laser_core.kernels import heads_as_rows, wrapped_kernel
-from laser_core.prefill import Stream
+from laser_core.engine.kernels import heads_as_rows, wrapped_kernel
+from laser_core.models.chat import Stream
 from laser_core.settings import DecodeSettings
-
-from .lvlms import lvlm_of, noise_picture
+from laser_core.steps.decode import decode
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
 

@@ -10,10 +10,10 @@ import tempfile
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from laser_core import pipeline, two_streams
+from laser_core import pipeline
+from laser_core.engine import two_streams
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings
-
-from .lvlms import lvlm_of, noise_picture
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
 SHORT = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=2))

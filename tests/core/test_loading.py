@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from laser_core import pipeline
-from laser_core.families import FAMILIES
-from laser_core.loading import load_lvlm
+from laser_core.models.families import FAMILIES
+from laser_core.models.loading import load_lvlm
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
-
-from .lvlms import noise_picture
-from .tiny import build, save
+from tools.testbed.lvlms import noise_picture
+from tools.testbed.tiny import build, save
 
 QUESTION = "what colour is the square ?"
 SETTINGS = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=3))
@@ -37,7 +36,7 @@ def broken(folder, tmp_path):
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("chat_template", [True, False])
 def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_template, tmp_path):
-    from laser_core.lvlm import Lvlm
+    from laser_core.models.lvlm import Lvlm
 
     tiny = build(model_type)
     saved = save(tiny, tmp_path, chat_template=chat_template)
@@ -297,7 +296,7 @@ def test_of_several_chat_templates_the_default_is_used(broken):
 
 
 def test_a_reply_names_a_handful_of_unknown_words():
-    from laser_core.lvlm import ClosedVocabulary
+    from laser_core.models.closed_vocabulary import ClosedVocabulary
 
     closed = ClosedVocabulary("I know little.", "what is it ?")
     assert closed.reply(["a", "b"]).endswith('It does not know "a", "b". Try: what is it ?')

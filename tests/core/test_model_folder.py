@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from laser_core.loading import load_lvlm
-from laser_core.memory import is_out_of_memory
+from laser_core.models.loading import load_lvlm
+from laser_core.out_of_memory import is_out_of_memory
 from laser_core.settings import LoadSettings
-
-from .tiny import build, save
+from tools.testbed.tiny import build, save
 
 VALUES = [None, "x", -1, 0, True, [], {}, {"model_type": "bert"}]
 

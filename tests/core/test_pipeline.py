@@ -9,12 +9,9 @@ import pytest
 import torch
 
 from laser_core import pipeline
-from laser_core.answer_input import negative_stream, plain_stream, positive_stream
-from laser_core.counterfactual import block, evidence_patches, patch_mask
-from laser_core.crop import place_windows
-from laser_core.families import FAMILIES
 from laser_core.geometry import Window
-from laser_core.lvlm import ClosedVocabulary
+from laser_core.models.closed_vocabulary import ClosedVocabulary
+from laser_core.models.families import FAMILIES
 from laser_core.pictures import to_tensor
 from laser_core.settings import (
     AnswerSettings,
@@ -26,10 +23,12 @@ from laser_core.settings import (
     LayerSettings,
     PromptSettings,
 )
-from laser_core.vaq import contrast, evidence, select_layer
-
-from .lvlms import lvlm_of, noise_picture
-from .reference import eager_rows, library_inputs, two_loops
+from laser_core.steps.answer_input import negative_stream, plain_stream, positive_stream
+from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.crop import place_windows
+from laser_core.steps.vaq import contrast, evidence, select_layer
+from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.reference import eager_rows, library_inputs, two_loops
 
 QUESTION = "what colour is the square ?"
 SHORT = DecodeSettings(max_tokens=4)
@@ -188,8 +187,8 @@ def test_blocked_visual_tokens_are_those_under_the_mask():
 
 def test_steps_by_hand_give_the_pipelines_result():
     lvlm, picture, chosen = lvlm_of("qwen2_5_vl"), noise_picture((96, 80)), settings()
-    from laser_core.attention import read_attention
-    from laser_core.decode import decode
+    from laser_core.steps.attention import read_attention
+    from laser_core.steps.decode import decode
 
     maps = read_attention(lvlm, picture, QUESTION, chosen.prompt)
     contrasted = contrast(maps, chosen.contrast)

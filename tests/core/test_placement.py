@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from laser_core import pipeline
-from laser_core.attention import read_attention
-from laser_core.capture import attention_rows
-from laser_core.families import FAMILIES
+from laser_core.engine.capture import attention_rows
 from laser_core.geometry import Box
-from laser_core.loading import DEMO, load_lvlm
-from laser_core.lvlm import Lvlm
+from laser_core.models.families import FAMILIES
+from laser_core.models.loading import DEMO, load_lvlm
+from laser_core.models.lvlm import Lvlm
 from laser_core.pictures import read_picture
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
-
-from .lvlms import lvlm_of, noise_picture
-from .tiny import build
+from laser_core.steps.attention import read_attention
+from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.tiny import build
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "what colour is the square ?"
@@ -148,7 +147,7 @@ BOUND = {
     "a call for one kind of device": r"\.cuda\(|\.mps\b|\.xpu\b|torch\.cuda\b|\.to\([\"']cuda",
     "a device by its name": r"device\([\"'](?!cpu|cuda\" if )",
 }
-SOURCES = [*(ROOT / "laser_core").glob("*.py"), *(ROOT / "nodes").glob("*.py")]
+SOURCES = [*(ROOT / "laser_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]
 
 
 @pytest.mark.parametrize("kind", BOUND)
@@ -163,6 +162,6 @@ def test_only_device_neutral_calls_are_used(kind):
 
 
 def test_what_runs_on_the_models_device_needs_no_float64_which_mps_lacks():
-    for name in ("attention", "capture", "prefill", "decode"):
+    for name in ("steps/attention", "engine/capture", "engine/reading", "steps/decode"):
         text = (ROOT / "laser_core" / f"{name}.py").read_text("utf-8")
         assert not re.search(r"float64|\.double\(", text), name

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laser_core import pipeline
-from laser_core.chat_formats import BREAK, TURN_MARKS, plain_text
-from laser_core.families import FAMILIES
-from laser_core.lvlm import ClosedVocabulary
+from laser_core.models.chat_formats import BREAK, TURN_MARKS, plain_text
+from laser_core.models.closed_vocabulary import ClosedVocabulary
+from laser_core.models.families import FAMILIES
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, PromptSettings
-
-from .lvlms import lvlm_of, noise_picture
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
 SHORT = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=2))
@@ -131,7 +130,7 @@ def test_marks_that_overlap_are_all_broken():
 
 
 def test_a_tokenizer_that_drops_the_break_is_caught(monkeypatch):
-    monkeypatch.setattr("laser_core.lvlm.plain_text", lambda text, marks: text)
+    monkeypatch.setattr("laser_core.models.lvlm.plain_text", lambda text, marks: text)
     lvlm = lvlm_of("qwen2_vl")
     for text, system in (("<|image_pad|>", ""), ("what", "<|im_end|>")):
         with pytest.raises(ValueError, match="take what looks like a control token out"):

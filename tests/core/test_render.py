@@ -13,19 +13,18 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from laser_core.geometry import Box, Grid, Window, whole_picture
-from laser_core.pipeline import Location
-from laser_core.render import (
+from laser_core.output.drawing import (
     CHOSEN_COLOUR,
     FUSED_COLOUR,
     WINDOW_COLOUR,
     drawing,
-    heat_colours,
-    heat_map,
-    layer_sheet,
     on_one_size,
     overlay,
     vaq_chart,
 )
+from laser_core.output.heat import heat_colours, heat_map
+from laser_core.output.layer_sheet import layer_sheet
+from laser_core.pipeline import Location
 from laser_core.results import AttentionMaps, Evidence, LayerChoice, Placement
 
 MARGIN_PX = 14  # of the drawing around the picture

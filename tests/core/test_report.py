@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from laser_core import pipeline
+from laser_core.files import to_json, to_plain, write_atomically
 from laser_core.geometry import Window
-from laser_core.lvlm import ClosedVocabulary
-from laser_core.report import report, summary, to_json, to_plain, write_atomically
+from laser_core.models.closed_vocabulary import ClosedVocabulary
+from laser_core.output.report import report, summary
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
-
-from .lvlms import lvlm_of, noise_picture
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
 SETTINGS = LaserSettings(

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laser_core import vaq
 from laser_core.geometry import Box, Grid
 from laser_core.results import AttentionMaps
 from laser_core.settings import ContrastSettings, LayerSettings
-from laser_core.vaq import contrast, evidence, evidence_of_mask, score_heads, select_layer
+from laser_core.steps import vaq
+from laser_core.steps.vaq import contrast, evidence, evidence_of_mask, score_heads, select_layer
 
 KINDS = ("contrastive", "raw", "relative")
 NORMALISATIONS = ("none", "per head", "head mean")

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import torch
 
-from ..core.tiny import build
+from tools.testbed.tiny import build
+
 from .pack import part, run
 
 QUESTION = "what colour is the square ?"
@@ -16,7 +17,7 @@ QUESTION = "what colour is the square ?"
 @cache
 def tiny_lvlm(model_type: str):
     tiny = build(model_type)
-    return part("laser_core.lvlm").Lvlm(tiny.model, tiny.tokenizer, tiny.image_processor)
+    return part("laser_core.models.lvlm").Lvlm(tiny.model, tiny.tokenizer, tiny.image_processor)
 
 
 def handle_of(model_type: str = "llava", **options):

@@ -28,7 +28,7 @@ def pack() -> ModuleType:
 
 
 def part(name: str) -> ModuleType:
-    """A module of the loaded pack, such as part("nodes.batches") or part("laser_core.vaq")."""
+    """A module of the loaded pack, such as part("nodes.views") or part("laser_core.steps.vaq")."""
     pack()
     return importlib.import_module(f"{NAME}.{name}")
 

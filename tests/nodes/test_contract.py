@@ -184,8 +184,8 @@ def test_default_widgets_are_the_methods_defaults():
 
 
 def test_models_are_listed_by_the_types_the_core_supports():
-    families = part("laser_core.families").FAMILIES
-    assert tuple(families) == part("laser_core.model_types").SUPPORTED
+    families = part("laser_core.models.families").FAMILIES
+    assert tuple(families) == part("laser_core.models.folder_check").SUPPORTED
 
 
 # ---- importing ---------------------------------------------------------------------------------

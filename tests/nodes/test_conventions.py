@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from ..core.tiny import build, save
+from tools.testbed.tiny import build, save
+
 from .graphs import QUESTION, SMALL, all_of, hand_wired, handle_of, pictures_batch
 from .pack import NAME as PACK
 from .pack import ROOT, inputs_of, part, run
@@ -284,7 +285,7 @@ def test_the_readme_explains_what_the_pack_says():
     table = readme.split("## Troubleshooting")[1].split("\n## ")[0]
     rows = re.findall(r"`([^`]* \.\.\.)`", table)
     folders = [ROOT / name for name in ("nodes", "laser_core")]
-    code = "".join(path.read_text("utf-8") for folder in folders for path in folder.glob("*.py"))
+    code = "".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))
     code = re.sub(r'"\s*f?"', "", code)  # strings over several lines
     assert len(rows) > 15
     for row in rows:
@@ -355,10 +356,10 @@ def test_every_kind_of_out_of_memory_names_the_remedy(lvlm, error, monkeypatch):
     ("module", "name", "node_id"),
     [
         ("laser_core.pictures", "to_picture", "LaserAnswer"),
-        ("laser_core.render", "drawing", "LaserAnswer"),
-        ("laser_core.render", "heat_map", "LaserAnswer"),
-        ("laser_core.crop", "place_windows", "LaserConViCrop"),
-        ("laser_core.counterfactual", "block", "LaserCounterfactualMask"),
+        ("laser_core.output.drawing", "drawing", "LaserAnswer"),
+        ("laser_core.output.heat", "heat_map", "LaserAnswer"),
+        ("laser_core.steps.crop", "place_windows", "LaserConViCrop"),
+        ("laser_core.steps.counterfactual", "block", "LaserCounterfactualMask"),
         ("nodes.paste_back", "_resized", "LaserPasteBack"),
         ("nodes.models", "find", "LaserLoadLVLM"),
         ("nodes.handles", "_empty_caches", "LaserUnload"),
@@ -413,7 +414,9 @@ def test_an_answer_cut_short_says_so(lvlm, image):
 
 
 def test_words_the_model_does_not_know_are_answered_alike(tmp_path):
-    closed = part("laser_core.lvlm").ClosedVocabulary("I know shapes.", QUESTION)
+    closed = part("laser_core.models.closed_vocabulary").ClosedVocabulary(
+        "I know shapes.", QUESTION
+    )
     lvlm = handle_of("llava")
     lvlm._lvlm.closed_vocabulary = closed
     try:

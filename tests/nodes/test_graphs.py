@@ -58,7 +58,7 @@ def test_one_node_answers_as_five_do(model_type, case):
 
 @pytest.mark.parametrize("answer_input", ["picture + crop", "crop"])
 def test_one_node_answers_as_five_do_on_the_demo_model(answer_input):
-    if not (part("laser_core.loading").DEMO_FOLDERS["demo"] / "model.safetensors").is_file():
+    if not (part("laser_core.models.loading").DEMO_FOLDERS["demo"] / "model.safetensors").is_file():
         pytest.skip("the demo model is not built yet (tools/demo_model)")
     lvlm, image = run("LaserLoadLVLM").lvlm, pictures_batch(2, 300, 448)
     with lvlm.running() as model:
@@ -98,7 +98,7 @@ def test_a_mask_serves_as_the_evidence(lvlm):
 @pytest.mark.parametrize("model_type", ["llava", "qwen3_vl"])
 def test_where_nothing_is_found_both_answer_from_the_whole_picture(model_type, monkeypatch):
     lvlm, image = handle_of(model_type), pictures_batch(1)
-    vaq = part("laser_core.vaq")
+    vaq = part("laser_core.steps.vaq")
     original = vaq.contrast
     nothing = lambda *arguments: original(*arguments) * 0  # noqa: E731
     monkeypatch.setattr(vaq, "contrast", nothing)
@@ -208,7 +208,7 @@ def passes(lvlm):
     """Counts forwards of the vision tower and of the decoder."""
     model = tiny_lvlm("llava").model
     counts = {"tower": 0, "attention": 0}
-    capture = part("laser_core.capture").RowCapture
+    capture = part("laser_core.engine.capture").RowCapture
     enter = capture.__enter__
 
     def counted(self):
@@ -241,7 +241,7 @@ def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
 @pytest.fixture
 def encoded(monkeypatch) -> list:
     """Sizes of the pictures that are prepared for the model."""
-    module, sizes = part("laser_core.lvlm"), []
+    module, sizes = part("laser_core.models.lvlm"), []
     encode_picture = module.encode_picture
 
     def noted(family, processor, config, picture, *args):
@@ -331,7 +331,7 @@ def hooks_on(model) -> int:
 
 def test_an_interrupt_at_any_moment_leaves_the_model_as_it_was(lvlm, comfyui):
     image, model = pictures_batch(1), tiny_lvlm("llava").model
-    registry = part("laser_core.kernels").ALL_ATTENTION_FUNCTIONS
+    registry = part("laser_core.engine.kernels").ALL_ATTENTION_FUNCTIONS
     expected = tokens(one_node(lvlm, image).json[0])
     moments = comfyui.checks
     assert moments > 8

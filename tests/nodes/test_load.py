@@ -16,11 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ..core.tiny import build, save
+from tools.testbed.tiny import build, save
+
 from .graphs import QUESTION, Interrupted, pictures_batch
 from .pack import ROOT, inputs_of, node, part, run
 
 models = part("nodes.models")
+download = part("laser_core.models.download")
 
 
 def choices() -> list[str]:
@@ -134,7 +136,7 @@ def hub(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", HfApi)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
-    monkeypatch.setattr(models, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(download, "POLL_SECONDS", 0.01)
     seen.source = source
     return seen
 
@@ -194,7 +196,7 @@ def test_a_model_whose_index_is_broken_is_incomplete(comfyui, hub, content):
 
 
 def test_folders_with_broken_notes_are_passed_over(comfyui, hub):
-    (model_folder(comfyui.llm / "tiny") / models.ORIGIN).write_bytes(b"\xff\xfe")
+    (model_folder(comfyui.llm / "tiny") / download.ORIGIN).write_bytes(b"\xff\xfe")
     deep = model_folder(comfyui.llm / "deep") / "config.json"
     deep.write_text("[" * 100_000)
     assert list(models.local_models()) == ["tiny"]
@@ -207,7 +209,7 @@ def test_a_folder_of_the_same_name_is_not_taken_for_another_owners_model(comfyui
     assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "someone" / "tiny")
     assert models.find(choices()[0], "other/tiny")[1] == str(comfyui.llm / "other" / "tiny")
     assert {path.name for path in (comfyui.llm / "someone" / "tiny").iterdir()} >= {
-        "config.json", "model.safetensors", models.ORIGIN,
+        "config.json", "model.safetensors", download.ORIGIN,
     }  # fmt: skip
 
 
@@ -313,7 +315,7 @@ def test_an_interrupted_download_stops_and_begins_no_further_file(comfyui, hub):
         models.find(choices()[0], "someone/tiny", progress)
     hub.wait.set()
     for _ in range(100):
-        if not any(isinstance(t, models._Download) for t in threading.enumerate()):
+        if not any(isinstance(t, download._Download) for t in threading.enumerate()):
             break
         time.sleep(0.05)
     assert len(hub.files) <= 1
@@ -386,7 +388,7 @@ def test_a_quantized_model_has_room_made_and_leaves_with_keep_loaded_off(
     comfyui.device = "cuda"
     monkeypatch.setattr(module, "make_room", lambda device, size: asked.append((device, size)))
     monkeypatch.setattr(part("nodes.runtime"), "make_room", lambda *room: asked.append(room))
-    loading = part("laser_core.loading")
+    loading = part("laser_core.models.loading")
     load = loading.load_lvlm
 
     def quantized(source, settings):  # as bitsandbytes leaves it: on the GPU, not to be moved

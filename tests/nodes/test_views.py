@@ -74,14 +74,14 @@ def test_a_tile_goes_on_in_its_gutter(files):
 
 
 def test_a_tile_has_the_colours_and_the_cover_of_the_drawings(files):
-    render = part("laser_core.render")
+    heat = part("laser_core.output.heat")
     maps = vaq_view(torch.tensor([[[0.0, 1.0]]]))["maps"]
     weakest, strongest = tile_of(Image.open(files(maps["image"])).convert("RGBA"), maps, 0)[0]
-    assert weakest[3] == round(255 * render.COVER_LEAST)
-    assert strongest[3] == round(255 * render.COVER_MOST)
+    assert weakest[3] == round(255 * heat.COVER_LEAST)
+    assert strongest[3] == round(255 * heat.COVER_MOST)
     from matplotlib import colormaps
 
-    ends = colormaps[render.COLOUR_MAP]([0.0, 1.0], bytes=True)[:, :3]
+    ends = colormaps[heat.COLOUR_MAP]([0.0, 1.0], bytes=True)[:, :3]
     assert [list(weakest[:3]), list(strongest[:3])] == ends.tolist()
 
 
@@ -111,7 +111,7 @@ def test_pictures_and_maps_are_bounded(files):
         assert Image.open(files(view["picture"])).size == (512, 384)
         assert view["maps"]["tile"] == (64, 64)
         assert files(view["maps"]["image"]).stat().st_size < 400_000
-        values = part("laser_core.report").to_plain(view)
+        values = part("laser_core.files").to_plain(view)
         assert len(json.dumps(values)) < 8_000
 
 
@@ -132,7 +132,7 @@ def test_the_chosen_layers_map_is_the_evidence(lvlm, image, files):
     found = run("LaserVAQLayerSelect", attention=attention.attention, rule="argmax")
     maps = found.ui["laser_vaq"][0]["maps"]
     tile = tile_of(Image.open(files(maps["image"])), maps, found.layer[0])
-    cells, _ = part("laser_core.render").on_picture(
+    cells, _ = part("laser_core.output.heat").on_picture(
         found.evidence.items[0].map[None], found.evidence.items[0].grid, (90, 60)
     )
     assert np.array_equal(tile, (cells[0] / cells.max() * 255).round().byte().numpy())

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from laser_core.families import load_image_processor
-from laser_core.loading import load_lvlm
+from laser_core.models.families import load_image_processor
+from laser_core.models.loading import load_lvlm
 from laser_core.settings import PromptSettings
 from tools.demo_model import evaluate, examples, network, questions, qwen, scenes, world
 from tools.demo_model.architectures import ARCHITECTURES

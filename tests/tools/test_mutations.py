@@ -1,8 +1,8 @@
-"""The lines that tools/mutation_check.py breaks are still there to be broken."""
+"""The lines that tools/checks/mutation_check.py breaks are still there to be broken."""
 
 import pytest
 
-from tools.mutation_check import MUTATIONS, ROOT
+from tools.checks.mutation_check import MUTATIONS, ROOT
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

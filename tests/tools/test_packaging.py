@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import laser_core
-from laser_core.families import FAMILIES
-from tools import settings_table
+from laser_core.models.families import FAMILIES
+from tools.build import settings_table
 
 try:
     import tomllib
@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def test_the_readme_shows_the_settings_as_they_are():
-    assert settings_table.with_tables(README) == README, "run python -m tools.settings_table"
+    assert settings_table.with_tables(README) == README, "run python -m tools.build.settings_table"
 
 
 def test_the_readme_needs_its_marks():

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from laser_core.answer_input import negative_stream, plain_stream, positive_stream
-from laser_core.bootstrap import Bootstrap
-from laser_core.counterfactual import block, evidence_patches, patch_mask
-from laser_core.decode import decode
+from laser_core.evaluation.intervals import Bootstrap
 from laser_core.geometry import Box, Window
-from laser_core.loading import load_lvlm
+from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import answer, locate
 from laser_core.settings import (
     AnswerSettings,
@@ -21,11 +18,22 @@ from laser_core.settings import (
     DecodeSettings,
     LaserSettings,
 )
+from laser_core.steps.answer_input import negative_stream, plain_stream, positive_stream
+from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.decode import decode
+from tools.benchmarks.quality import summary, tables
+from tools.benchmarks.quality.first_token import first_logits
+from tools.benchmarks.quality.measure import (
+    BOTH,
+    CROP,
+    PICTURE,
+    ItemRun,
+    Look,
+    decoding_name,
+    measure,
+)
+from tools.benchmarks.quality.rows import LASER, ORACLE, PLAIN, RANDOM, Row, changed, fixed_layer
 from tools.demo_model.world import held_out_items
-from tools.quality import summary, tables
-from tools.quality.first_token import first_logits
-from tools.quality.measure import BOTH, CROP, PICTURE, ItemRun, Look, decoding_name, measure
-from tools.quality.rows import LASER, ORACLE, PLAIN, RANDOM, Row, changed, fixed_layer
 
 ROWS = [PLAIN, LASER, fixed_layer(2), ORACLE, RANDOM]
 

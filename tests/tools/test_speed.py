@@ -11,24 +11,31 @@ import pytest
 import torch
 
 from laser_core import pipeline
-from laser_core.attention import read_attention
-from laser_core.decode import decode
-from laser_core.families import FAMILIES, PictureInputs
-from laser_core.loading import load_lvlm
-from laser_core.lvlm import Lvlm
-from laser_core.prefill import Stream
+from laser_core.models.chat import Stream
+from laser_core.models.families import FAMILIES, PictureInputs
+from laser_core.models.loading import load_lvlm
+from laser_core.models.lvlm import Lvlm
 from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings
-from tests.core.lvlms import lvlm_of, noise_picture
-from tools import bench_memory, bench_speed
-from tools.bench_memory import straight_line
-from tools.bench_speed import equality, options
-from tools.speed import ways
-from tools.speed.bench import Bench
-from tools.speed.count import ATTENTION, Arithmetic, Counts, flops, prefill_tokens, shared_tokens
-from tools.speed.modes import MODES, QUARTER_MODES, QUESTION
-from tools.speed.options import save
-from tools.speed.shapes import lvlm_of_shape, picture_of
-from tools.speed.timing import Clock, unless_full
+from laser_core.steps.attention import read_attention
+from laser_core.steps.decode import decode
+from tools.benchmarks import bench_memory, bench_speed
+from tools.benchmarks.bench_memory import straight_line
+from tools.benchmarks.bench_speed import equality, options
+from tools.benchmarks.speed import ways
+from tools.benchmarks.speed.bench import Bench
+from tools.benchmarks.speed.count import (
+    ATTENTION,
+    Arithmetic,
+    Counts,
+    flops,
+    prefill_tokens,
+    shared_tokens,
+)
+from tools.benchmarks.speed.modes import MODES, QUARTER_MODES, QUESTION
+from tools.benchmarks.speed.options import save
+from tools.benchmarks.speed.shapes import lvlm_of_shape, picture_of
+from tools.benchmarks.speed.timing import Clock, unless_full
+from tools.testbed.lvlms import lvlm_of, noise_picture
 
 SQUARE = "what colour is the square ?"
 

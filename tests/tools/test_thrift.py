@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from laser_core.bootstrap import Figure
-from laser_core.loading import load_lvlm
-from tools.bench_thrift import MODES, Answers, budget_rows, lowest_safe
+from laser_core.evaluation.intervals import Figure
+from laser_core.models.loading import load_lvlm
+from tools.benchmarks.bench_thrift import MODES, Answers, budget_rows, lowest_safe
 from tools.demo_model.world import held_out_items
 
 DEFAULT = "picture + crop, alpha 1"

@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from tools.help_pages import FOLDER, with_tables
-from tools.pack_schema import own_ids, pack, schema
+from tools.build.help_pages import FOLDER, with_tables
+from tools.build.pack_schema import own_ids, pack, schema
 
 
 @pytest.mark.parametrize("node_id", own_ids())
 def test_page_names_every_input_and_output_and_no_other(node_id):
     text = (FOLDER / f"{node_id}.md").read_text("utf-8")
-    assert with_tables(text, node_id) == text, "run: python -m tools.help_pages"
+    assert with_tables(text, node_id) == text, "run: python -m tools.build.help_pages"
     named = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     spec = schema(node_id)
     assert named == [entry.name for entry in (*spec.inputs, *spec.outputs)]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tools.build_locales import FOLDER, LANGUAGES, TRANSLATIONS, node_definitions
-from tools.pack_schema import own_ids, pack, schema
+from tools.build.build_locales import FOLDER, LANGUAGES, TRANSLATIONS, node_definitions
+from tools.build.pack_schema import own_ids, pack, schema
 
 
 def definitions(language: str) -> dict:
@@ -14,7 +14,7 @@ def definitions(language: str) -> dict:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_locale_is_up_to_date(language):
-    assert definitions(language) == node_definitions(language), "run: python -m tools.build_locales"
+    assert definitions(language) == node_definitions(language), "run: python -m tools.build.build_locales"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

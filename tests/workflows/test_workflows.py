@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from tools import build_workflows
-from tools.pack_schema import CORE, ROOT, own_ids, schema
+from tools.build import build_workflows
+from tools.build.pack_schema import CORE, ROOT, own_ids, schema
 
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -1,0 +1,300 @@
+"""The command line: ask a model about a picture, locate the evidence, measure many, list models.
+
+    python -m laser_core ask PICTURE "QUESTION" [--model demo] [--out laser-out] [--json]
+
+Exit code 0 on success, 2 with one line on stderr for what the user can mend, 130 after Ctrl-C.
+Anything else is a bug and shows its traceback. torch is imported once the arguments are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .. import __version__
+from ..console import ProgressLine, Stopwatch, is_for_the_user, quiet_libraries
+from ..settings import GROUPS, LOCATE_GROUPS
+from ..settings_text import add_flags, add_model, flags, read_flags
+from .cli_aggregate import add_aggregate
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..pipeline import LaserAnswer, Location
+
+DEFAULT_OUT = "laser-out"
+_WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code. Only --help and --version leave by SystemExit."""
+    progress = ProgressLine()
+    for stream in (sys.stdout, sys.stderr):  # an answer may have letters the terminal lacks
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        arguments = _parser().parse_args(argv)
+        code = arguments.run(arguments, progress)
+        sys.stdout.flush()  # here, where a closed pipe is expected
+        return code
+    except KeyboardInterrupt:
+        progress.clear()
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        progress.clear()
+        remedy = _remedy(error)
+        if remedy is None:
+            raise
+        print(" ".join(remedy.split()), file=sys.stderr)
+        return 2
+
+
+def _remedy(error: Exception) -> str | None:
+    """What the user can do about it; None for a bug."""
+    if is_for_the_user(error):
+        return str(error)
+    from ..out_of_memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return (
+            "choose a smaller model or picture, a --quantization, fewer --max-visual-tokens or "
+            "--device cpu: the memory is full"
+        )
+    return None
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _ask(arguments: argparse.Namespace, progress: ProgressLine) -> int:
+    return _run(arguments, progress, answering=True)
+
+
+def _locate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
+    return _run(arguments, progress, answering=False)
+
+
+def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool) -> int:
+    load, settings = read_flags(arguments)
+    if not arguments.question.strip():
+        raise ValueError("write what to look for: the question is empty")
+    out = Path(arguments.out)
+    _check_folder(out)
+    progress.stage("starting")
+    from ..files import to_json
+    from ..models.loading import load_lvlm
+    from ..output.report import report, summary
+    from ..pictures import read_picture
+    from ..pipeline import answer, locate
+
+    picture = read_picture(arguments.picture)
+    with quiet_libraries():
+        watch = Stopwatch()
+        progress.stage("loading the model")
+        lvlm = load_lvlm(arguments.model, load)
+        seconds = {"loading": watch.lap()}
+        if answering:
+            result = answer(
+                lvlm, picture, arguments.question, settings,
+                with_plain=True, progress=progress.stage, on_text=progress.text,
+            )  # fmt: skip
+        else:
+            result = locate(lvlm, picture, arguments.question, settings, progress.stage)
+        seconds["method"] = watch.lap()
+        progress.stage("drawing")
+        pictures = _pictures(result, answering)
+        seconds["drawing"] = watch.lap()
+    content = report(
+        result, arguments.question, lvlm, settings,
+        load=load, files=[*pictures, "report.json"],
+    )  # fmt: skip
+    text = to_json(content)
+    _write(out, pictures, text)
+    progress.clear()
+    if arguments.json:
+        print(text)
+        return 0
+    print("\n".join(summary(content)))
+    print(", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()))
+    print(f"written to {out}{os.sep}: {', '.join(content['files'])}")
+    return 0
+
+
+def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
+    from ..models.catalogue import demo_models, describe, models_in, models_in_hub_cache
+    from ..models.families import FAMILIES
+
+    folders = {folder: models_in(Path(folder)) for folder in arguments.folder}
+    print("bundled")
+    for name, model in demo_models().items():
+        size = _megabytes(model.size_bytes) if model else "missing: reinstall the package"
+        print(f"  {name:<11}{size}")
+    print("\nsupported model types")
+    for model_type, family in FAMILIES.items():
+        print(f"  {model_type:<12}{family.name:<13}{describe(family)}")
+    for folder, models in folders.items():
+        _print_models(f"in {folder}", models)
+    _print_models("downloaded from the hub", models_in_hub_cache())
+    return 0
+
+
+def _print_models(title: str, models: Sequence[Any]) -> None:
+    print(f"\n{title}")
+    width = max((len(model.name) for model in models), default=0)
+    for model in models:
+        remark = _megabytes(model.size_bytes) if model.size_bytes else "no safetensors weights"
+        if not model.supported:
+            remark = "not supported"
+        print(f"  {model.name:<{width}}  {model.model_type:<12}{remark}")
+    if not models:
+        print("  none")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def _pictures(result: LaserAnswer | Location, answering: bool) -> dict[str, Image.Image]:
+    """The pictures of a run by file name; none where the model refused the question."""
+    from ..output.drawing import overlay, vaq_chart
+
+    location = result.location if answering else result
+    if location is None:
+        return {}
+    pictures = {"overlay.png": overlay(location)}
+    if not location.evidence.degenerate:
+        for index, window in enumerate(location.placement.windows, 1):
+            name = "crop.png" if index == 1 else f"crop-{index}.png"
+            pictures[name] = location.picture.crop(window)
+    if answering and result.counterfactual is not None:
+        pictures["counterfactual.png"] = result.counterfactual
+    pictures["vaq.png"] = vaq_chart(location.choice)
+    return pictures
+
+
+def _check_folder(out: Path) -> None:
+    """Raise ValueError now, rather than after the work, if `out` cannot be written."""
+    existing = next(
+        folder for folder in (out.absolute(), *out.absolute().parents) if _there(folder)
+    )
+    if not existing.is_dir():
+        raise ValueError(f"choose another --out: {str(existing)!r} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"choose another --out: {str(existing)!r} is not writable")
+
+
+def _there(path: Path) -> bool:
+    """Path.exists, and True for a path below a file, which is the file's own fault."""
+    try:
+        path.stat()
+    except NotADirectoryError:
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(f"choose a shorter --out: {error.strerror}") from error
+        return not isinstance(error, FileNotFoundError)
+    return True
+
+
+def _write(out: Path, pictures: dict[str, Image.Image], report: str) -> None:
+    """The pictures, then the report that names them; what an earlier run left there goes first."""
+    from ..files import write_atomically
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _earlier_pictures(out):
+            if name not in pictures:
+                (out / name).unlink(missing_ok=True)
+        for name, picture in pictures.items():
+            write_atomically(out / name, picture)
+        write_atomically(out / "report.json", report + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"choose another --out, or make room: {str(out)!r} cannot be written "
+            f"({error.strerror or error})"
+        ) from error
+
+
+def _earlier_pictures(out: Path) -> list[str]:
+    """Pictures that the report in `out` says are its own: only those may be removed."""
+    from ..output.report import SCHEMA
+
+    try:
+        earlier = json.loads((out / "report.json").read_text("utf-8"))
+        if earlier["schema"] != SCHEMA:
+            return []
+        return [name for name in earlier["files"] if _WRITTEN.fullmatch(name)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # not a report of ours
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses with a ValueError of one line, instead of the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        names = [flag.name for flag in flags()]
+        for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+            alike = difflib.get_close_matches(word, names, n=1)
+            if alike:
+                raise ValueError(f"did you mean {alike[0]}? There is no {word}")
+        raise ValueError(f"see `{self.prog} --help`: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m laser_core",
+        description="Training-free visual grounding for vision-language models "
+        "(LASER, arXiv 2602.04304): find what a question is about, look there, answer.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_run(commands, "ask", _ask, tuple(GROUPS), "answer a question about a picture")
+    _add_run(commands, "locate", _locate, LOCATE_GROUPS, "find what a question is about, no answer")
+    add_aggregate(commands)
+    models = commands.add_parser(
+        "models", help="list the models at hand and the supported types", allow_abbrev=False
+    )
+    models.add_argument(
+        "--folder", action="append", default=[], metavar="DIR",
+        help="list the model folders in this folder as well; may be given several times",
+    )  # fmt: skip
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose: str) -> None:
+    parser = commands.add_parser(
+        name, help=purpose, description=purpose, allow_abbrev=False,
+        usage='%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [settings]',
+    )  # fmt: skip
+    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
+    parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
+    add_model(parser)
+    parser.add_argument(
+        "--out", default=DEFAULT_OUT, metavar="DIR",
+        help=f"folder for the pictures and report.json [default: {DEFAULT_OUT}]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON and nothing else"
+    )
+    add_flags(parser, groups)
+    parser.set_defaults(run=run)

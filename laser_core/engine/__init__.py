@@ -1,0 +1,1 @@
+"""How steps run on a model: capture, kernels, caches, reading, two streams. Chooses nothing."""

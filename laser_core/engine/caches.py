@@ -1,0 +1,111 @@
+"""Key-value caches that grow from what others hold, or in place. Know no prompt and no model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from ..models.prefix import Layers
+
+
+class _Continued(DynamicLayer):
+    """A growing layer that begins with keys and values it only borrows: its own hold what is new.
+
+    Never a sliding layer, whatever the model: a window must keep all keys, because the window is
+    in the mask and a later continuation may start anywhere.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self._borrowed = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        own = super().update(key_states, value_states)
+        both = zip(self._borrowed, own, strict=True)
+        return tuple(torch.cat(pair, dim=-2) for pair in both)
+
+    def get_seq_length(self, *args: Any) -> int:
+        return self._borrowed[0].shape[-2] + super().get_seq_length()
+
+
+def cache_of(layers: Layers) -> DynamicCache:
+    """A growing cache that begins with `layers`, which stay untouched and are not copied."""
+    cache = DynamicCache()
+    cache.layers = [_Continued(keys, values) for keys, values in layers]
+    return cache
+
+
+def layers_of(cache: DynamicCache) -> Layers:
+    """The cache's own keys and values, without those it was begun with."""
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+ROOM = 32  # tokens a cache grows by when it is full
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (rows, H_kv, N, D) with room behind them.
+
+    A new token is written in place; the library's layer copies all tokens for each new one.
+    """
+
+    is_croppable = False  # else `generate` may run a step ahead, and take it back from the cache
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._room, self._length = (keys, values), length
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (tensor[:, :, : self._length] for tensor in self._room)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start, stop = self._length, self._length + key_states.shape[-2]
+        lacking = stop - self._room[0].shape[-2]
+        if lacking > 0:
+            pad = (0, 0, 0, max(lacking, ROOM))
+            self._room = tuple(torch.nn.functional.pad(tensor, pad) for tensor in self._room)
+        for tensor, new in zip(self._room, (key_states, value_states), strict=True):
+            tensor[:, :, start:stop] = new
+        self._length = stop
+        self._show()
+        return self.keys, self.values
+
+    def get_seq_length(self, *args: Any) -> int:
+        return self._length
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        index = beam_idx.to(self.device)
+        self._room = tuple(tensor.index_select(0, index) for tensor in self._room)
+        self._show()
+
+    def repeated(self, times: int) -> RoomyLayer:
+        """A copy with each row `times` times."""
+        rows = (tensor.repeat_interleave(times, 0) for tensor in self._room)
+        return RoomyLayer(*rows, self._length)
+
+
+class StreamsCache(DynamicCache):
+    """Rows [positive beams | negative beams]: beam search reorders both halves alike."""
+
+    def __init__(self, layers: list[RoomyLayer], streams: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.streams = streams
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        count = len(beam_idx)
+        shifted = [beam_idx + stream * count for stream in range(self.streams)]
+        super().reorder_cache(torch.cat(shifted))
+
+    def repeated(self, beams: int) -> StreamsCache:
+        """A copy with `beams` rows for each stream."""
+        return StreamsCache([layer.repeated(beams) for layer in self.layers], self.streams)

@@ -1,0 +1,166 @@
+"""Attention rows, captured while the model runs its own fast kernel (METHOD step 2).
+
+The attention function that transformers has registered is wrapped for the time of a `with`
+block; the wrapper computes the few wanted rows from the very q and k it is handed, then calls
+the kernel. No weights are touched, nothing of size N x N is made, and grouped-query heads, RoPE
+of any kind, q/k norms, sliding windows and soft caps are right by construction.
+
+    with RowCapture(lvlm, rows=[-1], keys=slice(5, 581)) as capture:
+        lvlm.model(**inputs)
+    capture.rows_by_layer()    # (1, L, H, 576)
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+from einops import rearrange
+
+from ..models.lvlm import Lvlm
+from .kernels import wrapped_kernel
+
+
+class RowCapture:
+    """Context manager: keeps post-softmax attention rows of every decoder layer of one forward.
+
+    rows: query indices of the forward (negative from the end), the same for every batch row.
+    keys: the key positions to keep. Restores the registry and removes its hooks on any exit.
+    """
+
+    def __init__(self, lvlm: Lvlm, rows: Sequence[int], keys: slice) -> None:
+        self._modules = lvlm.attention_modules
+        self._layer_of = {id(module): index for index, module in enumerate(self._modules)}
+        self._implementation = lvlm.attention
+        self._rows, self._keys = list(rows), keys
+        self._captured: dict[int, torch.Tensor] = {}
+
+    def __enter__(self) -> RowCapture:
+        self._thread = threading.get_ident()
+        with ExitStack() as undo:
+            if self._implementation == "eager":
+                for module in self._modules:
+                    undo.callback(module.register_forward_hook(self._eager_hook).remove)
+            else:
+                undo.enter_context(wrapped_kernel(self._implementation, self._wrap))
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._undo.close()
+
+    def rows_by_layer(self, batch_row: int = 0) -> torch.Tensor:
+        """(R, L, H, K): the wanted rows over the wanted keys, float32 on the CPU.
+
+        Raises RuntimeError if a layer did not run inside the block.
+        """
+        missing = len(self._modules) - len(self._captured)
+        if missing:
+            raise RuntimeError(
+                f"run the model inside the capture: {missing} of {len(self._modules)} decoder "
+                f"layers did not call the attention function {self._implementation!r}"
+            )
+        layers = [self._captured[index][batch_row].cpu() for index in range(len(self._modules))]
+        return rearrange(layers, "layer head row key -> row layer head key")
+
+    def _keep(self, layer: int, rows: torch.Tensor) -> None:
+        # Cloned: a view would keep the row over all keys alive.
+        self._captured[layer] = rows[..., self._keys].clone()
+
+    def _eager_hook(self, module: torch.nn.Module, args: tuple, output: tuple) -> None:
+        """Eager attention returns its weights: read the rows off the module's output."""
+        if threading.get_ident() != self._thread:
+            return
+        weights = output[1]  # (B, H, S, N)
+        self._keep(self._layer_of[id(module)], _rows_of(weights, self._rows).float())
+
+    def _wrap(self, kernel: Callable) -> Callable:
+        @functools.wraps(kernel)
+        def attention(module, query, key, value, attention_mask, *args, **kwargs):
+            layer = self._layer_of.get(id(module))
+            if layer is not None and threading.get_ident() == self._thread:
+                rows = attention_rows(
+                    query,
+                    key,
+                    attention_mask,
+                    rows=self._rows,
+                    scaling=kwargs.get("scaling"),
+                    sliding_window=kwargs.get("sliding_window"),
+                    softcap=kwargs.get("softcap"),
+                )
+                self._keep(layer, rows)
+            return kernel(module, query, key, value, attention_mask, *args, **kwargs)
+
+        return attention
+
+
+def attention_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    rows: Sequence[int],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Post-softmax attention of some query rows, (B, H, R, N) float32.
+
+    query: (B, H, S, D); key: (B, H_kv, N, D), not repeated for grouped-query heads.
+    mask: None (causal), (B, N) padding, or (B or 1, H or 1, S, N) boolean or additive.
+    The cost is R / S of the layer's score matrix; S x N is never made.
+    """
+    length, dim = query.shape[2:]
+    kv_heads = key.shape[1]
+    # Heads of a group share their key: fold them into the row axis instead of repeating keys.
+    wanted = rearrange(
+        _rows_of(query, rows), "b (kv group) row d -> b kv (group row) d", kv=kv_heads
+    )
+    # In float32: scores rounded to half precision would be off by several per cent after softmax.
+    scores = torch.matmul(wanted.float(), key.float().transpose(-1, -2))
+    scores = rearrange(scores, "b kv (group row) n -> b (kv group) row n", row=len(rows))
+    scores = scores * (dim**-0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = _masked(scores, mask, rows, length, sliding_window)
+    return scores.softmax(-1)
+
+
+def _rows_of(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """(B, H, R, D) of (B, H, S, D); an index tensor would make a GPU wait in every layer."""
+    return torch.stack([values[:, :, row] for row in rows], dim=2)
+
+
+def _masked(
+    scores: torch.Tensor,
+    mask: torch.Tensor | None,
+    rows: Sequence[int],
+    length: int,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """`scores` (B, H, R, N) with hidden keys at -inf, as the kernel would hide them."""
+    if mask is not None and not isinstance(mask, torch.Tensor):
+        raise ValueError(
+            f"load the model with attention 'sdpa': a mask of type {type(mask).__name__} "
+            "cannot be read row by row"
+        )
+    total = scores.shape[-1]
+    if mask is not None and mask.ndim == 4:
+        # A 4-D mask already holds causality and window; one row may serve all queries.
+        chosen = mask[..., :total]
+        if mask.shape[2] > 1:
+            chosen = _rows_of(chosen, rows)
+        if chosen.dtype == torch.bool:
+            return scores.masked_fill(~chosen, float("-inf"))
+        return scores + chosen.float()
+    key_position = torch.arange(total, device=scores.device)
+    ages = torch.stack([key_position - (total - length + row % length) for row in rows])  # (R, N)
+    hidden = ages > 0
+    if sliding_window is not None:
+        hidden = hidden | (ages <= -sliding_window)
+    if mask is not None:  # (B, N) padding, as flash attention takes it
+        hidden = hidden | ~rearrange(mask[:, -total:].bool(), "b n -> b 1 1 n")
+    return scores.masked_fill(hidden, float("-inf"))

@@ -1,0 +1,275 @@
+"""Prompts into key-value caches: whole, or continued from the one cached prefix.
+
+A chat that begins with the same system prompt and the same picture has the same first tokens,
+and attention is causal: their keys and values are computed once, kept on the `Lvlm` (one entry),
+and continued by the question, the query-free branch and the picture + crop streams alike.
+A forward here never takes more than one picture, so no family has to merge pictures of
+different sizes. What continues a cache is read in stretches: a kernel that starts within a
+prompt needs a mask, and of all tokens at once that would be as large as an attention matrix.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from ..models.chat import Prompt, Stream
+from ..models.lvlm import Lvlm
+from ..models.prefix import DecoderInputs, Layers, Prefix
+from .caches import cache_of, layers_of
+
+STRETCH = 512  # most tokens with which the decoder continues a cache in one go
+
+
+Check = Callable[[], None]
+"""Called before a forward; it may raise to interrupt."""
+
+
+def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
+    """The prompt's prefix, computed or remembered; the model keeps the last one."""
+    if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
+        lvlm.release()  # before the new one is computed, so that there are never two
+        cache = DynamicCache()
+        inputs, _ = extend(lvlm, prompt, cache, prompt.prefix_length)
+        lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
+    return lvlm.prefix
+
+
+@dataclass
+class ReadStream:
+    """A stream's prompt but for the last token, which starts the answer, as the decoder holds it.
+
+    shared: what it has in common with others, kept elsewhere too; own: what follows that.
+    inputs: what the decoder was called with, shared part and own. certainty: probability of the
+    likeliest first token of its answer, where that was asked for.
+    """
+
+    shared: Layers
+    own: Layers
+    inputs: DecoderInputs
+    certainty: float | None = None
+
+    def parts(self, layer: int, part: int) -> list[torch.Tensor]:
+        """Keys (part 0) or values (1) of a layer, in order."""
+        return [layers[layer][part] for layers in (self.shared, self.own) if layers]
+
+
+def read_stream(
+    lvlm: Lvlm, stream: Stream, *, certainty: bool = False, check: Check | None = None
+) -> ReadStream:
+    """The stream's prompt, continued from the cached prefix where it may.
+
+    certainty: read the last token with the others and note how sure the model then is: a token
+    more in the same forward. check: called before each forward.
+    """
+    prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
+    # A prefix that ends where the answer begins leaves nothing to read
+    if stream.shared_prefix and lvlm.family.causal_prefix and prompt.suffix_length > 1:
+        prefix = read_prefix(lvlm, prompt)
+        shared, inputs = prefix.layers, prefix.inputs
+        cache = cache_of(shared)
+    if not certainty:
+        inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
+        return ReadStream(shared, layers_of(cache), inputs)
+    more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
+    own = [tuple(tensor[:, :, :-1] for tensor in layer) for layer in layers_of(cache)]
+    return ReadStream(shared, own, inputs + more, first_token_certainty(lvlm, hidden[0, -1]))
+
+
+def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
+    """Probability of the likeliest token after one with this last hidden state (D,)."""
+    logits = lvlm.model.get_output_embeddings()(hidden)
+    return float(logits.float().softmax(-1).max())
+
+
+def read_blocked(
+    lvlm: Lvlm, stream: Stream, unblocked: ReadStream, check: Check | None = None
+) -> ReadStream:
+    """The stream of `unblocked`'s prompt with its blocked tokens, from what the decoder was fed.
+
+    Nothing is encoded anew: the vision tower does not run. The shared part is taken over where
+    nothing in it is blocked. check: called before each forward.
+    """
+    prefix = stream.prompt.prefix_length
+    spared = bool(unblocked.shared) and min(stream.blocked) >= prefix
+    shared = unblocked.shared if spared else []
+    cache, start = cache_of(shared), 0
+    for call in unblocked.inputs:
+        length = call["inputs_embeds"].shape[1]
+        if not spared or start >= prefix:
+            if check:
+                check()
+            _in_stretches(lvlm, lvlm.model.get_decoder(), _blocked_call(stream, call, start), cache)
+        start += length
+    # Without the last token, which the calls hold where the other stream's certainty was read
+    length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
+    own = [tuple(tensor[:, :, :length] for tensor in layer) for layer in layers_of(cache)]
+    return ReadStream(shared, own, [])
+
+
+def extend(
+    lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int, check: Check | None = None
+) -> tuple[DecoderInputs, torch.Tensor]:
+    """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward.
+
+    check: called before each forward. Returns what the decoder was called with, and the last
+    forward's hidden states (1, S, D).
+    """
+    start = cache.get_seq_length()
+    ahead = [span.start for span in prompt.spans if start <= span.start < stop]
+    edges = [start, *ahead[1:], stop]
+    inputs: DecoderInputs = []
+    with _recorded(lvlm, inputs), _reading_in_stretches(lvlm):
+        for first, last in pairwise(edges):
+            if check:
+                check()
+            pictures = [
+                picture
+                for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
+                if first <= span.start < last
+            ]
+            hidden = forward(
+                lvlm,
+                cache,
+                prompt.input_ids[:, first:last],
+                prompt.position_ids[..., first:last],
+                pictures[0].tensors if pictures else {},
+            )
+    return inputs, hidden
+
+
+def forward(
+    lvlm: Lvlm,
+    cache: DynamicCache,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    picture: Mapping[str, torch.Tensor],
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One forward of the model's body, to hidden states (1, S, D); `cache` grows.
+
+    input_ids: (1, S); position_ids: (1, S) or (3, 1, S); mask: (1, 1, S, N) or None (causal).
+    """
+    device = lvlm.device
+    if position_ids.ndim == 3:
+        # Before M-RoPE's rows, where the tokens are in the text: without, code of 4.57 takes a
+        # picture's tokens, all of one time, for many packed sequences
+        past = cache.get_seq_length()
+        index = torch.arange(past, past + input_ids.shape[1]).expand(1, 1, -1)
+        position_ids = torch.cat([index, position_ids])
+    kwargs = {name: tensor.to(device) for name, tensor in picture.items()}
+    if "pixel_values" in kwargs:
+        kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
+    if lvlm.takes_token_types:
+        kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
+    return lvlm.model.model(
+        input_ids=input_ids.to(device),
+        position_ids=position_ids.to(device),
+        attention_mask=mask,
+        **{lvlm.cache_name: cache},
+        use_cache=True,
+        **kwargs,
+    ).last_hidden_state
+
+
+@contextmanager
+def _recorded(lvlm: Lvlm, inputs: DecoderInputs) -> Iterator[None]:
+    """Note what the decoder is called with, the cache apart."""
+
+    thread = threading.get_ident()
+
+    def note(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() == thread:
+            call = {name: value for name, value in kwargs.items() if name != lvlm.cache_name}
+            inputs.append(call)
+
+    hook = lvlm.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _reading_in_stretches(lvlm: Lvlm) -> Iterator[None]:
+    """Inside, the decoder reads what continues a cache STRETCH tokens at a time."""
+    decoder = lvlm.model.get_decoder()
+    thread, run, own = threading.get_ident(), decoder.forward, vars(decoder).get("forward")
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if args or threading.get_ident() != thread:
+            return run(*args, **kwargs)
+        cache = kwargs.pop(lvlm.cache_name)
+        return _in_stretches(lvlm, run, kwargs, cache)
+
+    decoder.forward = forward
+    try:
+        yield
+    finally:
+        del decoder.forward
+        if own is not None:  # the one that loads offloaded weights
+            decoder.forward = own
+
+
+def _in_stretches(
+    lvlm: Lvlm, run: Callable[..., Any], call: dict[str, Any], cache: DynamicCache
+) -> Any:
+    """`run`, the decoder, on `call`: its output for all of the call's tokens; `cache` grows."""
+    length, held = call["inputs_embeds"].shape[1], {lvlm.cache_name: cache}
+    # From the start on, kernels know causality without a mask. Offloaded weights would be loaded
+    # anew for each stretch, which takes longer than the mask is worth.
+    if not cache.get_seq_length() or lvlm.offloaded:
+        return run(**call, **held)
+    outputs = [
+        run(**_stretch(call, first, min(first + STRETCH, length)), **held)
+        for first in range(0, length, STRETCH)
+    ]
+    hidden = [output.last_hidden_state for output in outputs]
+    outputs[-1].last_hidden_state = torch.cat(hidden, dim=1)
+    return outputs[-1]
+
+
+_TOKEN_AXIS = {"inputs_embeds": 1, "position_ids": -1, "cache_position": 0, "visual_pos_masks": 1}
+
+
+def _stretch(call: dict[str, Any], first: int, last: int) -> dict[str, Any]:
+    """The decoder call over its tokens from `first` to `last`."""
+    part = dict(call)
+    for name, axis in _TOKEN_AXIS.items():
+        if call.get(name) is not None:
+            part[name] = call[name].narrow(axis, first, last - first)
+    deepstack = call.get("deepstack_visual_embeds")
+    if deepstack is not None:  # one row for each visual token
+        seen = call["visual_pos_masks"]
+        start, stop = (int(seen[:, :end].sum()) for end in (first, last))
+        part["deepstack_visual_embeds"] = [layer[start:stop] for layer in deepstack]
+    return part
+
+
+def _blocked_call(stream: Stream, call: dict[str, Any], start: int) -> dict[str, Any]:
+    """The decoder call over tokens from `start` on, with blocked tokens at their picture's mean."""
+    embeddings = call["inputs_embeds"].clone()  # (1, S, D)
+    stop = start + embeddings.shape[1]
+    call = {**call, "inputs_embeds": embeddings}
+    deepstack = call.get("deepstack_visual_embeds")
+    if deepstack is not None:
+        deepstack = call["deepstack_visual_embeds"] = [layer.clone() for layer in deepstack]
+    for span in stream.prompt.spans:
+        if not start <= span.start < stop:
+            continue
+        blocked = [index for index in stream.blocked if span.start <= index < span.stop]
+        here = slice(span.start - start, span.stop - start)
+        embeddings[:, [index - start for index in blocked]] = embeddings[:, here].mean(
+            1, keepdim=True
+        )
+        # Qwen3-VL adds features of its deeper vision layers to the same tokens: (tokens, D).
+        for layer in deepstack or ():
+            layer[[index - span.start for index in blocked]] = layer.mean(0)
+    return call

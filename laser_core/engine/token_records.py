@@ -1,0 +1,145 @@
+"""What both streams thought of each token of an answer, noted while it is generated.
+
+Nothing is moved off the device before the answer is finished: a step keeps a handful of numbers
+there, and no step waits for another's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..models.lvlm import Lvlm
+from ..results import Alternative, TokenRecord
+from ..settings import DecodeSettings
+from .two_streams import Rows, mix_logits
+
+TOP_ALTERNATIVES = 5
+RESCORED_TOKENS = 16  # tokens per forward when beams are scored afterwards: bounds the logits kept
+
+
+class Recorder:
+    """Notes one answer's tokens, step by step.
+
+    `observe` takes a step's logits when they are known, and with the next step's the token that
+    was chosen from them; `records` ends it.
+    """
+
+    def __init__(self, lvlm: Lvlm, settings: DecodeSettings) -> None:
+        self._lvlm, self._settings = lvlm, settings
+        self._pending: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        self._steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def observe(
+        self, fed: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
+    ) -> None:
+        """fed: (rows,) the tokens given to the model; positive, negative: (rows, V) logits."""
+        if self._pending is not None:
+            self._note(fed[0])
+        self._pending = positive[0], None if negative is None else negative[0]
+
+    def score(self, token: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None):
+        """Note `token` (a 0-d tensor), chosen where both streams had these logits (V,)."""
+        self._pending = positive, negative
+        self._note(token)
+        self._pending = None
+
+    def records(self, token_ids: list[int]) -> list[TokenRecord]:
+        """A record for each token of the answer."""
+        if self._pending is not None and len(self._steps) < len(token_ids):
+            self._note(torch.tensor(token_ids[-1]))
+        self._pending = None
+        steps = self._steps[: len(token_ids)]
+        if not steps:
+            return []
+        values = torch.stack([values for values, _ in steps]).tolist()
+        indices = torch.stack([indices for _, indices in steps]).tolist()
+        records: list[TokenRecord] = []
+        for step in zip(indices, values, strict=True):
+            before = records[-1].token_id if records else None
+            records.append(self._record(*step, before))
+        return records
+
+    def _note(self, token: torch.Tensor) -> None:
+        """Keep (logits of the token and the best others, their normalisers), one row a stream."""
+        positive, negative = self._pending
+        mixed = mix_logits(positive, negative, self._settings.alpha, self._settings.beta)
+        best = mixed.topk(min(TOP_ALTERNATIVES, len(mixed))).indices
+        indices = torch.cat([token.to(best).reshape(1), best])
+        logits = torch.stack([mixed, positive] + ([] if negative is None else [negative]))
+        values = torch.cat([logits[:, indices], logits.logsumexp(-1, keepdim=True)], dim=1)
+        self._steps.append((values, indices))
+
+    def _record(
+        self, indices: list[int], values: list[list[float]], before: int | None
+    ) -> TokenRecord:
+        """indices: the token and the best others; values: of `_note`, a list per stream."""
+        probabilities = [
+            [math.exp(logit - row[-1]) for logit in row[:-1]]  # row[-1]: the normaliser
+            for row in values
+        ]
+        if len(values) == 2:
+            values, probabilities = [*values, None], [*probabilities, None]
+        _, positive, negative = values
+        mixed, with_evidence, without = probabilities
+        alternatives = tuple(
+            Alternative(
+                text=_token_text(self._lvlm, index, before),
+                token_id=index,
+                probability=mixed[place],
+                probability_with=with_evidence[place],
+                probability_without=None if without is None else without[place],
+            )
+            for place, index in enumerate(indices)
+            if place  # the first is the token itself
+        )
+        return TokenRecord(
+            text=_token_text(self._lvlm, indices[0], before),
+            token_id=indices[0],
+            logit_with=positive[0],
+            logit_without=None if negative is None else negative[0],
+            probability=mixed[0],
+            probability_with=with_evidence[0],
+            probability_without=None if without is None else without[0],
+            alternatives=alternatives,
+        )
+
+
+def rescore(
+    lvlm: Lvlm, rows: Rows, token_ids: list[int], settings: DecodeSettings
+) -> list[TokenRecord]:
+    """Records of a finished answer, for beam search: its tokens once more, several a forward."""
+    recorder = Recorder(lvlm, settings)
+    answer = torch.tensor(token_ids, device=lvlm.device)
+    fed = torch.cat([rows.input_ids[0, -1:], answer[:-1]])[None]
+    mrope = hasattr(lvlm.model.model, "get_rope_index")
+    head, streams = lvlm.model.get_output_embeddings(), rows.cache.streams
+    for first in range(0, len(token_ids), RESCORED_TOKENS):
+        chunk = fed[:, first : first + RESCORED_TOKENS]
+        past, count = rows.cache.get_seq_length(), chunk.shape[1]
+        kwargs = {}
+        if lvlm.takes_token_types:
+            kwargs["mm_token_type_ids"] = torch.zeros_like(chunk).int().repeat(streams, 1)
+        hidden = lvlm.model.model(
+            input_ids=chunk.repeat(streams, 1),
+            position_ids=rows.position_ids(past, count, 1, mrope),
+            attention_mask=rows.attention_mask(past + count, 1),
+            **{lvlm.cache_name: rows.cache},
+            use_cache=True,
+            **kwargs,
+        ).last_hidden_state
+        logits = head(hidden).float()
+        for step in range(count):
+            negative = logits[1, step] if streams == 2 else None
+            recorder.score(answer[first + step], logits[0, step], negative)
+    return recorder.records(token_ids)
+
+
+def _token_text(lvlm: Lvlm, token: int, before: int | None) -> str:
+    """The text a token adds, with its leading space, which decoders drop at the start of a text."""
+    if before is None:
+        return lvlm.tokenizer.decode([token])
+    start = lvlm.tokenizer.decode([before])
+    both = lvlm.tokenizer.decode([before, token])
+    return both[len(start) :] if both.startswith(start) else lvlm.tokenizer.decode([token])

@@ -1,0 +1,182 @@
+"""Both streams as one batch: their caches merged, and the hooks that mix their logits.
+
+Knows nothing of prompts' contents or of how an answer is chosen: `generate()` sees one row per
+answer, the model runs it once per stream.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..models.chat import Stream
+from ..models.lvlm import Lvlm
+from ..models.prefix import Layers
+from ..settings import DecodeSettings
+from .caches import ROOM, RoomyLayer, StreamsCache
+from .reading import ReadStream
+
+
+def mix_logits(
+    positive: torch.Tensor, negative: torch.Tensor | None, alpha: float, beta: float
+) -> torch.Tensor:
+    """s_t = z+ + alpha (z+ - z-), (..., V) float32, implausible tokens at -inf (Eqs. 10-11).
+
+    Without a second stream nothing is mixed, and nothing can have become implausible: z+.
+    """
+    if negative is None:
+        return positive
+    mixed = positive + alpha * (positive - negative)
+    if beta > 0:
+        # + ln(beta): the plausibility cut-off p >= beta max p, in logits.
+        least = positive.amax(-1, keepdim=True) + math.log(beta)
+        mixed = mixed.masked_fill(positive < least, float("-inf"))
+    return mixed
+
+
+@dataclass
+class Rows:
+    """The streams merged into one batch, ready for the last prompt token.
+
+    input_ids: (1, N), what `generate` sees. offsets: position of a row's token minus its index.
+    mask: (S, N), 0 on the left padding of a shorter stream, or None where none is padded.
+    lent: the positive stream's shared part, which meanwhile lies in the cache's first row.
+    """
+
+    cache: StreamsCache
+    input_ids: torch.Tensor
+    offsets: torch.Tensor
+    mask: torch.Tensor | None
+    lent: Layers
+
+    @classmethod
+    def of(cls, lvlm: Lvlm, streams: list[Stream], read: list[ReadStream]) -> Rows:
+        """Merge what was read of each stream, layer by layer, so that no token is held twice.
+
+        Leaves `read` empty and the shared part lent: call `give_back` when the answer is there.
+        """
+        device = lvlm.device
+        lengths = [stream.prompt.length for stream in streams]
+        longest = max(lengths)
+        pads = [longest - length for length in lengths]
+        layers, lent = [], read[0].shared
+        for index in range(len(read[0].own)):
+            merged = [_merged(read, index, part, pads, longest - 1) for part in (0, 1)]
+            layers.append(RoomyLayer(*merged, longest - 1))
+            for one in read:
+                one.own[index] = None
+            if lent:
+                end = pads[0] + lent[index][0].shape[2]
+                lent[index] = tuple(tensor[:1, :, pads[0] : end] for tensor in merged)
+        ids = streams[0].prompt.input_ids
+        # generate() only counts these: the cache holds all but the last.
+        input_ids = torch.nn.functional.pad(ids, (pads[0], 0), value=int(ids[0, 0]))
+        deltas = torch.tensor([stream.prompt.delta for stream in streams])
+        offsets = deltas - torch.tensor(pads)
+        mask = None
+        if any(pads):
+            mask = torch.arange(longest)[None] >= torch.tensor(pads)[:, None]
+            mask = mask.long().to(device)
+        cache = StreamsCache(layers, len(streams))
+        return cls(cache, input_ids.to(device), offsets.to(device), mask, lent)
+
+    def give_back(self) -> None:
+        """Copy the lent part out of the cache, which can then be freed."""
+        for index, tensors in enumerate(self.lent):
+            self.lent[index] = tuple(tensor.clone() for tensor in tensors)
+            self.cache.layers[index] = None
+
+    def position_ids(self, first: int, count: int, beams: int, mrope: bool) -> torch.Tensor:
+        """(S * beams, count) positions of the tokens at indices from `first` on, or (3, ...)."""
+        index = torch.arange(first, first + count, device=self.offsets.device)
+        positions = (index + self.offsets[:, None]).repeat_interleave(beams, 0)
+        return positions.expand(3, -1, -1) if mrope else positions
+
+    def attention_mask(self, total: int, beams: int) -> torch.Tensor | None:
+        """(S * beams, total) padding mask over `total` tokens, or None."""
+        if self.mask is None:
+            return None
+        mask = torch.nn.functional.pad(self.mask, (0, total - self.mask.shape[1]), value=1)
+        return mask.repeat_interleave(beams, 0)
+
+
+def _merged(
+    read: list[ReadStream], index: int, part: int, pads: list[int], length: int
+) -> torch.Tensor:
+    """(S, H_kv, length + room, D): a layer's keys (part 0) or values (1) of every stream."""
+    sample = read[0].own[index][part]
+    merged = sample.new_zeros(len(read), sample.shape[1], length + ROOM, sample.shape[3])
+    for row, (one, pad) in enumerate(zip(read, pads, strict=True)):
+        for tensor in one.parts(index, part):
+            merged[row, :, pad : pad + tensor.shape[2]] = tensor[0]
+            pad += tensor.shape[2]
+    return merged
+
+
+class TwoStreams:
+    """Context manager: inside, the model runs every row once per stream and returns mixed logits.
+
+    The hooks act only on this model in this thread and are removed on any exit.
+    observe: called with (z+, z-) of every step, (rows, V) float32, z- None without a second
+    stream; and before it with the token ids that `generate` chose for the step before; or None.
+    """
+
+    def __init__(
+        self,
+        lvlm: Lvlm,
+        rows: Rows,
+        settings: DecodeSettings,
+        observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None] | None,
+    ) -> None:
+        self._lvlm, self._rows, self._settings = lvlm, rows, settings
+        self._streams = rows.cache.streams
+        self._mrope = hasattr(lvlm.model.model, "get_rope_index")
+        self._observe = observe
+
+    def __enter__(self) -> TwoStreams:
+        self._thread = threading.get_ident()
+        model = self._lvlm.model
+        self._hooks = [
+            model.register_forward_pre_hook(self._expand, with_kwargs=True),
+            model.register_forward_hook(self._mix),
+        ]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _expand(self, model: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        if threading.get_ident() != self._thread:
+            return None
+        ids = self._fed = kwargs["input_ids"]
+        past = kwargs[self._lvlm.cache_name].get_seq_length()
+        beams, count = ids.shape
+        kwargs = {
+            **kwargs,
+            "input_ids": ids.repeat(self._streams, 1),
+            "position_ids": self._rows.position_ids(past, count, beams, self._mrope),
+            "attention_mask": self._rows.attention_mask(past + count, beams),
+        }
+        return args, kwargs
+
+    def _mix(self, model: Any, args: tuple, output: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return None
+        rows = output.logits[:, -1].float().chunk(self._streams)
+        positive, negative = rows[0], rows[1] if self._streams == 2 else None
+        mixed = mix_logits(positive, negative, self._settings.alpha, self._settings.beta)
+        if not mixed.amax(-1).isfinite().all():
+            raise ValueError(
+                "choose precision bf16 or fp32, or download the model again: its scores for the "
+                f"next token are not finite in {self._lvlm.dtype}"
+            )
+        if self._observe:
+            self._observe(self._fed[:, -1], positive, negative)
+        output.logits = mixed[:, None]
+        return output

@@ -1,0 +1,1 @@
+"""What is measured against true boxes and answers. Nothing else imports it but the command line."""

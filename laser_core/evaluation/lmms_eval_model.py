@@ -1,0 +1,179 @@
+"""`--model laser` of lmms-eval: the harness asks, `benchmark` answers.
+
+The harness shares the questions out among the processes that `accelerate launch` started; each
+answers its own share on its own device, one at a time, in the harness's order: questions about
+one picture stand together, and the picture is read once for them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NoReturn
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from ..console import is_for_the_user
+from ..models.loading import DEMO, load_lvlm
+from ..out_of_memory import is_out_of_memory
+from .answerer import Answerer, UnsuitableTask, ignored_arguments, read_arguments, split_instruction
+
+
+class Laser(lmms):
+    """LASER (arXiv 2602.04304), or with mode=plain its model alone.
+
+    pretrained: demo, a model folder or a hub id. device: of the harness's --device; auto, a GPU
+    ("cuda", "cuda:1") or cpu. Every other argument is a setting by its name, such as alpha=0.5.
+    A decoding setting that is given overrides the task's generation arguments.
+
+    Raises ValueError for an unknown argument, a bad value or a batch size other than 1.
+    """
+
+    is_simple = True  # question and pictures come apart; a chat would have to be taken apart
+
+    def __init__(
+        self,
+        pretrained: str = DEMO,
+        device: str = "auto",
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,  # of automatic batches; one fits any
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if str(batch_size) not in ("1", "auto"):
+            raise ValueError(
+                f"set --batch_size to 1, and let `accelerate launch` start more processes: a "
+                f"picture is answered at a time, and the batch size is {batch_size}"
+            )
+        self.accelerator = Accelerator()
+        self._rank = self.accelerator.process_index
+        self._world_size = self.accelerator.num_processes
+        arguments = read_arguments({**settings, "device": _device(device, self._world_size)})
+        self._lvlm = load_lvlm(str(pretrained), arguments.load)
+        self._answer = Answerer(self._lvlm, arguments)
+        self._looks = arguments.mode != "plain" and "instruction" not in arguments.given
+        self._told: set[tuple[str, str]] = set()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the harness puts what it gathers from all processes."""
+        return self.accelerator.device
+
+    def clean(self) -> None:
+        """Free the model, which the harness asks for once all answers are there."""
+        self._lvlm = self._answer = None
+        super().clean()
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """One answer per request, in order.
+
+        A request that fails (GPU memory full, too long a prompt) is answered with an empty text,
+        which the task counts as wrong: it is logged, and the harness's --use_cache asks it again
+        in the next run. Raises UnsuitableTask for tasks that are not about single pictures, and
+        ValueError if every request fails.
+        """
+        answers: list[str] = []
+        failures: Counter[str] = Counter()
+        repeats: Counter[int] = Counter()
+        bar = tqdm(requests, desc="LASER", disable=self._rank != 0)
+        for request in bar:
+            if (request.metadata or {}).get("__padding_only__"):
+                answers.append("")  # evens out the processes' shares; nobody reads it
+                continue
+            text, failure = self._one(request, repeats[id(request)])
+            repeats[id(request)] += 1
+            answers.append(text)
+            if failure:
+                failures[failure] += 1
+                logger.error(f"{request.task_name}, question {request.doc_id}: {failure}")
+        self._report(failures, len(answers))
+        return answers
+
+    def _one(self, request: Instance, repeat: int) -> tuple[str, str]:
+        """(answer, "") or ("", why there is none)."""
+        context, generation, doc_to_visual, doc_id, task, split = request.args
+        post_prompt = self._post_prompt(task, context, doc_to_visual)
+        for name in ignored_arguments(generation):
+            self._tell_once(task, f"the generation argument {name} is not used")
+        try:
+            pictures = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual else None
+            found = self._answer(context, pictures, generation, post_prompt, repeat)
+        except UnsuitableTask as error:
+            raise UnsuitableTask(f"{error} ({task}, question {doc_id})") from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = "the GPU's memory is full: choose a quantization or a smaller model"
+        except ValueError as error:
+            if not is_for_the_user(error):
+                raise
+            return "", str(error)
+        else:
+            if found.stop_reason == "max tokens" and "max_new_tokens" not in generation:
+                self._tell_once(
+                    task, "the task sets no limit, and answers were cut off: raise max_tokens"
+                )
+            return found.text, ""
+        # Here, where the error no longer holds on to the tensors that filled the memory
+        self._lvlm.release()
+        clear_device_cache()
+        return "", failure
+
+    def _post_prompt(self, task: str, context: str, doc_to_visual: Any) -> str:
+        """The answer-format instruction that the task put after the question.
+
+        A request does not say; the task's configuration does, and `doc_to_visual` is its method.
+        """
+        configured = getattr(doc_to_visual, "__self__", None)
+        specific = getattr(configured, "lmms_eval_specific_kwargs", None) or {}
+        post_prompt = specific.get("post_prompt") or ""
+        if self._looks and not split_instruction(context, post_prompt)[1]:
+            self._tell_once(
+                task,
+                "no instruction can be told from the question: without the question, the model "
+                "reads the picture alone (query_free says otherwise)",
+            )
+        return post_prompt
+
+    def _tell_once(self, task: str, text: str) -> None:
+        if self._rank == 0 and (task, text) not in self._told:
+            self._told.add((task, text))
+            logger.warning(f"{task}: {text}")
+
+    def _report(self, failures: Counter[str], requests: int) -> None:
+        count = failures.total()
+        if not count:
+            return
+        reasons = "; ".join(f"{reason} ({times})" for reason, times in failures.most_common(5))
+        if count == requests:
+            raise ValueError(f"no question could be answered: {reasons}")
+        logger.error(
+            f"{count} of {requests} questions have no answer, which counts as wrong: {reasons}"
+        )
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:
+        """Raises NotImplementedError: the method decides what is said, not how likely a text is."""
+        raise NotImplementedError(
+            "choose tasks of output type generate_until: LASER generates answers and gives no "
+            "likelihood of a given one"
+        )
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> NoReturn:
+        """Raises NotImplementedError: each question is located on its own."""
+        raise NotImplementedError(
+            "choose tasks of output type generate_until: LASER answers single questions, not "
+            "dialogues of several rounds"
+        )
+
+
+def _device(device: str, processes: int) -> str:
+    """The loading setting for the harness's --device; makes that GPU the current one."""
+    device = str(device)
+    if device.startswith("cuda:") and processes == 1:  # accelerate gives each process its own
+        torch.cuda.set_device(device)
+    return "auto" if device.startswith("cuda") else device

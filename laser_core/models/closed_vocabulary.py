@@ -1,0 +1,30 @@
+"""What a model that knows few words says to others. Knows neither tokenizer nor weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NAMED_WORDS = 5  # of those a model does not know
+
+
+@dataclass(frozen=True)
+class ClosedVocabulary:
+    """What a model that knows few words says to a question with other words.
+
+    Raises TypeError unless both are texts.
+    """
+
+    message: str
+    example: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.message, str) or not isinstance(self.example, str):
+            raise TypeError("message and example of closed_vocabulary must be texts")
+
+    def reply(self, unknown: Sequence[str]) -> str:
+        short = [word if len(word) <= 40 else word[:37] + "..." for word in unknown[:NAMED_WORDS]]
+        words = ", ".join(f'"{word}"' for word in short)
+        if len(unknown) > NAMED_WORDS:
+            words += f" and {len(unknown) - NAMED_WORDS} more"
+        return f"{self.message} It does not know {words}. Try: {self.example}"

@@ -1,0 +1,280 @@
+"""Supported model families: one record each says how its models take a picture.
+
+A record answers where the visual tokens are, what grid they form and how the grid lies on the
+picture; nothing else compares model types. To add a family, add a record (and, if it cuts
+pictures up in a new way, a rule in `layouts`) and a row in tools/testbed/tiny.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..geometry import Box, Grid
+from . import chat_formats
+from .image_processors import load_image_processor, mean_colour, set_token_range, token_side_px
+from .layouts import CLASS_TOKENS, LayoutRule, base_view_and_tiles, merged_patches, one_view
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "PictureInputs",
+    "encode_picture",
+    "family_of",
+    "load_image_processor",
+    "mean_colour",
+    "set_visual_token_limits",
+]
+
+LARGEST_PADDING_PX = 4_000_000
+"""Padding never makes a small picture larger than this (3 x 5000 would become 25 megapixels)."""
+
+
+@dataclass(frozen=True)
+class PictureInputs:
+    """One picture as a model takes it.
+
+    tensors: what forward() takes, a batch of one picture: pixel_values and, by family,
+    image_sizes or image_grid_thw. token_count: visual tokens the prompt must hold for it.
+    map_tokens: which of those form the grid, row by row. grid: rows, columns and view in float
+    pixels of the original picture. picture_size: its (width, height). digest: equal exactly for
+    pictures that one model takes alike.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    token_count: int
+    map_tokens: slice
+    grid: Grid
+    picture_size: tuple[int, int]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the method must know of a model family.
+
+    model_type: transformers' name for it.
+    image_token: the placeholder's usual text.
+    max_aspect: framing "pad" pads pictures to at most this ratio of long to short side.
+    processor_aspect: framing "processor" refuses pictures of a larger ratio.
+    native_resolution: the number of visual tokens follows the picture's size.
+    max_pictures: pictures per prompt that its models were made for.
+    layout: where visual tokens lie on the picture.
+    chat_template: Jinja; used where the model's folder has none.
+    vision_towers: model types of vision tower that the layout holds for; empty: any.
+    causal_prefix: keys and values of a picture do not depend on what follows it.
+    instruction: the answer-format sentence its models were tuned with.
+    """
+
+    model_type: str
+    name: str
+    image_token: str
+    max_aspect: float
+    processor_aspect: float
+    native_resolution: bool
+    max_pictures: int
+    layout: LayoutRule
+    chat_template: str
+    vision_towers: tuple[str, ...] = ()
+    causal_prefix: bool = True
+    instruction: str = "Answer the question using a single word or phrase."
+
+
+_RECORDS = (
+    Family(
+        model_type="llava",
+        name="LLaVA-1.5",
+        image_token="<image>",
+        max_aspect=1.0,  # to a square, as the original LLaVA does: a crop would cut the edges
+        processor_aspect=32.0,  # beyond, it enlarges the picture to more than 336 x 10752
+        native_resolution=False,
+        max_pictures=1,
+        layout=one_view,
+        chat_template=chat_formats.VICUNA,
+        vision_towers=tuple(CLASS_TOKENS),
+    ),
+    Family(
+        model_type="llava_next",
+        name="LLaVA-NeXT",
+        image_token="<image>",
+        # The widest tilings are 3 : 1, so a longer picture is no finer on them; and at 4 : 1 a
+        # view of as few as 4 x 4 patches keeps a row when its padding is taken off again.
+        max_aspect=4.0,
+        processor_aspect=24.0,  # beyond, 24 rows of patches may keep none
+        native_resolution=False,
+        max_pictures=1,
+        layout=base_view_and_tiles,
+        chat_template=chat_formats.MISTRAL,
+        vision_towers=tuple(CLASS_TOKENS),
+    ),
+    Family(
+        model_type="qwen2_vl",
+        name="Qwen2-VL",
+        image_token="<|image_pad|>",
+        max_aspect=32.0,  # a row of tokens fits any limit of 32 tokens or more
+        processor_aspect=200.0,  # the processor's own limit
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        chat_template=chat_formats.QWEN2_CHATML,
+    ),
+    Family(
+        model_type="qwen2_5_vl",
+        name="Qwen2.5-VL",
+        image_token="<|image_pad|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        chat_template=chat_formats.QWEN2_CHATML,
+    ),
+    Family(
+        model_type="qwen3_vl",
+        name="Qwen3-VL",
+        image_token="<|image_pad|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        chat_template=chat_formats.CHATML,
+    ),
+)
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _RECORDS}
+
+
+def family_of(config: Any) -> Family:
+    """The record for a model's config. Raises ValueError for a model that has none."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ValueError(
+            f"choose a model of type {', '.join(FAMILIES)}: type {config.model_type!r} is not "
+            "supported"
+        )
+    tower = config.vision_config.model_type
+    if family.vision_towers and tower not in family.vision_towers:
+        raise ValueError(
+            f"choose a {family.name} model with a vision tower of type "
+            f"{', '.join(family.vision_towers)}: type {tower!r} is not supported"
+        )
+    return family
+
+
+def set_visual_token_limits(
+    image_processor: Any, family: Family, config: Any, minimum: int, maximum: int
+) -> None:
+    """Bound the visual tokens per picture of native-resolution models; no effect on others.
+
+    Raises ValueError unless 1 <= minimum <= maximum.
+    """
+    if family.native_resolution:
+        set_token_range(image_processor, minimum, maximum)
+
+
+def encode_picture(
+    family: Family,
+    image_processor: Any,
+    config: Any,
+    picture: Image.Image,
+    framing: str = "pad",
+    tokens: int | None = None,
+) -> PictureInputs:
+    """One RGB picture as the model takes it, its grid in pixels of that picture.
+
+    framing: "pad" widens pictures longer than the family's max_aspect with the processor's mean
+    colour; "processor" leaves them to the model's own processor, which may cut the edges.
+    tokens: on native-resolution models, enlarge or reduce the picture to about this many visual
+    tokens, never more; others ignore it. Raises ValueError for a picture the processor cannot
+    take.
+    """
+    fed, place = _frame(family, picture, framing, mean_colour(image_processor))
+    fed_size = fed.size
+    options = {}
+    if tokens is not None and family.native_resolution:
+        side = token_side_px(image_processor)
+        columns, rows = _token_grid(fed.width / fed.height, tokens)
+        fed = fed.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+        options = {"do_resize": False}
+    # The channel order is named because 4.57 takes pictures 1 or 3 pixels high for channels first
+    output = image_processor(
+        images=fed, return_tensors="pt", input_data_format="channels_last", **options
+    )
+    tensors = {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}
+    layout = family.layout(tensors, image_processor, config, fed_size)
+    # From pixels of the fed picture to those of the original, which fills `place` there
+    x_scale, y_scale = picture.width / place.width, picture.height / place.height
+    x1, y1, x2, y2 = layout.view.shift(-place.x1, -place.y1)
+    view = Box(x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale)
+    return PictureInputs(
+        tensors=tensors,
+        token_count=layout.token_count,
+        map_tokens=layout.map_tokens,
+        grid=Grid(layout.rows, layout.columns, view),
+        picture_size=picture.size,
+        digest=_digest(fed, tensors),
+    )
+
+
+def _frame(
+    family: Family, picture: Image.Image, framing: str, colour: tuple[int, int, int]
+) -> tuple[Image.Image, Box]:
+    """The picture to feed, and the rectangle of the original on it."""
+    if framing == "pad":
+        return _pad(picture, family.max_aspect, colour)
+    if framing != "processor":
+        raise ValueError(f"choose the framing 'pad' or 'processor': it is {framing!r}")
+    width, height = picture.size
+    if max(width, height) > family.processor_aspect * min(width, height):
+        raise ValueError(
+            f"use the framing 'pad': a picture of {width} x {height} pixels is too elongated for "
+            f"the image processor of {family.name}, which takes {family.processor_aspect:g} : 1"
+        )
+    return picture, Box(0, 0, width, height)
+
+
+def _pad(
+    picture: Image.Image, max_aspect: float, colour: tuple[int, int, int]
+) -> tuple[Image.Image, Box]:
+    """The picture centred on a canvas of at most `max_aspect`, and its rectangle there."""
+    width, height = picture.size
+    canvas = max(width, math.ceil(height / max_aspect)), max(height, math.ceil(width / max_aspect))
+    if canvas == picture.size:
+        return picture, Box(0, 0, width, height)
+    area = canvas[0] * canvas[1]
+    if area > max(LARGEST_PADDING_PX, 4 * width * height):
+        shrink = math.sqrt(LARGEST_PADDING_PX / area)
+        smaller = max(1, int(width * shrink)), max(1, int(height * shrink))
+        return _pad(picture.resize(smaller, Image.Resampling.BICUBIC), max_aspect, colour)
+    left, top = (canvas[0] - width) // 2, (canvas[1] - height) // 2
+    fed = Image.new("RGB", canvas, colour)
+    fed.paste(picture, (left, top))
+    return fed, Box(left, top, left + width, top + height)
+
+
+def _token_grid(aspect: float, tokens: int) -> tuple[int, int]:
+    """(columns, rows) of at most `tokens` cells, about as long as `aspect` (width / height)."""
+    if tokens < 1:
+        raise ValueError(f"give a picture at least 1 visual token: tokens is {tokens}")
+    exact = math.sqrt(tokens / aspect)
+    candidates = []
+    for rows in (math.floor(exact), math.ceil(exact)):
+        rows = min(max(rows, 1), tokens)
+        columns = min(max(round(rows * aspect), 1), tokens // rows)
+        candidates.append((columns, rows))
+    return min(candidates, key=lambda cell: abs(math.log(cell[0] / cell[1] / aspect)))
+
+
+def _digest(fed: Image.Image, tensors: dict[str, torch.Tensor]) -> str:
+    # Of the pixels the processor is given, an eighth of its output's bytes; the shapes tell apart
+    # what it makes of them under other limits.
+    digest = hashlib.blake2b(fed.tobytes(), digest_size=16)
+    shapes = {name: tuple(tensor.shape) for name, tensor in sorted(tensors.items())}
+    digest.update(f"{fed.size} {shapes}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,331 @@
+"""A loaded model and the prompts it reads.
+
+`Lvlm` joins what the method needs of a model: weights, tokenizer, image processor and family
+record. `Prompt` is a chat as token ids, with every picture's tokens located. Knows nothing of
+attention maps or decoding.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..pictures import to_picture
+from ..settings import PromptSettings
+from .chat import _PROBE, Prompt, _template
+from .chat_formats import TURN_MARKS, plain_text
+from .closed_vocabulary import ClosedVocabulary
+from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
+
+if TYPE_CHECKING:
+    from .prefix import Prefix
+
+GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
+
+
+class Lvlm:
+    """A vision-language model, ready to read prompts.
+
+    model: a transformers image-text-to-text model in evaluation mode; tokenizer and
+    image_processor: its own. folder: where `laser.json` may hold the model's own instruction, its
+    closed vocabulary, and the least and most visual tokens of the pictures it was made for
+    (visual_tokens). Raises ValueError for an unsupported model type.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        image_processor: Any,
+        *,
+        name: str = "",
+        folder: Path | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.family: Family = family_of(model.config)
+        self.name = name or self.family.name
+        self.chat_template = _template(
+            chat_template or tokenizer.chat_template or self.family.chat_template, self.name
+        )
+        extras = _read_extras(folder)
+        own = extras.get("instruction")
+        self.instruction: str = self.family.instruction if own is None else own
+        self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
+        self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
+        self.prefix: Prefix | None = None  # the one cached prefix, managed by prefill
+
+    def __str__(self) -> str:
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        size = f"{millions / 1e3:.1f} B" if millions >= 1e3 else f"{millions:.1f} M"
+        return f"{self.name} ({self.family.name}, {size} parameters, {self.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where token embeddings live, hence where inputs go; a sharded model spans several."""
+        embeddings = self.model.get_input_embeddings()
+        hook = getattr(embeddings, "_hf_hook", None)  # accelerate's, on offloaded weights
+        offloaded = embeddings.weight.device.type == "meta" and hook is not None
+        return torch.device(hook.execution_device) if offloaded else embeddings.weight.device
+
+    @property
+    def offloaded(self) -> bool:
+        """True if weights of the decoder are loaded for each forward anew."""
+        return any(weight.device.type == "meta" for weight in self.model.get_decoder().parameters())
+
+    @property
+    def context_length(self) -> int:
+        """Positions the decoder was made for, prompt and answer together."""
+        return self.model.config.get_text_config().max_position_embeddings
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The image processor's mean, as an 8-bit colour."""
+        return mean_colour(self.image_processor)
+
+    @property
+    def attention(self) -> str:
+        """Name of the decoder's attention implementation in transformers' registry."""
+        return self.model.config.get_text_config()._attn_implementation
+
+    @cached_property
+    def attention_modules(self) -> list[torch.nn.Module]:
+        """The decoder's self-attention modules, by layer."""
+        modules = [
+            module
+            for module in self.model.get_decoder().modules()
+            if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "o_proj")
+        ]
+        return sorted(modules, key=lambda module: module.layer_idx)
+
+    @property
+    def has_sliding_window(self) -> bool:
+        """True if any decoder layer attends only to a window of past tokens."""
+        text = self.model.config.get_text_config()
+        kinds = getattr(text, "layer_types", None)
+        if kinds is not None:
+            return any("sliding" in kind for kind in kinds)
+        return getattr(text, "sliding_window", None) is not None
+
+    @property
+    def image_token_id(self) -> int:
+        config = self.model.config
+        token = getattr(config, "image_token_id", None)
+        return config.image_token_index if token is None else token
+
+    def release(self) -> None:
+        """Free the cached prefix; the weights stay."""
+        self.prefix = None
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` outside a closed vocabulary; empty for ordinary models."""
+        if self.closed_vocabulary is None:
+            return []
+        unknown = self.tokenizer.unk_token_id
+        return [
+            word
+            for word in dict.fromkeys(text.split())
+            if unknown in self.tokenizer(self._plain(word), add_special_tokens=False)["input_ids"]
+        ]
+
+    def encode(
+        self, picture: Any, framing: str = "pad", tokens: int | None = None
+    ) -> PictureInputs:
+        """A picture (PIL, NumPy or tensor) as the model takes it; an encoded one as it is.
+
+        framing, tokens: see `families.encode_picture`.
+        """
+        if isinstance(picture, PictureInputs):
+            return picture
+        return encode_picture(
+            self.family,
+            self.image_processor,
+            self.model.config,
+            to_picture(picture),
+            framing,
+            tokens,
+        )
+
+    def question_text(self, question: str, settings: PromptSettings) -> str:
+        """The user's turn: question and instruction. Raises ValueError for an empty question."""
+        if not question.strip():
+            raise ValueError(
+                "the question is empty: write what to look for, since the method compares the "
+                "model's attention with and without it"
+            )
+        return self._with_instruction(question.strip(), settings)
+
+    def query_free_text(self, settings: PromptSettings) -> str:
+        """The user's turn of the branch without the question (METHOD step 1)."""
+        if settings.query_free == "image only":
+            return ""
+        generic = GENERIC_QUESTION if settings.query_free == "generic question" else ""
+        return self._with_instruction(generic, settings)
+
+    def _with_instruction(self, text: str, settings: PromptSettings) -> str:
+        automatic = settings.instruction == "auto"
+        instruction = self.instruction if automatic else settings.instruction.strip()
+        return "\n".join(part for part in (text, instruction) if part)
+
+    def prompt(self, pictures: Sequence[PictureInputs], text: str, system: str = "") -> Prompt:
+        """The chat `pictures, text` as token ids, ready for the answer's first token.
+
+        The texts may hold anything: the model's control tokens and turn marks in them are read as
+        the characters they are, and inject neither a picture nor a role. Raises ValueError for a
+        chat that the template refuses or that is longer than the model's context.
+        """
+        ids = self._chat_ids(len(pictures), self._plain(text), self._plain(system))
+        # The control tokens must be the template's own, whatever the tokenizer made of the texts
+        bare = self._chat_ids(len(pictures), "." if text else "", "." if system else "")
+        if self._control_ids(ids) != self._control_ids(bare):
+            raise ValueError(
+                f"take what looks like a control token out of the texts: {self.name} would read a "
+                "picture or a change of speaker there"
+            )
+        return self._locate(ids, tuple(pictures))
+
+    def _chat_ids(self, pictures: int, text: str, system: str) -> list[int]:
+        """Token ids of a chat, one placeholder for each picture."""
+        rendered, bos = self._rendered(pictures, text, system), self.tokenizer.bos_token
+        return self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
+            "input_ids"
+        ]
+
+    def _rendered(self, pictures: int, text: str, system: str) -> str:
+        content = [{"type": "image"} for _ in range(pictures)]
+        if text:
+            content.append({"type": "text", "text": text})
+        chat = [{"role": "user", "content": content}]
+        if system:
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program: it raises whatever it stumbles on
+            raise ValueError(
+                f"leave the system prompt empty, or mend the chat template of {self.name}: it "
+                f"refuses this chat ({error})"
+            ) from error
+
+    def _plain(self, text: str) -> str:
+        return plain_text(text, {*self._control_tokens.values(), *self._template_marks})
+
+    @cached_property
+    def _template_marks(self) -> list[str]:
+        """What this very template writes around a user's text, such as "### Human:"."""
+        around = self._rendered(1, _PROBE, "")
+        for part in (_PROBE, *self._control_tokens.values()):
+            around = around.replace(part, "\n")
+        lines = [line.strip() for line in re.split(r"\n|(?<=[.!?]) ", around)]  # or sentences
+        # Not bare words, such as "user" after a control token: questions have them too
+        return [line for line in lines if len(line) > 2 and re.search(r"[^\w\s]", line)]
+
+    @cached_property
+    def _control_tokens(self) -> dict[int, str]:
+        """What the model reads as more than its characters: special tokens and turn marks."""
+        picture = {self.image_token_id, getattr(self.model.config, "video_token_id", None)}
+        return {
+            index: token.content
+            for index, token in self.tokenizer.added_tokens_decoder.items()
+            if (token.special or index in picture or token.content in TURN_MARKS)
+            and index != self.tokenizer.unk_token_id
+            and token.content.strip()
+        }
+
+    def _control_ids(self, ids: list[int]) -> list[int]:
+        return [index for index in ids if index in self._control_tokens]
+
+    def _locate(self, ids: list[int], pictures: tuple[PictureInputs, ...]) -> Prompt:
+        """Expand each placeholder to its picture's tokens and place every token."""
+        found = ids.count(self.image_token_id)
+        if found != len(pictures):
+            raise ValueError(
+                f"use the model's own chat template: this one leaves {found} places for "
+                f"{len(pictures)} pictures"
+            )
+        expanded: list[int] = []
+        spans: list[slice] = []
+        remaining = iter(pictures)
+        for token in ids:
+            count = next(remaining).token_count if token == self.image_token_id else 1
+            if token == self.image_token_id:
+                spans.append(slice(len(expanded), len(expanded) + count))
+            expanded += [token] * count
+        if len(expanded) > self.context_length:
+            taken = sum(picture.token_count for picture in pictures)
+            raise ValueError(
+                "shorten the question, or choose fewer windows, answer input 'crop' or fewer "
+                f"visual tokens: the prompt has {len(expanded)} tokens, {taken} of them of "
+                f"pictures, and the model takes {self.context_length}"
+            )
+        input_ids = torch.tensor([expanded])
+        positions = self._positions(input_ids, pictures)
+        delta = int(positions.max()) + 1 - len(expanded)
+        return Prompt(input_ids, pictures, tuple(spans), positions, delta)
+
+    @cached_property
+    def cache_name(self) -> str:
+        """What the library calls a forward's key-value cache: "cache" from 5.24 on."""
+        parameters = inspect.signature(type(self.model.get_decoder()).forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
+
+    @cached_property
+    def takes_token_types(self) -> bool:
+        """True if the model wants to be told which tokens are a picture's (newer M-RoPE code)."""
+        rope_index = getattr(self.model.model, "get_rope_index", None)
+        return rope_index is not None and (
+            "mm_token_type_ids" in inspect.signature(rope_index).parameters
+        )
+
+    def token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """1 on picture tokens, 0 elsewhere, shaped like `input_ids`."""
+        return (input_ids == self.image_token_id).int()
+
+    def _positions(
+        self, input_ids: torch.Tensor, pictures: tuple[PictureInputs, ...]
+    ) -> torch.Tensor:
+        """(1, N) positions, or (3, 1, N) from the model's own M-RoPE index."""
+        rope_index = getattr(self.model.model, "get_rope_index", None)
+        if rope_index is None:
+            return torch.arange(input_ids.shape[1])[None]
+        kwargs = {}
+        if self.takes_token_types:
+            kwargs["mm_token_type_ids"] = self.token_types(input_ids)
+        grids = torch.cat([picture.tensors["image_grid_thw"] for picture in pictures])
+        return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
+
+
+def _read_extras(folder: Path | None) -> dict[str, Any]:
+    """The model folder's `laser.json`: what it says of the model, if anything."""
+    path = folder / "laser.json" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        extras = json.loads(path.read_text("utf-8"))
+        closed, instruction = extras.get("closed_vocabulary"), extras.get("instruction")
+        if not isinstance(instruction, str | None):
+            raise TypeError("its instruction must be a text")
+        low, high = extras.get("visual_tokens") or (None, None)
+        return {
+            "instruction": instruction,
+            "closed_vocabulary": ClosedVocabulary(**closed) if closed else None,
+            "visual_tokens": None if low is None else (int(low), int(high)),
+        }
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"mend or remove laser.json in the model's folder: it cannot be read ({error})"
+        ) from error

@@ -1,0 +1,1 @@
+"""What a run shows and reports. Computes nothing of the method."""

@@ -1,0 +1,199 @@
+"""What a run found, as plain JSON values and as sentences, and files that are whole or not there.
+
+`report` is the one description of a run: the command line prints from it, nodes pass it on.
+Its layout is versioned; a field may be added within a version, never changed or removed.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .. import __version__
+from ..files import to_plain
+from ..results import Answer, Evidence, TokenRecord
+from ..settings import LaserSettings, LoadSettings
+
+if TYPE_CHECKING:
+    from ..models.lvlm import Lvlm
+    from ..pipeline import LaserAnswer, Location
+
+SCHEMA, VERSION = "laser-report", 1
+
+# Less than this share of the picture outside the model's view is rounding to whole patches.
+LEAST_UNSEEN = 0.001
+
+
+def report(
+    result: LaserAnswer | Location,
+    question: str,
+    model: Lvlm,
+    settings: LaserSettings,
+    *,
+    load: LoadSettings | None = None,
+    files: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A run as a dict of plain JSON values, in a fixed order.
+
+    result: of `pipeline.answer` or `pipeline.locate`. load: how the model was loaded, if known.
+    files: names of what was written. It holds no times: the same run gives the same bytes. NaN
+    and infinity become null.
+    """
+    answered = hasattr(result, "answer")
+    location = result.location if answered else result
+    content = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "question": question,
+        "answer": _answer(result.answer) if answered else None,
+        "plain": _answer(result.plain) if answered and result.plain else None,
+        "notes": _notes(result, settings),
+        "picture": _picture(location),
+        "layer": _layer(location),
+        "evidence": _evidence(location),
+        "windows": _windows(location),
+        "model": _model(model),
+        "versions": {
+            "laser_core": __version__,
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "python": platform.python_version(),
+        },
+        "settings": {"load": load.to_dict() if load else None, **settings.to_dict()},
+        "files": list(files),
+    }
+    return to_plain(content)
+
+
+def summary(content: dict[str, Any]) -> list[str]:
+    """A report in lines for people, the answer first."""
+    lines = []
+    answer, plain = content["answer"], content["plain"]
+    if answer is not None:
+        lines.append(answer["text"] or "(an empty answer)")
+    if plain is not None and content["picture"] is not None:
+        lines.append(f"plain model: {plain['text'] or '(an empty answer)'}")
+    if content["layer"] is not None:
+        lines.append(content["layer"]["reason"])
+    for window in content["windows"]:
+        x1, y1, x2, y2 = window["box"]
+        lines.append(
+            f"window {x2 - x1} x {y2 - y1} px at ({x1}, {y1}), "
+            f"with {window['evidence_share']:.0%} of the evidence"
+        )
+    if answer is not None and answer["tokens"]:
+        count = len(answer["tokens"])
+        lines.append(f"stopped at {answer['stop_reason']}, {count} token{'s' * (count != 1)}")
+    return lines + [f"note: {note}" for note in content["notes"]]
+
+
+# ---- sections of the report --------------------------------------------------------------------
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "stop_reason": answer.stop_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens": [_token(record) for record in answer.tokens],
+    }
+
+
+def _token(record: TokenRecord) -> dict[str, Any]:
+    plain = to_plain(record)
+    alternatives = plain.pop("alternatives")
+    return {**plain, "vat": record.vat, "alternatives": alternatives}
+
+
+def _picture(location: Location | None) -> dict[str, Any] | None:
+    if location is None:
+        return None
+    width, height = location.picture.size
+    unseen = location.evidence.grid.unseen_share((width, height))
+    return {"width": width, "height": height, "unseen_share": unseen}
+
+
+def _layer(location: Location | None) -> dict[str, Any] | None:
+    if location is None or location.choice is None:  # a mask is the evidence: no layer
+        return None
+    choice = location.choice
+    return {
+        "index": choice.layer,
+        "count": len(choice.vaq),
+        "reason": choice.reason,
+        "weights": choice.weights,
+        "vaq": choice.vaq,
+        "heads": choice.heads,
+    }
+
+
+def _evidence(location: Location | None) -> dict[str, Any] | None:
+    """view: (x1, y1, x2, y2) of the grid in pixels of the picture; map: rows of the grid."""
+    if location is None:
+        return None
+    found: Evidence = location.evidence
+    return {
+        "degenerate": found.degenerate,
+        "mass": found.mass,
+        "rows": found.grid.rows,
+        "columns": found.grid.columns,
+        "view": found.grid.view,
+        "map": found.map,
+    }
+
+
+def _windows(location: Location | None) -> list[dict[str, Any]]:
+    if location is None or location.evidence.degenerate:
+        return []
+    pairs = zip(location.placement.windows, location.placement.shares, strict=True)
+    return [{"box": window, "evidence_share": share} for window, share in pairs]
+
+
+def _model(model: Lvlm) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "family": model.family.name,
+        "model_type": model.family.model_type,
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attention": model.attention,
+    }
+
+
+def _notes(result: LaserAnswer | Location, settings: LaserSettings) -> list[str]:
+    """What a user should know of this run and would not see in the answer, a sentence each."""
+    answered = hasattr(result, "answer")
+    location = result.location if answered else result
+    if location is None:
+        return []  # the answer itself says why
+    notes = []
+    if location.evidence.degenerate:
+        nothing = "nothing found"
+        notes.append(f"{nothing}, answered on the whole picture" if answered else nothing)
+    unseen = location.evidence.grid.unseen_share(location.picture.size)
+    if unseen > LEAST_UNSEEN:
+        notes.append(
+            f"the model did not see {unseen:.1%} of the picture: framing 'pad' shows it the whole"
+        )
+    placed, asked = len(location.placement.windows), settings.crop.windows
+    if placed < asked and not location.evidence.degenerate:
+        notes.append(f"{placed} of {asked} windows: no further one fits or holds evidence")
+    if answered and result.skipped:
+        left_out = {
+            "crop": "the whole picture, without a crop",
+            "counterfactual": "the crop, without the comparison",
+        }[result.skipped]
+        notes.append(f"the model was sure of its first word: answered from {left_out} (adaptive)")
+    if answered and result.mask is not None and not result.mask.any():
+        notes.append("no patch was blocked: both streams saw the same")
+    if answered and result.answer.stop_reason == "max tokens":
+        notes.append(
+            f"the answer was cut off after {settings.decode.max_tokens} tokens: raise max_tokens "
+            "for the rest"
+        )
+    return notes

@@ -1,0 +1,145 @@
+"""Settings as command-line flags or named texts, declared by the fields' own metadata.
+
+A flag is the field's name in kebab-case; no two groups share a name. Knows argparse and the
+settings, nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .settings import GROUPS, LaserSettings, LoadSettings
+
+
+@dataclass(frozen=True)
+class Flag:
+    """group: name of the settings group. spec: the field. name: with its dashes."""
+
+    group: str
+    spec: dataclasses.Field
+    name: str
+
+    @property
+    def kind(self) -> type:
+        return type(self.spec.default)
+
+    @property
+    def destination(self) -> str:
+        return f"{self.group}.{self.spec.name}"
+
+    @property
+    def values(self) -> str:
+        """What may be given, for people."""
+        meta = self.spec.metadata
+        if meta["choices"]:
+            return " | ".join(meta["choices"])
+        if meta["low"] is not None:
+            high = "2^63 - 1" if meta["high"] == 2**63 - 1 else f"{meta['high']:g}"
+            return f"{meta['low']:g} to {high}"
+        return "text"
+
+    @property
+    def default(self) -> str:
+        """The default as it is typed, for people."""
+        return "empty" if self.spec.default == "" else str(self.spec.default)
+
+
+def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
+    """The flags of these settings groups, in the order of their declaration."""
+    return [
+        Flag(group, spec, "--" + spec.name.replace("_", "-"))
+        for group in groups
+        for spec in fields(GROUPS[group])
+    ]
+
+
+def title(group: str) -> str:
+    """What a settings group is about, a line for people."""
+    line = (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
+    return line.replace("METHOD ", "")
+
+
+def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:
+    """Declare the flags of these settings groups, one help section each."""
+    for group in groups:
+        section = parser.add_argument_group(title(group))
+        for flag in flags([group]):
+            text = f"{flag.spec.metadata['help']} [{flag.values}; default: {flag.default}]"
+            section.add_argument(
+                flag.name,
+                dest=flag.destination,
+                default=argparse.SUPPRESS,
+                metavar={int: "N", float: "X"}.get(flag.kind, "TEXT"),
+                help=text.replace("%", "%%"),
+            )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare --model, which is no setting."""
+    parser.add_argument(
+        "--model", default="demo", metavar="NAME",
+        help="demo (bundled), a model folder, or a hub id like owner/name, which is downloaded "
+        "[default: demo]",
+    )  # fmt: skip
+
+
+def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
+    """The settings that were given, defaults elsewhere. Raises ValueError, remedy first."""
+    return _settings(flags(), vars(arguments))
+
+
+def read_named(texts: Mapping[str, str]) -> tuple[LoadSettings, LaserSettings]:
+    """The settings from texts by field name, {"alpha": "0.5"}, defaults elsewhere.
+
+    Raises ValueError, remedy first and with the fields' own names.
+    """
+    named = [replace(flag, name=flag.spec.name) for flag in flags()]
+    return _settings(named, {f.destination: texts[f.name] for f in named if f.name in texts})
+
+
+def _settings(
+    named: Sequence[Flag], given: Mapping[str, Any]
+) -> tuple[LoadSettings, LaserSettings]:
+    """The settings from texts by destination; errors speak of the flags as `named`."""
+    groups = {}
+    for group, settings in GROUPS.items():
+        own = [flag for flag in named if flag.group == group]
+        texts = [(flag, given[flag.destination]) for flag in own if flag.destination in given]
+        values = {flag.spec.name: _value(flag, text) for flag, text in texts}
+        try:
+            groups[group] = settings(**values)
+        except ValueError as error:
+            raise ValueError(_in_flags(str(error), own)) from error
+    return groups.pop("load"), LaserSettings(**groups)
+
+
+def _value(flag: Flag, text: str) -> Any:
+    """The text as the field's type; a choice may be typed without its spaces and signs."""
+    choices = flag.spec.metadata["choices"]
+    if choices:
+        alike = [choice for choice in choices if _letters(choice) == _letters(text)]
+        return alike[0] if alike else text
+    try:
+        return flag.kind(text)
+    except ValueError as error:
+        number = "a whole number" if flag.kind is int else "a number"
+        raise ValueError(f"give {flag.name} {number}, {flag.values}: it is {text!r}") from error
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _in_flags(message: str, own: Sequence[Flag]) -> str:
+    """A settings' error, "field is value: remedy", with the remedy first and flags for fields."""
+    found, _, remedy = message.rpartition(": ")
+    for flag in own:
+        found = re.sub(rf"^{flag.spec.name}\b", flag.name, found)
+        if "_" in flag.spec.name:  # others are ordinary words
+            remedy = re.sub(rf"\b{flag.spec.name}\b", flag.name, remedy)
+    return f"{remedy}: {found}"

@@ -1,0 +1,169 @@
+"""Step 9: the pictures each stream answers from.
+
+The positive stream sees the window, after the picture or alone; the negative one sees the same
+with the evidence blocked, in pixels or in the model's own picture tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..geometry import Grid, Window
+from ..models.chat import Prompt, Stream
+from ..models.families import PictureInputs
+from ..models.lvlm import Lvlm
+from ..pictures import to_picture
+from ..settings import LaserSettings, PromptSettings
+
+LEAST_MAGNIFICATION = 1.25
+"""A crop is shown at least this much larger than in the picture, a side: or it shows nothing new
+for its tokens."""
+
+
+def plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
+    """The question on the picture (any form, or encoded), as the model alone would read it."""
+    return _stream(lvlm, [lvlm.encode(picture, settings.framing)], question, settings, shared=True)
+
+
+def positive_stream(
+    lvlm: Lvlm,
+    picture: Any,
+    windows: Sequence[Window],
+    question: str,
+    settings: LaserSettings,
+    whole: PictureInputs | None = None,
+) -> Stream:
+    """The question on the picture's windows, after the picture or alone (METHOD step 9).
+
+    whole: the picture as `lvlm.encode` gave it, where that is at hand.
+    """
+    whole = whole or lvlm.encode(picture, settings.prompt.framing)
+    return crops_stream(lvlm, whole, _cut(picture, windows), question, settings)
+
+
+def crops_stream(
+    lvlm: Lvlm,
+    whole: PictureInputs,
+    crops: Sequence[Any],
+    question: str,
+    settings: LaserSettings,
+    shared: bool = True,
+) -> Stream:
+    """The question on crops (any form) of a picture, after the picture or alone.
+
+    whole: the picture as `lvlm.encode` gave it. shared: whether a stream that begins with the
+    picture is to continue from the cached prefix. On native-resolution models a crop is enlarged
+    to a share of the picture's tokens: at its own size it would be no clearer than before.
+    """
+    encoded = [
+        lvlm.encode(crop, settings.prompt.framing, _tokens(whole, crop, len(crops), settings))
+        for crop in crops
+    ]
+    if settings.answer.answer_input == "picture + crop":
+        return _stream(lvlm, [whole, *encoded], question, settings.prompt, shared)
+    return _stream(lvlm, encoded, question, settings.prompt, shared=False)
+
+
+def negative_stream(
+    lvlm: Lvlm,
+    positive: Stream,
+    blocked: Any | None,
+    mask: torch.Tensor,
+    windows: Sequence[Window],
+    question: str,
+    settings: LaserSettings,
+    whole: PictureInputs | None = None,
+) -> Stream:
+    """The positive stream without the evidence (METHOD step 8).
+
+    mask: (H, W) float32 in 0..1 at picture size, what this stream must not see. blocked: the
+    picture with it blocked, or None to block the picture's tokens instead. whole: the unblocked
+    picture as `lvlm.encode` gave it, where that is at hand.
+    """
+    if blocked is None:
+        return _blocked_tokens(positive.prompt, windows, mask, settings)
+    with_picture = settings.answer.answer_input == "picture + crop"
+    shared = with_picture and settings.counterfactual.block == "crop"
+    if shared:
+        whole = positive.prompt.pictures[0]
+    elif with_picture or whole is None:  # of the same size, hence of as many tokens
+        whole = lvlm.encode(blocked, settings.prompt.framing)
+    return crops_stream(lvlm, whole, _cut(blocked, windows), question, settings, shared)
+
+
+def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:
+    """Visual tokens for one of `crops` crops of a picture, on native-resolution models.
+
+    A budget below the picture's own tokens is raised to what magnifies the crop (up to that).
+    """
+    answer, even_share = settings.answer, whole.token_count / crops
+    budget = answer.crop_tokens / crops if answer.crop_tokens else answer.crop_budget * even_share
+    if budget < even_share and not isinstance(crop, PictureInputs):
+        width, height = to_picture(crop).size
+        area = width * height / (whole.picture_size[0] * whole.picture_size[1])
+        magnified = LEAST_MAGNIFICATION**2 * area * whole.token_count
+        budget = min(max(budget, magnified), even_share)
+    return max(1, round(budget))
+
+
+def _cut(picture: Any, windows: Sequence[Window]) -> list[Image.Image]:
+    picture = to_picture(picture)
+    return [picture.crop(window) for window in windows]
+
+
+def _stream(
+    lvlm: Lvlm,
+    pictures: Sequence[PictureInputs],
+    question: str,
+    settings: PromptSettings,
+    shared: bool,
+) -> Stream:
+    text = lvlm.question_text(question, settings)
+    return Stream(lvlm.prompt(pictures, text, settings.system), shared_prefix=shared)
+
+
+def _blocked_tokens(
+    prompt: Prompt, windows: Sequence[Window], mask: torch.Tensor, settings: LaserSettings
+) -> Stream:
+    """The positive prompt with the picture tokens blocked that lie mostly under the mask."""
+    with_picture = settings.answer.answer_input == "picture + crop"
+    whole = Window(0, 0, mask.shape[1], mask.shape[0])
+    regions = [whole, *windows] if with_picture else list(windows)
+    spare = with_picture and settings.counterfactual.block == "crop"
+    blocked: list[int] = []
+    places = zip(regions, prompt.pictures, prompt.spans, strict=True)
+    for index, (region, picture, span) in enumerate(places):
+        if picture.map_tokens != slice(0, picture.token_count):
+            raise ValueError(
+                "choose another fill than 'visual tokens': this model reads the picture at several "
+                "resolutions, and its finer tokens would still show the evidence"
+            )
+        if spare and index == 0:
+            continue
+        part = mask[region.y1 : region.y2, region.x1 : region.x2]
+        blocked += [span.start + cell for cell in _covered_cells(part, picture.grid)]
+    return Stream(prompt, shared_prefix=with_picture, blocked=tuple(blocked))
+
+
+def _covered_cells(mask: torch.Tensor, grid: Grid) -> list[int]:
+    """Cells (row by row) at least half under `mask` (H, W), or the most covered if none is."""
+    rows = _overlaps(grid.y_edges, mask.shape[0])
+    columns = _overlaps(grid.x_edges, mask.shape[1])
+    cover = (rows @ mask.double() @ columns.T).flatten()  # (gh * gw,) shares of each cell's area
+    if cover.max() <= 0:
+        return []
+    # The slack keeps a cell of exactly half from depending on how its edges were rounded.
+    return torch.nonzero(cover >= min(0.5, float(cover.max())) - 1e-9).flatten().tolist()
+
+
+def _overlaps(edges: list[float], side_px: int) -> torch.Tensor:
+    """(cells, side_px): the share of each cell that each row or column of pixels takes."""
+    edge = torch.tensor(edges, dtype=torch.float64)
+    pixel = torch.arange(side_px, dtype=torch.float64)
+    start, stop = edge[:-1, None], edge[1:, None]
+    common = torch.minimum(stop, pixel + 1) - torch.maximum(start, pixel)
+    return common.clamp(min=0.0) / (stop - start)

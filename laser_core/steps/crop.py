@@ -1,0 +1,272 @@
+"""Con-ViCrop: where on the picture the window lies (step 7 of METHOD.md, arXiv 2602.04304).
+
+Knows the evidence map and how its grid lies on the picture; knows no model and no attention. The
+map is read as a density, uniform inside each patch, so that windows may lie at any pixel and cut
+through patches. What the grid holds beyond the picture (padding) does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..geometry import Window, whole_picture
+from ..results import Evidence, Placement
+from ..settings import CropSettings
+
+# Masses that differ by less than this share of the larger one are equal but for rounding.
+EQUAL_MASS = 1e-9
+# A smaller share of the map is no evidence but rounding, left over by subtractions.
+NO_MASS = 1e-12
+# Squared distances in pixels closer than this are equal.
+EQUAL_DISTANCE = 1e-6
+
+ADAPTIVE_RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+
+
+def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
+    """Windows on the picture and the share of the map's mass on the picture that each holds.
+
+    A window's side is `scale` of the picture's, at least `min_side_px`, at most the picture's. The
+    first window lies as `placement` says, never over the picture's edge:
+
+    most mass: where its inside, the window less `margin` of its side at each edge, holds the most
+        of all whole-pixel positions; among equals, nearest to the map's centroid, then topmost,
+        then leftmost. Exact. At the picture's edges the inside may reach into the margin.
+    centroid: centred on the map's centre of mass. peak: centred on its strongest patch.
+    top patches box: the bounding box of the strongest `top_fraction` of all patches, widened
+        evenly to at least the window's sides.
+    adaptive: of windows 1 to 2 times the size, each placed by mass, the one that stands out most
+        from its surroundings (ViCrop's ratio search, arXiv 2502.17422, bbox_from_att_image_adaptive
+        of github.com/saccharomycetes/mllms_know).
+
+    Each further window is one of the normal size that overlaps none before it and holds the most of
+    what is left, by the same margin; there are fewer than asked for when none fits or nothing is
+    left.
+    Raises ValueError when the map is degenerate: there is nothing to enclose.
+    """
+    if evidence.degenerate:
+        raise ValueError(
+            "answer on the whole picture instead (see Evidence.degenerate): the map is zero on all "
+            "of the picture, or not finite, so no window can be placed"
+        )
+    density = _Density(evidence)
+    size = _window_size(evidence.picture_size, settings)
+    windows = [_PLACEMENTS[settings.placement](density, size, settings)]
+    while len(windows) < settings.windows:
+        further = _best_window(density, size, windows, settings.margin)
+        if further is None:
+            break
+        windows.append(further)
+    shares = tuple(
+        min(density.mass(window.x1, window.y1, window.width, window.height), 1.0)
+        for window in windows
+    )
+    return Placement(tuple(windows), shares)
+
+
+class _Density:
+    """The map's mass on the picture, of sum 1; its integral image gives that of any window."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        grid, self.picture = evidence.grid, whole_picture(evidence.picture_size)
+        self.patch_size = grid.cell_size
+        # Patches end at the picture's edges, and those beyond it have no extent.
+        self.x_edges = np.clip(grid.x_edges, 0, self.picture.width)
+        self.y_edges = np.clip(grid.y_edges, 0, self.picture.height)
+        self.x_centres = (self.x_edges[1:] + self.x_edges[:-1]) / 2
+        self.y_centres = (self.y_edges[1:] + self.y_edges[:-1]) / 2
+        cells = evidence.map.double().cpu().numpy() * np.outer(*grid.shares_inside(self.picture))
+        self.cells = cells / cells.sum()  # (gh, gw)
+        # (gh + 1, gw + 1): the mass above and left of every corner of a patch
+        self.integral = np.pad(self.cells.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+
+    def masses(self, xs: np.ndarray, ys: np.ndarray, width: int, height: int) -> np.ndarray:
+        """(len(ys), len(xs)): masses of the windows with these left and top edges."""
+        strips = self._rows_at(ys + height) - self._rows_at(ys)
+        return self._columns_at(strips, xs + width) - self._columns_at(strips, xs)
+
+    def mass(self, x: float, y: float, width: int, height: int) -> float:
+        return float(self.masses(np.array([x]), np.array([y]), width, height)[0, 0])
+
+    @property
+    def strengths(self) -> np.ndarray:
+        """(gh, gw): the patches' masses, 1 the largest, equal ones made so in spite of rounding."""
+        return np.round(self.cells / self.cells.max(), 9)
+
+    @property
+    def centroid(self) -> tuple[float, float]:
+        """(x, y) of the centre of the mass."""
+        columns, rows = self.cells.sum(axis=0), self.cells.sum(axis=1)
+        return float(columns @ self.x_centres), float(rows @ self.y_centres)
+
+    def _rows_at(self, ys: np.ndarray) -> np.ndarray:
+        """The integral image's rows at these positions, (len(ys), gw + 1)."""
+        index, part = _patch_and_part(self.y_edges, ys)
+        part = part[:, None]
+        return (1 - part) * self.integral[index] + part * self.integral[index + 1]
+
+    def _columns_at(self, strips: np.ndarray, xs: np.ndarray) -> np.ndarray:
+        """(rows, gw + 1) -> (rows, len(xs))"""
+        index, part = _patch_and_part(self.x_edges, xs)
+        return (1 - part) * strips[:, index] + part * strips[:, index + 1]
+
+
+def _patch_and_part(edges: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row or column that holds each position and how far into it that is, clamped to 0..1."""
+    index = np.clip(np.searchsorted(edges, positions, side="right") - 1, 0, len(edges) - 2)
+    extent = edges[index + 1] - edges[index]
+    part = (positions - edges[index]) / np.where(extent > 0, extent, 1.0)
+    return index, np.clip(part, 0.0, 1.0)
+
+
+def _window_size(picture_size: tuple[int, int], settings: CropSettings) -> tuple[int, int]:
+    """(width, height) of the normal window."""
+    return tuple(
+        max(round(settings.scale * side), min(settings.min_side_px, side)) for side in picture_size
+    )
+
+
+def _best_window(
+    density: _Density,
+    size: tuple[int, int],
+    taken: Sequence[Window] = (),
+    margin: float = 0.0,
+) -> Window | None:
+    """The window of this size whose inside holds most, overlapping no `taken`; None without any.
+
+    The inside is what is left when `margin` of the sides is taken off each edge. It may lie
+    anywhere on the picture, and the window is centred on it as nearly as the picture allows.
+
+    Exact without trying every pixel. Between two breakpoints (positions at which an edge of the
+    window meets an edge of a patch) the mass is linear in x and in y, so over the whole pixels
+    between them it is largest at the first or the last: the ceiling and floor of the breakpoints.
+    Windows flush against those taken bound the allowed positions and are candidates likewise.
+    Where the mass is level between breakpoints, the position nearest to the centroid may lie
+    between them too, which is why the pixels beside the centred position are candidates.
+    """
+    (width, height), picture = size, density.picture
+    # The slack: 0.3 * 10 must not count as 2.9999999.
+    margin_x, margin_y = (int(margin * side + EQUAL_DISTANCE) for side in size)
+    inner = width - 2 * margin_x, height - 2 * margin_y
+    centre_x, centre_y = density.centroid
+    flush_x = [x + margin_x for window in taken for x in (window.x1 - width, window.x2)]
+    flush_y = [y + margin_y for window in taken for y in (window.y1 - height, window.y2)]
+    xs = _candidates(density.x_edges, inner[0], picture.width, centre_x, flush_x)
+    ys = _candidates(density.y_edges, inner[1], picture.height, centre_y, flush_y)
+    lefts = np.clip(xs - margin_x, 0, picture.width - width)
+    tops = np.clip(ys - margin_y, 0, picture.height - height)
+
+    masses = density.masses(xs, ys, *inner)
+    for window in taken:
+        rows = (tops < window.y2) & (tops + height > window.y1)
+        columns = (lefts < window.x2) & (lefts + width > window.x1)
+        masses[np.ix_(rows, columns)] = -np.inf
+    most = masses.max()
+    if not most > NO_MASS:
+        return None
+    middle_x, middle_y = xs + inner[0] / 2, ys + inner[1] / 2
+    distances = (middle_y - centre_y)[:, None] ** 2 + (middle_x - centre_x) ** 2
+    distances[masses < most * (1 - EQUAL_MASS)] = np.inf
+    nearest = distances <= distances.min() + EQUAL_DISTANCE
+    row, column = np.argwhere(nearest)[0]  # in reading order: the topmost, then the leftmost
+    return _window_at(lefts[column], tops[row], size)
+
+
+def _candidates(
+    edges: np.ndarray, window_side: int, picture_side: int, centre: float, flush: list[int]
+) -> np.ndarray:
+    """Sorted whole-pixel positions along one axis among which the best one is."""
+    breakpoints = np.concatenate([edges, edges - window_side, [centre - window_side / 2]])
+    last = picture_side - window_side
+    positions = np.concatenate([np.floor(breakpoints), np.ceil(breakpoints), flush, [0, last]])
+    return np.unique(np.clip(positions, 0, last).astype(int))
+
+
+def _window_at(x: int, y: int, size: tuple[int, int]) -> Window:
+    return Window(int(x), int(y), int(x) + size[0], int(y) + size[1])
+
+
+def _centred(x: float, y: float, size: tuple[int, int], picture: Window) -> Window:
+    """The window of this size centred as nearly on (x, y) as the picture's edges allow."""
+    width, height = size
+    x1 = min(max(round(x - width / 2), 0), picture.width - width)
+    y1 = min(max(round(y - height / 2), 0), picture.height - height)
+    return _window_at(x1, y1, size)
+
+
+def _most_mass(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
+    return _best_window(density, size, margin=settings.margin)
+
+
+def _around_centroid(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
+    return _centred(*density.centroid, size, density.picture)
+
+
+def _around_peak(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
+    row, column = np.unravel_index(density.strengths.argmax(), density.cells.shape)
+    return _centred(density.x_centres[column], density.y_centres[row], size, density.picture)
+
+
+def _around_top_patches(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
+    cells = density.cells.ravel()
+    count = max(1, round(settings.top_fraction * cells.size))
+    # stable: the first ones in reading order on ties
+    strongest = np.argsort(-density.strengths.ravel(), kind="stable")[:count]
+    strongest = strongest[cells[strongest] > 0]
+    rows, columns = np.unravel_index(strongest, density.cells.shape)
+    x1, x2 = _enclosing(density.x_edges, columns)
+    y1, y2 = _enclosing(density.y_edges, rows)
+    widened = max(x2 - x1, size[0]), max(y2 - y1, size[1])
+    return _centred((x1 + x2) / 2, (y1 + y2) / 2, widened, density.picture)
+
+
+def _enclosing(edges: np.ndarray, cells: np.ndarray) -> tuple[int, int]:
+    """The whole pixels that enclose these rows or columns of the grid."""
+    low, high = edges[cells.min()], edges[cells.max() + 1]
+    # The slack keeps an edge at 24 from being enclosed at 25 because it was rounded to 24.0000001.
+    return int(np.floor(low + 1e-6)), int(np.ceil(high - 1e-6))
+
+
+def _adaptive(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
+    """ViCrop's ratio search, in pixels instead of whole patches."""
+    best, best_score = None, -np.inf
+    for ratio in ADAPTIVE_RATIOS:
+        width = min(round(ratio * size[0]), density.picture.width)
+        height = min(round(ratio * size[1]), density.picture.height)
+        window = _best_window(density, (width, height))
+        score = _prominence(density, window)
+        # A later ratio must be better by more than rounding to be preferred.
+        if best is None or score > best_score + NO_MASS / (size[0] * size[1]):
+            best, best_score = window, score
+    return best
+
+
+def _prominence(density: _Density, window: Window) -> float:
+    """Mass above that of the windows one patch to each side, per pixel; -inf where none fits."""
+    width, height = window.width, window.height
+    last_x, last_y = density.picture.width - width, density.picture.height - height
+    step_x, step_y = density.patch_size
+    shifted = [
+        (window.x1 + dx, window.y1 + dy)
+        for dx, dy in ((-step_x, 0), (step_x, 0), (0, -step_y), (0, step_y))
+    ]
+    neighbours = [
+        density.mass(x, y, width, height)
+        for x, y in shifted
+        if 0 <= x <= last_x and 0 <= y <= last_y
+    ]
+    if not neighbours:
+        return -np.inf
+    prominence = density.mass(window.x1, window.y1, width, height) - np.mean(neighbours)
+    return prominence / (width * height)
+
+
+_PLACEMENTS = {
+    "most mass": _most_mass,
+    "centroid": _around_centroid,
+    "peak": _around_peak,
+    "top patches box": _around_top_patches,
+    "adaptive": _adaptive,
+}

@@ -1,0 +1,224 @@
+"""Contrastive attention, Visual Activation by Query (VAQ), layers and evidence map.
+
+Steps 3-6 of METHOD.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to the one map of where
+the question looks. Knows no model: the maps are captured elsewhere.
+L: decoder layers, H: query heads, K: the top heads, (gh, gw): the picture's patch grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange, reduce
+
+from ..geometry import Box, Grid
+from ..results import AttentionMaps, Evidence, LayerChoice
+from ..settings import ContrastSettings, LayerSettings
+
+# The ratio of map kind 'relative' divides by no less than this share of its layer's mean: an
+# attention rounded to almost zero in half precision would otherwise outshine the whole map.
+SMALLEST_DIVISOR = 1e-3
+
+REASONS = 3  # layers that the sentence on fused layers names
+
+# A mask may have millions of pixels; more cells than this per side would only cost time.
+MASK_GRID_SIDE = 1024
+
+
+def contrast(maps: AttentionMaps, settings: ContrastSettings) -> torch.Tensor:
+    """What the question adds to the attention over the picture (step 3).
+
+    Returns (L, H, gh, gw) float32 >= 0; the head axis has size 1 for kind 'relative' and for
+    normalise 'head mean'. With q and 0 for the branches with and without the question:
+
+    contrastive: ReLU(a_q - a_0), Eq. 3. raw: a_q. relative: mean over heads of a_q divided by
+    that of a_0 (ViCrop, arXiv 2502.17422); 0 in a layer where a_0 is zero everywhere.
+
+    Both branches are normalised as the settings say before they are compared. Raises nothing:
+    values that are not finite become NaN in the map, and `Evidence.degenerate` reports them.
+    """
+    with_query, without_query = (
+        _normalised(_nan_if_not_finite(branch), settings.normalise)
+        for branch in (maps.with_query, maps.without_query)
+    )
+    if settings.kind == "raw":
+        return with_query
+    if settings.kind == "relative":
+        return _ratio_of_head_means(with_query, without_query)
+    return torch.relu(with_query - without_query)
+
+
+def score_heads(contrast: torch.Tensor) -> torch.Tensor:
+    """VAQ of every head: the L2 norm of its map over the picture (Eq. 4).
+
+    contrast: (L, H, gh, gw). Returns (L, H) float32.
+    """
+    return torch.linalg.vector_norm(contrast, dim=(-2, -1))
+
+
+def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice:
+    """The layers the evidence comes from, by the mean VAQ of their top heads (steps 4-5, Eq. 5).
+
+    contrast: (L, H, gh, gw). `top_heads` of the H heads count, or all where there are fewer. Ties
+    go to the lowest layer and head. A layer l is searched when first_depth <= l / (L - 1) <=
+    last_depth; a model of one layer has it searched always. Rule 'fuse', our addition and the
+    default, weighs the best `fused_layers` of them by VAQ, all of them where that is 0, evenly when
+    every VAQ is zero. Rule 'argmax' takes the best of them alone (Eq. 5). A layer given by hand
+    overrides rule and range.
+
+    NaN counts as larger than any number, so that broken attention is chosen and reported rather
+    than passed over. Raises ValueError when the layer given does not exist or the range holds none.
+    """
+    vaq_of_heads, heads = _descending(score_heads(contrast))
+    heads = heads[:, : settings.top_heads]
+    vaq = reduce(vaq_of_heads[:, : settings.top_heads], "l k -> l", "mean")
+
+    if settings.layer >= 0:
+        layer = _checked_layer(settings.layer, len(vaq))
+        return LayerChoice(layer, vaq, heads, {layer: 1.0}, _reason_by_hand(layer, vaq))
+
+    searched = _searched_layers(len(vaq), settings)
+    order = _descending(vaq[searched])[1]
+    ranked = [searched[index] for index in order.tolist()]
+    count = settings.fused_layers or len(ranked)
+    chosen = ranked[: count if settings.rule == "fuse" else 1]
+    if len(chosen) == 1:
+        weights, reason = {ranked[0]: 1.0}, _reason_best(ranked, vaq)
+    else:
+        weights, reason = _vaq_weights(chosen, vaq), _reason_fused(chosen, vaq)
+    return LayerChoice(ranked[0], vaq, heads, weights, reason)
+
+
+def evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
+    """The evidence map (step 6): the layers' maps, each the mean over its top heads, by weight.
+
+    contrast: (L, H, gh, gw), the one that `choice` was made from. The weights sum to 1; rule
+    'argmax' and a layer given by hand give all of it to one layer, as the paper does.
+    """
+    layers = [
+        weight * layer_map(contrast, choice, layer) for layer, weight in choice.weights.items()
+    ]
+    return Evidence(torch.stack(layers).sum(dim=0), maps.grid, maps.picture_size, choice)
+
+
+def layer_map(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
+    """(gh, gw): the mean over a layer's top heads, which the evidence is if it is chosen alone."""
+    return reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
+
+
+def evidence_of_mask(mask: torch.Tensor) -> Evidence:
+    """A mask from elsewhere in place of the evidence map.
+
+    mask: (H, W) float 0..1 at picture size. The map is the mask itself, averaged exactly over the
+    cells of at most 1024 rows and columns; its layer choice is None.
+    """
+    height, width = mask.shape
+    cells = _averaged(mask.double(), min(height, MASK_GRID_SIDE))
+    cells = rearrange(cells, "gh w -> w gh")
+    cells = rearrange(_averaged(cells, min(width, MASK_GRID_SIDE)), "gw gh -> gh gw")
+    grid = Grid(*cells.shape, view=Box(0.0, 0.0, float(width), float(height)))
+    return Evidence(cells.float().contiguous(), grid, (width, height))
+
+
+def _nan_if_not_finite(values: torch.Tensor) -> torch.Tensor:
+    """NaN survives every later step; an infinity would vanish in a ReLU or a division."""
+    return values.where(values.isfinite(), torch.nan)
+
+
+def _normalised(branch: torch.Tensor, normalise: str) -> torch.Tensor:
+    """(L, H or 1, gh, gw), of sum 1 over the picture unless 'none'; zeros stay zeros."""
+    if normalise == "none":
+        return branch
+    if normalise == "head mean":
+        branch = reduce(branch, "l h gh gw -> l 1 gh gw", "mean")
+    total = reduce(branch, "l h gh gw -> l h 1 1", "sum")
+    return branch / total.where(total != 0, 1.0)
+
+
+def _ratio_of_head_means(with_query: torch.Tensor, without_query: torch.Tensor) -> torch.Tensor:
+    """(L, 1, gh, gw)"""
+    above, below = (
+        reduce(branch, "l h gh gw -> l 1 gh gw", "mean") for branch in (with_query, without_query)
+    )
+    floor = SMALLEST_DIVISOR * reduce(below, "l 1 gh gw -> l 1 1 1", "mean")
+    divisor = torch.maximum(below, floor)
+    return above / divisor.where(divisor != 0, torch.inf)
+
+
+def _descending(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sorted values and their indices; ties keep the lower index first, NaN leads."""
+    return torch.sort(values, dim=-1, descending=True, stable=True)
+
+
+def _checked_layer(layer: int, layers: int) -> int:
+    if layer >= layers:
+        raise ValueError(
+            f"choose a layer from 0 to {layers - 1}, or -1 to let the rule choose: layer is "
+            f"{layer}, and this model has {layers} layers"
+        )
+    return layer
+
+
+def _searched_layers(layers: int, settings: LayerSettings) -> list[int]:
+    if layers == 1:
+        return [0]
+    # The slack keeps layer 6 of 21 inside 0.3, whatever 6 / 20 rounds to.
+    first, last = settings.first_depth - 1e-9, settings.last_depth + 1e-9
+    searched = [layer for layer in range(layers) if first <= layer / (layers - 1) <= last]
+    if not searched:
+        raise ValueError(
+            f"widen first_depth {settings.first_depth:g} to last_depth {settings.last_depth:g}: "
+            f"none of this model's {layers} layers lies between them"
+        )
+    return searched
+
+
+def _vaq_weights(layers: list[int], vaq: torch.Tensor) -> dict[int, float]:
+    scores = vaq[layers].double()
+    total = scores.sum()
+    scores = torch.full_like(scores, 1 / len(layers)) if total == 0 else scores / total
+    return dict(zip(layers, scores.tolist(), strict=True))
+
+
+def _averaged(values: torch.Tensor, parts: int) -> torch.Tensor:
+    """Means over `parts` equal stretches of the first axis, which may cut through its items."""
+    length = values.shape[0]
+    if parts == length:
+        return values
+    running = torch.cat([torch.zeros_like(values[:1]), values.cumsum(dim=0)])
+    edges = torch.linspace(0, length, parts + 1, dtype=torch.float64)
+    whole = edges.floor().clamp(max=length - 1).long()
+    part = rearrange(edges - whole, "edge -> edge 1")
+    at_edges = running[whole] + part * values[whole]
+    return (at_edges.diff(dim=0) * (parts / length)).clamp(min=0.0)
+
+
+def _reason_best(ranked: list[int], vaq: torch.Tensor) -> str:
+    best, name = ranked[0], f"layer {ranked[0]} of {len(vaq)}"
+    score = float(vaq[best])
+    if score != score:
+        return f"{name}: its attention is not finite, so nothing can be found"
+    if score == 0:
+        return f"{name}: the question moves no layer (every VAQ is 0)"
+    if len(ranked) == 1:
+        return f"{name}: the only layer searched (VAQ {score:.3g})"
+    second = ranked[1]
+    return (
+        f"{name}: the question moves it most (VAQ {score:.3g}, next best {float(vaq[second]):.3g} "
+        f"at layer {second})"
+    )
+
+
+def _reason_fused(fused: list[int], vaq: torch.Tensor) -> str:
+    if not float(vaq[fused[0]]) > 0:
+        return _reason_best(fused, vaq)
+    named = [f"{layer} (VAQ {float(vaq[layer]):.3g})" for layer in fused[:REASONS]]
+    then = f", then {', '.join(named[1:])}" if named[1:] else ""
+    return (
+        f"{len(fused)} of {len(vaq)} layers, weighed by VAQ: the question moves layer "
+        f"{named[0]} most{then}"
+    )
+
+
+def _reason_by_hand(layer: int, vaq: torch.Tensor) -> str:
+    rank = _descending(vaq)[1].tolist().index(layer) + 1
+    return f"layer {layer} of {len(vaq)}: set by hand (VAQ {float(vaq[layer]):.3g}, rank {rank})"

@@ -1,0 +1,154 @@
+"""Which pictures, crops and counterfactuals VAT Decode was given belong together. Runs no model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..laser_core.settings import (
+    AnswerSettings,
+    LaserSettings,
+)
+from .batches import (
+    box_lists,
+    grouped,
+    pictures_of,
+    resized,
+    shared_out,
+    spread,
+    unchanged,
+    windows_of,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..laser_core.geometry import Window
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of one picture: its crops, the picture itself, and both without evidence."""
+
+    crops: list[Image.Image]
+    blocked_crops: list[Image.Image] | None
+    context: Image.Image | None
+    blocked_context: Image.Image | None
+
+    @property
+    def nothing_found(self) -> bool:
+        """True when the crop is the whole picture and nothing was blocked: it is shown once."""
+        if self.context is None or len(self.crops) > 1:
+            return False
+        blocked = self.blocked_crops or self.crops
+        return _same(self.crops[0], self.context) and _same(blocked[0], self.context)
+
+    def at_own_size(self, windows: list[Window]) -> Shown:
+        """Crops that their batch enlarged, as the windows show them; edited ones stay."""
+        crops = _own(self.crops, self.context, windows)
+        blocked = self.blocked_crops
+        if blocked is not None and self.blocked_context is not None:
+            blocked = _own(blocked, self.blocked_context, windows)
+        if blocked is not None:  # both streams read as many tokens
+            blocked = [resized(b, crop.size) for b, crop in zip(blocked, crops, strict=True)]
+        return dataclasses.replace(self, crops=crops, blocked_crops=blocked)
+
+    def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
+        """The positive stream and, where there is a counterfactual, what makes the negative one."""
+        from ..laser_core.steps.answer_input import crops_stream, plain_stream
+
+        if self.nothing_found:
+            return plain_stream(model, self.context, question, settings.prompt), None
+        if self.context is None:
+            return self._without_context(model, question, settings)
+        whole = model.encode(self.context, settings.prompt.framing)
+        positive = crops_stream(model, whole, self.crops, question, settings)
+        if self.blocked_crops is None or settings.decode.alpha == 0:
+            return positive, None
+
+        def negative() -> Any:
+            seen, shared = whole, self.blocked_context is None
+            if not shared and settings.answer.answer_input == "picture + crop":
+                seen = model.encode(self.blocked_context, settings.prompt.framing)
+            return crops_stream(model, seen, self.blocked_crops, question, settings, shared)
+
+        return positive, negative
+
+    def _without_context(
+        self, model: Any, question: str, settings: LaserSettings
+    ) -> tuple[Any, Any]:
+        """Each picture as the model takes any picture: nothing says how far to enlarge a crop."""
+        from ..laser_core.steps.answer_input import crops_stream, plain_stream
+
+        if self.blocked_crops is None and len(self.crops) == 1:
+            return plain_stream(model, self.crops[0], question, settings.prompt), None
+        crop_alone = dataclasses.replace(settings, answer=AnswerSettings(answer_input="crop"))
+
+        def stream(crops: list[Image.Image]) -> Any:
+            encoded = [model.encode(crop, settings.prompt.framing) for crop in crops]
+            return crops_stream(model, encoded[0], encoded, question, crop_alone)
+
+        blocked = self.blocked_crops if settings.decode.alpha else None
+        return stream(self.crops), None if blocked is None else partial(stream, blocked)
+
+
+def shown_pictures(
+    positive: Any, counterfactual: Any, context: Any, counterfactual_context: Any, boxes: Any
+) -> list[Shown]:
+    """The batches sorted out by picture. ValueError where their lengths do not fit."""
+    crops = pictures_of(positive, "positive")
+    contexts = None if context is None else pictures_of(context, "context")
+    sizes = _crops_per_picture(len(crops), contexts, boxes)
+    count = len(sizes)
+    blocked = [None] * count
+    if counterfactual is not None:
+        pictures = pictures_of(counterfactual, "counterfactual")
+        if len(pictures) != len(crops):
+            raise ValueError(
+                f"connect one counterfactual for each positive picture: there are {len(pictures)} "
+                f"for {len(crops)}"
+            )
+        blocked = grouped(pictures, sizes)
+    blocked_contexts = [None] * count
+    if counterfactual_context is not None:
+        if contexts is None:
+            raise ValueError("connect context too: there is a counterfactual_context without one")
+        pictures = pictures_of(counterfactual_context, "counterfactual_context")
+        blocked_contexts = spread(pictures, count, "counterfactual context")
+    whole = [None] * count if contexts is None else spread(contexts, count, "context picture")
+    shown = [
+        Shown(*parts)
+        for parts in zip(grouped(crops, sizes), blocked, whole, blocked_contexts, strict=True)
+    ]
+    if boxes is None or contexts is None:
+        return shown
+    windows = windows_of(boxes, whole)
+    return [one.at_own_size(looks) for one, looks in zip(shown, windows, strict=True)]
+
+
+def _crops_per_picture(crops: int, contexts: list | None, boxes: Any) -> list[int]:
+    if boxes is not None:
+        sizes = [max(len(one), 1) for one in box_lists(boxes, len(contexts) if contexts else None)]
+        shared_out(sizes, crops)
+        return sizes
+    if contexts is None:
+        return [1] * crops
+    if crops % len(contexts):
+        raise ValueError(
+            f"connect Con-ViCrop's boxes too: {crops} crops are no equal number for each of "
+            f"{len(contexts)} context pictures"
+        )
+    return [crops // len(contexts)] * len(contexts)
+
+
+def _own(
+    crops: list[Image.Image], picture: Image.Image, windows: list[Window]
+) -> list[Image.Image]:
+    own = [picture.crop(window) for window in windows]
+    return [o if unchanged(crop, o) else crop for crop, o in zip(crops, own, strict=True)]
+
+
+def _same(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and one.tobytes() == other.tobytes()

@@ -1,0 +1,1 @@
+"""What is measured: quality on the demo worlds, time and memory of the method."""

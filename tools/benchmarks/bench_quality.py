@@ -1,0 +1,169 @@
+"""What the method gains on a demo model: accuracy on held-out items with ground-truth boxes.
+
+    python -m tools.benchmarks.bench_quality [--items N] [--seed N] [--model demo] [--json FILE]
+    python -m tools.benchmarks.bench_quality --ablations   # each open point changed alone
+
+The table answers the same items of the test split with every row; the layers of the fixed-layer
+rows are chosen on the development split, and so are the ablations measured there. Records are kept
+in --cache, item by item: a run that was stopped continues. The decoders of the demo models answer
+in one word of one token, so the first token's logits decide; `tests/tools/test_quality.py` holds
+them against `decode`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from laser_core.models.loading import load_lvlm
+from laser_core.models.lvlm import Lvlm
+from laser_core.settings import LoadSettings
+from tools.benchmarks.quality import tables
+from tools.benchmarks.quality.measure import BOTH, measure
+from tools.benchmarks.quality.rows import (
+    LASER,
+    LASER_BOTH,
+    ORACLE,
+    ORACLE_BOTH,
+    PAPER,
+    PAPER_INSIDE,
+    PLAIN,
+    RANDOM,
+    RAW,
+    WEIGHED_WHOLE,
+    Row,
+    ablation_rows,
+    fixed_layer,
+    main_rows,
+    vicrop,
+)
+from tools.benchmarks.quality.summary import (
+    Answers,
+    differences,
+    layer_histogram,
+    plain_data,
+    summarise_existence,
+    summarise_rows,
+    summarise_vat,
+)
+from tools.demo_model.world import held_out_items, prior_items
+
+PRIOR_GROUPS = ("all", "against the prior", "with the prior")
+# Scenes of a split are numbered from 0 for each seed: sets with seeds of their own share none.
+EXISTENCE_SEED, PRIOR_SEED = 1_000, 2_000
+
+
+class Bench:
+    """A model, and where its records are kept."""
+
+    def __init__(self, lvlm: Lvlm, cache: Path, seed: int, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.lvlm, self.cache, self.seed = lvlm, cache / lvlm.name, seed
+        self.layers = len(lvlm.attention_modules)
+
+    def answers(self, name: str, items: list, rows: list[Row]) -> Answers:
+        return Answers(measure(self.lvlm, items, rows, self.cache / f"{name}.jsonl", self.seed))
+
+    def chosen_layers(self, count: int) -> tuple[int, int, dict[str, Any]]:
+        """The best fixed layer and ViCrop's, by accuracy with picture + crop on other pictures."""
+        families = [
+            [dataclasses.replace(make(n), vat=False) for n in range(self.layers)]
+            for make in (fixed_layer, vicrop)
+        ]
+        rows = [PLAIN, *families[0], *families[1]]
+        answers = self.answers("layers-dev", held_out_items("dev", count, self.seed), rows)
+        right = [[answers.right(row.name, BOTH).mean() for row in rows] for rows in families]
+        best, vicrops = (int(np.argmax(accuracies)) for accuracies in right)
+        return best, vicrops, summarise_rows(answers, rows)
+
+
+def table(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """The table on the test split, printed and as data."""
+    layer, vicrop_layer, chosen_on = bench.chosen_layers(options.dev_items)
+    rows, seed = main_rows(bench.layers, vicrop_layer), options.seed
+    yardsticks = [PAPER, LASER_BOTH, fixed_layer(layer), vicrop(vicrop_layer), RAW]
+    few = [PLAIN, LASER, *yardsticks, ORACLE, ORACLE_BOTH, RANDOM]
+    main = bench.answers("main", held_out_items("test", options.items, seed), rows)
+    existence_items = held_out_items(
+        "test", options.existence_items, seed + EXISTENCE_SEED, types=("exist",)
+    )
+    existence = bench.answers("existence", existence_items, few)
+    prior_set = prior_items("test", options.prior_items, seed + PRIOR_SEED)
+    prior = bench.answers("prior", prior_set, few)
+    over_plain = summarise_rows(main, rows)
+    summary = {
+        "fixed layers, development split": chosen_on,
+        "rows": over_plain,
+        "rows against the paper's rule": summarise_rows(main, rows, reference=PAPER),
+        "LASER against": differences(main, LASER, [*yardsticks, PAPER_INSIDE, WEIGHED_WHOLE]),
+        "VAT": summarise_vat(main, rows, ["all", "small", "medium", "large", "absent"]),
+        "VAT, prior": summarise_vat(prior, few, PRIOR_GROUPS),
+        "prior": summarise_rows(prior, few),
+        "existence": summarise_existence(existence, few),
+        "layers": layer_histogram(main, LASER, bench.layers),
+    }
+    print(f"best fixed layer {layer}, ViCrop's {vicrop_layer}, chosen on the development split")
+    for part in (
+        tables.main_table(
+            {"plain": over_plain, "the paper's rule": summary["rows against the paper's rule"]}
+        ),
+        tables.differences_table(LASER.name, summary["LASER against"]),
+        tables.group_table(over_plain),
+        tables.group_table(over_plain, "plain"),
+        tables.vat_table("VAT: gain over alpha 0", summary["VAT"]),
+        tables.vat_table("VAT and priors", summary["VAT, prior"]),
+        tables.existence_table(summary["existence"]),
+        tables.histogram_table(summary["layers"]),
+    ):
+        print("\n" + part)
+    return {"best layer": layer, "ViCrop layer": vicrop_layer} | summary
+
+
+def ablations(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """Every open point changed alone, against the defaults, on the development split."""
+    rows = ablation_rows()
+    items = held_out_items("dev", options.items, options.seed)
+    answers = bench.answers("ablations", items, rows)
+    summary = {
+        "rows": summarise_rows(answers, rows, reference=LASER),
+        "VAT": summarise_vat(answers, rows, ["all"]),
+    }
+    print(tables.main_table({"the defaults": summary["rows"]}))
+    print("\n" + tables.group_table(summary["rows"], "the defaults"))
+    print("\n" + tables.vat_table("VAT: gain over alpha 0", summary["VAT"]))
+    return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--items", type=int, default=1050)
+    parser.add_argument("--existence-items", type=int, default=300, help="yes/no questions more")
+    parser.add_argument("--prior-items", type=int, default=200, help="half against the prior")
+    parser.add_argument("--dev-items", type=int, default=300, help="that layers are chosen on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="demo", help="demo, or the folder of a demo model")
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--cache", type=Path, default=Path("laser-out/quality"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    started = time.time()
+    lvlm = load_lvlm(options.model, LoadSettings(precision="fp32"))
+    bench = Bench(lvlm, options.cache, options.seed, options.threads)
+    summary = (ablations if options.ablations else table)(bench, options)
+    print("\n" + tables.LEGEND)
+    print(f"{time.time() - started:.0f} s")
+    if options.json:
+        record = {"items": options.items, "seed": options.seed, "model": options.model}
+        options.json.write_text(json.dumps(record | plain_data(summary), indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""One item at a time: where every row looks, and what the model then says.
+
+Rows share the item's maps, encoded pictures and prompts: an item's streams are collected first,
+equal ones once, and answered in batches. Records go to a file line by line, so that a run that was
+stopped continues where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from laser_core.engine.two_streams import mix_logits
+from laser_core.evaluation.attention_aggregation import mass_share
+from laser_core.geometry import Box, Window, whole_picture
+from laser_core.models.chat import Stream
+from laser_core.models.families import PictureInputs
+from laser_core.models.lvlm import Lvlm
+from laser_core.pipeline import Location, locate
+from laser_core.results import AttentionMaps, Evidence
+from laser_core.settings import AnswerSettings, LaserSettings, PromptSettings
+from laser_core.steps.answer_input import crops_stream, negative_stream, plain_stream
+from laser_core.steps.attention import read_attention
+from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.vaq import evidence_of_mask
+from tools.benchmarks.quality.first_token import first_logits
+from tools.benchmarks.quality.rows import DEFAULTS, Row, changed
+from tools.demo_model.world import HeldOutItem, oracle_window
+
+PICTURE, CROP, BOTH = "picture", "crop", "picture + crop"
+BETAS = (0.0, 0.1, 0.5)
+WITH_CROP = {name: changed(answer=AnswerSettings(name)) for name in (CROP, BOTH)}
+
+HELD_SHARE = 0.9  # of an object's box, from which a window holds it
+
+
+def decoding_name(alpha: float, beta: float) -> str:
+    return f"alpha {alpha:g}" + (f", beta {beta:g}" if beta else "")
+
+
+# (alpha, beta); beta changes nothing at alpha 0, where the likeliest token is never implausible.
+NO_VAT = (0.0, 0.0)
+DECODINGS = (NO_VAT, *((alpha, beta) for alpha in (0.5, 1.0, 2.0) for beta in BETAS))
+PLAIN_DECODING = decoding_name(*NO_VAT)
+DEFAULT_DECODING = decoding_name(DEFAULTS.decode.alpha, DEFAULTS.decode.beta)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a row looks.
+
+    windows: none where the row answers from the picture alone. evidence: what VAT blocks.
+    to_look, to_block: decoder tokens spent on finding the windows, and the evidence besides.
+    """
+
+    windows: tuple[Window, ...] = ()
+    evidence: Evidence | None = None
+    to_look: int = 0
+    to_block: int = 0
+
+
+class ItemRun:
+    """All rows on one item."""
+
+    def __init__(self, lvlm: Lvlm, item: HeldOutItem, rng: np.random.Generator) -> None:
+        lvlm.release()
+        self.lvlm, self.item, self.rng = lvlm, item, rng
+        self.whole = lvlm.encode(item.picture)
+        self.plain = plain_stream(lvlm, self.whole, item.question, PromptSettings())
+        self._maps: dict[PromptSettings, AttentionMaps] = {}
+        self._crops: dict[tuple[Window, int], PictureInputs] = {}
+        self._streams: dict[tuple, Stream] = {}
+
+    def records(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+        """By row name: windows, shares, layer, and by answer input the words and the tokens."""
+        looks = {row.name: self._look(row) for row in rows}
+        plans = {row.name: self._plan(row, looks[row.name]) for row in rows}
+        keys = list(self._streams)
+        logits = first_logits(self.lvlm, [self._streams[key] for key in keys])
+        said = dict(zip(keys, logits, strict=True))
+        return {
+            row.name: {
+                **self._shares(row, looks[row.name]),
+                "answers": {
+                    name: self._answers(said, looks[row.name], *streams)
+                    for name, streams in plans[row.name].items()
+                },
+            }
+            for row in rows
+        }
+
+    # ---- where a row looks ---------------------------------------------------------------------
+
+    def _look(self, row: Row) -> Look:
+        if row.finder == "oracle" and self.item.evidence_boxes:
+            return Look((Window(*oracle_window(self.item)),), self._true_evidence())
+        found, reading = self._locate(row.settings), self._tokens_to_locate(row)
+        if row.finder == "none":  # without a window, the method's evidence is what VAT blocks
+            return Look((), found.evidence, to_block=reading)
+        if row.finder == "random":
+            return Look((self._random_window(),), found.evidence, to_block=reading)
+        # Where nothing asked about is there, there is no true window: the oracle looks as we do.
+        return Look(found.placement.windows, found.evidence, to_look=reading)
+
+    def _locate(self, settings: LaserSettings) -> Location:
+        if settings.prompt not in self._maps:
+            self._maps[settings.prompt] = read_attention(
+                self.lvlm, self.whole, self.item.question, settings.prompt
+            )
+        maps = self._maps[settings.prompt]
+        return locate(self.lvlm, self.item.picture, self.item.question, settings, maps=maps)
+
+    def _tokens_to_locate(self, row: Row) -> int:
+        """Decoder tokens of the two branches, which share the picture's prefix."""
+        free = self.lvlm.query_free_text(row.settings.prompt)
+        free = self.lvlm.prompt([self.whole], free).length
+        return self.plain.prompt.length + free - self.plain.prompt.prefix_length
+
+    def _random_window(self) -> Window:
+        width, height = self.item.picture.size
+        side_x, side_y = max(width // 2, min(224, width)), max(height // 2, min(224, height))
+        x = int(self.rng.integers(0, width - side_x + 1))
+        y = int(self.rng.integers(0, height - side_y + 1))
+        return Window(x, y, x + side_x, y + side_y)
+
+    def _true_evidence(self) -> Evidence:
+        """The asked object's box, and the anchor's."""
+        width, height = self.item.picture.size
+        mask = torch.zeros(height, width)
+        for x1, y1, x2, y2 in self.item.evidence_boxes:
+            mask[max(round(y1), 0) : round(y2), max(round(x1), 0) : round(x2)] = 1
+        return evidence_of_mask(mask)
+
+    def _shares(self, row: Row, look: Look) -> dict[str, Any]:
+        """Windows, what they hold, Attention Aggregation, and the layer of the highest VAQ.
+
+        held: whether a window holds the object asked about; held all: and the anchor it is
+        described by.
+        """
+        record: dict[str, Any] = {"windows": look.windows}
+        if self.item.evidence_boxes:
+            boxes = [Box(*box) for box in self.item.evidence_boxes]
+            record["area"] = boxes[0].area / Box(*whole_picture(self.item.picture.size)).area
+            if look.windows:
+                held = [any(_holds(window, box) for window in look.windows) for box in boxes]
+                record |= {"held": float(held[0]), "held all": float(all(held))}
+            if row.finder == "laser" and not look.evidence.degenerate:
+                record["aggregation"] = mass_share(look.evidence, boxes[0])
+        if row.finder == "laser":
+            record["layer"] = look.evidence.choice.layer
+        return record
+
+    # ---- what it then says ---------------------------------------------------------------------
+
+    def _plan(self, row: Row, look: Look) -> dict[str, tuple[tuple, tuple | None]]:
+        """By answer input the keys of the positive and the negative stream."""
+        if not look.windows:
+            return {PICTURE: self._pair(row, look, PICTURE)}
+        return {name: self._pair(row, look, name) for name in (CROP, BOTH)}
+
+    def _pair(self, row: Row, look: Look, answer_input: str) -> tuple[tuple, tuple | None]:
+        positive = (answer_input, look.windows)
+        if positive not in self._streams:
+            self._streams[positive] = self._positive(answer_input, look.windows)
+        if not row.vat or look.evidence.degenerate:
+            return positive, None
+        settings = row.settings.counterfactual
+        patches = evidence_patches(look.evidence, settings, look.windows)
+        if not patches.any():
+            return positive, None
+        mask = patch_mask(patches, look.evidence, settings)
+        digest = hashlib.sha256(mask.numpy().tobytes()).digest()
+        negative = (*positive, settings, digest)
+        if negative not in self._streams:
+            self._streams[negative] = self._negative(positive, row, mask)
+        return positive, negative
+
+    def _positive(self, answer_input: str, windows: tuple[Window, ...]) -> Stream:
+        if not windows:
+            return self.plain
+        crops = [self._crop(window, len(windows)) for window in windows]
+        settings = WITH_CROP[answer_input]
+        return crops_stream(self.lvlm, self.whole, crops, self.item.question, settings)
+
+    def _crop(self, window: Window, count: int) -> PictureInputs:
+        """One of `count` crops, which share the picture's number of tokens."""
+        if (window, count) not in self._crops:
+            crop, tokens = self.item.picture.crop(window), round(self.whole.token_count / count)
+            self._crops[window, count] = self.lvlm.encode(crop, tokens=tokens)
+        return self._crops[window, count]
+
+    def _negative(self, positive: tuple, row: Row, mask: torch.Tensor) -> Stream:
+        answer_input, windows = positive
+        fill, question = row.settings.counterfactual, self.item.question
+        blocked = None
+        if fill.fill != "visual tokens":
+            blocked = block(self.item.picture, mask, fill, self.lvlm.mean_colour)
+        if not windows:
+            prompt = plain_stream(self.lvlm, blocked, question, row.settings.prompt).prompt
+            return Stream(prompt)
+        settings = changed(
+            answer=AnswerSettings(answer_input), counterfactual=row.settings.counterfactual
+        )
+        return negative_stream(
+            self.lvlm, self._streams[positive], blocked, mask, windows, question, settings
+        )
+
+    def _answers(
+        self, said: dict[tuple, torch.Tensor], look: Look, positive: tuple, negative: tuple | None
+    ) -> dict[str, Any]:
+        """Words said by decoding, and decoder tokens in all without and with the second stream."""
+        streams = [self._streams[positive]]
+        cost = look.to_look + self._tokens(streams, found=look.to_look > 0)
+        record: dict[str, Any] = {"tokens": cost}
+        without, decodings = None, [NO_VAT]
+        if negative is not None:
+            streams.append(self._streams[negative])
+            spent = look.to_look + look.to_block
+            record["tokens with VAT"] = spent + self._tokens(streams, found=spent > 0)
+            without, decodings = said[negative], DECODINGS
+        record["said"] = {
+            decoding_name(*decoding): self._word(mix_logits(said[positive], without, *decoding))
+            for decoding in decodings
+        }
+        return record
+
+    def _tokens(self, streams: Sequence[Stream], found: bool) -> int:
+        """Of these prompts; found: the picture's prefix was read before, for the maps."""
+        total = 0
+        for stream in streams:
+            known = stream.prompt.prefix_length if found and stream.shared_prefix else 0
+            total += stream.prompt.length - known
+            found = found or stream.shared_prefix
+        return total
+
+    def _word(self, logits: torch.Tensor) -> str:
+        return self.lvlm.tokenizer.decode([int(logits.argmax())]).strip()
+
+
+def _holds(window: Window, box: Box) -> bool:
+    return box.intersect(Box(*window)).area >= HELD_SHARE * box.area
+
+
+@dataclass
+class Measured:
+    """Items of one set and, for each, the rows' records."""
+
+    items: list[HeldOutItem]
+    records: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+
+
+def measure(
+    lvlm: Lvlm, items: Sequence[HeldOutItem], rows: Sequence[Row], file: Path, seed: int
+) -> Measured:
+    """Every row on every item; `file` holds a line for each item done, and is continued."""
+    header: dict[str, Any] = {"model": lvlm.name, "weights": _digest(lvlm), "seed": seed}
+    header |= {"items": len(items), "rows": {row.name: row.settings.to_dict() for row in rows}}
+    measured = Measured(list(items), _resumed(file, header)[: len(items)])
+    started, done = time.time(), len(measured.records)
+    with file.open("a", encoding="utf-8") as out:
+        for index in range(done, len(items)):
+            rng = np.random.default_rng([seed, index])
+            record = ItemRun(lvlm, items[index], rng).records(rows)
+            out.write(json.dumps(record) + "\n")
+            out.flush()
+            measured.records.append(json.loads(json.dumps(record)))
+            if index % 25 == 24 or index + 1 == len(items):
+                seconds = time.time() - started
+                line = f"\r{file.stem}: {index + 1} / {len(items)}, {seconds:.0f} s "
+                print(line, end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return measured
+
+
+def _digest(lvlm: Lvlm) -> str:
+    """Of the weights: records of a model that was trained again are not continued."""
+    digest = hashlib.sha256()
+    for tensor in lvlm.model.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _resumed(file: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records that `file` holds, after its header; a line that was cut off is cut away."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab+") as held:
+        held.seek(0)
+        lines = held.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        held.truncate(len(lines))
+        if not lines:
+            held.write(json.dumps(header).encode() + b"\n")
+            return []
+    found, *records = map(json.loads, lines.splitlines())
+    if found != json.loads(json.dumps(header)):
+        raise SystemExit(
+            f"remove {file}, or choose another --cache folder: it holds the records of other "
+            f"rows, settings, seeds or weights"
+        )
+    return records

@@ -1,0 +1,231 @@
+"""One model of the speed benchmark: its parts, the whole method and batches, timed and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from laser_core import pipeline
+from laser_core.engine.capture import RowCapture
+from laser_core.models.chat import Stream
+from laser_core.models.lvlm import Lvlm
+from laser_core.settings import DecodeSettings, LaserSettings
+from laser_core.steps.attention import read_attention
+from laser_core.steps.decode import decode
+from tools.benchmarks.speed import ways
+from tools.benchmarks.speed.count import MB, Counts, Floor, floor_of, flops, peak_bytes
+from tools.benchmarks.speed.modes import QUESTION, Mode
+from tools.benchmarks.speed.shapes import picture_of
+from tools.benchmarks.speed.timing import Clock, ratio_of, rotated
+from tools.testbed.lvlms import noise_picture
+
+STAGES = ("prepare pictures", "read picture and question", "read both streams", "decode")
+DECODED = (2, 34)  # answers whose difference gives the time of a token
+
+
+@dataclass
+class Bench:
+    """A model, what it is asked, and how it is timed."""
+
+    name: str
+    lvlm: Lvlm
+    device: str
+    rounds: int
+
+    def __post_init__(self) -> None:
+        self.clock, self.picture = Clock(self.device), picture_of(self.name)
+        self._counts: dict[tuple[Mode, str], Counts] = {}
+
+    # ---- parts ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def reading(self, with_peers: bool) -> dict[str, dict[str, float]]:
+        """One prefill with and without capture, both branches, and the peers' way; with memory."""
+        lvlm, settings = self.lvlm, LaserSettings()
+        inputs = lvlm.encode(self.picture)
+        asked = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
+        span = asked.spans[0]
+
+        def body() -> Any:  # from an encoded picture on, as every way here
+            _forget_rope_deltas(lvlm)
+            prompt = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
+            given = ways.on_device(lvlm, ways.library_inputs(lvlm, prompt))
+            return lvlm.model.model(**given, use_cache=True)
+
+        def captured() -> None:
+            with RowCapture(lvlm, rows=[-1], keys=slice(span.start, span.stop)) as capture:
+                kept = body()
+            capture.rows_by_layer()
+            del kept
+
+        def both() -> None:
+            lvlm.release()
+            read_attention(lvlm, inputs, QUESTION, settings.prompt)
+
+        def eager(count: int) -> Callable[[], None]:
+            def run() -> None:
+                lvlm.model.set_attn_implementation("eager")
+                try:
+                    for prompt in ways.both_prompts(lvlm, inputs, QUESTION, settings)[:count]:
+                        ways.eager_rows(lvlm, prompt)
+                finally:
+                    lvlm.model.set_attn_implementation("sdpa")
+
+            return run
+
+        runs = {"plain": body, "capture": captured, "both branches": both}
+        if with_peers and ways.peers_fit(lvlm, asked.length):
+            runs |= {"peers: capture": eager(1), "peers: both branches": eager(2)}
+        table = self.clock.interleaved(runs, self.rounds)
+        for name, entry in table.items():
+            lvlm.release()
+            entry["peak_mb"] = peak_bytes(runs[name], self.device) / MB
+        lvlm.release()
+        table["plain"]["tokens"] = asked.length
+        return table
+
+    @torch.inference_mode()  # both alike: generate() alone would run without
+    def decoding(self) -> dict[str, float]:
+        """Milliseconds per token of the library's answer and of two streams' (medians)."""
+        lvlm = self.lvlm
+        prompt = ways.prompt_of(lvlm, self.picture, QUESTION, LaserSettings())
+        stream = Stream(prompt, shared_prefix=True)
+        ways_ = {
+            "plain": lambda tokens: ways.generated(lvlm, [prompt], tokens),
+            "two rows": lambda tokens: decode(
+                lvlm, stream, stream, DecodeSettings(max_tokens=tokens)
+            ),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways_}
+        for number in range(self.rounds + 1):
+            for name in rotated(list(ways_), number):
+                short, long = (self.clock(partial(ways_[name], tokens)) for tokens in DECODED)
+                if number:
+                    times[name].append(1e3 * (long - short) / (DECODED[1] - DECODED[0]))
+        lvlm.release()
+        medians = {f"{name}, ms": float(np.median(taken)) for name, taken in times.items()}
+        return medians | ratio_of(times["two rows"], times["plain"])
+
+    def stages(self, mode: Mode, tokens: int) -> dict[str, Any]:
+        """Where the time of one mode's answer goes: median seconds by stage, plain and ours.
+
+        A stage that cannot be timed alone is the difference of two runs that can.
+        """
+        lvlm, settings, first = self.lvlm, mode.settings(tokens), mode.settings(1)
+        plain: list[list[float]] = []
+        ours: list[list[float]] = []
+        for _ in range(self.rounds + 1):
+            encoding = self.clock(lambda: lvlm.encode(self.picture))
+            short, whole = (self.clock(self._run(ways.plain, each)) for each in (first, settings))
+            plain.append([encoding, short - encoding, 0.0, whole - short])
+            lvlm.release()
+            found: list[pipeline.Location] = []
+            locate = partial(pipeline.locate, lvlm, self.picture, QUESTION, settings)
+            looking = self.clock(lambda locate=locate, found=found: found.append(locate()))
+            looks = found[0].inputs, found[0].evidence, QUESTION, settings
+            drawing = self.clock(partial(ways.both_streams, lvlm, self.picture, *looks))
+            answer = partial(pipeline.answer, lvlm, self.picture, QUESTION, location=found[0])
+            short, whole = (self.clock(partial(answer, each)) for each in (first, settings))
+            ours.append([encoding + drawing, looking - encoding, short - drawing, whole - short])
+        lvlm.release()
+        medians = [np.median(times[1:], axis=0).tolist() for times in (plain, ours)]  # warm by then
+        seconds = {name: dict(zip(STAGES, each, strict=True))
+                   for name, each in zip(("plain", "ours"), medians, strict=True)}  # fmt: skip
+        return {"mode": mode.name, "tokens": tokens, "seconds": seconds}
+
+    # ---- the whole method ----------------------------------------------------------------------
+
+    def whole(self, mode: Mode, tokens: int, with_peers: bool) -> dict[str, Any]:
+        """Time, counts and floor of one mode's answer of `tokens` tokens."""
+        settings = mode.settings(tokens)
+        runs = {"plain": self._run(ways.plain, settings)}
+        prompt = ways.prompt_of(self.lvlm, self.picture, QUESTION, settings)
+        if with_peers and ways.peers_fit(self.lvlm, prompt.length):
+            runs["peers"] = self._run(ways.peers, settings)
+        runs["ours"] = self._run(ways.ours, settings)
+        table: dict[str, Any] = self.clock.interleaved(runs, self.rounds)
+        read = {name: self._counted(mode, name).prefill_tokens for name in table}
+        for name, entry in table.items():
+            entry["prefill_tokens"] = read[name]
+            entry["prefill_tokens_ratio"] = read[name] / read["plain"]
+            entry["gflop"] = self._counted(mode, name).operations(tokens) / 1e9
+            entry["tokens_per_second_reading_included"] = tokens / entry["seconds"]
+        floor, sizes = self._floor(settings)
+        against = {
+            "gflop": floor.laser / 1e9,
+            "plain_gflop": floor.plain / 1e9,
+            "ratio": floor.ratio,
+            "operations_over_floor": table["ours"]["gflop"] * 1e9 / floor.laser,
+            "time_over_floor": table["ours"]["ratio"] / floor.ratio,
+            **sizes,
+        }
+        asked = {"mode": mode.name, "tokens": tokens}
+        return {**asked, "ways": table, "floor": against}
+
+    def batch(self, mode: Mode, tokens: int, count: int) -> dict[str, Any]:
+        """`count` pictures: the plain model's one by one and as one batch, ours in turn."""
+        settings, lvlm = mode.settings(tokens), self.lvlm
+        pictures = [noise_picture(self.picture.size, seed) for seed in range(count)]
+
+        def each(way: Callable) -> Callable[[], None]:
+            return lambda: [way(lvlm, one, QUESTION, settings) for one in pictures]
+
+        def one_batch() -> None:
+            with torch.inference_mode():
+                prompts = [ways.prompt_of(lvlm, one, QUESTION, settings) for one in pictures]
+                ways.generated(lvlm, prompts, tokens)
+
+        runs = {"plain": each(ways.plain), "plain, one batch": one_batch, "ours": each(ways.ours)}
+        table = self.clock.interleaved(runs, self.rounds)
+        return {"pictures": count, "tokens": tokens, "ways": table}
+
+    def _counted(self, mode: Mode, way: str) -> Counts:
+        """Counted once for answers of all lengths."""
+        if (mode, way) not in self._counts:
+            run = getattr(ways, way)
+            self._counts[mode, way] = Counts.of(
+                self.lvlm, lambda tokens: self._run(run, mode.settings(tokens))()
+            )
+        return self._counts[mode, way]
+
+    def _run(self, way: Callable, settings: LaserSettings) -> Callable[[], Any]:
+        return lambda: way(self.lvlm, self.picture, QUESTION, settings)
+
+    @torch.inference_mode()
+    def _floor(self, settings: LaserSettings) -> tuple[Floor, dict[str, int]]:
+        lvlm = self.lvlm
+        found = pipeline.locate(lvlm, self.picture, QUESTION, settings)
+        prompts = ways.both_prompts(lvlm, found.inputs, QUESTION, settings)
+        looks = found.inputs, found.evidence, QUESTION, settings
+        streams = [each.prompt for each in ways.both_streams(lvlm, self.picture, *looks)]
+        floor = floor_of(
+            lvlm, *prompts, tuple(streams), settings.decode.max_tokens, self._vision_flops
+        )
+        lvlm.release()
+        crop = streams[0].pictures[-1].token_count
+        return floor, {"picture_tokens": found.inputs.token_count, "crop_tokens": crop}
+
+    def _vision_flops(self, picture: Any) -> int:
+        """Operations of a picture's vision pass: what a prompt with it takes beyond its decoder."""
+        lvlm = self.lvlm
+        prompt = lvlm.prompt([picture], "what ?")
+        decoder: list[Any] = []
+        hook = lvlm.model.get_decoder().register_forward_pre_hook(
+            lambda module, args, kwargs: decoder.append(kwargs), with_kwargs=True
+        )
+        given = ways.on_device(lvlm, ways.library_inputs(lvlm, prompt))
+        try:
+            total = flops(lambda: lvlm.model.model(**given, use_cache=False))
+        finally:
+            hook.remove()
+        return total - flops(lambda: lvlm.model.get_decoder()(**decoder[0]))
+
+
+def _forget_rope_deltas(lvlm: Lvlm) -> None:
+    if hasattr(lvlm.model.model, "rope_deltas"):
+        lvlm.model.model.rope_deltas = None  # the library keeps the last prompt's

@@ -1,0 +1,210 @@
+"""Three ways to the same answer: the plain model, the peers' way, and this project's.
+
+`peers` is our own honest re-implementation of how published implementations of the method and
+its neighbours work: eager attention with every layer's N x N weights returned, each prompt from
+scratch, and two decoding loops. Eager covers the whole model, the vision tower and the loops too,
+as in ViCrop's LLaVA code (arXiv 2502.17422). It is charged for no more than that: every picture is
+preprocessed once, the language head sees one token a forward, and one branch's attention is cut
+down to its row before the next is read (ViCrop's Qwen2.5-VL code keeps both). It shares this
+project's arithmetic for everything that is not a forward (contrast, layer, window, blocking), so
+that only the forwards differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from PIL import Image
+
+from laser_core import pipeline
+from laser_core.models.chat import Prompt, Stream
+from laser_core.models.families import PictureInputs
+from laser_core.models.lvlm import Lvlm
+from laser_core.results import AttentionMaps, Evidence
+from laser_core.settings import LaserSettings
+from laser_core.steps.answer_input import negative_stream, positive_stream
+from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.crop import place_windows
+from laser_core.steps.vaq import contrast, evidence, select_layer
+from tools.testbed.reference import library_inputs
+
+KEPT_LIMIT = 9e9  # bytes of attention weights that a machine without a GPU is asked to keep
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """layer: the one chosen; tokens: the answer's ids; of the peers' way, for comparison, the maps
+    too, and logits: (z+, z-) of the first token."""
+
+    layer: int | None
+    tokens: list[int]
+    maps: AttentionMaps | None = None
+    logits: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+def prompt_of(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Prompt:
+    """The chat that the plain model reads."""
+    inputs = lvlm.encode(picture, settings.prompt.framing)
+    return lvlm.prompt(
+        [inputs], lvlm.question_text(question, settings.prompt), settings.prompt.system
+    )
+
+
+@torch.inference_mode()
+def plain(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
+    """The library's own generate()."""
+    prompt = prompt_of(lvlm, picture, question, settings)
+    return Outcome(None, generated(lvlm, [prompt], settings.decode.max_tokens)[0])
+
+
+def generated(lvlm: Lvlm, prompts: list[Prompt], tokens: int) -> list[list[int]]:
+    """The library's greedy answers of exactly `tokens` tokens, prompts of one length at once."""
+    parts = [on_device(lvlm, library_inputs(lvlm, prompt)) for prompt in prompts]
+    inputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    output = lvlm.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+    return output[:, prompts[0].length :].tolist()
+
+
+@torch.inference_mode()
+def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
+    """This project's pipeline, with nothing cached from before."""
+    lvlm.release()
+    result = pipeline.answer(lvlm, picture, question, settings)
+    choice = result.location.choice
+    return Outcome(choice.layer, [token.token_id for token in result.answer.tokens])
+
+
+@torch.inference_mode()
+def peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
+    """Eager attention, every prompt from scratch, two loops."""
+    implementation = lvlm.attention
+    lvlm.model.set_attn_implementation("eager")
+    try:
+        return _peers(lvlm, picture, question, settings)
+    finally:
+        lvlm.model.set_attn_implementation(implementation)
+
+
+def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
+    inputs = lvlm.encode(picture, settings.prompt.framing)
+    maps = eager_maps(lvlm, inputs, question, settings)
+    contrasted = contrast(maps, settings.contrast)
+    found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
+    streams = both_streams(lvlm, picture, inputs, found, question, settings)
+    loops = [_Loop(lvlm, stream.prompt) for stream in streams]
+    alpha, beta, tokens = settings.decode.alpha, settings.decode.beta, []
+    while True:
+        with_evidence, without = (loop.logits for loop in loops)
+        if not tokens:
+            first = (with_evidence, without)
+        mixed = with_evidence + alpha * (with_evidence - without)
+        likely = with_evidence.softmax(-1)
+        mixed[likely < beta * likely.max()] = float("-inf")
+        tokens.append(int(mixed.argmax()))
+        if len(tokens) == settings.decode.max_tokens:
+            return Outcome(found.choice.layer, tokens, maps, first)
+        for loop in loops:
+            loop.step(tokens[-1])
+
+
+def both_streams(
+    lvlm: Lvlm,
+    picture: Image.Image,
+    inputs: PictureInputs,
+    found: Evidence,
+    question: str,
+    settings: LaserSettings,
+) -> tuple[Stream, Stream]:
+    """The prompts with and without the evidence, prepared and not read. inputs: of the picture."""
+    windows = place_windows(found, settings.crop).windows
+    patches = evidence_patches(found, settings.counterfactual, windows)
+    mask = patch_mask(patches, found, settings.counterfactual)
+    blocked = block(picture, mask, settings.counterfactual, lvlm.mean_colour)
+    looks = windows, question, settings, inputs
+    positive = positive_stream(lvlm, picture, *looks)
+    return positive, negative_stream(lvlm, positive, blocked, mask, *looks)
+
+
+def eager_maps(
+    lvlm: Lvlm, inputs: PictureInputs, question: str, settings: LaserSettings
+) -> AttentionMaps:
+    """Both branches' maps of an encoded picture, from every layer's whole attention."""
+    gh = inputs.grid.rows
+    maps = [
+        rearrange(eager_rows(lvlm, prompt), "l h (gh gw) -> l h gh gw", gh=gh)
+        for prompt in both_prompts(lvlm, inputs, question, settings)
+    ]
+    return AttentionMaps(*maps, inputs.grid, inputs.picture_size)
+
+
+def peers_fit(lvlm: Lvlm, tokens: int) -> bool:
+    """Whether there is memory for the peers' reading of a prompt of `tokens` tokens.
+
+    On a GPU within half of what is free: the rest is for a layer's own scores and softmax, and
+    for the vision tower's.
+    """
+    if lvlm.device.type != "cuda":
+        return kept_bytes(lvlm, tokens) <= KEPT_LIMIT
+    free = torch.cuda.mem_get_info(lvlm.device)[0]
+    free += torch.cuda.memory_reserved(lvlm.device) - torch.cuda.memory_allocated(lvlm.device)
+    return kept_bytes(lvlm, tokens) <= free / 2
+
+
+def kept_bytes(lvlm: Lvlm, tokens: int) -> int:
+    """Size of every layer's attention over a prompt of `tokens` tokens, one branch's."""
+    text = lvlm.model.config.get_text_config()
+    heads = text.num_hidden_layers * text.num_attention_heads
+    return lvlm.dtype.itemsize * heads * tokens**2
+
+
+def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings) -> list[Prompt]:
+    """The chats with and without the question."""
+    prompts = settings.prompt
+    texts = (lvlm.question_text(question, prompts), lvlm.query_free_text(prompts))
+    return [lvlm.prompt([inputs], text, prompts.system) for text in texts]
+
+
+def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
+    """Every layer's (1, H, N, N); the model must be in eager mode."""
+    inputs = on_device(lvlm, library_inputs(lvlm, prompt))
+    return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
+
+
+def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
+    """(L, H, N) float32 on the CPU: the last token over the first picture's map tokens."""
+    first, tokens = prompt.spans[0].start, prompt.pictures[0].map_tokens
+    keys = slice(first + tokens.start, first + tokens.stop)
+    attentions = eager_attention(lvlm, prompt)
+    return torch.stack([layer[0, :, -1, keys].float().cpu() for layer in attentions])
+
+
+def on_device(lvlm: Lvlm, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(lvlm.device) for name, tensor in inputs.items()}
+
+
+class _Loop:
+    """One stream's decoding loop with its own cache."""
+
+    def __init__(self, lvlm: Lvlm, prompt: Prompt) -> None:
+        self._lvlm, self._next = lvlm, prompt.length + prompt.delta
+        self._forward(on_device(lvlm, library_inputs(lvlm, prompt)))
+
+    def step(self, token: int) -> None:
+        lvlm = self._lvlm
+        position = torch.tensor([[self._next]], device=lvlm.device)
+        if hasattr(lvlm.model.model, "get_rope_index"):
+            position = position.expand(3, 1, 1)
+        ids = torch.tensor([[token]], device=lvlm.device)
+        self._next += 1
+        held = {lvlm.cache_name: self._cache}
+        self._forward({"input_ids": ids, "position_ids": position, **held})
+
+    def _forward(self, inputs: dict[str, Any]) -> None:
+        model = self._lvlm.model
+        output = model.model(**inputs, use_cache=True)
+        self._cache = output[self._lvlm.cache_name]
+        # Not by logits_to_keep: Qwen2-VL of transformers 4.57 runs the head on every token
+        self.logits = model.get_output_embeddings()(output.last_hidden_state[0, -1]).float()

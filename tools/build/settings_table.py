@@ -1,0 +1,54 @@
+"""The tables of settings in README.md, written from the settings' own metadata.
+
+python -m tools.build.settings_table          writes them into README.md
+python -m tools.build.settings_table --print  prints them
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from laser_core.settings import GROUPS
+from laser_core.settings_text import Flag, flags, title
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+BEGIN, END = "<!-- settings: written by tools/build/settings_table.py -->", "<!-- end of settings -->"
+
+
+def tables() -> str:
+    """A Markdown table per group of settings."""
+    return "\n\n".join(_table(group) for group in GROUPS)
+
+
+def with_tables(text: str) -> str:
+    """`text` with the tables between its two marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    if not after:
+        raise ValueError(f"put these two lines where the tables go: {BEGIN} {END}")
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+
+
+def _table(group: str) -> str:
+    rows = [f"**{title(group)}**", "", "| Flag | Default | Values | |", "|---|---|---|---|"]
+    return "\n".join([*rows, *(_row(flag) for flag in flags([group]))])
+
+
+def _row(flag: Flag) -> str:
+    values = " · ".join(flag.spec.metadata["choices"] or [flag.values])
+    cells = f"`{flag.name}`", flag.default, values, flag.spec.metadata["help"]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--print", action="store_true")
+    if parser.parse_args().print:
+        print(tables())
+    else:
+        README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

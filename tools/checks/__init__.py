@@ -1,0 +1,1 @@
+"""What runs long or seldom: soak, mutations, other Pythons."""

@@ -1,0 +1,163 @@
+"""Does the test suite notice? Breaks one line at a time in a copy and runs the tests that should.
+
+    python -m tools.checks.mutation_check [NAME ...]
+
+Prints a table: what was broken, and the test that caught it. Exit code 1 if any mutation
+survives, 2 if a line is no longer there to be broken (then mend MUTATIONS) or a test fails with
+nothing broken. The repository itself is not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("__init__.py", "laser_core", "nodes", "tests", "tools", "pyproject.toml")
+LIMIT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`before`, which is there once in `file`, becomes `after`; `tests`: pytest's arguments."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: str
+
+
+MUTATIONS = (
+    Mutation("sign of the contrast", "laser_core/steps/vaq.py",
+             "relu(with_query - without_query)", "relu(without_query - with_query)",
+             "tests/core/test_vaq.py"),
+    Mutation("missing ReLU", "laser_core/steps/vaq.py",
+             "torch.relu(with_query - without_query)", "(with_query - without_query)",
+             "tests/core/test_vaq.py"),
+    Mutation("sum instead of the L2 norm", "laser_core/steps/vaq.py",
+             "vector_norm(contrast, dim", "vector_norm(contrast, ord=1, dim",
+             "tests/core/test_vaq.py"),
+    Mutation("mean over all heads", "laser_core/steps/vaq.py",
+             "contrast[layer, choice.heads[layer]]", "contrast[layer]",
+             "tests/core/test_vaq.py"),
+    Mutation("worst layer instead of the best", "laser_core/steps/vaq.py",
+             "return LayerChoice(ranked[0],", "return LayerChoice(ranked[-1],",
+             "tests/core/test_vaq.py"),
+    Mutation("layers weighed evenly", "laser_core/steps/vaq.py",
+             "if total == 0 else scores / total", "if total >= 0 else scores / total",
+             "tests/core/test_vaq.py"),
+    Mutation("axis order of the map", "laser_core/steps/attention.py",
+             '"l h (gh gw) -> l h gh gw"', '"l h (gw gh) -> l h gh gw"',
+             "tests/core/test_pipeline.py -k layer_and_map"),
+    Mutation("branches see each other", "laser_core/steps/attention.py",
+             "torch.ones(length, length).tril()", "torch.ones(length, length)",
+             "tests/core/test_capture.py"),
+    Mutation("off by one patch", "laser_core/geometry.py",
+             "self.view.x1 + column * width, ", "self.view.x1 + (column + 1) * width, ",
+             "tests/core/test_geometry.py"),
+    Mutation("x and y swapped", "laser_core/geometry.py",
+             "(x - self.view.x1) / width", "(y - self.view.x1) / width",
+             "tests/core/test_geometry.py"),
+    Mutation("window off by one pixel", "laser_core/steps/crop.py",
+             "round(x - width / 2), 0)", "round(x - width / 2) + 1, 0)",
+             "tests/core/test_crop.py"),
+    Mutation("margin ignored", "laser_core/steps/crop.py",
+             "inner = width - 2 * margin_x, height - 2 * margin_y", "inner = width, height",
+             "tests/core/test_crop.py"),
+    Mutation("mask not applied", "laser_core/steps/counterfactual.py",
+             "blocked = mask > 0", "blocked = mask > 1",
+             "tests/core/test_counterfactual.py"),
+    Mutation("weakest patches blocked", "laser_core/steps/counterfactual.py",
+             "torch.sort(strengths, descending=True", "torch.sort(strengths, descending=False",
+             "tests/core/test_counterfactual.py"),
+    Mutation("streams swapped", "laser_core/engine/two_streams.py",
+             "positive + alpha * (positive - negative)", "negative + alpha * (negative - positive)",
+             "tests/core/test_decode.py -k 'formula or two_loops'"),
+    Mutation("beta ignored", "laser_core/engine/two_streams.py",
+             "if beta > 0:", "if beta > 1:",
+             "tests/core/test_decode.py -k 'formula or beta'"),
+    Mutation("hook not removed", "laser_core/engine/two_streams.py",
+             "            hook.remove()", "            pass",
+             "tests/core/test_decode.py -k no_hook"),
+    Mutation("padding not counted in positions", "laser_core/engine/two_streams.py",
+             "offsets = deltas - torch.tensor(pads)", "offsets = deltas",
+             "tests/core/test_decode.py -k unequal"),
+    Mutation("kernel not restored", "laser_core/engine/kernels.py",
+             "            del ALL_ATTENTION_FUNCTIONS[implementation]\n            if own:",
+             "            if own:",
+             "tests/core/test_kernels.py tests/core/test_capture.py"),
+    Mutation("heads in the wrong order", "laser_core/engine/kernels.py",
+             '"b (kv group) 1 d -> b kv group d"', '"b (group kv) 1 d -> b kv group d"',
+             "tests/core/test_kernels.py"),
+    Mutation("batch order", "nodes/batches.py",
+             "for picture in batch_of(image, name)]",
+             "for picture in batch_of(image, name).flip(0)]",
+             "tests/nodes/test_conventions.py -k byte"),
+    Mutation("control tokens let through", "laser_core/models/chat_formats.py",
+             'return re.sub(f"', 'return text or re.sub(f"',
+             "tests/core/test_prompt_injection.py"),
+    Mutation("pickles accepted", "laser_core/models/folder_check.py",
+             'elif not (pickled and (folder / "pytorch_model.bin").is_file()):',
+             'elif not (folder / "pytorch_model.bin").is_file():',
+             "tests/core/test_model_folder.py -k pickled"),
+)  # fmt: skip
+
+
+def main(names: list[str]) -> int:
+    chosen = [m for m in MUTATIONS if not names or any(name in m.name for name in names)]
+    stale = [m.name for m in chosen if (ROOT / m.file).read_text("utf-8").count(m.before) != 1]
+    if stale:
+        print(f"mend MUTATIONS: the line of {', '.join(stale)} is no longer there once")
+        return 2
+    with tempfile.TemporaryDirectory() as scratch:
+        for mutation in {m.tests: replace(m, after=m.before) for m in chosen}.values():
+            if failed := _caught_by(mutation, Path(scratch) / "copy"):
+                print(f"mend the tests first: {failed} fails with nothing broken")
+                return 2
+    survived = 0
+    print(f"| {'broken':<34} | {'in':<28} | caught by |\n|{'-' * 36}|{'-' * 30}|---|", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "copy"
+        for mutation in chosen:
+            caught = _caught_by(mutation, copy)
+            survived += caught is None
+            print(f"| {mutation.name:<34} | {mutation.file:<28} | {caught or '**nothing**'} |",
+                  flush=True)  # fmt: skip
+    print(f"\n{len(chosen) - survived} of {len(chosen)} caught")
+    return 1 if survived else 0
+
+
+def _caught_by(mutation: Mutation, copy: Path) -> str | None:
+    """The first test that fails on the mutation, None if it survives."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, copy)
+    file = copy / mutation.file
+    file.write_text(file.read_text("utf-8").replace(mutation.before, mutation.after), "utf-8")
+    options = [part.strip("'") for part in re.findall(r"'[^']*'|\S+", mutation.tests)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options],
+        cwd=copy, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    failed = re.search(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
+    if done.returncode == 0:
+        return None
+    if not failed:  # a copy that does not even start proves nothing
+        raise RuntimeError(f"{mutation.name}: no test ran\n{done.stdout[-2000:]}{done.stderr}")
+    return failed[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Tasks and data for lmms-eval."""

@@ -1,0 +1,1 @@
+"""Small random models and slow references: what tests and benchmarks stand on."""

@@ -1,0 +1,83 @@
+"""Slow and obvious: whole prompts from scratch through the library's own forward, no cache.
+
+What the project's fast paths are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from laser_core.models.chat import Prompt
+from laser_core.models.lvlm import Lvlm
+from laser_core.settings import DecodeSettings
+
+
+def library_inputs(lvlm: Lvlm, prompt: Prompt, answer: list[int] = ()) -> dict[str, torch.Tensor]:
+    """What a user of the library would pass to forward() or generate(): no positions, no cache."""
+    ids = torch.cat([prompt.input_ids, torch.tensor([list(answer)]).long()], dim=1)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    names = prompt.pictures[0].tensors
+    for name in names:
+        parts = [picture.tensors[name] for picture in prompt.pictures]
+        tiles = max(part.shape[1] for part in parts) if parts[0].ndim == 5 else 0
+        if tiles:  # LLaVA-NeXT pads pictures of fewer tiles with zeros
+            parts = [
+                torch.nn.functional.pad(part, (0, 0, 0, 0, 0, 0, 0, tiles - part.shape[1]))
+                for part in parts
+            ]
+        inputs[name] = torch.cat(parts)
+    inputs["pixel_values"] = inputs["pixel_values"].to(lvlm.dtype)
+    if lvlm.takes_token_types:
+        inputs["mm_token_type_ids"] = lvlm.token_types(ids)
+    if hasattr(lvlm.model.model, "rope_deltas"):
+        lvlm.model.model.rope_deltas = None  # the library keeps the last prompt's
+    return inputs
+
+
+@torch.no_grad()
+def next_logits(lvlm: Lvlm, prompt: Prompt, answer: list[int]) -> torch.Tensor:
+    """(V,) float32 logits of the token after `answer`, everything computed from scratch."""
+    output = lvlm.model(**library_inputs(lvlm, prompt, answer), use_cache=False)
+    return output.logits[0, -1].float()
+
+
+@torch.no_grad()
+def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
+    """(L, H, N): the last prompt token over the first picture's map tokens, by eager attention."""
+    implementation = lvlm.attention
+    lvlm.model.set_attn_implementation("eager")
+    try:
+        output = lvlm.model(**library_inputs(lvlm, prompt), output_attentions=True, use_cache=False)
+    finally:
+        lvlm.model.set_attn_implementation(implementation)
+    span, tokens = prompt.spans[0], prompt.pictures[0].map_tokens
+    keys = slice(span.start + tokens.start, span.start + tokens.stop)
+    return torch.stack([layer[0, :, -1, keys].float() for layer in output.attentions])
+
+
+def two_loops(
+    lvlm: Lvlm,
+    positive: Prompt,
+    negative: Prompt,
+    alpha: float,
+    steps: int,
+    choose: Callable[[torch.Tensor], int] = lambda scores: int(scores.argmax()),
+    beta: float = DecodeSettings().beta,
+) -> tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """VAT as the paper writes it: (token ids, (z+, z-) per token)."""
+    answer: list[int] = []
+    logits = []
+    for _ in range(steps):
+        with_evidence = next_logits(lvlm, positive, answer)
+        without = next_logits(lvlm, negative, answer)
+        scores = with_evidence + alpha * (with_evidence - without)
+        if beta:
+            likely = with_evidence.softmax(-1)
+            scores[likely < beta * likely.max()] = float("-inf")
+        logits.append((with_evidence, without))
+        answer.append(choose(scores))
+        if answer[-1] == lvlm.model.generation_config.eos_token_id:
+            break
+    return answer, logits

@@ -1,0 +1,376 @@
+"""Tiny random models of every supported family, built in memory in a fraction of a second.
+
+Real transformers classes, on 4.57 and 5.x alike, with what their big siblings have: grouped-query
+heads, M-RoPE, q/k norms, window attention in the vision tower, sliding windows on request.
+Queries and keys are scaled up so that attention is peaked, as it is in trained models. One row
+of `_ROWS` per family; a new family needs a row there and a record in laser_core/models/families.py.
+
+    tiny = build("qwen2_5_vl", layers=3)
+    lvlm = Lvlm(tiny.model, tiny.tokenizer, tiny.image_processor)
+    save(tiny, tmp_path)  # a folder that the Auto classes open
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from laser_core.models.families import FAMILIES
+
+HEAD_DIM = 16
+HIDDEN = 64
+_VISION_HIDDEN = 32
+_VISION_LAYERS = 3
+
+_LLAVA_TOKENS = ("<s>", "</s>", "<image>", "USER:", "ASSISTANT:", "[INST]", "[/INST]")
+_QWEN_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+
+_WORDS = """
+. , ? ! : ; ' " - ( ) / < > SYS
+Answer the question using a single word or phrase Write general description of image
+You are helpful assistant system user You're an A chat between curious human and
+artificial intelligence gives detailed polite answers to human's questions
+what which who where when why how many much is are was were do does did can could has have
+color colour shape number digit letter size kind type name time day brand
+it this that these those there here left right top bottom above below under over behind
+front next near between middle corner center inside outside on in at from with by for not no yes
+red green blue yellow orange purple pink brown black white gray grey
+circle square triangle star heart diamond cross ring box ball
+zero one two three four five six seven eight nine ten 0 1 2 3 4 5 6 7 8 9
+man woman boy girl person people child dog cat bird horse car bus train truck bike boat plane
+tree flower grass sky sun cloud water house building street sign light door window table chair
+cup bottle plate book phone clock watch bag hat shirt text small large big tiny tall short
+What Which Who Where When Why How Is Are Do Does Describe Name Read Count
+picture photo scene object thing say says written wearing holding doing color's a
+""".split()  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class TinyLvlm:
+    """model in evaluation mode; tokenizer without a chat template of its own; config: model's."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    image_processor: Any
+    config: Any
+
+
+@dataclass(frozen=True)
+class _Row:
+    """How a family is built.
+
+    config: called with the text settings, the vision side and a function from a token's text to
+    its id. model_class, processor_class: names in transformers.
+    """
+
+    tokens: tuple[str, ...]
+    bos: str | None
+    eos: str
+    pad: str
+    image_processor: Callable[[int], Any]
+    config: Callable[[dict, int, Callable[[str], int]], Any]
+    model_class: str
+    processor_class: str
+
+
+def build(
+    model_type: str,
+    *,
+    layers: int = 4,
+    heads: int = 4,
+    kv_heads: int = 2,
+    attn: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    sliding_window: int | None = None,
+    vision: int = 84,
+) -> TinyLvlm:
+    """A random model of `model_type`, the same for the same arguments.
+
+    sliding_window: tokens the decoder's layers see back; with LLaVA the decoder becomes a
+    Mistral, with Qwen2-VL and Qwen2.5-VL the upper half of the layers gets it (those models'
+    rule); Qwen3-VL has none and raises ValueError. vision: side in pixels of the LLaVA tower's
+    square (6 x 6 patches by default); elsewhere the side of the largest square picture.
+    The global random state is left as it was.
+    """
+    row = _ROWS[model_type]
+    tokenizer = _tokenizer(row)
+    text = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": HEAD_DIM,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 8192,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "sliding_window": sliding_window,
+    }
+    config = row.config(text, vision, tokenizer.convert_tokens_to_ids)
+    config.tie_word_embeddings = False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model_class = getattr(transformers, row.model_class)
+        model = model_class._from_config(config, attn_implementation=attn)
+        _sharpen(model)
+    model = model.eval().to(dtype)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    return TinyLvlm(model, tokenizer, row.image_processor(vision), model.config)
+
+
+def save(tiny: TinyLvlm, folder: Path, *, chat_template: bool = True) -> Path:
+    """Write a model folder that the ordinary Auto classes open.
+
+    For the transformers that runs: 4.57 cannot open every config that 5.x writes.
+
+    chat_template: whether it holds a chat_template.jinja, the family's published format.
+    """
+    tiny.model.save_pretrained(folder)
+    tiny.image_processor.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    if chat_template:
+        template = FAMILIES[tiny.config.model_type].chat_template
+        (Path(folder) / "chat_template.jinja").write_text(template, "utf-8")
+    return Path(folder)
+
+
+def library_processor(tiny: TinyLvlm) -> Any:
+    """The library's own processor, which places the placeholders itself; images and text only.
+
+    Qwen's video processors need torchvision, so the class is made to have none.
+    """
+    name = _ROWS[tiny.config.model_type].processor_class
+    base = getattr(transformers, name)
+    if "patch_size" in inspect.signature(base.__init__).parameters:
+        return base(
+            tiny.image_processor,
+            tiny.tokenizer,
+            patch_size=tiny.config.vision_config.patch_size,
+            vision_feature_select_strategy=tiny.config.vision_feature_select_strategy,
+            num_additional_image_tokens=1,
+        )
+    parts = ["image_processor", "tokenizer"]
+    members = {
+        "attributes": parts,  # 4.57
+        "get_attributes": classmethod(lambda cls: parts),  # 5.x
+        "tokenizer_class": "AutoTokenizer",
+        "video_processor": None,
+    }
+    return type(name, (base,), members)(tiny.image_processor, tiny.tokenizer)
+
+
+def _tokenizer(row: _Row) -> PreTrainedTokenizerFast:
+    """Words and punctuation marks are tokens, so are line breaks; unknown words are <unk>."""
+    words = ["<unk>", *dict.fromkeys(_WORDS)]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.add_special_tokens([AddedToken(token, special=True) for token in row.tokens])
+    core.add_tokens([AddedToken("\n", normalized=False)])
+    if row.bos:
+        core.post_processor = processors.TemplateProcessing(
+            single=f"{row.bos} $A", special_tokens=[(row.bos, core.token_to_id(row.bos))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=row.bos,
+        eos_token=row.eos,
+        pad_token=row.pad,
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _sharpen(model: torch.nn.Module) -> None:
+    """Peaked attention and distinct next-token scores, where default initialisation is flat."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "q_norm" in name or "k_norm" in name:
+                weight.copy_(1 + 0.5 * torch.randn_like(weight))
+            elif "language_model" in name and ("q_proj.w" in name or "k_proj.w" in name):
+                weight.mul_(8)
+            elif "embed_tokens" in name or "lm_head" in name:
+                weight.mul_(10)
+
+
+# ---- one row per family ------------------------------------------------------------------------
+
+
+def on_pillow(name: str) -> Any:
+    """The image processor class that works without torchvision."""
+    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+
+
+def _clip_processor(vision: int) -> Any:
+    return on_pillow("CLIPImageProcessor")(
+        size={"shortest_edge": vision}, crop_size={"height": vision, "width": vision}
+    )
+
+
+def _next_processor(vision: int) -> Any:
+    return on_pillow("LlavaNextImageProcessor")(
+        size={"shortest_edge": vision},
+        crop_size={"height": vision, "width": vision},
+        image_grid_pinpoints=_pinpoints(vision),
+    )
+
+
+def _qwen_processor(patch_size: int, mean: float | None = None) -> Callable[[int], Any]:
+    def make(vision: int) -> Any:
+        # Limits in pixels, as the families' folders have them; 4 tokens at the least
+        side = 2 * patch_size
+        colour = {} if mean is None else {"image_mean": [mean] * 3, "image_std": [mean] * 3}
+        return on_pillow("Qwen2VLImageProcessor")(
+            patch_size=patch_size,
+            min_pixels=4 * side * side,
+            max_pixels=max(vision * vision, 32 * side * side),
+            **colour,
+        )
+
+    return make
+
+
+def _pinpoints(side: int) -> list[list[int]]:
+    """LLaVA-NeXT's tilings: (height, width) in views of `side` pixels."""
+    shapes = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+    return [[rows * side, columns * side] for rows, columns in shapes]
+
+
+def _llava_config(config_class: str, **extra: Callable[[int], Any]) -> Callable[..., Any]:
+    def make(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
+        text = dict(text)
+        tower = transformers.CLIPVisionConfig(
+            hidden_size=_VISION_HIDDEN,
+            intermediate_size=2 * _VISION_HIDDEN,
+            num_hidden_layers=_VISION_LAYERS,
+            num_attention_heads=2,
+            image_size=vision,
+            patch_size=14,
+            projection_dim=_VISION_HIDDEN,
+        )
+        decoder = transformers.MistralConfig
+        if text["sliding_window"] is None:
+            del text["sliding_window"]
+            decoder = transformers.LlamaConfig
+        return getattr(transformers, config_class)(
+            vision_config=tower,
+            text_config=decoder(**text),
+            image_token_index=token_id("<image>"),
+            **{name: rule(vision) for name, rule in extra.items()},
+        )
+
+    return make
+
+
+def _qwen_config(
+    config_class: str, vision_settings: dict, rope: dict, *, windows: bool, own_head_dim: bool
+) -> Callable[..., Any]:
+    def make(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
+        text = dict(text)
+        window = text.pop("sliding_window")
+        if not own_head_dim:  # these derive it: hidden_size / heads
+            del text["head_dim"]
+            text["hidden_size"] = text["num_attention_heads"] * HEAD_DIM
+        if window is not None and not windows:
+            raise ValueError(f"{config_class} has no sliding window: leave sliding_window unset")
+        if window is not None:
+            text.update(
+                use_sliding_window=True,
+                sliding_window=window,
+                max_window_layers=text["num_hidden_layers"] // 2,
+            )
+        out = "hidden_size" if "embed_dim" in vision_settings else "out_hidden_size"
+        return getattr(transformers, config_class)(
+            text_config={**text, "rope_scaling": dict(rope), "rope_theta": 1e4},
+            vision_config={**vision_settings, out: text["hidden_size"]},
+            image_token_id=token_id("<|image_pad|>"),
+            video_token_id=token_id("<|video_pad|>"),
+            vision_start_token_id=token_id("<|vision_start|>"),
+            vision_end_token_id=token_id("<|vision_end|>"),
+        )
+
+    return make
+
+
+_LLAVA = {"tokens": _LLAVA_TOKENS, "bos": "<s>", "eos": "</s>", "pad": "<unk>"}
+_QWEN = {"tokens": _QWEN_TOKENS, "bos": None, "eos": "<|im_end|>", "pad": "<|endoftext|>"}
+_MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
+_SIZES = {"depth": _VISION_LAYERS, "hidden_size": _VISION_HIDDEN, "num_heads": 2}
+
+_ROWS: dict[str, _Row] = {
+    "llava": _Row(
+        **_LLAVA,
+        image_processor=_clip_processor,
+        config=_llava_config("LlavaConfig"),
+        model_class="LlavaForConditionalGeneration",
+        processor_class="LlavaProcessor",
+    ),
+    "llava_next": _Row(
+        **_LLAVA,
+        image_processor=_next_processor,
+        config=_llava_config("LlavaNextConfig", image_grid_pinpoints=_pinpoints),
+        model_class="LlavaNextForConditionalGeneration",
+        processor_class="LlavaNextProcessor",
+    ),
+    "qwen2_vl": _Row(
+        **_QWEN,
+        image_processor=_qwen_processor(14),
+        config=_qwen_config(
+            "Qwen2VLConfig",
+            {"depth": _VISION_LAYERS, "embed_dim": _VISION_HIDDEN, "num_heads": 2, "mlp_ratio": 2},
+            _MROPE,
+            windows=True,
+            own_head_dim=False,
+        ),
+        model_class="Qwen2VLForConditionalGeneration",
+        processor_class="Qwen2VLProcessor",
+    ),
+    "qwen2_5_vl": _Row(
+        **_QWEN,
+        image_processor=_qwen_processor(14),
+        config=_qwen_config(
+            "Qwen2_5_VLConfig",
+            {**_SIZES, "intermediate_size": 64, "window_size": 56, "fullatt_block_indexes": [2]},
+            _MROPE,
+            windows=True,
+            own_head_dim=False,
+        ),
+        model_class="Qwen2_5_VLForConditionalGeneration",
+        processor_class="Qwen2_5_VLProcessor",
+    ),
+    "qwen3_vl": _Row(
+        **_QWEN,
+        image_processor=_qwen_processor(16, mean=0.5),
+        config=_qwen_config(
+            "Qwen3VLConfig",
+            {
+                **_SIZES,
+                "intermediate_size": 64,
+                "deepstack_visual_indexes": [0, 1],
+                "num_position_embeddings": 64,
+            },
+            {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+            windows=False,
+            own_head_dim=True,
+        ),
+        model_class="Qwen3VLForConditionalGeneration",
+        processor_class="Qwen3VLProcessor",
+    ),
+}
+
+MODEL_TYPES = tuple(_ROWS)
