@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..laser_core.output.sentences import describe_answer, describe_evidence, plain_line
 from ..laser_core.settings import (
     AnswerSettings,
     ContrastSettings,
@@ -15,7 +16,6 @@ from ..laser_core.settings import (
     PromptSettings,
 )
 from .batches import boxes_of, image_of, masks_of, pictures_of
-from .handles import describe, summary
 from .runtime import NodeProgress, ViewProgress, ui
 from .views import token_view, window_view
 from .widgets import (
@@ -30,10 +30,7 @@ from .widgets import (
 )
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from ..laser_core.pipeline import LaserAnswer, Location
-    from ..laser_core.results import Placement
+    from ..laser_core.results import LaserAnswer
 
 ADVANCED = {"advanced": True}
 
@@ -143,26 +140,17 @@ class LaserAnswerNode:
         with lvlm.running() as model:
             for picture, one_mask in zip(pictures, masks, strict=True):
                 progress.next_picture()
-                location = None
-                if not model.unknown_words(question):  # else the answer says which words it knows
-                    inputs, maps = model.encode(picture, settings.prompt.framing), None
-                    if one_mask is None:
-                        maps = lvlm.read(model, inputs, question, settings.prompt, progress)
-                    location = pipeline.locate(
-                        model, picture, question, settings, progress,
-                        inputs=inputs, maps=maps, mask=one_mask,
-                    )  # fmt: skip
-                windows.append(_windows(picture, location))
-                live.windows(windows[-1])
-                result = pipeline.answer(
-                    model, picture, question, settings,
-                    location=location, with_plain=with_plain, progress=progress, on_text=live.text,
-                )  # fmt: skip
-                found.append(result)
-                reports.append(
-                    to_json(report(result, question, model, settings, load=lvlm.settings))
+                location = pipeline.locate(
+                    model, picture, question, settings, progress, mask=one_mask, read=lvlm.read
                 )
-        return _outputs(pictures, found, windows, reports)
+                windows.append(window_view(picture, location.evidence, location.placement))
+                live.windows(windows[-1])
+                result = pipeline.answer_from(
+                    model, location, with_plain=with_plain, progress=progress, on_text=live.text
+                )
+                found.append(result)
+                reports.append(to_json(report(result, model, load=lvlm.settings)))
+        return _outputs(found, windows, reports)
 
 
 def settings_of(values: dict[str, Any]) -> LaserSettings:
@@ -178,53 +166,19 @@ def settings_of(values: dict[str, Any]) -> LaserSettings:
     )
 
 
-def drawn(picture: Image.Image, location: Location | None) -> Image.Image:
-    """The picture with its heat map and windows; alone where nothing was looked for."""
-    from ..laser_core.output.drawing import drawing
-
-    if location is None:
-        return drawing(picture)
-    return drawing(picture, location.evidence, location.placement)
-
-
-def _placement(picture: Image.Image, location: Location | None) -> Placement:
-    """The windows; the whole picture where nothing was looked for."""
-    from ..laser_core.geometry import whole_picture
-    from ..laser_core.results import Placement
-
-    if location is None:
-        return Placement((whole_picture(picture.size),), (0.0,))
-    return location.placement
-
-
-def _windows(picture: Image.Image, location: Location | None) -> dict[str, Any]:
-    """What the node's view shows of them."""
-    evidence = None if location is None else location.evidence
-    return window_view(picture, evidence, _placement(picture, location))
-
-
 def _outputs(
-    pictures: list[Image.Image],
-    found: list[LaserAnswer],
-    windows: list[dict[str, Any]],
-    reports: list[str],
+    found: list[LaserAnswer], windows: list[dict[str, Any]], reports: list[str]
 ) -> dict[str, Any]:
     import torch
 
-    from ..laser_core.output.drawing import on_one_size
+    from ..laser_core.output.drawing import on_one_size, overlay
     from ..laser_core.output.heat import heat_map
 
-    crops, overlays, heats, placements = [], [], [], []
-    for picture, result in zip(pictures, found, strict=True):
-        location = result.location
-        placement = _placement(picture, location)
-        heat = torch.zeros(picture.height, picture.width)
-        if location is not None:
-            heat = heat_map(location.evidence)
-        crops += [picture.crop(window) for window in placement.windows]
-        overlays.append(drawn(picture, location))
-        heats.append(heat)
-        placements.append(placement)
+    places = [result.location for result in found]
+    crops = [place.picture.crop(window) for place in places for window in place.windows]
+    overlays = [overlay(place) for place in places]
+    heats = [heat_map(place.evidence) for place in places]
+    placements = [place.placement for place in places]
     answers = [result.answer.text for result in found]
     plain = ["" if result.plain is None else result.plain.text for result in found]
     views = [token_view(result.answer) for result in found]
@@ -241,9 +195,5 @@ def _outputs(
 
 def _lines(result: LaserAnswer) -> list[str]:
     """What the node says of a picture."""
-    lines = [summary(result.answer)]
-    if result.location is not None:
-        if result.plain is not None:
-            lines.append(f"plain model: {result.plain.text or '(an empty answer)'}")
-        lines.append(describe(result.location.evidence))
-    return lines
+    plain = [] if result.plain is None else [plain_line(result.plain.text)]
+    return [describe_answer(result.answer), *plain, describe_evidence(result.location.evidence)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..laser_core.output.sentences import describe_evidence
 from ..laser_core.settings import LayerSettings
 from .batches import image_of
-from .handles import EvidenceHandle, describe
+from .handles import EvidenceHandle
 from .runtime import ui
 from .views import vaq_view
 from .widgets import ATTENTION, CATEGORY, EVIDENCE, settings_from, widgets
@@ -67,7 +68,7 @@ class VAQLayerSelect:
             rule = select_layer(added, by_rule)
             views.append(vaq_view(picture, items[-1], layers, rule, chosen.layer >= 0))
         handle = EvidenceHandle(items, attention.mean_colour)
-        reports = [describe(item) for item in items]
+        reports = [describe_evidence(item) for item in items]
         heat = torch.stack([heat_map(item) for item in items])
         overlays = [
             drawing(picture, item) for picture, item in zip(attention.pictures, items, strict=True)

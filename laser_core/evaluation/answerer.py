@@ -174,12 +174,8 @@ class Answerer:
     ) -> Answer:
         """All pictures, then the question: what the model alone makes of them."""
         lvlm, prompt = self._lvlm, settings.prompt
-        unknown = lvlm.unknown_words(question)
-        if unknown:
-            return Answer(lvlm.closed_vocabulary.reply(unknown), (), "outside the vocabulary")
         inputs = [lvlm.encode(picture, prompt.framing) for picture in pictures]
-        text = lvlm.question_text(question, prompt)
-        stream = Stream(lvlm.prompt(inputs, text, prompt.system), shared_prefix=True)
+        stream = Stream(lvlm.question_prompt(inputs, question, prompt), shared_prefix=True)
         plain = dataclasses.replace(settings.decode, alpha=0.0)
         return decode(lvlm, stream, None, plain)
 

@@ -16,12 +16,34 @@ from einops import rearrange
 from PIL import Image, ImageFilter
 
 from ..geometry import Window, whole_picture
-from ..results import Evidence
+from ..pictures import check_mask
+from ..results import Counterfactual, Evidence, Location
 from ..settings import CounterfactualSettings
 
 BLACK, GREY = (0, 0, 0), (128, 128, 128)
 LEAST_BLUR_PX = 4.0
 SLACK_PX = 1e-6
+
+
+def blocks_something(found: Location) -> bool:
+    """Whether the windows hold any evidence: without, both streams would be the same."""
+    return bool(
+        evidence_patches(found.evidence, found.settings.counterfactual, found.windows).any()
+    )
+
+
+def make_counterfactual(found: Location, mean_colour: tuple[int, int, int]) -> Counterfactual:
+    """The picture with the evidence in its windows blocked.
+
+    mean_colour: (red, green, blue) 0..255, the model's, for fill 'mean'.
+    """
+    settings = found.settings.counterfactual
+    with torch.inference_mode(False):  # an ordinary tensor, for whoever is given it
+        patches = evidence_patches(found.evidence, settings, found.windows)
+        mask = patch_mask(patches, found.evidence, settings)
+    if settings.fill == "visual tokens":
+        return Counterfactual(mask, None)
+    return Counterfactual(mask, block(found.picture, mask, settings, mean_colour))
 
 
 def evidence_patches(
@@ -104,11 +126,7 @@ def block(
             "choose fill mean, black, grey, blur or noise for a picture: 'visual tokens' works "
             "only inside the model's run, where it blocks the picture's tokens"
         )
-    if mask.shape != (picture.height, picture.width):
-        raise ValueError(
-            f"resize the mask to the picture: it is {mask.shape[-1]}x{mask.shape[0]} but the "
-            f"picture is {picture.width}x{picture.height}"
-        )
+    check_mask(mask, picture)
     mask = mask.cpu().numpy()
     pixels = np.array(picture)
     fill = _FILLS[settings.fill](picture, mask, settings, mean_colour)

@@ -44,13 +44,10 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     Each further window is one of the normal size that overlaps none before it and holds the most of
     what is left, by the same margin; there are fewer than asked for when none fits or nothing is
     left.
-    Raises ValueError when the map is degenerate: there is nothing to enclose.
+    Of a degenerate map the only window is the whole picture, with a share of 0.
     """
     if evidence.degenerate:
-        raise ValueError(
-            "answer on the whole picture instead (see Evidence.degenerate): the map is zero on all "
-            "of the picture, or not finite, so no window can be placed"
-        )
+        return Placement((whole_picture(evidence.picture_size),), (0.0,))
     density = _Density(evidence)
     size = _window_size(evidence.picture_size, settings)
     windows = [_PLACEMENTS[settings.placement](density, size, settings)]

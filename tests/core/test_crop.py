@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from laser_core.geometry import Box, Grid, Window
-from laser_core.results import Evidence
+from laser_core.results import Evidence, Placement
 from laser_core.settings import CropSettings
 from laser_core.steps.crop import ADAPTIVE_RATIOS, place_windows
 
@@ -414,15 +414,16 @@ def test_of_sizes_that_stand_out_equally_the_smallest_is_taken():
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_a_degenerate_map_is_refused_with_the_remedy(placement, value):
-    with pytest.raises(ValueError, match="answer on the whole picture instead"):
-        place_windows(evidence_of([[value, 0], [0, 0]]), CropSettings(placement=placement))
+def test_of_a_degenerate_map_the_window_is_the_whole_picture(placement, value):
+    evidence = evidence_of([[value, 0], [0, 0]])
+    placed = place_windows(evidence, CropSettings(placement=placement, windows=3))
+    assert placed == Placement((Window(0, 0, *evidence.picture_size),), (0.0,))
 
 
-def test_a_map_on_the_padding_alone_is_refused():
+def test_a_map_on_the_padding_alone_is_degenerate():
     evidence = evidence_of([[1, 1], [0, 0]], (20, 10), Box(0, -10, 20, 10))
-    with pytest.raises(ValueError, match="zero on all of the picture"):
-        place_windows(evidence, CropSettings())
+    placed = place_windows(evidence, CropSettings())
+    assert placed == Placement((Window(0, 0, 20, 10),), (0.0,))
 
 
 def test_the_window_is_found_as_well_in_a_large_map():

@@ -330,7 +330,7 @@ def test_options_of_generate_that_the_settings_set_are_refused():
 
 def test_a_prompt_of_one_token_behind_the_picture_is_answered():
     lvlm = lvlm_of("llava", fresh=True)
-    lvlm.chat_template = BARE
+    lvlm.chat.template = BARE
     prompt = lvlm.prompt([lvlm.encode(noise_picture())], "?")
     assert prompt.suffix_length == 1
     expected, _ = two_loops(lvlm, prompt, prompt, 0.0, TOKENS)

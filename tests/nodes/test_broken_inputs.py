@@ -120,7 +120,7 @@ def test_memory_that_ran_out_in_numpy_is_explained(lvlm, image, monkeypatch):
     def out_of_memory(*args, **options):
         raise np._core._exceptions._ArrayMemoryError((8000, 8000), np.dtype("float64"))
 
-    monkeypatch.setattr(part("laser_core.pipeline"), "answer", out_of_memory)
+    monkeypatch.setattr(part("laser_core.pipeline"), "answer_from", out_of_memory)
     with pytest.raises(MemoryError, match=r"^free memory \(Unload LVLM"):
         run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, min_side_px=20)
 
