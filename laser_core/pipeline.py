@@ -196,7 +196,7 @@ class _Counterfactual:
     def __call__(self) -> Stream:
         lvlm, found, settings = self.lvlm, self.found, self.settings.counterfactual
         with torch.inference_mode(False):  # an ordinary tensor, for whoever is given it
-            self.mask = patch_mask(self.patches, found.evidence, settings)
+            self.mask = patch_mask(self.patches, found.evidence)
         if settings.fill != "visual tokens":
             self.picture = block(found.picture, self.mask, settings, lvlm.mean_colour)
         looks = found.placement.windows, self.question, self.settings, found.inputs

@@ -94,7 +94,7 @@ class LoadSettings(Settings):
         "auto",
         "Attention kernel. auto: PyTorch's scaled dot product attention. Maps are the same with "
         "every kernel.",
-        choices=("auto", "sdpa", "flash", "eager"),
+        choices=("auto", "flash", "eager"),
         advanced=True,
     )
     device: str = setting(
@@ -103,19 +103,11 @@ class LoadSettings(Settings):
         choices=("auto", "cpu"),
         advanced=True,
     )
-    min_visual_tokens: int = setting(
-        64,
-        "Smallest number of visual tokens for a picture, on native-resolution models (Qwen-VL).",
-        low=4,
-        high=16384,
-        step=4,
-        advanced=True,
-    )
     max_visual_tokens: int = setting(
         1280,
         "Largest number of visual tokens for a picture, on native-resolution models (Qwen-VL). "
-        "More tokens see finer details and cost more time and memory. While both limits are the "
-        "defaults, the demo Qwen2.5-VL keeps to its own, about 144.",
+        "More tokens show finer details and cost more time and memory. At the default, the demo "
+        "Qwen2.5-VL keeps to its own, about 144.",
         low=4,
         high=16384,
         step=4,
@@ -128,14 +120,6 @@ class LoadSettings(Settings):
         choices=("safetensors", "safetensors or pickled"),
         advanced=True,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_visual_tokens > self.max_visual_tokens:
-            raise ValueError(
-                f"min_visual_tokens is {self.min_visual_tokens}: choose at most max_visual_tokens, "
-                f"which is {self.max_visual_tokens}"
-            )
 
 
 @dataclass(frozen=True)
@@ -179,13 +163,6 @@ class ContrastSettings(Settings):
         "alone. relative: their ratio (ViCrop), best with the generic question.",
         choices=("contrastive", "raw", "relative"),
     )
-    normalise: str = setting(
-        "none",
-        "Whether both readings are made equally strong, of sum 1 over the picture, before they are "
-        "compared: none, each head, or the mean over heads.",
-        choices=("none", "per head", "head mean"),
-        advanced=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -205,14 +182,6 @@ class LayerSettings(Settings):
         "fuse: the mean of all layers, weighed by VAQ, which found more on the demo model. argmax: "
         "the one layer with the highest VAQ (the paper).",
         choices=("fuse", "argmax"),
-    )
-    fused_layers: int = setting(
-        0,
-        "Layers that rule 'fuse' averages, those with the highest VAQ. 0: all.",
-        low=0,
-        high=256,
-        step=1,
-        advanced=True,
     )
     first_depth: float = setting(
         0.0,
@@ -264,11 +233,10 @@ class CropSettings(Settings):
     )
     placement: str = setting(
         "most mass",
-        "most mass: the window whose inside, without the margin, holds most of the map. centroid: "
-        "around the map's mean position. peak: around its strongest patch. top patches box: around "
-        "the box of the strongest patches, which may widen it. adaptive: ViCrop's search over "
-        "window sizes.",
-        choices=("most mass", "centroid", "peak", "top patches box", "adaptive"),
+        "most mass: the window whose inside, without the margin, holds most of the map. peak: "
+        "around its strongest patch. top patches box: around the box of the strongest 5 % of the "
+        "patches, which may widen it. adaptive: ViCrop's search over window sizes.",
+        choices=("most mass", "peak", "top patches box", "adaptive"),
     )
     margin: float = setting(
         0.1,
@@ -287,14 +255,6 @@ class CropSettings(Settings):
         high=16,
         step=1,
     )
-    top_fraction: float = setting(
-        0.05,
-        "Share of the patches that placement 'top patches box' encloses.",
-        low=0.001,
-        high=1.0,
-        step=0.01,
-        advanced=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -303,29 +263,17 @@ class CounterfactualSettings(Settings):
 
     amount: float = setting(
         0.05,
-        "How many patches are blocked: a share of all patches, or their number, as amount_unit "
-        "says. At least one. The paper gives no number; 5 % was chosen.",
+        "How much is blocked, as a share of all patches; one patch at least. The paper gives no "
+        "number; 5 % was chosen.",
         low=0.0,
-        high=16384.0,
+        high=1.0,
         step=0.01,
-    )
-    amount_unit: str = setting(
-        "fraction",
-        "fraction: amount is a share of all patches. patches: amount is their number.",
-        choices=("fraction", "patches"),
-        advanced=True,
     )
     fill: str = setting(
         "mean",
         "What replaces the evidence. mean: the model's mean colour; blur and noise keep the "
         "surroundings plausible; visual tokens: blocks the model's picture tokens, not pixels.",
-        choices=("mean", "black", "grey", "blur", "noise", "visual tokens"),
-    )
-    grow_px: int = setting(
-        0, "Widen the blocked area by this many pixels.", low=0, high=1024, step=1, advanced=True
-    )
-    feather_px: int = setting(
-        0, "Soften its edge over this many pixels.", low=0, high=1024, step=1, advanced=True
+        choices=("mean", "blur", "noise", "visual tokens"),
     )
     block: str = setting(
         "crop",
@@ -334,16 +282,6 @@ class CounterfactualSettings(Settings):
         choices=("crop", "picture and crop"),
         advanced=True,
     )
-    fill_seed: int = setting(
-        0, "Seed of fill 'noise'.", low=0, high=2**63 - 1, step=1, advanced=True
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.amount_unit == "fraction" and self.amount > 1:
-            raise ValueError(
-                f"amount is {self.amount}: choose at most 1, or set amount_unit to 'patches'"
-            )
 
 
 @dataclass(frozen=True)
@@ -359,20 +297,11 @@ class AnswerSettings(Settings):
     crop_budget: float = setting(
         1.0,
         "Visual tokens of the crop as a share of the picture's, on native-resolution models "
-        "(Qwen-VL). Less is faster; a crop is still magnified 1.25 times, as far as the picture's "
-        "own tokens go.",
+        "(Qwen-VL). Less is faster. Never below what magnifies the crop 1.25 times, capped at the "
+        "picture's tokens.",
         low=0.05,
         high=4.0,
         step=0.05,
-        advanced=True,
-    )
-    crop_tokens: int = setting(
-        0,
-        "The same as a number of tokens for all crops together, in place of crop_budget. 0: as "
-        "crop_budget says.",
-        low=0,
-        high=16384,
-        step=4,
         advanced=True,
     )
 
@@ -416,9 +345,6 @@ class DecodeSettings(Settings):
     )
     top_k: int = setting(
         0, "When sampling, keep this many tokens. 0: all.", low=0, high=1000, step=1, advanced=True
-    )
-    beams: int = setting(
-        1, "Beams of a beam search. 1: none.", low=1, high=16, step=1, advanced=True
     )
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
     adaptive: float = setting(

@@ -46,15 +46,7 @@ class ConViCrop:
         return {
             "required": {
                 "image": IMAGE_SOCKET,
-                **widgets(
-                    CropSettings,
-                    "scale",
-                    "min_side_px",
-                    "placement",
-                    "windows",
-                    "margin",
-                    "top_fraction",
-                ),
+                **widgets(CropSettings),
                 "override": (
                     "STRING",
                     {

@@ -45,7 +45,6 @@ class ContrastiveAttention:
                 "question": QUESTION,
                 **widgets(ContrastSettings, "kind"),
                 **widgets(PromptSettings, "instruction", "query_free"),
-                **widgets(ContrastSettings, "normalise"),
                 **widgets(PromptSettings, "framing", "system"),
             },
             "hidden": UNIQUE_ID,

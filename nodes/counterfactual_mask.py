@@ -17,7 +17,7 @@ from .widgets import (
 )
 
 USUAL_MEAN_COLOUR = (122, 116, 104)  # of CLIP, which most vision towers were made with
-FILLS = ("mean", "black", "grey", "blur", "noise")  # 'visual tokens' exists inside a model alone
+FILLS = ("mean", "blur", "noise")  # 'visual tokens' exists inside a model alone
 FILL_HELP = (
     "What replaces the evidence. mean: the model's mean colour, or the usual one where only a mask "
     "is connected; blur and noise keep the surroundings plausible. LASER Answer also has "
@@ -48,8 +48,7 @@ class CounterfactualMask:
             "required": {
                 "image": IMAGE_SOCKET,
                 **widgets(
-                    CounterfactualSettings,
-                    "amount", "fill", "amount_unit", "grow_px", "feather_px", "fill_seed",
+                    CounterfactualSettings, "amount", "fill",
                     fill={"choices": FILLS, "help": FILL_HELP},
                 ),
             },
@@ -81,7 +80,7 @@ class CounterfactualMask:
                 masks.append(torch.zeros(picture.height, picture.width))
                 blocked.append(picture)
             else:
-                masks.append(patch_mask(evidence_patches(item, chosen, windows), item, chosen))
+                masks.append(patch_mask(evidence_patches(item, chosen, windows), item))
                 blocked.append(block(picture, masks[-1], chosen, colour))
             cut += [blocked[-1].crop(window) for window in windows] or [blocked[-1]]
         return image_of(cut), torch.stack(masks), image_of(blocked)

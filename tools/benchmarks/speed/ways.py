@@ -121,7 +121,7 @@ def both_streams(
     """The prompts with and without the evidence, prepared and not read. inputs: of the picture."""
     windows = place_windows(found, settings.crop).windows
     patches = evidence_patches(found, settings.counterfactual, windows)
-    mask = patch_mask(patches, found, settings.counterfactual)
+    mask = patch_mask(patches, found)
     blocked = block(picture, mask, settings.counterfactual, lvlm.mean_colour)
     looks = windows, question, settings, inputs
     positive = positive_stream(lvlm, picture, *looks)
