@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -37,6 +39,36 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+REMOVED = {
+    "amount_unit": "{amount} as a share of all patches",
+    "attention sdpa": "auto",
+    "beams": "{temperature} and {seed} for other answers",
+    "crop_tokens": "{crop_budget}, a share of the picture's tokens,",
+    "feather_px": "{fill} blur",
+    "fill black": "mean",
+    "fill grey": "mean",
+    "fill_seed": "{fill} blur",
+    "fused_layers": "{rule}, {first_depth} and {last_depth}",
+    "grow_px": "{amount}",
+    "min_visual_tokens": "{max_visual_tokens}",
+    "normalise": "{kind}",
+    "placement centroid": "most mass",
+    "top_fraction": "{scale}",
+}
+"""Settings and choices that there are no longer: what to use instead, settings in braces."""
+
+
+def removal(name: str, written: Callable[[str], str] = str) -> str | None:
+    """What to use instead of the setting of this name, if it is a removed one.
+
+    written: how the user writes a setting, such as --crop-budget for crop_budget.
+    """
+    if name not in REMOVED:
+        return None
+    instead = re.sub(r"\{(\w+)\}", lambda match: written(match[1]), REMOVED[name])
+    return f"removed: use {instead} instead of {written(name)}"
+
+
 class Settings:
     """Base of all settings: validates on construction, so an invalid one cannot exist."""
 
@@ -58,6 +90,9 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
         raise ValueError(f"{spec.name} is {value!r}: give it a value of type {kind.__name__}")
     if isinstance(value, Settings):  # a group of settings, which has checked itself
         return value
+    instead = REMOVED.get(f"{spec.name} {value}")
+    if instead:
+        raise ValueError(f"{spec.name} is {value!r}: removed, use {instead}")
     if meta["choices"] and value not in meta["choices"]:
         raise ValueError(f"{spec.name} is {value!r}: choose one of {', '.join(meta['choices'])}")
     low, high = meta["low"], meta["high"]

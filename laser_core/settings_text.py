@@ -49,10 +49,15 @@ class Flag:
         return "empty" if self.spec.default == "" else str(self.spec.default)
 
 
+def flag_name(setting: str) -> str:
+    """A setting's name as a flag."""
+    return "--" + setting.replace("_", "-")
+
+
 def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
     """The flags of these settings groups, in the order of their declaration."""
     return [
-        Flag(group, spec, "--" + spec.name.replace("_", "-"))
+        Flag(group, spec, flag_name(spec.name))
         for group in groups
         for spec in fields(GROUPS[group])
     ]

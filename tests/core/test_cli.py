@@ -271,12 +271,20 @@ MISTAKES = {
         "choose one of mean, .*: --fill is 'pink'",
     ),
     "two settings": (
-        ("ask", "picture.png", "q", "--amount", "5"),
-        "choose at most 1, or set --amount-unit to 'patches': --amount is 5.0",
+        ("ask", "picture.png", "q", "--first-depth", "0.9", "--last-depth", "0.5"),
+        "choose at most --last-depth, which is 0.5: --first-depth is 0.9",
     ),
     "no such layer": (
         ("locate", "picture.png", "q", "--layer", "9"),
         "choose a layer from 0 to 1",
+    ),
+    "removed flag": (
+        ("ask", "picture.png", "q", "--crop-tokens", "64"),
+        "removed: use --crop-budget, a share of the picture's tokens, instead of --crop-tokens",
+    ),
+    "removed choice": (
+        ("ask", "picture.png", "q", "--fill", "black"),
+        "removed, use mean: --fill is 'black'",
     ),
     "mistyped flag": (("ask", "picture.png", "q", "--scael", "1"), "did you mean --scale"),
     "flag of ask": (("locate", "picture.png", "q", "--alpha", "1"), "(see|did you mean)"),

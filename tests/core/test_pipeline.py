@@ -111,10 +111,7 @@ OPTIONS = {
         PromptSettings(instruction=""),
         PromptSettings(system="what is it ?"),
     ],
-    "contrast": [
-        ContrastSettings(kind=kind)
-        for kind in ("contrastive", "raw", "relative")
-    ],
+    "contrast": [ContrastSettings(kind=kind) for kind in ("contrastive", "raw", "relative")],
     "layer": [
         LayerSettings(rule="argmax"),
         LayerSettings(layer=2),

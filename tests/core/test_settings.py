@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 
 from laser_core.settings import (
+    REMOVED,
     AnswerSettings,
     ContrastSettings,
     CounterfactualSettings,
@@ -17,6 +19,7 @@ from laser_core.settings import (
     LoadSettings,
     PromptSettings,
     Settings,
+    removal,
 )
 
 GROUPS = (
@@ -32,6 +35,7 @@ GROUPS = (
 FIELDS = [(group, spec) for group in GROUPS for spec in dataclasses.fields(group)]
 NUMBERS = [pair for pair in FIELDS if type(pair[1].default) in (int, float)]
 CHOICES = [pair for pair in FIELDS if pair[1].metadata["choices"]]
+
 
 def of(pairs):
     names = [f"{group.__name__}.{spec.name}" for group, spec in pairs]
@@ -108,6 +112,31 @@ def test_another_choice_is_refused_with_field_value_and_choices(group, spec):
     assert str(error.value) == f"{spec.name} is 'no such choice': choose one of {choices}"
 
 
+@pytest.mark.parametrize("removed", [name for name in REMOVED if " " in name])
+def test_a_removed_choice_is_refused_with_the_one_to_use(removed):
+    name, _, choice = removed.partition(" ")
+    [(group, spec)] = [pair for pair in CHOICES if pair[1].name == name]
+    assert choice not in spec.metadata["choices"]
+    assert REMOVED[removed] in spec.metadata["choices"]
+    with pytest.raises(ValueError) as error:
+        group(**{name: choice})
+    assert str(error.value) == f"{name} is {choice!r}: removed, use {REMOVED[removed]}"
+
+
+@pytest.mark.parametrize("removed", [name for name in REMOVED if " " not in name])
+def test_a_removed_setting_names_settings_that_there_are(removed):
+    names = {spec.name for _, spec in FIELDS}
+    assert removed not in names
+    told = removal(removed, str.upper)
+    assert told.startswith("removed: use ") and told.endswith(f" instead of {removed.upper()}")
+    assert set(re.findall(r"\{(\w+)\}", REMOVED[removed])) <= names
+
+
+def test_the_settings_are_34():
+    """A new one needs a better reason than that it is possible."""
+    assert len(FIELDS) == len({spec.name for _, spec in FIELDS}) == 34
+
+
 @of(FIELDS)
 @pytest.mark.parametrize("value", [None, True, b"auto", [1], {}])
 def test_another_type_is_refused_with_field_value_and_type(group, spec, value):
@@ -139,14 +168,8 @@ def test_settings_that_contradict_each_other_are_refused(group, values, message)
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize(
-    ("group", "values"),
-    [
-        (LayerSettings, {"first_depth": 0.5, "last_depth": 0.5}),
-    ],
-)
-def test_settings_that_limit_each_other_may_be_equal(group, values):
-    group(**values)
+def test_settings_that_limit_each_other_may_be_equal():
+    LayerSettings(first_depth=0.5, last_depth=0.5)
 
 
 def test_a_group_in_another_groups_place_is_refused():

@@ -31,7 +31,7 @@ CONTRACT = {
         "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING chart:IMAGE",
     ),
     "LaserConViCrop": (
-        "image scale min_side_px placement windows margin override",
+        "image scale min_side_px placement margin windows override",
         "evidence mask",
         "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
     ),
