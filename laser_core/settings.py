@@ -394,6 +394,42 @@ class DecodeSettings(Settings):
     )
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "kind": "contrastive",
+        "rule": "argmax",
+        "first_depth": 0.0,
+        "last_depth": 1.0,
+        "layer": -1,
+        "scale": 0.5,
+        "min_side_px": 224,
+        "placement": "most mass",
+        "margin": 0.0,
+        "windows": 1,
+        "answer_input": "crop",
+        "alpha": 1.0,
+        "beta": 0.0,
+        "adaptive": 0.0,
+    },
+    "fast": {"crop_budget": 0.4, "alpha": 0.0, "adaptive": 0.9},
+}
+"""Settings by name. What a preset leaves out has its default; what is given wins over it."""
+
+
+@dataclass(frozen=True)
+class PresetSettings(Settings):
+    """What the settings are where none is given."""
+
+    preset: str = setting(
+        "default",
+        "Sets several settings at once. What you set yourself wins. paper: as published, one layer "
+        "and the crop alone. fast: looks closer only when unsure, reads no second stream, and "
+        "gives crops fewer tokens on native-resolution models.",
+        choices=tuple(PRESETS),
+    )
+
+
 @dataclass(frozen=True)
 class LaserSettings(Settings):
     """All settings of the method, one group per step."""
@@ -406,12 +442,53 @@ class LaserSettings(Settings):
     answer: AnswerSettings = AnswerSettings()
     decode: DecodeSettings = DecodeSettings()
 
+    @classmethod
+    def of(cls, preset: str = "default", /, **given: Any) -> LaserSettings:
+        """Settings by name over those of a preset: `LaserSettings.of("paper", alpha=0.5)`.
+
+        Raises ValueError for an unknown preset, an unknown name and a value out of range.
+        """
+        values = {**preset_values(preset), **given}
+        groups = {
+            group: type_(**{s.name: values.pop(s.name) for s in fields(type_) if s.name in values})
+            for group, type_ in GROUPS.items()
+            if group not in ("preset", "load")
+        }
+        for name in values:
+            raise ValueError(removal(name) or f"{name} is no setting of the method: leave it out")
+        return cls(**groups)
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """Every setting by its name, without the groups."""
+        return {name: value for group in self.to_dict().values() for name, value in group.items()}
+
+    @property
+    def preset(self) -> str | None:
+        """The preset whose settings these are; None where one that a preset sets is another."""
+        for preset in PRESETS:
+            if preset_values(preset).items() <= self.by_name.items():
+                return preset
+        return None
+
 
 GROUPS: dict[str, type[Settings]] = {
+    "preset": PresetSettings,
     "load": LoadSettings,
     **{group.name: type(group.default) for group in fields(LaserSettings)},
 }
 
 
-LOCATE_GROUPS = ("load", "prompt", "contrast", "layer", "crop")
+LOCATE_GROUPS = ("preset", "load", "prompt", "contrast", "layer", "crop")
 """The groups that say where the evidence is, and nothing of answers."""
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """The value that a preset gives to every setting that any preset sets.
+
+    Raises ValueError for an unknown preset.
+    """
+    chosen = PRESETS[PresetSettings(preset).preset]
+    names = {name for values in PRESETS.values() for name in values}
+    defaults = {spec.name: spec.default for group in GROUPS.values() for spec in fields(group)}
+    return {name: chosen.get(name, default) for name, default in defaults.items() if name in names}

@@ -44,8 +44,8 @@ class ConViCrop:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         return {
-            "required": {
-                "image": IMAGE_SOCKET,
+            "required": {"image": IMAGE_SOCKET},
+            "optional": {
                 **widgets(CropSettings),
                 "override": (
                     "STRING",
@@ -56,11 +56,12 @@ class ConViCrop:
                         "advanced": True,
                     },
                 ),
+                "evidence": EVIDENCE_SOCKET,
+                "mask": MASK_SOCKET,
             },
-            "optional": {"evidence": EVIDENCE_SOCKET, "mask": MASK_SOCKET},
         }
 
-    def crop(self, image: Any, override: str, evidence=None, mask=None, **values: Any):
+    def crop(self, image: Any, override: str = "", evidence=None, mask=None, **values: Any):
         import torch
 
         from ..laser_core.geometry import whole_picture

@@ -45,14 +45,12 @@ class CounterfactualMask:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         return {
-            "required": {
-                "image": IMAGE_SOCKET,
+            "required": {"image": IMAGE_SOCKET},
+            "optional": {
                 **widgets(
                     CounterfactualSettings, "amount", "fill",
                     fill={"choices": FILLS, "help": FILL_HELP},
                 ),
-            },
-            "optional": {
                 "evidence": EVIDENCE_SOCKET,
                 "mask": MASK_SOCKET,
                 "boxes": (

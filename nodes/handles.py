@@ -184,6 +184,21 @@ class TraceHandle:
         return "\n".join(summary(answer) for answer in self.answers)
 
 
+@dataclass(frozen=True)
+class SettingsHandle:
+    """LASER_SETTINGS: values of settings by name."""
+
+    values: dict[str, Any]
+
+    def get_ram_usage(self) -> int:
+        return 64 * len(self.values)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name}: {'(empty)' if value == '' else value}" for name, value in self.values.items()
+        )
+
+
 def describe(evidence: Evidence) -> str:
     """Where a picture's evidence comes from, in a sentence."""
     reason = evidence.choice.reason if evidence.choice else "evidence from a mask"

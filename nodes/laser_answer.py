@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..laser_core.settings import (
     AnswerSettings,
-    ContrastSettings,
-    CounterfactualSettings,
     CropSettings,
     DecodeSettings,
     LaserSettings,
-    LayerSettings,
     PromptSettings,
 )
 from .batches import boxes_of, image_of, masks_of, pictures_of
@@ -25,7 +22,8 @@ from .widgets import (
     LVLM_SOCKET,
     NODE_ON_PAGE,
     QUESTION,
-    settings_from,
+    SETTINGS,
+    preset_widget,
     widgets,
 )
 
@@ -35,7 +33,8 @@ if TYPE_CHECKING:
     from ..laser_core.pipeline import LaserAnswer, Location
     from ..laser_core.results import Placement
 
-ADVANCED = {"advanced": True}
+CARRIED = ("answer_input", "scale", "max_tokens", "temperature", "seed", "instruction")
+"""The settings that people turn; all others are LASER Settings'."""
 
 
 class LaserAnswerNode:
@@ -71,9 +70,12 @@ class LaserAnswerNode:
                 "lvlm": LVLM_SOCKET,
                 "image": IMAGE_SOCKET,
                 "question": QUESTION,
+            },
+            "optional": {
+                "preset": preset_widget(),
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(CropSettings, "scale"),
-                **widgets(DecodeSettings, "alpha", "max_tokens", "seed"),
+                **widgets(DecodeSettings, "max_tokens", "temperature", "seed"),
                 "with_plain": (
                     "BOOLEAN",
                     {
@@ -81,38 +83,16 @@ class LaserAnswerNode:
                         "tooltip": "Also give the model's answer without the method, to compare.",
                     },
                 ),
-                **widgets(PromptSettings, "instruction", instruction=ADVANCED),
-                **widgets(ContrastSettings, "kind", kind=ADVANCED),
-                **widgets(PromptSettings, "query_free"),
-                **widgets(
-                    LayerSettings,
-                    "top_heads", "rule", "layer", "first_depth", "last_depth",
-                    top_heads=ADVANCED, rule=ADVANCED, layer=ADVANCED,
-                ),
-                **widgets(
-                    CropSettings,
-                    "min_side_px", "placement", "windows", "margin",
-                    min_side_px=ADVANCED, placement=ADVANCED, windows=ADVANCED,
-                ),
-                **widgets(
-                    CounterfactualSettings,
-                    "amount", "fill", "block",
-                    amount=ADVANCED, fill=ADVANCED,
-                ),
-                **widgets(AnswerSettings, "crop_budget"),
-                **widgets(
-                    DecodeSettings,
-                    "beta", "temperature", "top_p", "top_k",
-                    beta=ADVANCED, temperature=ADVANCED,
-                ),
-                **widgets(PromptSettings, "framing", "system"),
-                **widgets(DecodeSettings, "adaptive"),
-            },
-            "optional": {
+                **widgets(PromptSettings, "instruction", instruction={"advanced": True}),
                 "mask": (
                     "MASK",
                     {"tooltip": "Where to look, as any mask of the picture's size, instead of the "
                                 "evidence the model finds. One for all pictures, or one each."},
+                ),
+                "settings": (
+                    SETTINGS,
+                    {"tooltip": "From LASER Settings, which then decides every setting that this "
+                                "node lacks. Not connected: the preset decides them."},
                 ),
             },
             "hidden": NODE_ON_PAGE,
@@ -123,8 +103,10 @@ class LaserAnswerNode:
         lvlm: Any,
         image: Any,
         question: str,
+        preset: str = "default",
         with_plain: bool = True,
         mask: Any = None,
+        settings: Any = None,
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -133,7 +115,8 @@ class LaserAnswerNode:
         from ..laser_core.files import to_json
         from ..laser_core.output.report import report
 
-        settings = settings_of(values)
+        others = {} if settings is None else settings.values
+        settings = LaserSettings.of(preset, **others, **values)
         pictures = pictures_of(image)
         masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
         progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id, extra_pnginfo)
@@ -161,19 +144,6 @@ class LaserAnswerNode:
                     to_json(report(result, question, model, settings, load=lvlm.settings))
                 )
         return _outputs(pictures, found, windows, reports)
-
-
-def settings_of(values: dict[str, Any]) -> LaserSettings:
-    """The method's settings from the node's widgets."""
-    return LaserSettings(
-        prompt=settings_from(PromptSettings, values),
-        contrast=settings_from(ContrastSettings, values),
-        layer=settings_from(LayerSettings, values),
-        crop=settings_from(CropSettings, values),
-        counterfactual=settings_from(CounterfactualSettings, values),
-        answer=settings_from(AnswerSettings, values),
-        decode=settings_from(DecodeSettings, values),
-    )
 
 
 def drawn(picture: Image.Image, location: Location | None) -> Image.Image:

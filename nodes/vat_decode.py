@@ -63,6 +63,8 @@ class VATDecode:
                                 "picture. Several crops of a picture follow one another."},
                 ),
                 "question": QUESTION,
+            },
+            "optional": {
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(DecodeSettings, "alpha", "beta", "max_tokens", "temperature", "seed"),
                 **widgets(PromptSettings, "instruction"),
@@ -70,8 +72,6 @@ class VATDecode:
                 **widgets(PromptSettings, "system", "framing"),
                 **widgets(AnswerSettings, "crop_budget"),
                 **widgets(DecodeSettings, "adaptive"),
-            },
-            "optional": {
                 "counterfactual": (
                     "IMAGE",
                     {"tooltip": "The positive picture without its evidence, from Counterfactual "

@@ -63,7 +63,11 @@ def report(
             "transformers": version("transformers"),
             "python": platform.python_version(),
         },
-        "settings": {"load": load.to_dict() if load else None, **settings.to_dict()},
+        "settings": {
+            "preset": settings.preset,
+            "load": load.to_dict() if load else None,
+            **settings.to_dict(),
+        },
         "files": list(files),
     }
     return to_plain(content)

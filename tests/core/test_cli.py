@@ -187,7 +187,10 @@ def another_value(flag):
     return flag.kind(higher if higher <= meta["high"] else meta["low"])
 
 
-@pytest.mark.parametrize("flag", flags(), ids=lambda flag: flag.destination)
+OTHERS = tuple(group for group in GROUPS if group != "preset")
+
+
+@pytest.mark.parametrize("flag", flags(OTHERS), ids=lambda flag: flag.destination)
 def test_every_setting_has_a_flag_that_sets_it(flag):
     value = another_value(flag)
     load, laser = parsed(flag.name, str(value))
@@ -200,7 +203,7 @@ def test_every_setting_has_a_flag_that_sets_it(flag):
 def test_flags_are_the_settings_and_nothing_else():
     declared = {(group, spec.name) for group in GROUPS for spec in fields(GROUPS[group])}
     assert {(flag.group, flag.spec.name) for flag in flags()} == declared
-    assert set(GROUPS) == {"load", *(group.name for group in fields(LaserSettings))}
+    assert set(GROUPS) == {"preset", "load", *(group.name for group in fields(LaserSettings))}
     names_ = [flag.name for flag in flags()]
     assert len(set(names_)) == len(names_)
     assert not {"--model", "--out", "--json", "--help", "--version"} & set(names_)
