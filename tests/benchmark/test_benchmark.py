@@ -91,11 +91,16 @@ def test_every_setting_is_a_model_argument():
     [
         ({"answerinput": "crop"}, r"^did you mean answer_input\? There is no model argument"),
         ({"pretraind": "demo"}, r"^did you mean pretrained\?"),
-        ({"zzz": 1}, r"^choose from mode, precision, .*: There is no model argument 'zzz'$"),
+        (
+            {"zzz": 1},
+            r"^choose from mode, preset, precision, .*: There is no model argument 'zzz'$",
+        ),
         ({"alpha": 11}, r"^choose a value from 0.0 to 10.0: alpha is 11.0$"),
         ({"top_heads": 1.5}, r"^give top_heads a whole number, 1 to 256: it is '1.5'$"),
         ({"rule": "best"}, r"^choose one of fuse, argmax: "),
-        ({"amount": 5}, r"^choose at most 1, or set amount_unit to 'patches': amount is 5.0$"),
+        ({"amount": 5}, r"^choose a value from 0.0 to 1.0: amount is 5.0$"),
+        ({"crop_tokens": 64}, r"^removed: use crop_budget, a share .*, instead of crop_tokens$"),
+        ({"attention": "sdpa"}, r"^removed, use auto: attention is 'sdpa'$"),
         ({"mode": "fast"}, r"^set mode to one of laser, plain: it is 'fast'$"),
     ],
 )
@@ -116,7 +121,6 @@ def test_a_wrong_argument_is_refused_with_the_remedy_first(arguments, message):
         ({"do_sample": True}, {}, {"temperature": 1.0}),
         ({"temperature": 2, "top_k": 4, "seed": 3}, {}, {"seed": 3, "temperature": 2, "top_k": 4}),
         ({"temperature": 0.7}, {"temperature": 0.0}, {"temperature": 0.0}),
-        ({"num_beams": 3}, {}, {"beams": 3}),
     ],
 )  # fmt: skip
 def test_a_tasks_generation_arguments_become_settings(generation, given, expected):
@@ -124,6 +128,12 @@ def test_a_tasks_generation_arguments_become_settings(generation, given, expecte
     assert decode_settings(settings, generation, set(given)) == DecodeSettings(
         alpha=0.5, **expected
     )
+
+
+def test_a_task_that_asks_for_a_beam_search_is_refused_with_the_reason():
+    with pytest.raises(UnsuitableTask, match=r"^set num_beams to 1 .*without a beam search.* 3 "):
+        decode_settings(DecodeSettings(), {"num_beams": 3}, set())
+    assert ignored_arguments({"num_beams": 1}) == []
 
 
 def test_generation_arguments_without_a_setting_are_named():

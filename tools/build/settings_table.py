@@ -9,16 +9,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from laser_core.settings import GROUPS
-from laser_core.settings_text import Flag, flags, title
+from laser_core.settings import GROUPS, PRESETS, preset_values
+from laser_core.settings_text import Flag, flag_name, flags, title
+from tools.build.markdown import markdown
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-BEGIN, END = "<!-- settings: written by tools/build/settings_table.py -->", "<!-- end of settings -->"
+BEGIN, END = (
+    "<!-- settings: written by tools/build/settings_table.py -->",
+    "<!-- end of settings -->",
+)
 
 
 def tables() -> str:
-    """A Markdown table per group of settings."""
-    return "\n\n".join(_table(group) for group in GROUPS)
+    """A Markdown table per group of settings, with what each preset sets behind the first."""
+    preset, *others = (_table(group) for group in GROUPS)
+    return "\n\n".join([preset, _presets(), *others])
 
 
 def with_tables(text: str) -> str:
@@ -33,6 +38,16 @@ def with_tables(text: str) -> str:
 def _table(group: str) -> str:
     rows = [f"**{title(group)}**", "", "| Flag | Default | Values | |", "|---|---|---|---|"]
     return "\n".join([*rows, *(_row(flag) for flag in flags([group]))])
+
+
+def _presets() -> str:
+    """What each preset sets, a column each."""
+    columns = [preset_values(name) for name in PRESETS]
+    rows = [
+        [f"`{flag_name(setting)}`", *(str(column[setting]) for column in columns)]
+        for setting in columns[0]
+    ]
+    return markdown(["Flag", *(f"`{name}`" for name in PRESETS)], rows)
 
 
 def _row(flag: Flag) -> str:
