@@ -169,7 +169,7 @@ class Lvlm:
         return self._with_instruction(question.strip(), settings)
 
     def query_free_text(self, settings: PromptSettings) -> str:
-        """The user's turn of the branch without the question (METHOD step 1)."""
+        """The user's turn of the branch without the question (docs/method.md, step 1)."""
         if settings.query_free == "image only":
             return ""
         generic = GENERIC_QUESTION if settings.query_free == "generic question" else ""

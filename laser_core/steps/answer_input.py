@@ -37,7 +37,7 @@ def positive_stream(
     settings: LaserSettings,
     whole: PictureInputs | None = None,
 ) -> Stream:
-    """The question on the picture's windows, after the picture or alone (METHOD step 9).
+    """The question on the picture's windows, after the picture or alone (docs/method.md, step 9).
 
     whole: the picture as `lvlm.encode` gave it, where that is at hand.
     """
@@ -78,7 +78,7 @@ def negative_stream(
     settings: LaserSettings,
     whole: PictureInputs | None = None,
 ) -> Stream:
-    """The positive stream without the evidence (METHOD step 8).
+    """The positive stream without the evidence (docs/method.md, step 8).
 
     mask: (H, W) float32 in 0..1 at picture size, what this stream must not see. blocked: the
     picture with it blocked, or None to block the picture's tokens instead. whole: the unblocked

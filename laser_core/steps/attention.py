@@ -35,7 +35,7 @@ def read_attention(
     """Attention of the last prompt token over the picture's patches, in both branches.
 
     picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer
-    and head, float32 on the CPU (METHOD steps 1-2).
+    and head, float32 on the CPU (docs/method.md, steps 1-2).
     Raises ValueError for an empty question or a prompt longer than the context.
     """
     inputs = lvlm.encode(picture, settings.framing)

@@ -83,8 +83,8 @@ def method(result: LaserAnswer) -> Image.Image:
     sheet = Sheet(1520, lower + side + 24)
 
     titles = {
-        read: "1–2  Read twice", weighed: "3–5  Compare", located: "6–7  Locate",
-        shown: "8–9  Zoom, block", decoded: "10  Decode",
+        read: "1-2  Read twice", weighed: "3-5  Compare", located: "6-7  Locate",
+        shown: "8-9  Zoom, block", decoded: "10  Decode",
     }  # fmt: skip
     for left, title in titles.items():
         sheet.write(left, 16, title, size_px=27, weight="bold", ha="left")
@@ -193,9 +193,13 @@ class Sheet:
         ends = [(x / self.width, 1 - y / self.height) for x, y in (start, end)]
         self.figure.add_artist(
             FancyArrowPatch(
-                *ends, arrowstyle="-|>", mutation_scale=16, linewidth=1.6, color=FAINT,
+                *ends,
+                arrowstyle="-|>",
+                mutation_scale=16,
+                linewidth=1.6,
+                color=FAINT,
                 transform=self.figure.transFigure,
-            )  # fmt: skip
+            )
         )
 
     def picture(self) -> Image.Image:

@@ -1,6 +1,6 @@
-"""The tables of settings in README.md, written from the settings' own metadata.
+"""The tables of settings in docs/command-line.md, written from the settings' own metadata.
 
-python -m tools.build.settings_table          writes them into README.md
+python -m tools.build.settings_table          writes them into docs/command-line.md
 python -m tools.build.settings_table --print  prints them
 """
 
@@ -12,8 +12,11 @@ from pathlib import Path
 from laser_core.settings import GROUPS
 from laser_core.settings_text import Flag, flags, title
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-BEGIN, END = "<!-- settings: written by tools/build/settings_table.py -->", "<!-- end of settings -->"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
+BEGIN, END = (
+    "<!-- settings: written by tools/build/settings_table.py -->",
+    "<!-- end of settings -->",
+)
 
 
 def tables() -> str:
@@ -47,7 +50,7 @@ def main() -> None:
     if parser.parse_args().print:
         print(tables())
     else:
-        README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+        PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":
