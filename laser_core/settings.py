@@ -1,7 +1,7 @@
 """Every setting of the method, declared once: default, range, choices and help text.
 
-One frozen dataclass per step. Nodes, command line, documentation and validation all read the
-field metadata from here; nothing in this file knows torch, a model or a picture.
+One frozen dataclass per step of docs/method.md. Nodes, command line, documentation and validation
+all read the field metadata from here; nothing in this file knows torch, a model or a picture.
 Where the paper (arXiv 2602.04304) leaves a point open, the help text says what was chosen.
 """
 
@@ -159,7 +159,7 @@ class LoadSettings(Settings):
 
 @dataclass(frozen=True)
 class PromptSettings(Settings):
-    """How picture and question become a prompt (METHOD step 1)."""
+    """How picture and question become a prompt (step 1)."""
 
     instruction: str = setting(
         "auto",

@@ -65,8 +65,7 @@ def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
 
 def title(group: str) -> str:
     """What a settings group is about, a line for people."""
-    line = (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
-    return line.replace("METHOD ", "")
+    return (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
 
 
 def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Attention rows, captured while the model runs its own fast kernel (METHOD step 2).
+"""Attention rows, captured while the model runs its own fast kernel (docs/method.md, step 2).
 
 The attention function that transformers has registered is wrapped for the time of a `with`
 block; the wrapper computes the few wanted rows from the very q and k it is handed, then calls

@@ -1,4 +1,4 @@
-"""The counterfactual: the picture with its evidence blocked (step 8 of METHOD.md, Eq. 7).
+"""The counterfactual: the picture with its evidence blocked (step 8 of docs/method.md, Eq. 7).
 
 From the evidence map to the patches that count, from patches to a mask on the picture, from the
 mask to the blocked picture. Knows no model: fill 'visual tokens' uses the patches alone, inside

@@ -1,4 +1,4 @@
-"""Con-ViCrop: where on the picture the window lies (step 7 of METHOD.md, arXiv 2602.04304).
+"""Con-ViCrop: where on the picture the window lies (step 7 of docs/method.md, arXiv 2602.04304).
 
 Knows the evidence map and how its grid lies on the picture; knows no model and no attention. The
 map is read as a density, uniform inside each patch, so that windows may lie at any pixel and cut

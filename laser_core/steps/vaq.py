@@ -1,7 +1,7 @@
 """Contrastive attention, Visual Activation by Query (VAQ), layers and evidence map.
 
-Steps 3-6 of METHOD.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to the one map of where
-the question looks. Knows no model: the maps are captured elsewhere.
+Steps 3-6 of docs/method.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to the one map of
+where the question looks. Knows no model: the maps are captured elsewhere.
 L: decoder layers, H: query heads, K: the top heads, (gh, gw): the picture's patch grid.
 """
 

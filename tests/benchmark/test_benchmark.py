@@ -34,7 +34,7 @@ from laser_core.settings_text import flags
 from tools.testbed.lvlms import lvlm_of, noise_picture
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 QUESTION = "what colour is the square ?"
 INSTRUCTION = "name the colour ."
 FAST = CropSettings(min_side_px=20)
@@ -257,12 +257,12 @@ def test_repeats_of_a_sampled_answer_differ_and_each_repeats_itself():
     assert texts[3] == texts[0]
 
 
-# ---- what the README promises ------------------------------------------------------------------
+# ---- what docs/benchmarks.md promises ----------------------------------------------------------
 
 
-def test_the_readmes_runs_are_the_modes_they_say_and_the_papers_reading():
-    """METHOD: one layer, the window's whole inside, the crop as the answer's input, no cut-off."""
-    given = re.findall(r'^    run "\$task" (\S+)', README, re.MULTILINE)
+def test_the_runs_of_the_page_are_the_modes_they_say_and_the_papers_reading():
+    """One layer, the window's whole inside, the crop as the answer's input, no cut-off."""
+    given = re.findall(r'^    run "\$task" (\S+)', PAGE, re.MULTILINE)
     read = [read_arguments(dict(pair.split("=") for pair in text.split(","))) for text in given]
     assert [arguments.mode for arguments in read] == ["plain", "laser", "laser", "laser"]
     assert [arguments.settings.decode.alpha for arguments in read[1:]] == [0, 1, 1]
@@ -275,7 +275,7 @@ def test_the_readmes_runs_are_the_modes_they_say_and_the_papers_reading():
 
 
 def test_the_harness_that_is_tried_is_the_one_that_is_promised():
-    """By the test command; the oldest that pyproject.toml allows, and the README names."""
+    """By the test command; the oldest that pyproject.toml allows, and docs/benchmarks.md names."""
     tried = re.search(r'"lmms-eval==([\d.]+)"', (ROOT / "run-tests").read_text("utf-8"))[1]
     assert f'benchmark = ["lmms-eval>={tried}"]' in (ROOT / "pyproject.toml").read_text("utf-8")
-    assert f"(tested with {tried})" in README
+    assert f"(tested with {tried})" in PAGE

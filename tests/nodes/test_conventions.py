@@ -281,10 +281,10 @@ MISTAKES = {
 }
 
 
-def test_the_readme_explains_what_the_pack_says():
+def test_the_page_on_troubleshooting_explains_what_the_pack_says():
     """Every message in its table is one of the code's; `...` stands for what varies."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    table = readme.split("## Troubleshooting")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    table = page.split("## Messages")[1].split("\n## ")[0]
     rows = re.findall(r"`([^`]* \.\.\.)`", table)
     folders = [ROOT / name for name in ("nodes", "laser_core")]
     code = "".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))

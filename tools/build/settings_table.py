@@ -1,6 +1,6 @@
-"""The tables of settings in README.md, written from the settings' own metadata.
+"""The tables of settings in docs/command-line.md, written from the settings' own metadata.
 
-python -m tools.build.settings_table          writes them into README.md
+python -m tools.build.settings_table          writes them into docs/command-line.md
 python -m tools.build.settings_table --print  prints them
 """
 
@@ -13,7 +13,7 @@ from laser_core.settings import GROUPS, PRESETS, preset_values
 from laser_core.settings_text import Flag, flag_name, flags, title
 from tools.build.markdown import markdown
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
 BEGIN, END = (
     "<!-- settings: written by tools/build/settings_table.py -->",
     "<!-- end of settings -->",
@@ -62,7 +62,7 @@ def main() -> None:
     if parser.parse_args().print:
         print(tables())
     else:
-        README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+        PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":
