@@ -134,10 +134,34 @@ def test_the_peers_way_prepares_each_picture_once_and_heads_one_token_a_forward(
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_peers_way_runs_the_kernels_of_the_published_codes(model_type):
+    """As ViCrop loads its models: LLaVA eager throughout, Qwen only where weights are returned."""
+    lvlm = lvlm_of(model_type, fresh=True)
+    parts = {"vision": lvlm.model.model.get_submodule(VISION[model_type]),
+             "decoder": lvlm.model.get_decoder()}  # fmt: skip
+    ran = {name: [] for name in parts}
+    for name, part in parts.items():
+        part.register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: ran[name].append(
+                (module.config._attn_implementation, bool(kwargs.get("output_attentions")))
+            ),
+            with_kwargs=True,
+        )
+    ways.peers(lvlm, noise_picture((90, 60)), SQUARE, MODES[1].settings(2))
+    library = "sdpa" if lvlm.family.native_resolution else "eager"
+    assert {kernel for kernel, _ in ran["vision"]} == {library}
+    # both branches' readings, then two streams of two steps
+    assert ran["decoder"] == [("eager", True)] * 2 + [(library, False)] * 4
+    assert {part.config._attn_implementation for part in parts.values()} == {"sdpa"}
+
+
+VISION = dict.fromkeys(FAMILIES, "visual") | dict.fromkeys(("llava", "llava_next"), "vision_tower")
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
 def test_what_the_peers_are_charged_for_keeping_is_what_they_keep(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     prompt = ways.prompt_of(lvlm, noise_picture((90, 60)), SQUARE, LaserSettings())
-    lvlm.model.set_attn_implementation("eager")
     kept = ways.eager_attention(lvlm, prompt)
     assert ways.kept_bytes(lvlm, prompt.length) == sum(layer.nbytes for layer in kept)
 

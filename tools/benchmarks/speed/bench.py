@@ -69,12 +69,9 @@ class Bench:
 
         def eager(count: int) -> Callable[[], None]:
             def run() -> None:
-                lvlm.model.set_attn_implementation("eager")
-                try:
+                with ways.peers_attention(lvlm):
                     for prompt in ways.both_prompts(lvlm, inputs, QUESTION, settings)[:count]:
                         ways.eager_rows(lvlm, prompt)
-                finally:
-                    lvlm.model.set_attn_implementation("sdpa")
 
             return run
 
