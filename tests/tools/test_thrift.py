@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from laser_core.evaluation.intervals import Figure
+from laser_core.evaluation.intervals import Estimate
 from laser_core.models.loading import load_lvlm
 from tools.benchmarks.bench_thrift import MODES, Answers, budget_rows, lowest_safe
 from tools.demo_model.world import held_out_items
@@ -48,7 +48,7 @@ def test_passes_count_what_was_not_skipped():
 )
 def test_the_lowest_threshold_that_excludes_a_loss_is_chosen(lows, chosen):
     rows = [
-        {"adaptive": threshold, "change": Figure(0.0, low, 0.01, 3)}
+        {"adaptive": threshold, "change": Estimate(0.0, low, 0.01, 3)}
         for threshold in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
         for low in (lows[threshold > 0.85], 0.0)
     ]

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from laser_core.engine.two_streams import mix_logits
-from laser_core.evaluation.attention_aggregation import mass_share
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.models.chat import Stream
 from laser_core.models.families import PictureInputs
@@ -154,7 +153,7 @@ class ItemRun:
                 held = [any(_holds(window, box) for window in look.windows) for box in boxes]
                 record |= {"held": float(held[0]), "held all": float(all(held))}
             if row.finder == "laser" and not look.evidence.degenerate:
-                record["aggregation"] = mass_share(look.evidence, boxes[0])
+                record["aggregation"] = look.evidence.share_in(boxes[0])
         if row.finder == "laser":
             record["layer"] = look.evidence.choice.layer
         return record

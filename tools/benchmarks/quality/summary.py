@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from laser_core.evaluation.intervals import Bootstrap, Figure
+from laser_core.evaluation.intervals import Bootstrap, Estimate
 from tools.benchmarks.quality.measure import (
     BOTH,
     CROP,
@@ -105,13 +105,15 @@ def _reference(answers: Answers, row: Row, answer_input: str, decoding: str) -> 
     return None
 
 
-def differences(answers: Answers, row: Row, others: Sequence[Row]) -> dict[str, dict[str, Figure]]:
+def differences(
+    answers: Answers, row: Row, others: Sequence[Row]
+) -> dict[str, dict[str, Estimate]]:
     """How much better `row` is than each of the others with the same answer input and decoding.
 
     And than itself with the crop alone and with the picture beside it.
     """
     mean = answers.bootstrap.mean
-    out: dict[str, dict[str, Figure]] = {}
+    out: dict[str, dict[str, Estimate]] = {}
     for other in others:
         out[other.name] = {
             f"{answer_input}, {decoding}": mean(
@@ -172,7 +174,7 @@ def summarise_existence(answers: Answers, rows: Sequence[Row]) -> dict[str, Any]
     return out
 
 
-def _pope(answers: Answers, said: np.ndarray, chosen: np.ndarray) -> dict[str, Figure]:
+def _pope(answers: Answers, said: np.ndarray, chosen: np.ndarray) -> dict[str, Estimate]:
     said_yes, yes = (said == "yes").astype(float), (answers.truth == "yes").astype(float)
     return {
         "accuracy": answers.bootstrap.mean((said == answers.truth).astype(float), chosen),
@@ -186,7 +188,7 @@ def f1(sums: np.ndarray) -> np.ndarray:
     return 2 * sums[0] / (sums[1] + sums[2])
 
 
-def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[int, Figure]]:
+def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[int, Estimate]]:
     """By question type the share of questions for which each layer had the highest VAQ."""
     layer = answers.column(row.name, "layer")
     return {
@@ -200,7 +202,7 @@ def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[i
 
 def plain_data(value: Any) -> Any:
     """Figures as dictionaries, for JSON; None where there are no items."""
-    if isinstance(value, Figure):
+    if isinstance(value, Estimate):
         return dataclasses.asdict(value) if value.items else None
     if isinstance(value, dict):
         return {str(key): plain_data(entry) for key, entry in value.items()}

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from einops import rearrange
 from PIL import Image
-from transformers import PreTrainedModel
 
 from laser_core import pipeline
 from laser_core.models.chat import Prompt, Stream
@@ -89,18 +88,18 @@ def peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettin
 
 def peers_attention(lvlm: Lvlm) -> AbstractContextManager[None]:
     """The kernels that published codes run: eager throughout on LLaVA, the library's on Qwen-VL."""
-    return nullcontext() if lvlm.family.native_resolution else eager(lvlm.model)
+    return nullcontext() if lvlm.family.native_resolution else eager(lvlm, "vision_config")
 
 
 @contextmanager
-def eager(model: PreTrainedModel) -> Iterator[None]:
-    """A model, or a part of one, attends eagerly inside the block."""
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")
+def eager(lvlm: Lvlm, *more: str) -> Iterator[None]:
+    """The decoder, and the model's other parts named, attend eagerly inside the block."""
+    before, parts = lvlm.attention, ("", "text_config", *more)
+    lvlm.model.set_attn_implementation(dict.fromkeys(parts, "eager"))
     try:
         yield
     finally:
-        model.set_attn_implementation(implementation)
+        lvlm.model.set_attn_implementation(before)
 
 
 def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
@@ -185,7 +184,7 @@ def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
     """Every layer's (1, H, N, N) weights over one prompt."""
     inputs = on_device(lvlm, library_inputs(lvlm, prompt))
-    with eager(lvlm.model.get_decoder()):
+    with eager(lvlm):
         return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
 
 
