@@ -1,4 +1,7 @@
-"""One model of the speed benchmark: its parts, the whole method and batches, timed and counted."""
+"""One model of the speed benchmark, timed and counted: its parts, the whole method, batches.
+
+Knows the ways, the clock and the counters; knows no options, tables or files.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,6 @@ from tools.benchmarks.speed.shapes import picture_of
 from tools.benchmarks.speed.timing import Clock, ratio_of, rotated
 from tools.testbed.lvlms import noise_picture
 
-STAGES = ("prepare pictures", "read picture and question", "read both streams", "decode")
 DECODED = (2, 34)  # answers whose difference gives the time of a token
 
 
@@ -40,6 +42,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.clock, self.picture = Clock(self.device), picture_of(self.name)
         self._counts: dict[tuple[Mode, str], Counts] = {}
+        self._peaks: dict[tuple[Mode, str], float] = {}
 
     # ---- parts ---------------------------------------------------------------------------------
 
@@ -108,37 +111,10 @@ class Bench:
         medians = {f"{name}, ms": float(np.median(taken)) for name, taken in times.items()}
         return medians | ratio_of(times["two rows"], times["plain"])
 
-    def stages(self, mode: Mode, tokens: int) -> dict[str, Any]:
-        """Where the time of one mode's answer goes: median seconds by stage, plain and ours.
-
-        A stage that cannot be timed alone is the difference of two runs that can.
-        """
-        lvlm, settings, first = self.lvlm, mode.settings(tokens), mode.settings(1)
-        plain: list[list[float]] = []
-        ours: list[list[float]] = []
-        for _ in range(self.rounds + 1):
-            encoding = self.clock(lambda: lvlm.encode(self.picture))
-            short, whole = (self.clock(self._run(ways.plain, each)) for each in (first, settings))
-            plain.append([encoding, short - encoding, 0.0, whole - short])
-            lvlm.release()
-            found: list[pipeline.Location] = []
-            locate = partial(pipeline.locate, lvlm, self.picture, QUESTION, settings)
-            looking = self.clock(lambda locate=locate, found=found: found.append(locate()))
-            looks = found[0].inputs, found[0].evidence, QUESTION, settings
-            drawing = self.clock(partial(ways.both_streams, lvlm, self.picture, *looks))
-            answer = partial(pipeline.answer, lvlm, self.picture, QUESTION, location=found[0])
-            short, whole = (self.clock(partial(answer, each)) for each in (first, settings))
-            ours.append([encoding + drawing, looking - encoding, short - drawing, whole - short])
-        lvlm.release()
-        medians = [np.median(times[1:], axis=0).tolist() for times in (plain, ours)]  # warm by then
-        seconds = {name: dict(zip(STAGES, each, strict=True))
-                   for name, each in zip(("plain", "ours"), medians, strict=True)}  # fmt: skip
-        return {"mode": mode.name, "tokens": tokens, "seconds": seconds}
-
     # ---- the whole method ----------------------------------------------------------------------
 
     def whole(self, mode: Mode, tokens: int, with_peers: bool) -> dict[str, Any]:
-        """Time, counts and floor of one mode's answer of `tokens` tokens."""
+        """Time, counts, memory and floor of one mode's answer of `tokens` tokens."""
         settings = mode.settings(tokens)
         runs = {"plain": self._run(ways.plain, settings)}
         prompt = ways.prompt_of(self.lvlm, self.picture, QUESTION, settings)
@@ -150,15 +126,14 @@ class Bench:
         for name, entry in table.items():
             entry["prefill_tokens"] = read[name]
             entry["prefill_tokens_ratio"] = read[name] / read["plain"]
+            entry["peak_mb"] = self._peak(mode, name, settings)
             entry["gflop"] = self._counted(mode, name).operations(tokens) / 1e9
-            entry["tokens_per_second_reading_included"] = tokens / entry["seconds"]
         floor, sizes = self._floor(settings)
         against = {
             "gflop": floor.laser / 1e9,
             "plain_gflop": floor.plain / 1e9,
             "ratio": floor.ratio,
             "operations_over_floor": table["ours"]["gflop"] * 1e9 / floor.laser,
-            "time_over_floor": table["ours"]["ratio"] / floor.ratio,
             **sizes,
         }
         asked = {"mode": mode.name, "tokens": tokens}
@@ -189,6 +164,14 @@ class Bench:
                 self.lvlm, lambda tokens: self._run(run, mode.settings(tokens))()
             )
         return self._counts[mode, way]
+
+    def _peak(self, mode: Mode, way: str, settings: LaserSettings) -> float:
+        """Megabytes, measured once, at the first length asked for; call it after a warm-up."""
+        if (mode, way) not in self._peaks:
+            self.lvlm.release()
+            run = self._run(getattr(ways, way), settings)
+            self._peaks[mode, way] = peak_bytes(run, self.device) / MB
+        return self._peaks[mode, way]
 
     def _run(self, way: Callable, settings: LaserSettings) -> Callable[[], Any]:
         return lambda: way(self.lvlm, self.picture, QUESTION, settings)
