@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from laser_core.settings import (
+    AnswerSettings,
     ContrastSettings,
     CounterfactualSettings,
     CropSettings,
@@ -19,8 +20,9 @@ from laser_core.settings import (
 DEFAULTS = LaserSettings()
 
 
-OTHER_PLACEMENTS = ("centroid", "peak", "top patches box", "adaptive")
-OTHER_FILLS = ("black", "grey", "blur", "noise", "visual tokens")
+OTHER_PLACEMENTS = ("peak", "top patches box", "adaptive")
+OTHER_FILLS = ("blur", "noise", "visual tokens")
+BUDGETS = (0.5625, 0.39)  # 0.39 of the tokens is what magnifies a window of half the sides
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,13 @@ def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
     ]
 
 
+def budget_rows() -> list[Row]:
+    """Fewer visual tokens for the crop than for the picture, all without VAT."""
+    budgets = {f"crop budget {share:g}": AnswerSettings(crop_budget=share) for share in BUDGETS}
+    rows = [Row(name, settings=changed(answer=answer)) for name, answer in budgets.items()]
+    return [dataclasses.replace(LASER, vat=False), *rows]
+
+
 def ablation_rows() -> list[Row]:
     """The defaults, and each open point of the method changed alone."""
     return [PLAIN, LASER, LASER_BOTH, PAPER, PAPER_INSIDE, WEIGHED_WHOLE, *_changes()]
@@ -96,7 +105,6 @@ def ablation_rows() -> list[Row]:
 
 def _changes() -> Iterator[Row]:
     layer = {
-        "the 3 best layers": LayerSettings(fused_layers=3),
         "top heads 1": LayerSettings(top_heads=1),
         "top heads 2": LayerSettings(top_heads=2),
     }

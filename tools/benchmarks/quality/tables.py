@@ -116,6 +116,25 @@ def vat_table(title: str, rows: dict[str, Any]) -> str:
     return titled(title, ["answer input", "items", PLAIN_DECODING, *decodings], body)
 
 
+def adaptive_table(title: str, rows: dict[str, dict[float, dict[str, Any]]]) -> str:
+    header = ["answer input", "adaptive", "accuracy in full", "change"]
+    header += ["crop left out", "comparison left out", "passes"]
+    body = [
+        [
+            name,
+            f"{threshold:g}",
+            per_cent(one["in full"]),
+            gain(one["change"]),
+            per_cent(one["crop left out"]),
+            per_cent(one["comparison left out"]),
+            f"{one['passes']:.2f}",
+        ]
+        for name, by_threshold in rows.items()
+        for threshold, one in by_threshold.items()
+    ]
+    return titled(title, header, body)
+
+
 def existence_table(rows: dict[str, Any]) -> str:
     first = next(iter(next(iter(rows.values())).values()))[PLAIN_DECODING]
     kinds = [kind for kind in first if kind != "all"]
