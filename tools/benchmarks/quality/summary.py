@@ -1,4 +1,4 @@
-"""From records to figures: a dictionary ready for JSON, every figure with its interval."""
+"""From records to estimates with intervals, in dictionaries. Knows no model, file or table."""
 
 from __future__ import annotations
 

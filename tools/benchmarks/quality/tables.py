@@ -1,4 +1,4 @@
-"""The figures as Markdown."""
+"""The summaries as Markdown tables. Knows estimates; computes none."""
 
 from __future__ import annotations
 

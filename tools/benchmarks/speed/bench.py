@@ -48,7 +48,7 @@ class Bench:
 
     @torch.inference_mode()
     def reading(self, with_peers: bool) -> dict[str, dict[str, float]]:
-        """One prefill with and without capture, both branches, and the peers' way; with memory."""
+        """One prompt read without, with and by the peers' capture, and both branches; memory."""
         lvlm, settings = self.lvlm, LaserSettings()
         inputs = lvlm.encode(self.picture)
         asked = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
@@ -70,17 +70,13 @@ class Bench:
             lvlm.release()
             read_attention(lvlm, inputs, QUESTION, settings.prompt)
 
-        def eager(count: int) -> Callable[[], None]:
-            def run() -> None:
-                with ways.peers_attention(lvlm):
-                    for prompt in ways.both_prompts(lvlm, inputs, QUESTION, settings)[:count]:
-                        ways.eager_rows(lvlm, prompt)
-
-            return run
+        def peers() -> None:
+            with ways.peers_attention(lvlm):
+                ways.eager_rows(lvlm, ways.both_prompts(lvlm, inputs, QUESTION, settings)[0])
 
         runs = {"plain": body, "capture": captured, "both branches": both}
         if with_peers and ways.peers_fit(lvlm, asked.length):
-            runs |= {"peers: capture": eager(1), "peers: both branches": eager(2)}
+            runs["peers: capture"] = peers
         table = self.clock.interleaved(runs, self.rounds)
         for name, entry in table.items():
             lvlm.release()
