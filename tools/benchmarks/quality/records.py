@@ -43,13 +43,13 @@ def measure(
             f"remove {file.with_suffix('')}.*, or choose another --cache ({error})"
         ) from error
     done = results.lines()
+    missing = [index for index in range(len(items)) if str(index) not in done]
     with results.appending() as append:
-        for index, item in enumerate(items):
-            progress.bar(file.stem, index, len(items))
-            if str(index) not in done:
-                rng = np.random.default_rng([seed, index])
-                append({"id": str(index), "rows": ItemRun(lvlm, item, rng).records(rows)})
-    progress.bar(file.stem, len(items), len(items))
+        for count, index in enumerate(missing):
+            progress.bar(file.stem, count, len(missing))
+            rng = np.random.default_rng([seed, index])
+            append({"id": str(index), "rows": ItemRun(lvlm, items[index], rng).records(rows)})
+    progress.clear()
     lines = results.merge([str(index) for index in range(len(items))])
     return Measured(items, [line["rows"] for line in lines])
 

@@ -22,7 +22,6 @@ DEFAULTS = LaserSettings()
 
 OTHER_PLACEMENTS = ("peak", "top patches box", "adaptive")
 OTHER_FILLS = ("blur", "noise", "visual tokens")
-BUDGETS = (0.5625, 0.39)  # 0.39 of the tokens is what magnifies a window of half the sides
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,10 @@ def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
         ORACLE_BOTH,
         RANDOM,
     ]
+
+
+# Shares of the picture's tokens; 0.39 of them magnify a window of half the sides
+BUDGETS = (0.5625, 0.39)
 
 
 def budget_rows() -> list[Row]:
