@@ -169,7 +169,7 @@ def budgets(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("choose --model demo-qwen: this model reads crops of one size only")
     rows = budget_rows()
     answers = bench.answers("budgets", held_out_items("test", options.items, options.seed), rows)
-    summary = summarise_rows(answers, rows, reference=LASER)
+    summary = summarise_rows(answers, rows, reference=rows[0])
     print(tables.main_table({"a budget of 1": summary}))
     return {"rows": summary}
 
