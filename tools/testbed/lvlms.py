@@ -1,4 +1,7 @@
-"""Tiny models wrapped as the core takes them, and pictures to show them."""
+"""Tiny models as the core takes them, and pictures to show them.
+
+Knows `tiny.build` and `Lvlm`; knows no step of the method and no expected result.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Slow and obvious: whole prompts from scratch through the library's own forward, no cache.
+"""Slow, obvious answers to compare the fast paths with: whole prompts from scratch, no cache.
 
-What the project's fast paths are compared with.
+Knows the library's own forward and the formulas of the paper; knows nothing of capture, caches,
+batches or hooks of this project.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random-weight models of chosen shapes, built on the device: nothing is downloaded.
 
 A shape is a family's config at some width and depth; tokenizer and image processor come from the
-tests' tiny models. Answers never end by themselves, so that they have the length asked for.
+testbed's tiny models. Answers never end by themselves, so that they have the length asked for.
 """
 
 from __future__ import annotations

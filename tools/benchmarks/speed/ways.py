@@ -1,17 +1,19 @@
 """Three ways to the same answer: the plain model, the peers' way, and this project's.
 
-`peers` is our own honest re-implementation of how published implementations of the method and
-its neighbours work: eager attention with every layer's N x N weights returned, each prompt from
-scratch, and two decoding loops. Eager covers the whole model, the vision tower and the loops too,
-as in ViCrop's LLaVA code (arXiv 2502.17422). It is charged for no more than that: every picture is
-preprocessed once, the language head sees one token a forward, and one branch's attention is cut
-down to its row before the next is read (ViCrop's Qwen2.5-VL code keeps both). It shares this
-project's arithmetic for everything that is not a forward (contrast, layer, window, blocking), so
-that only the forwards differ.
+`peers` is our re-implementation of how published codes of the method and its neighbours work:
+every layer's N x N attention weights returned, each prompt from scratch, two decoding loops.
+Attention follows ViCrop (arXiv 2502.17422, github.com/saccharomycetes/mllms_know, run.py): its
+LLaVA is eager throughout, vision tower and answers included; its Qwen2.5-VL keeps the library's
+kernel, and only the decoder is eager, while weights are asked for. The baseline is not padded:
+every picture is prepared once, the language head sees one token a forward, and one branch's
+weights are cut down to a row before the next branch is read (ViCrop's Qwen2.5-VL keeps both).
+What is not a forward (contrast, layer, window, blocking) is this project's code in every way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,13 +79,25 @@ def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetting
 
 @torch.inference_mode()
 def peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
-    """Eager attention, every prompt from scratch, two loops."""
-    implementation = lvlm.attention
-    lvlm.model.set_attn_implementation("eager")
-    try:
+    """All attention weights returned, every prompt from scratch, two loops."""
+    with peers_attention(lvlm):
         return _peers(lvlm, picture, question, settings)
+
+
+def peers_attention(lvlm: Lvlm) -> AbstractContextManager[None]:
+    """The kernels that published codes run: eager throughout on LLaVA, the library's on Qwen-VL."""
+    return nullcontext() if lvlm.family.native_resolution else eager(lvlm, "vision_config")
+
+
+@contextmanager
+def eager(lvlm: Lvlm, *more: str) -> Iterator[None]:
+    """The decoder, and the model's other parts named, attend eagerly inside the block."""
+    before, parts = lvlm.attention, ("", "text_config", *more)
+    lvlm.model.set_attn_implementation(dict.fromkeys(parts, "eager"))
+    try:
+        yield
     finally:
-        lvlm.model.set_attn_implementation(implementation)
+        lvlm.model.set_attn_implementation(before)
 
 
 def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
@@ -155,9 +169,10 @@ def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings
 
 
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
-    """Every layer's (1, H, N, N); the model must be in eager mode."""
+    """Every layer's (1, H, N, N) weights over one prompt."""
     inputs = on_device(lvlm, library_inputs(lvlm, prompt))
-    return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
+    with eager(lvlm):
+        return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
 
 
 def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
