@@ -140,7 +140,7 @@ class Bench:
         settings, lvlm = mode.settings(tokens), self.lvlm
         pictures = [noise_picture(self.picture.size, seed) for seed in range(count)]
 
-        def each(way: Callable) -> Callable[[], None]:
+        def each(way: Callable) -> Callable[[], Any]:
             return lambda: [way(lvlm, one, QUESTION, settings) for one in pictures]
 
         def one_batch() -> None:
@@ -176,14 +176,13 @@ class Bench:
     def _floor(self, settings: LaserSettings) -> tuple[Floor, dict[str, int]]:
         lvlm = self.lvlm
         found = pipeline.locate(lvlm, self.picture, QUESTION, settings)
-        prompts = ways.both_prompts(lvlm, found.inputs, QUESTION, settings)
+        asked, free = ways.both_prompts(lvlm, found.inputs, QUESTION, settings)
         looks = found.inputs, found.evidence, QUESTION, settings
-        streams = [each.prompt for each in ways.both_streams(lvlm, self.picture, *looks)]
-        floor = floor_of(
-            lvlm, *prompts, tuple(streams), settings.decode.max_tokens, self._vision_flops
-        )
+        positive, negative = ways.both_streams(lvlm, self.picture, *looks)
+        streams, tokens = (positive.prompt, negative.prompt), settings.decode.max_tokens
+        floor = floor_of(lvlm, asked, free, streams, tokens, self._vision_flops)
         lvlm.release()
-        crop = streams[0].pictures[-1].token_count
+        crop = positive.prompt.pictures[-1].token_count
         return floor, {"picture_tokens": found.inputs.token_count, "crop_tokens": crop}
 
     def _vision_flops(self, picture: Any) -> int:

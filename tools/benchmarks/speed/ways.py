@@ -75,8 +75,9 @@ def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetting
     """This project's pipeline, with nothing cached from before."""
     lvlm.release()
     result = pipeline.answer(lvlm, picture, question, settings)
-    choice = result.location.choice
-    return Outcome(choice.layer, [token.token_id for token in result.answer.tokens])
+    choice = result.location.choice if result.location else None
+    layer = choice.layer if choice else None
+    return Outcome(layer, [token.token_id for token in result.answer.tokens])
 
 
 @torch.inference_mode()
@@ -106,10 +107,12 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     inputs = lvlm.encode(picture, settings.prompt.framing)
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
-    found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
+    choice = select_layer(contrasted, settings.layer)
+    found = evidence(contrasted, choice, maps)
     streams = both_streams(lvlm, picture, inputs, found, question, settings)
     loops = [_Loop(lvlm, stream.prompt) for stream in streams]
-    alpha, beta, tokens = settings.decode.alpha, settings.decode.beta, []
+    alpha, beta = settings.decode.alpha, settings.decode.beta
+    tokens: list[int] = []
     while True:
         with_evidence, without = (loop.logits for loop in loops)
         if not tokens:
@@ -119,7 +122,7 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
         mixed[likely < beta * likely.max()] = float("-inf")
         tokens.append(int(mixed.argmax()))
         if len(tokens) == settings.decode.max_tokens:
-            return Outcome(found.choice.layer, tokens, maps, first)
+            return Outcome(choice.layer, tokens, maps, first)
         for loop in loops:
             loop.step(tokens[-1])
 
@@ -147,11 +150,11 @@ def eager_maps(
 ) -> AttentionMaps:
     """Both branches' maps of an encoded picture, from every layer's whole attention."""
     gh = inputs.grid.rows
-    maps = [
+    with_query, without_query = (
         rearrange(eager_rows(lvlm, prompt), "l h (gh gw) -> l h gh gw", gh=gh)
         for prompt in both_prompts(lvlm, inputs, question, settings)
-    ]
-    return AttentionMaps(*maps, inputs.grid, inputs.picture_size)
+    )
+    return AttentionMaps(with_query, without_query, inputs.grid, inputs.picture_size)
 
 
 def peers_fit(lvlm: Lvlm, tokens: int) -> bool:
@@ -174,11 +177,13 @@ def kept_bytes(lvlm: Lvlm, tokens: int) -> int:
     return lvlm.dtype.itemsize * heads * tokens**2
 
 
-def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings) -> list[Prompt]:
+def both_prompts(
+    lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings
+) -> tuple[Prompt, Prompt]:
     """The chats with and without the question."""
     prompts = settings.prompt
-    texts = (lvlm.question_text(question, prompts), lvlm.query_free_text(prompts))
-    return [lvlm.prompt([inputs], text, prompts.system) for text in texts]
+    asked = lvlm.prompt([inputs], lvlm.question_text(question, prompts), prompts.system)
+    return asked, lvlm.prompt([inputs], lvlm.query_free_text(prompts), prompts.system)
 
 
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
