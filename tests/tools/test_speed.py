@@ -12,9 +12,10 @@ import torch
 
 from laser_core import pipeline
 from laser_core.models.chat import Stream
-from laser_core.models.families import FAMILIES, PictureInputs
+from laser_core.models.families import FAMILIES
 from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import Lvlm
+from laser_core.pictures import PictureInputs
 from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode
@@ -85,8 +86,8 @@ def test_prefill_tokens_are_what_the_prompts_do_not_share(model_type, mode):
     lvlm, picture, settings = lvlm_of(model_type), noise_picture((90, 60)), mode.settings(1)
     lvlm.release()
     found = pipeline.locate(lvlm, picture, SQUARE, settings)
-    result = pipeline.answer(lvlm, picture, SQUARE, settings, location=found)
-    asked, free = ways.both_prompts(lvlm, found.inputs, SQUARE, settings)
+    result = pipeline.answer_from(lvlm, found)
+    asked, free = lvlm.branch_prompts(found.inputs, SQUARE, settings.prompt)
     shared = asked.prefix_length
     expected = shared + (asked.length - shared) + (free.length - shared)
     for stream, length in enumerate(result.answer.prompt_tokens):
@@ -190,7 +191,7 @@ def test_the_demo_model_gets_the_slow_ways_rows_logits_and_tokens():
         asked = lvlm, item.picture, item.question, settings
         slow, fast = ways.peers(*asked), pipeline.answer(*asked)
         assert [token.token_id for token in fast.answer.tokens] == _until(slow.tokens, stop)
-        assert fast.location.choice.layer == slow.layer
+        assert fast.location.evidence.choice.layer == slow.layer
         first, maps = fast.answer.tokens[0], fast.location.maps
         for ours, theirs in zip((first.logit_with, first.logit_without), slow.logits, strict=True):
             assert abs(ours - float(theirs[first.token_id])) <= 1e-4

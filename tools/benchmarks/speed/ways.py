@@ -23,12 +23,12 @@ from PIL import Image
 
 from laser_core import pipeline
 from laser_core.models.chat import Prompt, Stream
-from laser_core.models.families import PictureInputs
 from laser_core.models.lvlm import Lvlm
-from laser_core.results import AttentionMaps, Evidence
+from laser_core.pictures import PictureInputs
+from laser_core.results import AttentionMaps, Location
 from laser_core.settings import LaserSettings
 from laser_core.steps.answer_input import negative_stream, positive_stream
-from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.crop import place_windows
 from laser_core.steps.vaq import contrast, evidence, select_layer
 from tools.testbed.reference import library_inputs
@@ -50,9 +50,7 @@ class Outcome:
 def prompt_of(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Prompt:
     """The chat that the plain model reads."""
     inputs = lvlm.encode(picture, settings.prompt.framing)
-    return lvlm.prompt(
-        [inputs], lvlm.question_text(question, settings.prompt), settings.prompt.system
-    )
+    return lvlm.question_prompt([inputs], question, settings.prompt)
 
 
 @torch.inference_mode()
@@ -75,7 +73,7 @@ def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetting
     """This project's pipeline, with nothing cached from before."""
     lvlm.release()
     result = pipeline.answer(lvlm, picture, question, settings)
-    choice = result.location.choice if result.location else None
+    choice = result.location.evidence.choice
     layer = choice.layer if choice else None
     return Outcome(layer, [token.token_id for token in result.answer.tokens])
 
@@ -109,7 +107,9 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     contrasted = contrast(maps, settings.contrast)
     choice = select_layer(contrasted, settings.layer)
     found = evidence(contrasted, choice, maps)
-    streams = both_streams(lvlm, picture, inputs, found, question, settings)
+    placement = place_windows(found, settings.crop)
+    located = Location(picture, inputs, question, settings, maps, found, placement)
+    streams = both_streams(lvlm, located)
     loops = [_Loop(lvlm, stream.prompt) for stream in streams]
     alpha, beta = settings.decode.alpha, settings.decode.beta
     tokens: list[int] = []
@@ -127,22 +127,11 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
             loop.step(tokens[-1])
 
 
-def both_streams(
-    lvlm: Lvlm,
-    picture: Image.Image,
-    inputs: PictureInputs,
-    found: Evidence,
-    question: str,
-    settings: LaserSettings,
-) -> tuple[Stream, Stream]:
-    """The prompts with and without the evidence, prepared and not read. inputs: of the picture."""
-    windows = place_windows(found, settings.crop).windows
-    patches = evidence_patches(found, settings.counterfactual, windows)
-    mask = patch_mask(patches, found, settings.counterfactual)
-    blocked = block(picture, mask, settings.counterfactual, lvlm.mean_colour)
-    looks = windows, question, settings, inputs
-    positive = positive_stream(lvlm, picture, *looks)
-    return positive, negative_stream(lvlm, positive, blocked, mask, *looks)
+def both_streams(lvlm: Lvlm, found: Location) -> tuple[Stream, Stream]:
+    """The prompts with and without the evidence, prepared and not read."""
+    positive = positive_stream(lvlm, found)
+    blocked = make_counterfactual(found, lvlm.mean_colour)
+    return positive, negative_stream(lvlm, found, positive, blocked)
 
 
 def eager_maps(
@@ -152,7 +141,7 @@ def eager_maps(
     gh = inputs.grid.rows
     with_query, without_query = (
         rearrange(eager_rows(lvlm, prompt), "l h (gh gw) -> l h gh gw", gh=gh)
-        for prompt in both_prompts(lvlm, inputs, question, settings)
+        for prompt in lvlm.branch_prompts(inputs, question, settings.prompt)
     )
     return AttentionMaps(with_query, without_query, inputs.grid, inputs.picture_size)
 
@@ -175,15 +164,6 @@ def kept_bytes(lvlm: Lvlm, tokens: int) -> int:
     text = lvlm.model.config.get_text_config()
     heads = text.num_hidden_layers * text.num_attention_heads
     return lvlm.dtype.itemsize * heads * tokens**2
-
-
-def both_prompts(
-    lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings
-) -> tuple[Prompt, Prompt]:
-    """The chats with and without the question."""
-    prompts = settings.prompt
-    asked = lvlm.prompt([inputs], lvlm.question_text(question, prompts), prompts.system)
-    return asked, lvlm.prompt([inputs], lvlm.query_free_text(prompts), prompts.system)
 
 
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
