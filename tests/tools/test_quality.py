@@ -21,7 +21,7 @@ from laser_core.settings import (
     LaserSettings,
 )
 from laser_core.steps.answer_input import negative_stream, plain_stream, positive_stream
-from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.decode import decode
 from tools.benchmarks.quality import summary, tables
 from tools.benchmarks.quality.first_token import first_logits
@@ -66,14 +66,9 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
     for name in (CROP, BOTH):
         settings = LaserSettings(answer=AnswerSettings(name), counterfactual=blocking)
         found = locate(lvlm, item.picture, item.question, settings)
-        looks = found.placement.windows, item.question, settings
-        positive = positive_stream(lvlm, item.picture, *looks, found.inputs)
-        patches = evidence_patches(found.evidence, blocking, looks[0])
-        mask = patch_mask(patches, found.evidence)
-        blocked = (
-            None if fill == "visual tokens" else block(item.picture, mask, blocking, (9, 9, 9))
-        )
-        negative = negative_stream(lvlm, positive, blocked, mask, *looks)
+        positive = positive_stream(lvlm, found)
+        hidden = make_counterfactual(found, (9, 9, 9))
+        negative = negative_stream(lvlm, found, positive, hidden)
         plain = plain_stream(lvlm, found.inputs, item.question, settings.prompt)
         logits = first_logits(lvlm, [plain, positive, negative, positive])
         token = decode(lvlm, positive, negative, once).tokens[0]
