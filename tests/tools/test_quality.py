@@ -162,16 +162,17 @@ def test_the_oracle_looks_where_laser_does_for_what_is_not_there(lvlm):
 def test_a_window_holds_a_relation_only_with_its_anchor(lvlm):
     item = next(item for item in held_out_items("dev", 40, seed=1) if len(item.evidence_boxes) == 2)
     run = ItemRun(lvlm, item, np.random.default_rng(0))
+    found = locate(lvlm, item.picture, item.question).evidence
     (x1, y1, x2, y2), anchor = item.evidence_boxes
     alone = Window(math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2))
     assert Box(*anchor).intersect(Box(*alone)).area < 0.9 * Box(*anchor).area
-    shares = run._shares(RANDOM, Look((alone,)))
+    shares = run._shares(RANDOM, Look((alone,), found))
     assert (shares["held"], shares["held all"]) == (1.0, 0.0)
     width, height = item.picture.size
-    shares = run._shares(RANDOM, Look((Window(0, 0, width, height),)))
+    shares = run._shares(RANDOM, Look((Window(0, 0, width, height),), found))
     assert (shares["held"], shares["held all"]) == (1.0, 1.0)
     most = Window(math.floor(x1), math.floor(y1), round(x1 + 0.8 * (x2 - x1)), math.ceil(y2))
-    assert run._shares(RANDOM, Look((most,)))["held"] == 0.0
+    assert run._shares(RANDOM, Look((most,), found))["held"] == 0.0
 
 
 def test_a_stopped_run_continues_with_the_same_records(lvlm, items, tmp_path):

@@ -87,7 +87,7 @@ def test_prefill_tokens_are_what_the_prompts_do_not_share(model_type, mode):
     lvlm.release()
     found = pipeline.locate(lvlm, picture, SQUARE, settings)
     result = pipeline.answer_from(lvlm, found)
-    asked, free = ways.both_prompts(lvlm, found.inputs, SQUARE, settings)
+    asked, free = lvlm.branch_prompts(found.inputs, SQUARE, settings.prompt)
     shared = asked.prefix_length
     expected = shared + (asked.length - shared) + (free.length - shared)
     for stream, length in enumerate(result.answer.prompt_tokens):

@@ -6,7 +6,7 @@ batches or hooks of this project.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,7 +15,9 @@ from laser_core.models.lvlm import Lvlm
 from laser_core.settings import DecodeSettings
 
 
-def library_inputs(lvlm: Lvlm, prompt: Prompt, answer: list[int] = ()) -> dict[str, torch.Tensor]:
+def library_inputs(
+    lvlm: Lvlm, prompt: Prompt, answer: Sequence[int] = ()
+) -> dict[str, torch.Tensor]:
     """What a user of the library would pass to forward() or generate(): no positions, no cache."""
     ids = torch.cat([prompt.input_ids, torch.tensor([list(answer)]).long()], dim=1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

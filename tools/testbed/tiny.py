@@ -309,8 +309,13 @@ def _qwen_config(
     return make
 
 
-_LLAVA = {"tokens": _LLAVA_TOKENS, "bos": "<s>", "eos": "</s>", "pad": "<unk>"}
-_QWEN = {"tokens": _QWEN_TOKENS, "bos": None, "eos": "<|im_end|>", "pad": "<|endoftext|>"}
+_LLAVA: dict[str, Any] = {"tokens": _LLAVA_TOKENS, "bos": "<s>", "eos": "</s>", "pad": "<unk>"}
+_QWEN: dict[str, Any] = {
+    "tokens": _QWEN_TOKENS,
+    "bos": None,
+    "eos": "<|im_end|>",
+    "pad": "<|endoftext|>",
+}
 _MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 _SIZES = {"depth": _VISION_LAYERS, "hidden_size": _VISION_HIDDEN, "num_heads": 2}
 

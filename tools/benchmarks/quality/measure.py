@@ -54,8 +54,8 @@ class Look:
     to_look, to_block: decoder tokens spent on finding the windows, and the evidence besides.
     """
 
-    windows: tuple[Window, ...] = ()
-    evidence: Evidence | None = None
+    windows: tuple[Window, ...]
+    evidence: Evidence
     to_look: int = 0
     to_block: int = 0
 
@@ -82,8 +82,8 @@ class ItemRun:
             row.name: {
                 **self._shares(row, looks[row.name]),
                 "answers": {
-                    name: self._answers(said, looks[row.name], *streams)
-                    for name, streams in plans[row.name].items()
+                    name: self._answers(said, looks[row.name], positive, negative)
+                    for name, (positive, negative) in plans[row.name].items()
                 },
             }
             for row in rows
@@ -92,8 +92,9 @@ class ItemRun:
     # ---- where a row looks ---------------------------------------------------------------------
 
     def _look(self, row: Row) -> Look:
-        if row.finder == "oracle" and self.item.evidence_boxes:
-            return Look((Window(*oracle_window(self.item)),), self._true_evidence())
+        true = oracle_window(self.item) if row.finder == "oracle" else None
+        if true:
+            return Look((Window(*true),), self._true_evidence())
         found, reading = self._locate(row.settings), self._tokens_to_locate(row)
         if row.finder == "none":  # without a window, the method's evidence is what VAT blocks
             return Look((), found.evidence, to_block=reading)
@@ -113,9 +114,9 @@ class ItemRun:
 
     def _tokens_to_locate(self, row: Row) -> int:
         """Decoder tokens of the two branches, which share the picture's prefix."""
-        free = self.lvlm.query_free_text(row.settings.prompt)
-        free = self.lvlm.prompt([self.whole], free).length
-        return self.plain.prompt.length + free - self.plain.prompt.prefix_length
+        text = self.lvlm.query_free_text(row.settings.prompt)
+        free = self.lvlm.prompt([self.whole], text)
+        return self.plain.prompt.length + free.length - self.plain.prompt.prefix_length
 
     def _random_window(self) -> Window:
         width, height = self.item.picture.size
@@ -147,7 +148,7 @@ class ItemRun:
                 record |= {"held": float(held[0]), "held all": float(all(held))}
             if row.finder == "laser" and not look.evidence.degenerate:
                 record["aggregation"] = look.evidence.share_in(boxes[0])
-        if row.finder == "laser":
+        if row.finder == "laser" and look.evidence.choice:
             record["layer"] = look.evidence.choice.layer
         return record
 
@@ -212,7 +213,7 @@ class ItemRun:
         cost = look.to_look + self._tokens(streams, found=look.to_look > 0)
         certainty = float(said[positive].softmax(-1).max())
         record: dict[str, Any] = {"tokens": cost, "certainty": certainty}
-        without, decodings = None, [NO_VAT]
+        without, decodings = None, DECODINGS[:1]
         if negative is not None:
             streams.append(self._streams[negative])
             spent = look.to_look + look.to_block

@@ -115,6 +115,7 @@ def _changes() -> Iterator[Row]:
     crop |= {name: CropSettings(placement=name) for name in OTHER_PLACEMENTS}
     fill = {f"fill {name}": CounterfactualSettings(fill=name) for name in OTHER_FILLS}
     fill |= {f"amount {share:g}": CounterfactualSettings(share) for share in (0.02, 0.1, 0.2)}
-    for group, changes in {"layer": layer, "crop": crop, "counterfactual": fill}.items():
+    groups: dict[str, dict[str, Any]] = {"layer": layer, "crop": crop, "counterfactual": fill}
+    for group, changes in groups.items():
         for name, change in changes.items():
             yield Row(name, settings=changed(**{group: change}), vat=group == "counterfactual")

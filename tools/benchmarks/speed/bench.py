@@ -51,12 +51,12 @@ class Bench:
         """One prompt read without, with and by the peers' capture, and both branches; memory."""
         lvlm, settings = self.lvlm, LaserSettings()
         inputs = lvlm.encode(self.picture)
-        asked = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
+        asked = lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0]
         span = asked.spans[0]
 
         def body() -> Any:  # from an encoded picture on, as every way here
             _forget_rope_deltas(lvlm)
-            prompt = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
+            prompt = lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0]
             given = ways.on_device(lvlm, ways.library_inputs(lvlm, prompt))
             return lvlm.model.model(**given, use_cache=True)
 
@@ -72,7 +72,7 @@ class Bench:
 
         def peers() -> None:
             with ways.peers_attention(lvlm):
-                ways.eager_rows(lvlm, ways.both_prompts(lvlm, inputs, QUESTION, settings)[0])
+                ways.eager_rows(lvlm, lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0])
 
         runs = {"plain": body, "capture": captured, "both branches": both}
         if with_peers and ways.peers_fit(lvlm, asked.length):
@@ -140,7 +140,7 @@ class Bench:
         settings, lvlm = mode.settings(tokens), self.lvlm
         pictures = [noise_picture(self.picture.size, seed) for seed in range(count)]
 
-        def each(way: Callable) -> Callable[[], None]:
+        def each(way: Callable) -> Callable[[], Any]:
             return lambda: [way(lvlm, one, QUESTION, settings) for one in pictures]
 
         def one_batch() -> None:
@@ -176,13 +176,12 @@ class Bench:
     def _floor(self, settings: LaserSettings) -> tuple[Floor, dict[str, int]]:
         lvlm = self.lvlm
         found = pipeline.locate(lvlm, self.picture, QUESTION, settings)
-        prompts = ways.both_prompts(lvlm, found.inputs, QUESTION, settings)
-        streams = [each.prompt for each in ways.both_streams(lvlm, found)]
-        floor = floor_of(
-            lvlm, *prompts, tuple(streams), settings.decode.max_tokens, self._vision_flops
-        )
+        asked, free = lvlm.branch_prompts(found.inputs, QUESTION, settings.prompt)
+        positive, negative = ways.both_streams(lvlm, found)
+        streams, tokens = (positive.prompt, negative.prompt), settings.decode.max_tokens
+        floor = floor_of(lvlm, asked, free, streams, tokens, self._vision_flops)
         lvlm.release()
-        crop = streams[0].pictures[-1].token_count
+        crop = positive.prompt.pictures[-1].token_count
         return floor, {"picture_tokens": found.inputs.token_count, "crop_tokens": crop}
 
     def _vision_flops(self, picture: Any) -> int:

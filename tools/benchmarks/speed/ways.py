@@ -74,7 +74,8 @@ def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetting
     lvlm.release()
     result = pipeline.answer(lvlm, picture, question, settings)
     choice = result.location.evidence.choice
-    return Outcome(choice.layer, [token.token_id for token in result.answer.tokens])
+    layer = choice.layer if choice else None
+    return Outcome(layer, [token.token_id for token in result.answer.tokens])
 
 
 @torch.inference_mode()
@@ -104,12 +105,14 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     inputs = lvlm.encode(picture, settings.prompt.framing)
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
-    found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
+    choice = select_layer(contrasted, settings.layer)
+    found = evidence(contrasted, choice, maps)
     placement = place_windows(found, settings.crop)
     located = Location(picture, inputs, question, settings, maps, found, placement)
     streams = both_streams(lvlm, located)
     loops = [_Loop(lvlm, stream.prompt) for stream in streams]
-    alpha, beta, tokens = settings.decode.alpha, settings.decode.beta, []
+    alpha, beta = settings.decode.alpha, settings.decode.beta
+    tokens: list[int] = []
     while True:
         with_evidence, without = (loop.logits for loop in loops)
         if not tokens:
@@ -119,7 +122,7 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
         mixed[likely < beta * likely.max()] = float("-inf")
         tokens.append(int(mixed.argmax()))
         if len(tokens) == settings.decode.max_tokens:
-            return Outcome(found.choice.layer, tokens, maps, first)
+            return Outcome(choice.layer, tokens, maps, first)
         for loop in loops:
             loop.step(tokens[-1])
 
@@ -136,11 +139,11 @@ def eager_maps(
 ) -> AttentionMaps:
     """Both branches' maps of an encoded picture, from every layer's whole attention."""
     gh = inputs.grid.rows
-    maps = [
+    with_query, without_query = (
         rearrange(eager_rows(lvlm, prompt), "l h (gh gw) -> l h gh gw", gh=gh)
-        for prompt in both_prompts(lvlm, inputs, question, settings)
-    ]
-    return AttentionMaps(*maps, inputs.grid, inputs.picture_size)
+        for prompt in lvlm.branch_prompts(inputs, question, settings.prompt)
+    )
+    return AttentionMaps(with_query, without_query, inputs.grid, inputs.picture_size)
 
 
 def peers_fit(lvlm: Lvlm, tokens: int) -> bool:
@@ -161,11 +164,6 @@ def kept_bytes(lvlm: Lvlm, tokens: int) -> int:
     text = lvlm.model.config.get_text_config()
     heads = text.num_hidden_layers * text.num_attention_heads
     return lvlm.dtype.itemsize * heads * tokens**2
-
-
-def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings) -> list[Prompt]:
-    """The chats with and without the question."""
-    return list(lvlm.branch_prompts(inputs, question, settings.prompt))
 
 
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
