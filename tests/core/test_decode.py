@@ -21,12 +21,11 @@ from transformers import (
 from laser_core.engine import reading as prefill
 from laser_core.engine.caches import ROOM
 from laser_core.engine.reading import read_blocked, read_prefix, read_stream
-from laser_core.engine.two_streams import mix_logits
 from laser_core.models.chat import Stream
 from laser_core.models.families import FAMILIES
 from laser_core.settings import DecodeSettings
 from laser_core.steps.attention import read_attention
-from laser_core.steps.decode import decode
+from laser_core.steps.decode import decode, mix_logits
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs, next_logits, two_loops
 

@@ -162,6 +162,6 @@ def test_only_device_neutral_calls_are_used(kind):
 
 
 def test_what_runs_on_the_models_device_needs_no_float64_which_mps_lacks():
-    for name in ("steps/attention", "engine/capture", "engine/reading", "steps/decode"):
+    for name in ("steps/attention", "engine/capture", "engine/reading", "engine/generating"):
         text = (ROOT / "laser_core" / f"{name}.py").read_text("utf-8")
         assert not re.search(r"float64|\.double\(", text), name

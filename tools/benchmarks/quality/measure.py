@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from laser_core.engine.two_streams import mix_logits
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.models.chat import Stream
 from laser_core.models.lvlm import Lvlm
@@ -24,6 +23,7 @@ from laser_core.settings import AnswerSettings, LaserSettings, PromptSettings
 from laser_core.steps.answer_input import crops_stream, negative_stream, plain_stream
 from laser_core.steps.attention import read_attention
 from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.decode import mix_logits
 from laser_core.steps.vaq import evidence_of_mask
 from tools.benchmarks.quality.first_token import first_logits
 from tools.benchmarks.quality.rows import DEFAULTS, Row, changed
