@@ -45,17 +45,9 @@ class ConViCrop:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         return {
-            "required": {
-                "image": IMAGE_SOCKET,
-                **widgets(
-                    CropSettings,
-                    "scale",
-                    "min_side_px",
-                    "placement",
-                    "windows",
-                    "margin",
-                    "top_fraction",
-                ),
+            "required": {"image": IMAGE_SOCKET},
+            "optional": {
+                **widgets(CropSettings),
                 "override": (
                     "STRING",
                     {
@@ -65,11 +57,12 @@ class ConViCrop:
                         "advanced": True,
                     },
                 ),
+                "evidence": EVIDENCE_SOCKET,
+                "mask": MASK_SOCKET,
             },
-            "optional": {"evidence": EVIDENCE_SOCKET, "mask": MASK_SOCKET},
         }
 
-    def crop(self, image: Any, override: str, evidence=None, mask=None, **values: Any):
+    def crop(self, image: Any, override: str = "", evidence=None, mask=None, **values: Any):
         import torch
 
         from ..laser_core.output.drawing import drawing, on_one_size

@@ -185,6 +185,21 @@ class TraceHandle:
         return "\n".join(describe_answer(answer) for answer in self.answers)
 
 
+@dataclass(frozen=True)
+class SettingsHandle:
+    """LASER_SETTINGS: values of settings by name."""
+
+    values: dict[str, Any]
+
+    def get_ram_usage(self) -> int:
+        return 64 * len(self.values)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name}: {'(empty)' if value == '' else value}" for name, value in self.values.items()
+        )
+
+
 def _bytes_of(pictures: list[Image.Image]) -> int:
     return sum(3 * picture.width * picture.height for picture in pictures)
 

@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..laser_core.output.sentences import describe_answer, describe_evidence, plain_line
 from ..laser_core.settings import (
     AnswerSettings,
-    ContrastSettings,
-    CounterfactualSettings,
     CropSettings,
     DecodeSettings,
     LaserSettings,
-    LayerSettings,
     PromptSettings,
 )
 from .batches import boxes_of, image_of, masks_of, pictures_of
@@ -25,14 +22,16 @@ from .widgets import (
     LVLM_SOCKET,
     NODE_ON_PAGE,
     QUESTION,
-    settings_from,
+    SETTINGS,
+    preset_widget,
     widgets,
 )
 
 if TYPE_CHECKING:
     from ..laser_core.results import LaserAnswer
 
-ADVANCED = {"advanced": True}
+CARRIED = ("answer_input", "scale", "max_tokens", "temperature", "seed", "instruction")
+"""The settings that people turn; all others are LASER Settings'."""
 
 
 class LaserAnswerNode:
@@ -68,9 +67,12 @@ class LaserAnswerNode:
                 "lvlm": LVLM_SOCKET,
                 "image": IMAGE_SOCKET,
                 "question": QUESTION,
+            },
+            "optional": {
+                "preset": preset_widget(),
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(CropSettings, "scale"),
-                **widgets(DecodeSettings, "alpha", "max_tokens", "seed"),
+                **widgets(DecodeSettings, "max_tokens", "temperature", "seed"),
                 "with_plain": (
                     "BOOLEAN",
                     {
@@ -78,40 +80,16 @@ class LaserAnswerNode:
                         "tooltip": "Also give the model's answer without the method, to compare.",
                     },
                 ),
-                **widgets(PromptSettings, "instruction", instruction=ADVANCED),
-                **widgets(ContrastSettings, "kind", kind=ADVANCED),
-                **widgets(PromptSettings, "query_free"),
-                **widgets(ContrastSettings, "normalise"),
-                **widgets(
-                    LayerSettings,
-                    "top_heads", "rule", "layer", "fused_layers", "first_depth", "last_depth",
-                    top_heads=ADVANCED, rule=ADVANCED, layer=ADVANCED,
-                ),
-                **widgets(
-                    CropSettings,
-                    "min_side_px", "placement", "windows", "margin", "top_fraction",
-                    min_side_px=ADVANCED, placement=ADVANCED, windows=ADVANCED,
-                ),
-                **widgets(
-                    CounterfactualSettings,
-                    "amount", "fill", "amount_unit", "grow_px", "feather_px", "block", "fill_seed",
-                    amount=ADVANCED, fill=ADVANCED,
-                ),
-                **widgets(AnswerSettings, "crop_budget"),
-                **widgets(
-                    DecodeSettings,
-                    "beta", "temperature", "top_p", "top_k", "beams",
-                    beta=ADVANCED, temperature=ADVANCED,
-                ),
-                **widgets(PromptSettings, "framing", "system"),
-                **widgets(AnswerSettings, "crop_tokens"),
-                **widgets(DecodeSettings, "adaptive"),
-            },
-            "optional": {
+                **widgets(PromptSettings, "instruction", instruction={"advanced": True}),
                 "mask": (
                     "MASK",
                     {"tooltip": "Where to look, as any mask of the picture's size, instead of the "
                                 "evidence the model finds. One for all pictures, or one each."},
+                ),
+                "settings": (
+                    SETTINGS,
+                    {"tooltip": "From LASER Settings, which then decides every setting that this "
+                                "node lacks. Not connected: the preset decides them."},
                 ),
             },
             "hidden": NODE_ON_PAGE,
@@ -122,8 +100,10 @@ class LaserAnswerNode:
         lvlm: Any,
         image: Any,
         question: str,
+        preset: str = "default",
         with_plain: bool = True,
         mask: Any = None,
+        settings: Any = None,
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -132,7 +112,8 @@ class LaserAnswerNode:
         from ..laser_core.files import to_json
         from ..laser_core.output.report import report
 
-        settings = settings_of(values)
+        others = {} if settings is None else settings.values
+        settings = LaserSettings.of(preset, **others, **values)
         pictures = pictures_of(image)
         masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
         progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id, extra_pnginfo)
@@ -151,19 +132,6 @@ class LaserAnswerNode:
                 found.append(result)
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
         return _outputs(found, windows, reports)
-
-
-def settings_of(values: dict[str, Any]) -> LaserSettings:
-    """The method's settings from the node's widgets."""
-    return LaserSettings(
-        prompt=settings_from(PromptSettings, values),
-        contrast=settings_from(ContrastSettings, values),
-        layer=settings_from(LayerSettings, values),
-        crop=settings_from(CropSettings, values),
-        counterfactual=settings_from(CounterfactualSettings, values),
-        answer=settings_from(AnswerSettings, values),
-        decode=settings_from(DecodeSettings, values),
-    )
 
 
 def _outputs(

@@ -41,12 +41,11 @@ class VAQLayerSelect:
         return {
             "required": {
                 "attention": (ATTENTION, {"tooltip": "The maps, from Contrastive Attention."}),
-                **widgets(
-                    LayerSettings,
-                    "top_heads", "rule", "layer", "fused_layers", "first_depth", "last_depth",
-                ),
-            }
-        }  # fmt: skip
+            },
+            "optional": widgets(
+                LayerSettings, "top_heads", "rule", "layer", "first_depth", "last_depth"
+            ),
+        }
 
     def select(self, attention: Any, **values: Any):
         import dataclasses

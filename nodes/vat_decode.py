@@ -63,15 +63,15 @@ class VATDecode:
                                 "picture. Several crops of a picture follow one another."},
                 ),
                 "question": QUESTION,
+            },
+            "optional": {
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(DecodeSettings, "alpha", "beta", "max_tokens", "temperature", "seed"),
                 **widgets(PromptSettings, "instruction"),
-                **widgets(DecodeSettings, "top_p", "top_k", "beams"),
+                **widgets(DecodeSettings, "top_p", "top_k"),
                 **widgets(PromptSettings, "system", "framing"),
-                **widgets(AnswerSettings, "crop_budget", "crop_tokens"),
+                **widgets(AnswerSettings, "crop_budget"),
                 **widgets(DecodeSettings, "adaptive"),
-            },
-            "optional": {
                 "counterfactual": (
                     "IMAGE",
                     {"tooltip": "The positive picture without its evidence, from Counterfactual "

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
 from ..console import ProgressLine, Stopwatch, is_for_the_user, quiet_libraries
-from ..settings import GROUPS, LOCATE_GROUPS
-from ..settings_text import add_flags, add_model, flags, read_flags
+from ..settings import GROUPS, LOCATE_GROUPS, removal
+from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
 from .cli_aggregate import add_aggregate
 
 if TYPE_CHECKING:
@@ -247,6 +247,9 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split()
         names = [flag.name for flag in flags()]
         for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+            removed = removal(word[2:].replace("-", "_"), flag_name)
+            if removed:
+                raise ValueError(removed)
             alike = difflib.get_close_matches(word, names, n=1)
             if alike:
                 raise ValueError(f"did you mean {alike[0]}? There is no {word}")

@@ -46,7 +46,7 @@ def report(
     notes = _notes_on_location(location, answered)
     return _report(
         location.question,
-        location.settings.to_dict(),
+        {"preset": location.settings.preset, **location.settings.to_dict()},
         model,
         answer=result.answer if answered else None,
         plain=result.plain if answered else None,
@@ -97,7 +97,7 @@ def _report(
             "transformers": version("transformers"),
             "python": platform.python_version(),
         },
-        "settings": {"load": load.to_dict() if load else None, **settings},
+        "settings": {**settings, "load": load.to_dict() if load else None},
         "files": list(files),
     }
     return to_plain(content)

@@ -77,8 +77,8 @@ def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings
 
     A budget below the picture's own tokens is raised to what magnifies the crop (up to that).
     """
-    answer, even_share = settings.answer, whole.token_count / crops
-    budget = answer.crop_tokens / crops if answer.crop_tokens else answer.crop_budget * even_share
+    even_share = whole.token_count / crops
+    budget = settings.answer.crop_budget * even_share
     if budget < even_share and not isinstance(crop, PictureInputs):
         width, height = to_picture(crop).size
         area = width * height / (whole.picture_size[0] * whole.picture_size[1])

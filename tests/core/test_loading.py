@@ -47,7 +47,7 @@ def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_temp
 
     tiny = build(model_type)
     saved = save(tiny, tmp_path, chat_template=chat_template)
-    load = LoadSettings(min_visual_tokens=4, max_visual_tokens=9)
+    load = LoadSettings(max_visual_tokens=9)
     loaded = load_lvlm(str(saved), load)
     direct = Lvlm(tiny.model, tiny.tokenizer, loaded.image_processor)
     answers = [
@@ -79,7 +79,7 @@ def test_laser_json_sets_instruction_and_vocabulary(broken):
 
 def test_visual_token_limits_reach_the_processor(tmp_path):
     saved = save(build("qwen2_5_vl"), tmp_path)
-    lvlm = load_lvlm(str(saved), LoadSettings(min_visual_tokens=4, max_visual_tokens=16))
+    lvlm = load_lvlm(str(saved), LoadSettings(max_visual_tokens=16))
     assert 4 <= lvlm.encode(noise_picture((2000, 1500))).token_count <= 16
 
 
@@ -88,7 +88,7 @@ def test_a_models_own_visual_tokens_hold_until_others_are_chosen(tmp_path):
     (saved / "laser.json").write_text('{"visual_tokens": [8, 12]}')
     picture = noise_picture((600, 600))
     assert load_lvlm(str(saved)).encode(picture).token_count == 9
-    chosen = LoadSettings(min_visual_tokens=4, max_visual_tokens=8)
+    chosen = LoadSettings(max_visual_tokens=8)
     assert load_lvlm(str(saved), chosen).encode(picture).token_count == 4
 
 

@@ -118,7 +118,7 @@ def rounded(quantization):
     return lvlm
 
 
-# The README states these: cosine of the maps, and the windows' intersection over union
+# docs/performance.md states these: cosine of the maps, and the windows' intersection over union
 @pytest.mark.parametrize(("quantization", "cosine", "overlap"), [("8-bit", 0.95, 0.8),
                                                                  ("4-bit", 0.8, 0.3)])  # fmt: skip
 def test_quantized_weights_look_where_the_plain_ones_look(quantization, cosine, overlap):

@@ -85,7 +85,8 @@ def test_token_records_have_both_streams_and_their_difference(content, result):
 
 
 def test_every_setting_is_in_the_report(content):
-    assert content["settings"] == {"load": LoadSettings().to_dict(), **SETTINGS.to_dict()}
+    others = {"load": LoadSettings().to_dict(), **SETTINGS.to_dict()}
+    assert content["settings"] == {"preset": SETTINGS.preset, **others}
 
 
 def test_the_same_run_gives_the_same_bytes(lvlm, result, content):

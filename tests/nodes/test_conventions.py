@@ -58,7 +58,7 @@ def test_an_empty_mask_of_the_pictures_size_means_nothing_was_found(image):
     assert cut.boxes[0] == [
         {"x": 0, "y": 0, "width": 90, "height": 60, "score": 0.0, "label": "evidence"}
     ]
-    blocked = run("LaserCounterfactualMask", image=image, mask=masks, fill="black")
+    blocked = run("LaserCounterfactualMask", image=image, mask=masks)
     assert torch.equal(blocked.counterfactual[0], image[0])
     assert blocked.patches.sum(dim=(1, 2)).tolist() == [0, 100, 0]
 
@@ -75,9 +75,11 @@ def test_opacity_of_254_is_no_mask_over_the_picture(image):
 def test_a_mask_is_blocked_whole_and_nothing_else_changes(image):
     mask = torch.zeros(1, 60, 90)
     mask[0, 7:23, 11:31] = 1
-    blocked = run("LaserCounterfactualMask", image=image, mask=mask, fill="black", amount=0.01)
+    blocked = run("LaserCounterfactualMask", image=image, mask=mask, amount=0.01)
     assert torch.equal(blocked.patches, mask.expand(3, -1, -1))
-    assert torch.equal(blocked.counterfactual, image * (1 - mask[..., None]))
+    colour = torch.tensor(part("nodes.counterfactual_mask").USUAL_MEAN_COLOUR) / 255
+    expected = torch.where(mask[..., None] > 0, colour, image)
+    torch.testing.assert_close(blocked.counterfactual, expected)
     assert torch.equal(blocked.counterfactual, blocked.counterfactual_context)
 
 
@@ -101,7 +103,7 @@ def test_crops_of_unequal_sizes_are_enlarged_to_the_largest(image):
     for mask, side in zip(masks, (6, 30, 50), strict=True):
         mask[:side, :side] = 1
     cut = run(
-        "LaserConViCrop", image=image, mask=masks, placement="top patches box", top_fraction=1.0,
+        "LaserConViCrop", image=image, mask=masks, placement="top patches box",
         scale=0.1, min_side_px=4,
     )  # fmt: skip
     sizes = [(boxes[0]["height"], boxes[0]["width"]) for boxes in cut.boxes]
@@ -279,10 +281,10 @@ MISTAKES = {
 }
 
 
-def test_the_readme_explains_what_the_pack_says():
+def test_the_page_on_troubleshooting_explains_what_the_pack_says():
     """Every message in its table is one of the code's; `...` stands for what varies."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    table = readme.split("## Troubleshooting")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    table = page.split("## Messages")[1].split("\n## ")[0]
     rows = re.findall(r"`([^`]* \.\.\.)`", table)
     folders = [ROOT / name for name in ("nodes", "laser_core")]
     code = "".join(path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py"))

@@ -178,7 +178,7 @@ class ItemRun:
         patches = evidence_patches(look.evidence, settings, look.windows)
         if not patches.any():
             return positive, None
-        mask = patch_mask(patches, look.evidence, settings)
+        mask = patch_mask(patches, look.evidence)
         digest = hashlib.sha256(mask.numpy().tobytes()).digest()
         negative = (*positive, settings, digest)
         if negative not in self._streams:
