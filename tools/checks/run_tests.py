@@ -124,7 +124,9 @@ class Runner:
         npm = shutil.which("npm")
         if npm is None:
             return self.absent("npm", "the tests of web/ need Node")
-        if not (ROOT / "tests/web/node_modules/jsdom").is_dir():
+        folder = ROOT / "tests" / "web"
+        lock, installed = folder / "package-lock.json", folder / "node_modules/.package-lock.json"
+        if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
             install = [npm, "ci", "--prefix", "tests/web", "--no-audit", "--no-fund"]
             done = subprocess.run(install, cwd=ROOT, **QUIET)
             if done.returncode:
