@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 import time
 
@@ -274,7 +275,9 @@ def test_a_name_that_is_nothing_is_refused(name, monkeypatch):
         load_lvlm(name)
 
 
-def test_flash_attention_and_quantization_name_what_is_missing(folder):
+def test_flash_attention_and_quantization_name_what_is_missing(folder, monkeypatch):
+    for package in ("flash_attn", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     for load, message in (
         (LoadSettings(attention="flash"), "install flash-attn, or set attention to auto"),
         (LoadSettings(quantization="4-bit"), "install bitsandbytes, or set quantization to none"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -475,9 +474,8 @@ def test_unload_passes_anything_through(tiny_folder):
     assert kind == "*"
 
 
-def test_quantization_without_its_library_is_explained(tiny_folder):
-    if importlib.util.find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is installed")
+def test_quantization_without_its_library_is_explained(tiny_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"^install bitsandbytes, or set quantization to none"):
         run("LaserLoadLVLM", custom_model=tiny_folder, quantization="4-bit")
 
