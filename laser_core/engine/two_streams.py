@@ -19,7 +19,7 @@ from ..models.lvlm import Lvlm
 from ..models.prefix import Layers
 from ..settings import DecodeSettings
 from .caches import ROOM, RoomyLayer, StreamsCache
-from .reading import ReadStream
+from .reading import ReadStream, overflow
 
 
 def mix_logits(
@@ -172,10 +172,7 @@ class TwoStreams:
         positive, negative = rows[0], rows[1] if self._streams == 2 else None
         mixed = mix_logits(positive, negative, self._settings.alpha, self._settings.beta)
         if not mixed.amax(-1).isfinite().all():
-            raise ValueError(
-                "choose precision bf16 or fp32, or download the model again: its scores for the "
-                f"next token are not finite in {self._lvlm.dtype}"
-            )
+            raise overflow(self._lvlm)
         if self._observe:
             self._observe(self._fed[:, -1], positive, negative)
         output.logits = mixed[:, None]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import re
 import signal
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image
 from laser_core import pipeline
 from laser_core.command_line import cli
 from laser_core.console import ProgressLine
+from laser_core.errors import PACKAGES
 from laser_core.models.families import FAMILIES
 from laser_core.settings import GROUPS, LaserSettings, LoadSettings
 from laser_core.settings_text import add_flags, flags, read_flags
@@ -147,14 +148,13 @@ def test_a_degenerate_map_is_said_aloud(run, monkeypatch):
 
 
 def test_models_lists_families_folders_and_the_hub_cache(run, models, tmp_path, monkeypatch):
-    import huggingface_hub
-
     snapshot = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
+    (tmp_path / "hub" / "models--owner--tiny" / "refs").mkdir()
+    (tmp_path / "hub" / "models--owner--tiny" / "refs" / "main").write_text("abc")
     (snapshot / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (snapshot / "model.safetensors").write_bytes(b"0" * 3_000_000)
-    scan = functools.partial(huggingface_hub.scan_cache_dir, tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", scan)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     code, out, _ = run("models", "--folder", str(models), model=False)
     assert code == 0
     for model_type, family in FAMILIES.items():
@@ -444,3 +444,26 @@ def test_a_name_that_no_file_can_have_is_refused_in_a_line(run, flag, value):
     code, out, err = run("ask", "picture.png", QUESTION, flag, value, model=False)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("choose ")
+
+
+# ---- what a library raises ---------------------------------------------------------------------
+
+LIBRARIES = (
+    "torch", "transformers", "numpy", "PIL", "einops", "jinja2", "matplotlib", "safetensors",
+    "huggingface_hub",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("arguments", [["ask", "picture.png", "q"], ["models"]], ids=" ".join)
+def test_a_missing_library_is_a_line_before_the_work(here, monkeypatch, capfd, library, arguments):
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "laser_core":
+            monkeypatch.delitem(sys.modules, name)
+        if name.partition(".")[0] == library:
+            monkeypatch.setitem(sys.modules, name, None)
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    *before, last = err.splitlines()
+    assert (out, before) in (("", []), ("", ["starting"]))
+    assert re.match(rf"(install|update) .*{PACKAGES.get(library, library)}", last)

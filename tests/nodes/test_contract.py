@@ -185,7 +185,7 @@ def test_default_widgets_are_the_methods_defaults():
 
 def test_models_are_listed_by_the_types_the_core_supports():
     families = part("laser_core.models.families").FAMILIES
-    assert tuple(families) == part("laser_core.models.folder_check").SUPPORTED
+    assert tuple(families) == part("laser_core.models.model_files").SUPPORTED
 
 
 # ---- importing ---------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ load = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]
 model = load.INPUT_TYPES()["required"]["model"][0][0]
 try:
     load().load(model, "", True)
-except RuntimeError as error:
+except ValueError as error:
     print(error)
 """
     )
