@@ -16,7 +16,7 @@ from typing import TextIO
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """A text as a terminal may have it: control characters are written out, line breaks kept.
 
     Questions, answers and names come from elsewhere, and could steer the terminal otherwise.
@@ -43,7 +43,7 @@ class ProgressLine:
         if self._terminal:
             self._rewrite(f"{stage} {done}/{total}" if total else stage)
         elif stage != self._stage:
-            print(shown(stage), file=self._stream, flush=True)
+            print(printable(stage), file=self._stream, flush=True)
         self._stage = stage
 
     def bar(self, stage: str, done: int, total: int) -> None:
@@ -75,7 +75,7 @@ class ProgressLine:
             self._rewrite("")
 
     def _rewrite(self, line: str) -> None:
-        line = shown(" ".join(line.split()))
+        line = printable(" ".join(line.split()))
         width = max(shutil.get_terminal_size().columns - 1, 10)
         if len(line) > width:  # the end of an answer is the news
             line = "..." + line[3 - width :]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
-from ..console import ProgressLine, Stopwatch, quiet_libraries, shown
+from ..console import ProgressLine, Stopwatch, printable, quiet_libraries
 from ..errors import explained_imports, is_for_the_user
 from ..settings import GROUPS, LOCATE_GROUPS
 from ..settings_text import add_flags, add_model, flags, read_flags
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = _remedy(error)
         if remedy is None:
             raise
-        print(shown(" ".join(remedy.split())), file=sys.stderr)
+        print(printable(" ".join(remedy.split())), file=sys.stderr)
         return 2
 
 
@@ -127,9 +127,9 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
     if arguments.json:
         print(to_json(content, ascii=True))
         return 0
-    print(shown("\n".join(summary(content))))
+    print(printable("\n".join(summary(content))))
     print(", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()))
-    print(shown(f"written to {out}{os.sep}: {', '.join(content['files'])}"))
+    print(printable(f"written to {out}{os.sep}: {', '.join(content['files'])}"))
     return 0
 
 
@@ -153,13 +153,13 @@ def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
 
 
 def _print_models(title: str, models: Sequence[Any]) -> None:
-    print(shown(f"\n{title}"))
+    print(printable(f"\n{title}"))
     width = max((len(model.name) for model in models), default=0)
     for model in models:
         remark = _megabytes(model.size_bytes) if model.size_bytes else "no safetensors weights"
         if not model.supported:
             remark = "not supported"
-        print(shown(f"  {model.name:<{width}}  {model.model_type:<12}{remark}"))
+        print(printable(f"  {model.name:<{width}}  {model.model_type:<12}{remark}"))
     if not models:
         print("  none")
 

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from ..console import ProgressLine, shown
+from ..console import ProgressLine, printable
 from ..errors import explained_imports
 from ..evaluation.refcoco import read_items
 from ..settings import LOCATE_GROUPS
@@ -85,8 +85,8 @@ def _aggregate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     if arguments.json:
         print(to_json(record, ascii=True))
         return 0
-    print(shown("\n".join(describe(record["summary"]))))
-    print(shown(f"written to {out}, a line an item"))
+    print(printable("\n".join(describe(record["summary"]))))
+    print(printable(f"written to {out}, a line an item"))
     return 0
 
 

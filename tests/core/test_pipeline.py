@@ -24,6 +24,7 @@ from laser_core.settings import (
     PromptSettings,
 )
 from laser_core.steps.answer_input import negative_stream, plain_stream, positive_stream
+from laser_core.steps.attention import read_attention
 from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
 from laser_core.steps.crop import place_windows
 from laser_core.steps.vaq import contrast, evidence, select_layer
@@ -376,6 +377,30 @@ def test_maps_of_another_picture_are_refused():
     maps = pipeline.locate(lvlm, noise_picture((60, 60)), QUESTION, settings()).maps
     with pytest.raises(ValueError, match="read the attention of this very picture"):
         pipeline.locate(lvlm, noise_picture(), QUESTION, settings(), maps=maps)
+
+
+def test_maps_of_another_grid_are_refused():
+    lvlm, picture = lvlm_of("qwen2_5_vl"), noise_picture((200, 150))
+    coarse, fine = (lvlm.encode(picture, tokens=tokens) for tokens in (12, 30))
+    maps = read_attention(lvlm, coarse, QUESTION)
+    pipeline.locate(lvlm, picture, QUESTION, settings(), inputs=coarse, maps=maps)
+    with pytest.raises(ValueError, match="read the attention of this very picture"):
+        pipeline.locate(lvlm, picture, QUESTION, settings(), inputs=fine, maps=maps)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_locate_says_what_answer_says_about_numbers_that_overflow(value):
+    lvlm = lvlm_of("llava", fresh=True)
+    with torch.no_grad():
+        lvlm.model.lm_head.weight[3].fill_(value)
+    said = []
+    for run in (pipeline.locate, pipeline.answer):
+        with pytest.raises(
+            ValueError, match=r"^choose precision bf16 or fp32, .*not fin"
+        ) as caught:
+            run(lvlm, noise_picture(), QUESTION, settings())
+        said.append(str(caught.value))
+    assert said[0] == said[1]
 
 
 def test_a_mask_takes_the_place_of_the_models_evidence():
