@@ -23,9 +23,9 @@ def explained(error: Exception, name: str, folder: Path | None) -> ValueError:
     """
     said = first_words(error)
     if is_out_of_memory(error):
-        paging = ", or enlarge the paging file" if "1455" in said else ""
+        paging = "enlarge the paging file, or " if "1455" in said else ""
         return ValueError(
-            f"choose a smaller model or a quantization{paging}: {name} does not fit into the "
+            f"{paging}choose a smaller model or a quantization: {name} does not fit into the "
             f"memory ({said})"
         )
     try:

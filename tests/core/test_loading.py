@@ -192,11 +192,11 @@ def test_whatever_the_hubs_client_raises_becomes_a_remedy(hub, monkeypatch, rais
 NO_FAULT_OF_THE_FILES = {
     "paging file": (
         OSError("The paging file is too small for this operation. (os error 1455)"),
-        "choose a smaller model or a quantization, or enlarge the paging file: ",
+        "enlarge the paging file, or choose a smaller model or a quantization: ",
     ),
     "paging file of a Chinese Windows": (
         OSError("页面文件太小, 无法完成操作 (os error 1455)"),
-        "choose a smaller model or a quantization, or enlarge the paging file: ",
+        "enlarge the paging file, or choose a smaller model or a quantization: ",
     ),
     "kernel image": (
         RuntimeError("CUDA error: no kernel image is available for execution on the device"),

@@ -263,7 +263,7 @@ except ValueError as error:
     print(error)
 """
     )
-    assert python(code).startswith("install another transformers")
+    assert python(code).startswith("install huggingface_hub ")
 
 
 def test_an_example_that_was_copied_in_part_is_not_offered(tmp_path, monkeypatch):
