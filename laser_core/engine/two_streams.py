@@ -18,7 +18,7 @@ from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import Layers
 from .caches import ROOM, RoomyLayer, cache_of_layers
-from .reading import ReadStream
+from .reading import ReadStream, overflow
 
 Mix = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Logits (..., V) to choose from, of those with and, where it ran, without the evidence."""
@@ -156,10 +156,7 @@ class TwoStreams:
         positive, negative = rows[0], rows[1] if self._rows.streams == 2 else None
         mixed = self._mixed(positive, negative)
         if not mixed.amax(-1).isfinite().all():
-            raise ValueError(
-                "choose precision bf16 or fp32, or download the model again: its scores for the "
-                f"next token are not finite in {self._lvlm.dtype}"
-            )
+            raise overflow(self._lvlm)
         self._observe(self._fed[:, -1], positive, negative)
         output.logits = mixed[:, None]
         return output

@@ -19,7 +19,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 
-from ..console import ProgressLine, is_for_the_user, quiet_libraries
+from ..console import ProgressLine, quiet_libraries
+from ..errors import is_for_the_user
 from ..geometry import Box, whole_picture
 from ..models.loading import load_lvlm
 from ..models.lvlm import Lvlm

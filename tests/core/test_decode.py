@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
@@ -162,6 +163,28 @@ def test_records_hold_both_streams_probabilities():
     assert [other.probability for other in first.alternatives] == pytest.approx(
         top.values.tolist(), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_mix_logits_in_full(dtype):
+    lvlm = lvlm_of("llava", fresh=True)
+    lvlm.model.to(dtype)
+    first = decode(lvlm, *streams(lvlm, "crop"), settings(alpha=1.5, beta=0)).tokens[0]
+    for other in first.alternatives:  # the normalisers cancel out
+        mixed, positive, negative = (
+            math.log(getattr(first, name) / getattr(other, name))
+            for name in ("probability", "probability_with", "probability_without")
+        )
+        assert mixed == pytest.approx(positive + 1.5 * (positive - negative), abs=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+def test_the_tokens_texts_join_to_the_answer_spaces_and_all(model_type):
+    lvlm = lvlm_of(model_type)
+    answer = decode(lvlm, *streams(lvlm, "crop"), settings())
+    text = "".join(token.text for token in answer.tokens)
+    assert text == lvlm.tokenizer.decode(ids(answer))
+    assert len(text.split()) > 1
 
 
 @pytest.mark.parametrize("model_type", [t for t in FAMILIES if t != "llava_next"])
