@@ -60,7 +60,7 @@ def explained_imports() -> Iterator[None]:
         if isinstance(error, ModuleNotFoundError) and missing and not found:
             package = PACKAGES.get(missing, missing)
             raise ValueError(f"install {package} ({_pip(package)}): it is missing") from error
-        remedy = "install another transformers, 4.57 or one from 5.0 on"
+        remedy = "install transformers 4.57, or 5.0 or newer"
         if "torchvision" in str(error):
             remedy = TORCHVISION
         raise ValueError(
@@ -79,7 +79,8 @@ def _check_version(name: str, least: tuple[int, int]) -> None:
         ) from error
     if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < least:
         raise ValueError(
-            f"update {name} to {needed} or newer ({_pip(f'{name}>={needed}')}): {installed} is here"
+            f"update {name} to {needed} or newer ({_pip(f'{name}>={needed}')}): "
+            f"{installed} is installed"
         )
 
 

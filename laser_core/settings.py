@@ -467,7 +467,7 @@ class LaserSettings(Settings):
             names = [spec.name for spec in fields(kind) if spec.name in values]
             groups[group.name] = kind(**{name: values.pop(name) for name in names})
         for name in values:
-            raise ValueError(removal(name) or f"{name} is no setting of the method: leave it out")
+            raise ValueError(removal(name) or f"leave out {name}: it is no setting of the method")
         return cls(**groups)
 
     @property

@@ -159,7 +159,9 @@ def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
         boxes = [boxes]
     nested = isinstance(boxes, (list, tuple)) and all(isinstance(o, (list, tuple)) for o in boxes)
     if not nested or not all(isinstance(box, dict) for one in boxes for box in one):
-        raise ValueError("connect boxes of type BOUNDING_BOX: these are not records of x, y, ...")
+        raise ValueError(
+            "connect boxes of type BOUNDING_BOX: these are not records of x, y, width, height"
+        )
     lists = [list(one) for one in boxes]
     return lists if count is None else spread(lists, count, "list of boxes")
 
@@ -167,7 +169,7 @@ def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
 def windows_of(boxes: Any, pictures: Sequence[Image.Image]) -> list[list[Window]]:
     """BOUNDING_BOX -> windows on each picture, cut to it; a picture with no box gets it whole.
 
-    Raises ValueError for another shape or count, or for a box that lies beside its picture.
+    Raises ValueError for another shape or count, or for a box that lies outside its picture.
     """
     from ..laser_core.geometry import whole_picture
 
@@ -191,8 +193,8 @@ def window_on(box: dict[str, Any], size: tuple[int, int]) -> Window:
     window = Window(max(x, 0), max(y, 0), min(x + width, across), min(y + height, down))
     if window.width <= 0 or window.height <= 0:
         raise ValueError(
-            f"connect a box that lies on the picture: {width}x{height} at ({x}, {y}) has no part "
-            f"of a picture of {across}x{down}"
+            f"connect a box that lies on the picture: {width}x{height} at ({x}, {y}) lies outside "
+            f"a picture of {across}x{down}"
         )
     return window
 
@@ -217,7 +219,8 @@ def shared_out(sizes: Sequence[int], crops: int) -> None:
     """ValueError unless windows, `sizes` of them per picture, are as many as there are crops."""
     if sum(sizes) != crops:
         raise ValueError(
-            f"connect the boxes the crops were cut by: {sum(sizes)} boxes, {crops} crops"
+            "connect the boxes that the crops were cut by: "
+            f"there are {sum(sizes)} for {crops} crops"
         )
 
 

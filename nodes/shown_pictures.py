@@ -137,7 +137,7 @@ def _crops_per_picture(crops: int, contexts: list | None, boxes: Any) -> list[in
         return [1] * crops
     if crops % len(contexts):
         raise ValueError(
-            f"connect Con-ViCrop's boxes too: {crops} crops are no equal number for each of "
+            f"connect Con-ViCrop's boxes too: {crops} crops cannot be shared equally among "
             f"{len(contexts)} context pictures"
         )
     return [crops // len(contexts)] * len(contexts)

@@ -204,8 +204,8 @@ def _check_files(out: Path, asked: Path, windows: int) -> None:
         there = out / name
         if os.path.lexists(there) and (name not in earlier or _same(there, asked)):
             raise ValueError(
-                f"choose another --out, or move {str(there)!r} away: it is not of an earlier run, "
-                "or what is asked about, and would be lost"
+                f"choose another --out, or move {str(there)!r} away: the run would overwrite it, "
+                "and no earlier run wrote it, or it is the picture you ask about"
             )
 
 

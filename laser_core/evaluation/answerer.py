@@ -201,7 +201,7 @@ def _checked(pictures: Sequence[Any] | None, mode: str) -> Sequence[Image.Image]
         raise UnsuitableTask("choose a task about pictures: a question of this one has none")
     if len(pictures) > 1 and mode != "plain":
         raise UnsuitableTask(
-            f"choose a task with one picture a question, or mode=plain: the method looks into one "
+            f"choose a task with one picture a question, or mode=plain: LASER looks into one "
             f"picture, and a question of this task has {len(pictures)}"
         )
     return pictures

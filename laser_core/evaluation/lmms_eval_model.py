@@ -48,7 +48,7 @@ class Laser(lmms):
         if str(batch_size) not in ("1", "auto"):
             raise ValueError(
                 f"set --batch_size to 1, and let `accelerate launch` start more processes: a "
-                f"picture is answered at a time, and the batch size is {batch_size}"
+                f"picture is answered at a time, but the batch size is {batch_size}"
             )
         self.accelerator = Accelerator()
         self._rank = self.accelerator.process_index

@@ -61,7 +61,7 @@ def read_items(
         splits = sorted({str(row.get("split")) for row in rows})
         rows = [row for row in rows if row.get("split") == split]
         if not rows:
-            raise ValueError(f"choose a --split of {', '.join(splits)}: none is {split!r}")
+            raise ValueError(f"choose a --split of {', '.join(splits)}: there is no {split!r}")
     coco = _Instances(instances, path) if kind.needs_instances else None
     items = []
     for number, row in enumerate(rows):

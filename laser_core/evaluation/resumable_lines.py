@@ -46,8 +46,8 @@ class ResultLines:
             if not self._record_path.exists():
                 if self._path.exists() or self._parts():
                     raise ValueError(
-                        f"choose another --out: {str(self._path)!r} is there, and no "
-                        f"{self._record_path.name} says what it holds"
+                        f"choose another --out: {str(self._path)!r} exists, and no "
+                        f"{self._record_path.name} says which run wrote it"
                     )
                 self._write_record({"schema": schema, "version": version, "run": run})
             record = self._read_record()

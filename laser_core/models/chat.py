@@ -88,7 +88,7 @@ class Chat:
         bare = self._ids(pictures, "." if text else "", "." if system else "")
         if self._control_ids(ids) != self._control_ids(bare):
             raise ValueError(
-                f"take what looks like a control token out of the texts: {self._name} would read a "
+                f"remove what looks like a control token from the texts: {self._name} would read a "
                 "picture or a change of speaker there"
             )
         return ids

@@ -243,7 +243,9 @@ def _check_inside(name: str, repository: str) -> None:
     """The list of files comes from outside, and the client would write where it says."""
     parts = re.split(r"[/\\]", name)
     if ".." in parts or not parts[0] or ":" in parts[0]:
-        raise _Unusable(f"choose another model: {repository} names a file elsewhere, {name!r}")
+        raise _Unusable(
+            f"choose another model: {repository} lists a file outside its folder: {name!r}"
+        )
 
 
 def _size(folder: Path) -> int:

@@ -45,7 +45,7 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
         if not target.is_relative_to(home) and not target.is_relative_to(blobs):
             raise ValueError(
                 f"copy {path.name} into the folder of {name}, or link the whole folder: it is a "
-                "link to a file outside of it, which is not read"
+                "link to a file outside the folder, which is not read"
             )
     if (folder / "custom_generate").exists():
         raise ValueError(

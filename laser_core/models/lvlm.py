@@ -155,7 +155,7 @@ class Lvlm:
         """
         if not question.strip():
             raise ValueError(
-                "the question is empty: write what to look for, since the method compares the "
+                "write what to look for: the question is empty, and the method compares the "
                 "model's attention with and without it"
             )
         if self.closed_vocabulary is not None:
