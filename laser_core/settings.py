@@ -55,7 +55,7 @@ REMOVED = {
     "placement centroid": "most mass",
     "top_fraction": "{scale}",
 }
-"""Settings and choices that there are no longer: what to use instead, settings in braces."""
+"""Removed settings and choices, with what to use instead; settings in braces."""
 
 
 def removal(name: str, written: Callable[[str], str] = str) -> str | None:
@@ -426,7 +426,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "fast": {"crop_budget": 0.4, "alpha": 0.0, "adaptive": 0.9},
 }
-"""Settings by name. What a preset leaves out has its default; what is given wins over it."""
+"""Settings by name. What a preset leaves out has its default; a given value wins over a preset."""
 
 
 @dataclass(frozen=True)
@@ -477,7 +477,7 @@ class LaserSettings(Settings):
 
     @property
     def preset(self) -> str | None:
-        """The preset whose settings these are; None where one that a preset sets is another."""
+        """The preset whose settings these are; None if they are those of no preset."""
         for preset in PRESETS:
             if preset_values(preset).items() <= self.by_name.items():
                 return preset
@@ -492,7 +492,7 @@ GROUPS: dict[str, type[Settings]] = {
 
 
 LOCATE_GROUPS = ("preset", "load", "prompt", "contrast", "layer", "crop")
-"""The groups that say where the evidence is, and nothing of answers."""
+"""The groups that find the evidence; the others concern the answer."""
 
 
 def preset_values(preset: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..laser_core.results import LaserAnswer
 
 CARRIED = ("answer_input", "scale", "max_tokens", "temperature", "seed", "instruction")
-"""The settings that people turn; all others are LASER Settings'."""
+"""The settings that people change most; LASER Settings has all others."""
 
 
 class LaserAnswerNode:

@@ -16,7 +16,7 @@ from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
 
 # Two Load LVLM nodes of the same settings share one model
 _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
-# Of the bytes that weights have on disk, in 16 bits, with what stays unquantized
+# Memory as a share of the weights' bytes on disk (16 bits), with what stays unquantized
 QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 
 
@@ -134,8 +134,8 @@ class UnloadLVLM:
 def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, Any]:
     """(the model, ComfyUI's manager of its memory or None).
 
-    source: what the core loads. Weights that ComfyUI is to move are read into ordinary memory
-    first; quantized ones cannot be moved and go to the GPU at once.
+    source: what the core loads. Weights that ComfyUI will move are read into ordinary memory first.
+    Quantized ones cannot be moved, so they go to the GPU at once.
     """
     import torch
 
@@ -152,7 +152,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
         used = settings
         on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
         make_room(device, int(on_disk * QUANTIZED_SHARE[settings.quantization]))
-    with torch.inference_mode(False):  # weights made inside could not be moved later
+    with torch.inference_mode(False):  # weights made in inference mode could not be moved later
         lvlm = load_lvlm(source, used)
     lvlm.name = name
     movable = device is not None and device.type != "cpu" and settings.quantization == "none"

@@ -94,7 +94,7 @@ class PasteBack:
 
 
 def _check_values(**given: torch.Tensor) -> None:
-    """ValueError for pixels that are no number, or that may go from 0 to 255."""
+    """ValueError for pixels that are not finite, or not floats (they may go from 0 to 255)."""
     for name, values in given.items():
         if name != "region" and not values.is_floating_point():
             raise ValueError(f"convert {name} to floats from 0 to 1: its values are {values.dtype}")
@@ -103,7 +103,7 @@ def _check_values(**given: torch.Tensor) -> None:
 
 
 class Piece(NamedTuple):
-    """One paste: which crop, in which region, and the box it was cut by where that is known."""
+    """One paste: which crop, in which region, and the box it was cut by, if known."""
 
     crop: int
     region: int
@@ -113,8 +113,8 @@ class Piece(NamedTuple):
 def _evenly(pictures: int, crops: int, regions: int) -> list[list[Piece]]:
     """What to paste into each resulting picture, by numbers alone.
 
-    One crop for each picture, all crops into one picture, or, with one region, the same place in
-    every picture or every crop another version of the one picture.
+    One crop for each picture, or all crops into one picture. With one region: the same place in
+    every picture, or one version of the picture for every crop.
     """
     if regions == crops and pictures in (1, crops):
         each = crops // pictures
@@ -190,7 +190,7 @@ def _window_of(region: Any) -> Window:
 
 
 def _untouched(picture: torch.Tensor, crop: torch.Tensor, window: Window) -> bool:
-    """True for the picture's own crop at the size of its batch: pasting it would only blur."""
+    """True for the picture's own crop at its batch's size: pasting it would only blur."""
     from ..laser_core.pictures import to_picture
 
     if crop.shape[:2] == (window.height, window.width):

@@ -1,4 +1,4 @@
-"""VAQ Layer Select: layers by how much the question moves them, and the evidence (steps 4-6)."""
+"""VAQ Layer Select: scores layers by how much the question moves them (steps 4-6)."""
 
 from __future__ import annotations
 

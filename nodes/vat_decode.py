@@ -1,4 +1,4 @@
-"""VAT Decode: the answer that leans on the evidence (steps 9-10, Eqs. 10-11)."""
+"""VAT Decode: the answer, weighed with and without the evidence (steps 9-10, Eqs. 10-11)."""
 
 from __future__ import annotations
 
