@@ -5,17 +5,17 @@ import { app } from "../../scripts/app.js";
 import { el } from "./views/dom.js";
 import { fileQuery, kept, picturesOf, restored } from "./views/payload.js";
 import { translator } from "./views/strings.js";
-import { VIEWS, createView } from "./views/view.js";
+import { createView, VIEWS } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
-const LEAST_WIDTH = 320; // of a new node with a view, in CSS pixels
+const LEAST_WIDTH_PX = 320; // of a new node with a view
 const views = new Map(); // node -> its view while the node is on a graph
 const folds = new Map(); // node -> what folds its rarely used inputs
 let texts = {};
 let made = 0;
 
 const t = translator(
-  new Proxy({}, { get: (_, language) => texts[language] }),
+  () => texts,
   () => app.extensionManager.setting.get("Comfy.Locale"),
 );
 
@@ -36,10 +36,14 @@ app.registerExtension({
       views.get(nodeOf(String(detail.node).split(":"), root))?.progress(detail);
     });
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
-      setTimeout(() => folds.forEach((fold) => fold())),
+      setTimeout(() => {
+        for (const fold of folds.values()) fold();
+      }),
     );
     for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
-      api.addEventListener(end, () => views.forEach((view) => view.settle()));
+      api.addEventListener(end, () => {
+        for (const view of views.values()) view.settle();
+      });
     }
   },
 
@@ -68,7 +72,7 @@ function attach(node, { sections, height }) {
     getMinHeight: () => height,
   });
   widget.serialize = false;
-  node.setSize([Math.max(node.size[0], LEAST_WIDTH), node.size[1]]);
+  node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
   const host = hostOf(node);
 
   const showKept = () => {
@@ -131,8 +135,9 @@ function foldAdvanced(node) {
 
 /** What a view asks of the canvas, see Host in views/view.js. */
 function hostOf(node) {
+  made += 1;
   return {
-    id: `laser-${(made += 1)}`,
+    id: `laser-${made}`,
     t,
     url: (entry) => {
       const query = fileQuery(entry);
@@ -171,23 +176,33 @@ function hostOf(node) {
 function keep(node, result) {
   node.properties[KEPT] = result;
   const state = app.extensionManager.workflow?.activeWorkflow?.activeState;
-  const graph = node.graph === (app.rootGraph ?? app.graph)
-    ? state
-    : state?.definitions?.subgraphs?.find(({ id }) => id === node.graph?.id);
+  const graph =
+    node.graph === (app.rootGraph ?? app.graph)
+      ? state
+      : state?.definitions?.subgraphs?.find(({ id }) => id === node.graph?.id);
   const saved = graph?.nodes?.find(({ id }) => String(id) === String(node.id));
   if (!saved) return;
   saved.properties = { ...saved.properties, [KEPT]: structuredClone(result) };
   api.dispatchCustomEvent("graphChanged", state); // so that the page's draft has it too
 }
 
+const CANVAS_METHODS = {
+  pointerdown: "processMouseDown",
+  pointermove: "processMouseMove",
+  pointerup: "processMouseUp",
+};
+
 /** In the classic renderer a DOM widget would swallow the wheel and the middle button. */
 function forwardToCanvas(root) {
   const controller = new AbortController();
   const { signal } = controller;
   const classic = () => !window.LiteGraph?.vueNodesMode;
-  root.addEventListener("wheel", (event) => classic() && !scrolls(event) && app.canvas.processMouseWheel(event), { signal });
-  const middle = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
-  for (const [type, method] of Object.entries(middle)) {
+  root.addEventListener(
+    "wheel",
+    (event) => classic() && !scrolls(event) && app.canvas.processMouseWheel(event),
+    { signal },
+  );
+  for (const [type, method] of Object.entries(CANVAS_METHODS)) {
     root.addEventListener(
       type,
       (event) => {

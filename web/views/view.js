@@ -55,15 +55,25 @@ export function createView(root, sections, given) {
 
   const empty = el("p", { class: "laser-empty", text: t("runFirst") });
   const pages = pager(
-    { tag: "nav", class: "laser-pager", "aria-label": t("pictures"), before: t("pictureBefore"), after: t("pictureAfter") },
+    {
+      tag: "nav",
+      class: "laser-pager",
+      "aria-label": t("pictures"),
+      before: t("pictureBefore"),
+      after: t("pictureAfter"),
+    },
     signal,
     turn,
   );
-  const parts = Object.entries(sections).map(([name, make]) => [name, make(host, signal)]);
-  const body = el("div", { class: "laser-body", hidden: true }, ...parts.map(([, part]) => part.element));
+  const parts = Object.entries(sections).map(([name, make]) => ({ name, ...make(host, signal) }));
+  const body = el(
+    "div",
+    { class: "laser-body", hidden: true },
+    ...parts.map(({ element }) => element),
+  );
   root.replaceChildren(pages.element, empty, body);
 
-  for (const [, part] of parts) part.element.hidden = true;
+  for (const { element } of parts) element.hidden = true;
 
   function turn(to) {
     running = false;
@@ -75,9 +85,9 @@ export function createView(root, sections, given) {
     empty.textContent = t(of ? "pictureNotKept" : "runFirst");
     if (!picture) return;
     try {
-      for (const [name, part] of parts) {
-        part.element.hidden = !picture[name];
-        if (picture[name]) part.show(picture);
+      for (const { name, element, show } of parts) {
+        element.hidden = !picture[name];
+        if (picture[name]) show(picture);
       }
     } catch (error) {
       // A workflow file may hold anything; what cannot be drawn must not stop it from loading
@@ -97,18 +107,18 @@ export function createView(root, sections, given) {
     },
     /** After a widget has changed. */
     refresh() {
-      if (!body.hidden) for (const [, part] of parts) part.refresh();
+      if (!body.hidden) for (const { refresh } of parts) refresh();
     },
     /** What there is while the node runs: its windows, then its answer as it grows. */
-    progress(part) {
+    progress(result) {
       running = true;
       body.hidden = false;
       empty.hidden = pages.element.hidden = true;
-      for (const [name, section] of parts) {
-        if (part[name]) section.show(part);
-        else if (part.text !== undefined && section.stream) section.stream(part.text);
+      for (const { name, element, show, stream } of parts) {
+        if (result[name]) show(result);
+        else if (result.text !== undefined && stream) stream(result.text);
         else continue;
-        section.element.hidden = false;
+        element.hidden = false;
       }
     },
     /** After a run that failed or was stopped: the last result again. */
@@ -116,7 +126,7 @@ export function createView(root, sections, given) {
       if (running) turn(index);
     },
     destroy() {
-      for (const [, part] of parts) part.clear();
+      for (const { clear } of parts) clear();
       controller.abort();
       root.replaceChildren();
     },
