@@ -9,6 +9,7 @@ import { createView, VIEWS } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
 const LEAST_WIDTH_PX = 320; // of a new node with a view
+const EMPTY_HEIGHT_PX = 64; // of a view with nothing to show
 const views = new Map(); // node -> its view while the node is on a graph
 const folds = new Map(); // node -> what folds its rarely used inputs
 let texts = {};
@@ -64,16 +65,24 @@ app.registerExtension({
 
 /** Puts a view on a node for as long as the node is on a graph. */
 function attach(node, { sections, height }) {
-  const root = el("div", { class: "laser-view", style: `--comfy-widget-min-height:${height}` });
-  root.style.minHeight = `${height}px`; // the newer renderer measures the element itself
+  const root = el("div", { class: "laser-view" });
+  let leastHeight;
+  const reserve = (px) => {
+    leastHeight = px;
+    root.style.minHeight = `${px}px`; // the newer renderer measures the element itself
+  };
+  reserve(EMPTY_HEIGHT_PX);
   const widget = node.addDOMWidget("laser_view", "laser_view", root, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
+    getMinHeight: () => leastHeight,
   });
   widget.serialize = false;
   node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
-  const host = hostOf(node);
+  const host = hostOf(node, () => {
+    reserve(height);
+    node.expandToFitContent?.();
+  });
 
   const showKept = () => {
     const result = restored(node.properties?.[KEPT]);
@@ -134,7 +143,7 @@ function foldAdvanced(node) {
 }
 
 /** What a view asks of the canvas, see Host in views/view.js. */
-function hostOf(node) {
+function hostOf(node, makeRoom) {
   made += 1;
   return {
     id: `laser-${made}`,
@@ -166,6 +175,7 @@ function hostOf(node) {
     },
     begin: () => app.canvas.emitBeforeChange(),
     end: () => app.canvas.emitAfterChange(),
+    makeRoom,
   };
 }
 

@@ -54,7 +54,7 @@ export function fakeHost(values = {}, { files = {}, locked = [] } = {}) {
       host.steps.push([]);
     },
     end: () => (host.open -= 1),
-    count: () => 1,
+    makeRoom() {},
   };
   return host;
 }

@@ -5,7 +5,7 @@ import { layerSection } from "./layers.js";
 import { tokenSection } from "./tokens.js";
 import { windowSection } from "./windows.js";
 
-/** What each node shows, and how much room that needs (CSS pixels). */
+/** What each node shows, and how much room a result needs (CSS pixels). */
 export const VIEWS = {
   LaserVAQLayerSelect: { sections: { layers: layerSection }, height: 400 },
   LaserConViCrop: {
@@ -34,6 +34,7 @@ export const VIEWS = {
  * @property {(act: () => void) => void} change does it as one step of undo
  * @property {() => void} begin of a longer step of undo
  * @property {() => void} end
+ * @property {() => void} makeRoom for a result; called before each
  * @property {() => number} count of pictures
  */
 
@@ -101,6 +102,7 @@ export function createView(root, sections, given) {
   return {
     /** @param {{pictures: object[], of: number}} result */
     show(result) {
+      host.makeRoom();
       pictures = result.pictures;
       of = result.of;
       turn(index);
@@ -111,6 +113,7 @@ export function createView(root, sections, given) {
     },
     /** What there is while the node runs: its windows, then its answer as it grows. */
     progress(result) {
+      host.makeRoom();
       running = true;
       body.hidden = false;
       empty.hidden = pages.element.hidden = true;
