@@ -94,6 +94,8 @@ function attach(node, { sections, height }) {
     if (views.has(node)) return;
     views.set(node, createView(root, sections, host));
     forwarding = forwardToCanvas(root);
+    root.dataset.node = node.id;
+    setTimeout(() => remount(root, node)); // after the page has mounted what it mounts
     showKept();
   });
   chain(node, "onConfigure", showKept);
@@ -113,6 +115,17 @@ function attach(node, { sections, height }) {
     views.delete(node);
     forwarding?.abort();
   });
+}
+
+/**
+ * After undo the newer renderer shows the new node, but keeps the emptied root of the old one, of
+ * the same id, where the new root belongs.
+ */
+function remount(root, node) {
+  if (root.isConnected || !window.LiteGraph?.vueNodesMode || node.graph !== app.canvas.graph)
+    return;
+  const id = CSS.escape(String(node.id));
+  document.querySelector(`.laser-view:empty[data-node="${id}"]`)?.replaceWith(root);
 }
 
 /**
@@ -193,6 +206,7 @@ function keep(node, result) {
   const saved = graph?.nodes?.find(({ id }) => String(id) === String(node.id));
   if (!saved) return;
   saved.properties = { ...saved.properties, [KEPT]: structuredClone(result) };
+  saved.size = [...node.size]; // the view has made room for it
   api.dispatchCustomEvent("graphChanged", state); // so that the page's draft has it too
 }
 

@@ -335,6 +335,31 @@ def test_a_copied_node_has_a_view_of_its_own(asked):
     assert first.widget("layer") == -1 and first.text(".laser-status") == original
 
 
+MOVE = """type => { const {canvas, graph} = window.app;
+  const node = graph.nodes.find(node => node.type === type);
+  canvas.emitBeforeChange();
+  node.pos = [node.pos[0] + 40, node.pos[1] + 40];
+  canvas.emitAfterChange(); }"""
+# What each view shows, or false where it is not on the page
+VIEWS = """() => Object.fromEntries(window.app.graph.nodes.flatMap(node => {
+  const view = node.widgets?.find(widget => widget.name === 'laser_view')?.element;
+  return view ? [[node.type, view.isConnected && view.textContent]] : []; }))"""
+LEFT_OF = "type => window.app.graph.nodes.find(node => node.type === type).pos[0]"
+
+
+def test_undo_and_redo_leave_every_view_on_the_page(asked):
+    page, _ = asked
+    moved = "LaserConViCrop"
+    before, left = page.evaluate(VIEWS), page.evaluate(LEFT_OF, moved)
+    assert len(before) == 3 and all(before.values())
+    page.evaluate(MOVE, moved)
+    for key, place in ("z", left), ("y", left + 40):
+        page.keyboard.press(f"Control+{key}")
+        page.wait_for_function(f"() => ({LEFT_OF})('{moved}') === {place}", timeout=10_000)
+        page.wait_for_timeout(1000)
+        assert page.evaluate(VIEWS) == before
+
+
 COME_AND_GO = """async () => { const {app, LiteGraph} = window, kept = {}, refs = [];
   for (const node of app.graph.nodes) {
     if (node.properties.laser_view) kept[node.type] = node.properties.laser_view; }
