@@ -1,6 +1,32 @@
 """LASER: layer-adaptive visual localization and decoding for vision-language models.
 
-arXiv 2602.04304, without ComfyUI. `pipeline.answer` is the whole method; every step is a module.
+arXiv 2602.04304, without ComfyUI. Hands out what a user of the library needs, each when it is first
+asked for: importing the package imports neither torch nor transformers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .models.loading import load_lvlm
+    from .output.drawing import overlay
+    from .pictures import read_picture
+    from .pipeline import answer, locate
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "answer", "load_lvlm", "locate", "overlay", "read_picture"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("answer", "locate"):
+        from . import pipeline as home
+    elif name == "load_lvlm":
+        from .models import loading as home
+    elif name == "overlay":
+        from .output import drawing as home
+    elif name == "read_picture":
+        from . import pictures as home
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(home, name)

@@ -1,12 +1,14 @@
 """Pictures and masks in, upright RGB pictures and tensors out: where file formats end.
 
 Knows PIL, NumPy and ComfyUI's tensors (IMAGE (B, H, W, C), MASK (B, H, W), float 0..1); knows no
-model and no setting. Everything after this module sees PIL pictures in mode RGB and float32 masks.
+model and no setting, only what it makes of a picture. Everything after this module sees PIL
+pictures in mode RGB and float32 masks.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,41 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .geometry import Grid
+
 WHITE = (255, 255, 255)
 
 # Float arrays above this are no overshoot of 0..1 (resampling, HDR) but values meant for 0..255.
 _LARGEST_OVERSHOOT = 2.0
 _BLOCK_VALUES = 1 << 20  # converted at a time
+
+
+@dataclass(frozen=True)
+class PictureInputs:
+    """One picture as a model takes it.
+
+    tensors: what forward() takes, a batch of one picture: pixel_values and, by family,
+    image_sizes or image_grid_thw. token_count: visual tokens the prompt must hold for it.
+    map_tokens: which of those form the grid, row by row. grid: rows, columns and view in float
+    pixels of the original picture. picture_size: its (width, height). digest: equal exactly for
+    pictures that one model takes alike.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    token_count: int
+    map_tokens: slice
+    grid: Grid
+    picture_size: tuple[int, int]
+    digest: str
+
+
+def check_mask(mask: torch.Tensor, picture: Image.Image) -> None:
+    """Raise ValueError unless a mask (H, W) has the picture's size."""
+    if mask.shape != (picture.height, picture.width):
+        raise ValueError(
+            f"resize the mask to the picture: it is {mask.shape[-1]}x{mask.shape[0]} but the "
+            f"picture is {picture.width}x{picture.height}"
+        )
 
 
 def to_picture(value: Any) -> Image.Image:

@@ -9,8 +9,11 @@ import math
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 
 from .geometry import Grid, Window, whole_picture
+from .pictures import PictureInputs
+from .settings import LaserSettings
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,39 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Location:
+    """Where the question looks: the outcome of steps 1-7, with what it was asked of.
+
+    picture: RGB; inputs: the same as encoded. maps: None where a mask from elsewhere is the
+    evidence.
+    """
+
+    picture: Image.Image
+    inputs: PictureInputs
+    question: str
+    settings: LaserSettings
+    maps: AttentionMaps | None
+    evidence: Evidence
+    placement: Placement
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        return self.placement.windows
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """What the stream without the evidence does not see (step 8).
+
+    mask: (H, W) float32 0..1 at picture size. picture: with the mask filled, None where the
+    model's picture tokens are blocked instead.
+    """
+
+    mask: torch.Tensor
+    picture: Image.Image | None
+
+
+@dataclass(frozen=True)
 class Alternative:
     """A token the model might have said: its probability as decoded, with and without evidence."""
 
@@ -125,8 +161,8 @@ class TokenRecord:
 class Answer:
     """An answer with a record per token.
 
-    stop_reason: "end of answer", "max tokens", "stopping criteria" or "outside the vocabulary".
-    prompt_tokens: length of each stream's prompt. Times in seconds.
+    stop_reason: "end of answer", "max tokens" or "stopping criteria". prompt_tokens: length of
+    each stream's prompt. Times in seconds.
     """
 
     text: str
@@ -135,3 +171,23 @@ class Answer:
     prompt_tokens: tuple[int, ...] = ()
     seconds_reading: float = 0.0
     seconds_decoding: float = 0.0
+
+    @property
+    def contrasted(self) -> bool:
+        """Whether a stream without the evidence took part."""
+        return len(self.prompt_tokens) > 1
+
+
+@dataclass(frozen=True)
+class LaserAnswer:
+    """The outcome of the whole method.
+
+    counterfactual: None where nothing was blocked. plain: the model's answer without the method,
+    None unless asked for. skipped: "crop" or "counterfactual" where `adaptive` spared it, else "".
+    """
+
+    answer: Answer
+    location: Location
+    counterfactual: Counterfactual | None
+    plain: Answer | None
+    skipped: str = ""

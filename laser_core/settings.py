@@ -1,7 +1,7 @@
 """Every setting of the method, declared once: default, range, choices and help text.
 
-One frozen dataclass per step. Nodes, command line, documentation and validation all read the
-field metadata from here; nothing in this file knows torch, a model or a picture.
+One frozen dataclass per step of docs/method.md. Nodes, command line, documentation and validation
+all read the field metadata from here; nothing in this file knows torch, a model or a picture.
 Where the paper (arXiv 2602.04304) leaves a point open, the help text says what was chosen.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -37,6 +39,36 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+REMOVED = {
+    "amount_unit": "{amount} as a share of all patches",
+    "attention sdpa": "auto",
+    "beams": "{temperature} and {seed} for other answers",
+    "crop_tokens": "{crop_budget}, a share of the picture's tokens,",
+    "feather_px": "{fill} blur",
+    "fill black": "mean",
+    "fill grey": "mean",
+    "fill_seed": "{fill} blur",
+    "fused_layers": "{rule}, {first_depth} and {last_depth}",
+    "grow_px": "{amount}",
+    "min_visual_tokens": "{max_visual_tokens}",
+    "normalise": "{kind}",
+    "placement centroid": "most mass",
+    "top_fraction": "{scale}",
+}
+"""Settings and choices that there are no longer: what to use instead, settings in braces."""
+
+
+def removal(name: str, written: Callable[[str], str] = str) -> str | None:
+    """What to use instead of the setting of this name, if it is a removed one.
+
+    written: how the user writes a setting, such as --crop-budget for crop_budget.
+    """
+    if name not in REMOVED:
+        return None
+    instead = re.sub(r"\{(\w+)\}", lambda match: written(match[1]), REMOVED[name])
+    return f"removed: use {instead} instead of {written(name)}"
+
+
 class Settings:
     """Base of all settings: validates on construction, so an invalid one cannot exist."""
 
@@ -58,6 +90,9 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
         raise ValueError(f"{spec.name} is {value!r}: give it a value of type {kind.__name__}")
     if isinstance(value, Settings):  # a group of settings, which has checked itself
         return value
+    instead = REMOVED.get(f"{spec.name} {value}")
+    if instead:
+        raise ValueError(f"{spec.name} is {value!r}: removed, use {instead}")
     if meta["choices"] and value not in meta["choices"]:
         raise ValueError(f"{spec.name} is {value!r}: choose one of {', '.join(meta['choices'])}")
     low, high = meta["low"], meta["high"]
@@ -94,7 +129,7 @@ class LoadSettings(Settings):
         "auto",
         "Attention kernel. auto: PyTorch's scaled dot product attention. Maps are the same with "
         "every kernel.",
-        choices=("auto", "sdpa", "flash", "eager"),
+        choices=("auto", "flash", "eager"),
         advanced=True,
     )
     device: str = setting(
@@ -103,19 +138,11 @@ class LoadSettings(Settings):
         choices=("auto", "cpu"),
         advanced=True,
     )
-    min_visual_tokens: int = setting(
-        64,
-        "Smallest number of visual tokens for a picture, on native-resolution models (Qwen-VL).",
-        low=4,
-        high=16384,
-        step=4,
-        advanced=True,
-    )
     max_visual_tokens: int = setting(
         1280,
         "Largest number of visual tokens for a picture, on native-resolution models (Qwen-VL). "
-        "More tokens see finer details and cost more time and memory. While both limits are the "
-        "defaults, the demo Qwen2.5-VL keeps to its own, about 144.",
+        "More tokens show finer details and cost more time and memory. At the default, the demo "
+        "Qwen2.5-VL keeps to its own, about 144.",
         low=4,
         high=16384,
         step=4,
@@ -129,18 +156,10 @@ class LoadSettings(Settings):
         advanced=True,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_visual_tokens > self.max_visual_tokens:
-            raise ValueError(
-                f"min_visual_tokens is {self.min_visual_tokens}: choose at most max_visual_tokens, "
-                f"which is {self.max_visual_tokens}"
-            )
-
 
 @dataclass(frozen=True)
 class PromptSettings(Settings):
-    """How picture and question become a prompt (METHOD step 1)."""
+    """How picture and question become a prompt (step 1)."""
 
     instruction: str = setting(
         "auto",
@@ -179,13 +198,6 @@ class ContrastSettings(Settings):
         "alone. relative: their ratio (ViCrop), best with the generic question.",
         choices=("contrastive", "raw", "relative"),
     )
-    normalise: str = setting(
-        "none",
-        "Whether both readings are made equally strong, of sum 1 over the picture, before they are "
-        "compared: none, each head, or the mean over heads.",
-        choices=("none", "per head", "head mean"),
-        advanced=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -205,14 +217,6 @@ class LayerSettings(Settings):
         "fuse: the mean of all layers, weighed by VAQ, which found more on the demo model. argmax: "
         "the one layer with the highest VAQ (the paper).",
         choices=("fuse", "argmax"),
-    )
-    fused_layers: int = setting(
-        0,
-        "Layers that rule 'fuse' averages, those with the highest VAQ. 0: all.",
-        low=0,
-        high=256,
-        step=1,
-        advanced=True,
     )
     first_depth: float = setting(
         0.0,
@@ -264,11 +268,10 @@ class CropSettings(Settings):
     )
     placement: str = setting(
         "most mass",
-        "most mass: the window whose inside, without the margin, holds most of the map. centroid: "
-        "around the map's mean position. peak: around its strongest patch. top patches box: around "
-        "the box of the strongest patches, which may widen it. adaptive: ViCrop's search over "
-        "window sizes.",
-        choices=("most mass", "centroid", "peak", "top patches box", "adaptive"),
+        "most mass: the window whose inside, without the margin, holds most of the map. peak: "
+        "around its strongest patch. top patches box: around the box of the strongest 5 % of the "
+        "patches, which may widen it. adaptive: ViCrop's search over window sizes.",
+        choices=("most mass", "peak", "top patches box", "adaptive"),
     )
     margin: float = setting(
         0.1,
@@ -287,14 +290,6 @@ class CropSettings(Settings):
         high=16,
         step=1,
     )
-    top_fraction: float = setting(
-        0.05,
-        "Share of the patches that placement 'top patches box' encloses.",
-        low=0.001,
-        high=1.0,
-        step=0.01,
-        advanced=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -303,29 +298,17 @@ class CounterfactualSettings(Settings):
 
     amount: float = setting(
         0.05,
-        "How many patches are blocked: a share of all patches, or their number, as amount_unit "
-        "says. At least one. The paper gives no number; 5 % was chosen.",
+        "How much is blocked, as a share of all patches; one patch at least. The paper gives no "
+        "number; 5 % was chosen.",
         low=0.0,
-        high=16384.0,
+        high=1.0,
         step=0.01,
-    )
-    amount_unit: str = setting(
-        "fraction",
-        "fraction: amount is a share of all patches. patches: amount is their number.",
-        choices=("fraction", "patches"),
-        advanced=True,
     )
     fill: str = setting(
         "mean",
         "What replaces the evidence. mean: the model's mean colour; blur and noise keep the "
         "surroundings plausible; visual tokens: blocks the model's picture tokens, not pixels.",
-        choices=("mean", "black", "grey", "blur", "noise", "visual tokens"),
-    )
-    grow_px: int = setting(
-        0, "Widen the blocked area by this many pixels.", low=0, high=1024, step=1, advanced=True
-    )
-    feather_px: int = setting(
-        0, "Soften its edge over this many pixels.", low=0, high=1024, step=1, advanced=True
+        choices=("mean", "blur", "noise", "visual tokens"),
     )
     block: str = setting(
         "crop",
@@ -334,16 +317,6 @@ class CounterfactualSettings(Settings):
         choices=("crop", "picture and crop"),
         advanced=True,
     )
-    fill_seed: int = setting(
-        0, "Seed of fill 'noise'.", low=0, high=2**63 - 1, step=1, advanced=True
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.amount_unit == "fraction" and self.amount > 1:
-            raise ValueError(
-                f"amount is {self.amount}: choose at most 1, or set amount_unit to 'patches'"
-            )
 
 
 @dataclass(frozen=True)
@@ -359,20 +332,11 @@ class AnswerSettings(Settings):
     crop_budget: float = setting(
         1.0,
         "Visual tokens of the crop as a share of the picture's, on native-resolution models "
-        "(Qwen-VL). Less is faster; a crop is still magnified 1.25 times, as far as the picture's "
-        "own tokens go.",
+        "(Qwen-VL). Less is faster. Never below what magnifies the crop 1.25 times, capped at the "
+        "picture's tokens.",
         low=0.05,
         high=4.0,
         step=0.05,
-        advanced=True,
-    )
-    crop_tokens: int = setting(
-        0,
-        "The same as a number of tokens for all crops together, in place of crop_budget. 0: as "
-        "crop_budget says.",
-        low=0,
-        high=16384,
-        step=4,
         advanced=True,
     )
 
@@ -417,9 +381,6 @@ class DecodeSettings(Settings):
     top_k: int = setting(
         0, "When sampling, keep this many tokens. 0: all.", low=0, high=1000, step=1, advanced=True
     )
-    beams: int = setting(
-        1, "Beams of a beam search. 1: none.", low=1, high=16, step=1, advanced=True
-    )
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
     adaptive: float = setting(
         0.0,
@@ -430,6 +391,42 @@ class DecodeSettings(Settings):
         high=1.0,
         step=0.01,
         advanced=True,
+    )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "kind": "contrastive",
+        "rule": "argmax",
+        "first_depth": 0.0,
+        "last_depth": 1.0,
+        "layer": -1,
+        "scale": 0.5,
+        "min_side_px": 224,
+        "placement": "most mass",
+        "margin": 0.0,
+        "windows": 1,
+        "answer_input": "crop",
+        "alpha": 1.0,
+        "beta": 0.0,
+        "adaptive": 0.0,
+    },
+    "fast": {"crop_budget": 0.4, "alpha": 0.0, "adaptive": 0.9},
+}
+"""Settings by name. What a preset leaves out has its default; what is given wins over it."""
+
+
+@dataclass(frozen=True)
+class PresetSettings(Settings):
+    """What the settings are where none is given."""
+
+    preset: str = setting(
+        "default",
+        "Sets several settings at once. What you set yourself wins. paper: as published, one layer "
+        "and the crop alone. fast: looks closer only when unsure, reads no second stream, and "
+        "gives crops fewer tokens on native-resolution models.",
+        choices=tuple(PRESETS),
     )
 
 
@@ -445,12 +442,53 @@ class LaserSettings(Settings):
     answer: AnswerSettings = AnswerSettings()
     decode: DecodeSettings = DecodeSettings()
 
+    @classmethod
+    def of(cls, preset: str = "default", /, **given: Any) -> LaserSettings:
+        """Settings by name over those of a preset: `LaserSettings.of("paper", alpha=0.5)`.
+
+        Raises ValueError for an unknown preset, an unknown name and a value out of range.
+        """
+        values = {**preset_values(preset), **given}
+        groups = {
+            group: type_(**{s.name: values.pop(s.name) for s in fields(type_) if s.name in values})
+            for group, type_ in GROUPS.items()
+            if group not in ("preset", "load")
+        }
+        for name in values:
+            raise ValueError(removal(name) or f"{name} is no setting of the method: leave it out")
+        return cls(**groups)
+
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """Every setting by its name, without the groups."""
+        return {name: value for group in self.to_dict().values() for name, value in group.items()}
+
+    @property
+    def preset(self) -> str | None:
+        """The preset whose settings these are; None where one that a preset sets is another."""
+        for preset in PRESETS:
+            if preset_values(preset).items() <= self.by_name.items():
+                return preset
+        return None
+
 
 GROUPS: dict[str, type[Settings]] = {
+    "preset": PresetSettings,
     "load": LoadSettings,
     **{group.name: type(group.default) for group in fields(LaserSettings)},
 }
 
 
-LOCATE_GROUPS = ("load", "prompt", "contrast", "layer", "crop")
+LOCATE_GROUPS = ("preset", "load", "prompt", "contrast", "layer", "crop")
 """The groups that say where the evidence is, and nothing of answers."""
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """The value that a preset gives to every setting that any preset sets.
+
+    Raises ValueError for an unknown preset.
+    """
+    chosen = PRESETS[PresetSettings(preset).preset]
+    names = {name for values in PRESETS.values() for name in values}
+    defaults = {spec.name: spec.default for group in GROUPS.values() for spec in fields(group)}
+    return {name: chosen.get(name, default) for name, default in defaults.items() if name in names}

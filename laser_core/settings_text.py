@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .settings import GROUPS, LaserSettings, LoadSettings
+from .settings import GROUPS, LaserSettings, LoadSettings, preset_values
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,15 @@ class Flag:
         return "empty" if self.spec.default == "" else str(self.spec.default)
 
 
+def flag_name(setting: str) -> str:
+    """A setting's name as a flag."""
+    return "--" + setting.replace("_", "-")
+
+
 def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
     """The flags of these settings groups, in the order of their declaration."""
     return [
-        Flag(group, spec, "--" + spec.name.replace("_", "-"))
+        Flag(group, spec, flag_name(spec.name))
         for group in groups
         for spec in fields(GROUPS[group])
     ]
@@ -60,8 +65,7 @@ def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
 
 def title(group: str) -> str:
     """What a settings group is about, a line for people."""
-    line = (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
-    return line.replace("METHOD ", "")
+    return (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
 
 
 def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:
@@ -89,12 +93,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
-    """The settings that were given, defaults elsewhere. Raises ValueError, remedy first."""
+    """The settings that were given, elsewhere the preset's. Raises ValueError, remedy first."""
     return _settings(flags(), vars(arguments))
 
 
 def read_named(texts: Mapping[str, str]) -> tuple[LoadSettings, LaserSettings]:
-    """The settings from texts by field name, {"alpha": "0.5"}, defaults elsewhere.
+    """The settings from texts by field name, {"alpha": "0.5"}, elsewhere the preset's.
 
     Raises ValueError, remedy first and with the fields' own names.
     """
@@ -105,16 +109,25 @@ def read_named(texts: Mapping[str, str]) -> tuple[LoadSettings, LaserSettings]:
 def _settings(
     named: Sequence[Flag], given: Mapping[str, Any]
 ) -> tuple[LoadSettings, LaserSettings]:
-    """The settings from texts by destination; errors speak of the flags as `named`."""
-    groups = {}
-    for group, settings in GROUPS.items():
+    """The settings from texts by destination, over those of the preset among them.
+
+    Errors speak of the flags as `named`.
+    """
+    groups: dict[str, Any] = {}
+    preset: dict[str, Any] = {}
+    for group, settings in GROUPS.items():  # the preset first
         own = [flag for flag in named if flag.group == group]
+        values = {
+            flag.spec.name: preset[flag.spec.name] for flag in own if flag.spec.name in preset
+        }
         texts = [(flag, given[flag.destination]) for flag in own if flag.destination in given]
-        values = {flag.spec.name: _value(flag, text) for flag, text in texts}
+        values |= {flag.spec.name: _value(flag, text) for flag, text in texts}
         try:
             groups[group] = settings(**values)
         except ValueError as error:
             raise ValueError(_in_flags(str(error), own)) from error
+        if group == "preset":
+            preset = preset_values(groups.pop(group).preset)
     return groups.pop("load"), LaserSettings(**groups)
 
 

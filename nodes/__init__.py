@@ -9,6 +9,7 @@ from .con_vicrop import ConViCrop
 from .contrastive_attention import ContrastiveAttention
 from .counterfactual_mask import CounterfactualMask
 from .laser_answer import LaserAnswerNode
+from .laser_settings import LaserSettingsNode
 from .load_lvlm import LoadLVLM, UnloadLVLM
 from .paste_back import PasteBack
 from .vaq_layer_select import VAQLayerSelect
@@ -22,6 +23,7 @@ NODE_CLASS_MAPPINGS = {
     "LaserCounterfactualMask": CounterfactualMask,
     "LaserVATDecode": VATDecode,
     "LaserAnswer": LaserAnswerNode,
+    "LaserSettings": LaserSettingsNode,
     "LaserBoxPick": BoxPick,
     "LaserPasteBack": PasteBack,
     "LaserUnload": UnloadLVLM,
@@ -38,6 +40,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "LaserCounterfactualMask": "Counterfactual Mask",
     "LaserVATDecode": "VAT Decode",
     "LaserAnswer": "LASER Answer",
+    "LaserSettings": "LASER Settings",
     "LaserBoxPick": "Box Pick",
     "LaserPasteBack": "Paste Back",
     "LaserUnload": "Unload LVLM",

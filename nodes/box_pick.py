@@ -37,6 +37,8 @@ class BoxPick:
                     f"{BOUNDING_BOX},{BBOX}",
                     {"tooltip": "Boxes: from Con-ViCrop, LASER Answer or another pack."},
                 ),
+            },
+            "optional": {
                 "format": (
                     list(FORMATS),
                     {
@@ -51,10 +53,10 @@ class BoxPick:
                     "INT",
                     {**whole, "tooltip": "Which of that picture's boxes, counted from 0."},
                 ),
-            }
+            },
         }
 
-    def pick(self, boxes: Any, format: str, image_index: int, box_index: int):
+    def pick(self, boxes: Any, format: str = FORMATS[0], image_index: int = 0, box_index: int = 0):
         lists = _per_picture(_plain(boxes), numbers=format != FORMATS[0])
         if not lists:
             raise ValueError("connect boxes: this list is empty")

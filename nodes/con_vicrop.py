@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..laser_core.output.sentences import window_line
 from ..laser_core.settings import CropSettings
 from .batches import boxes_of, evidence_of, image_of, mask_of, pictures_of, window_on
 from .runtime import ui
@@ -44,17 +45,9 @@ class ConViCrop:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         return {
-            "required": {
-                "image": IMAGE_SOCKET,
-                **widgets(
-                    CropSettings,
-                    "scale",
-                    "min_side_px",
-                    "placement",
-                    "windows",
-                    "margin",
-                    "top_fraction",
-                ),
+            "required": {"image": IMAGE_SOCKET},
+            "optional": {
+                **widgets(CropSettings),
                 "override": (
                     "STRING",
                     {
@@ -64,14 +57,14 @@ class ConViCrop:
                         "advanced": True,
                     },
                 ),
+                "evidence": EVIDENCE_SOCKET,
+                "mask": MASK_SOCKET,
             },
-            "optional": {"evidence": EVIDENCE_SOCKET, "mask": MASK_SOCKET},
         }
 
-    def crop(self, image: Any, override: str, evidence=None, mask=None, **values: Any):
+    def crop(self, image: Any, override: str = "", evidence=None, mask=None, **values: Any):
         import torch
 
-        from ..laser_core.geometry import whole_picture
         from ..laser_core.output.drawing import drawing, on_one_size
         from ..laser_core.results import Placement
         from ..laser_core.steps.crop import place_windows
@@ -88,8 +81,6 @@ class ConViCrop:
             if by_hand is not None:
                 window = window_on(by_hand, picture.size)
                 placements.append(Placement((window,), (_share(item, window),)))
-            elif item.degenerate:
-                placements.append(Placement((whole_picture(picture.size),), (0.0,)))
             else:
                 placements.append(place_windows(item, chosen))
         pairs = list(zip(pictures, placements, strict=True))
@@ -116,8 +107,7 @@ class ConViCrop:
 def window_lines(placements: list) -> list[str]:
     """Windows in words, one line each."""
     return [
-        f"{window.width} x {window.height} px at ({window.x1}, {window.y1}), "
-        f"{share:.0%} of the evidence"
+        window_line(window, share)
         for placement in placements
         for window, share in zip(placement.windows, placement.shares, strict=True)
     ]

@@ -43,10 +43,10 @@ class ContrastiveAttention:
                 "lvlm": LVLM_SOCKET,
                 "image": IMAGE_SOCKET,
                 "question": QUESTION,
+            },
+            "optional": {
                 **widgets(ContrastSettings, "kind"),
-                **widgets(PromptSettings, "instruction", "query_free"),
-                **widgets(ContrastSettings, "normalise"),
-                **widgets(PromptSettings, "framing", "system"),
+                **widgets(PromptSettings, "instruction", "query_free", "framing", "system"),
             },
             "hidden": UNIQUE_ID,
         }

@@ -17,7 +17,7 @@ from .widgets import (
 )
 
 USUAL_MEAN_COLOUR = (122, 116, 104)  # of CLIP, which most vision towers were made with
-FILLS = ("mean", "black", "grey", "blur", "noise")  # 'visual tokens' exists inside a model alone
+FILLS = ("mean", "blur", "noise")  # 'visual tokens' exists inside a model alone
 FILL_HELP = (
     "What replaces the evidence. mean: the model's mean colour, or the usual one where only a mask "
     "is connected; blur and noise keep the surroundings plausible. LASER Answer also has "
@@ -45,15 +45,12 @@ class CounterfactualMask:
     @classmethod
     def INPUT_TYPES(cls) -> dict:
         return {
-            "required": {
-                "image": IMAGE_SOCKET,
+            "required": {"image": IMAGE_SOCKET},
+            "optional": {
                 **widgets(
-                    CounterfactualSettings,
-                    "amount", "fill", "amount_unit", "grow_px", "feather_px", "fill_seed",
+                    CounterfactualSettings, "amount", "fill",
                     fill={"choices": FILLS, "help": FILL_HELP},
                 ),
-            },
-            "optional": {
                 "evidence": EVIDENCE_SOCKET,
                 "mask": MASK_SOCKET,
                 "boxes": (
@@ -81,7 +78,7 @@ class CounterfactualMask:
                 masks.append(torch.zeros(picture.height, picture.width))
                 blocked.append(picture)
             else:
-                masks.append(patch_mask(evidence_patches(item, chosen, windows), item, chosen))
+                masks.append(patch_mask(evidence_patches(item, chosen, windows), item))
                 blocked.append(block(picture, masks[-1], chosen, colour))
             cut += [blocked[-1].crop(window) for window in windows] or [blocked[-1]]
         return image_of(cut), torch.stack(masks), image_of(blocked)

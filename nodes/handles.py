@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..laser_core.output.sentences import describe_answer, describe_evidence
 from . import runtime
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..laser_core.models.families import PictureInputs
     from ..laser_core.models.lvlm import Lvlm
+    from ..laser_core.pictures import PictureInputs
     from ..laser_core.results import Answer, AttentionMaps, Evidence
     from ..laser_core.settings import ContrastSettings, LoadSettings, PromptSettings
 
@@ -168,7 +169,7 @@ class EvidenceHandle:
         return sum(item.map.nbytes for item in self.items)
 
     def __str__(self) -> str:
-        return "\n".join(describe(item) for item in self.items)
+        return "\n".join(describe_evidence(item) for item in self.items)
 
 
 @dataclass(frozen=True)
@@ -181,29 +182,22 @@ class TraceHandle:
         return sum(len(answer.tokens) for answer in self.answers) * 2048
 
     def __str__(self) -> str:
-        return "\n".join(summary(answer) for answer in self.answers)
+        return "\n".join(describe_answer(answer) for answer in self.answers)
 
 
-def describe(evidence: Evidence) -> str:
-    """Where a picture's evidence comes from, in a sentence."""
-    reason = evidence.choice.reason if evidence.choice else "evidence from a mask"
-    if not evidence.degenerate:
-        return reason
-    if evidence.choice is None:
-        return "nothing found (the mask is empty): the whole picture is taken"
-    return f"nothing found: the whole picture is taken ({reason})"
+@dataclass(frozen=True)
+class SettingsHandle:
+    """LASER_SETTINGS: values of settings by name."""
 
+    values: dict[str, Any]
 
-def summary(answer: Answer) -> str:
-    """An answer, its length and its time, in a line."""
-    count, seconds = len(answer.tokens), answer.seconds_reading + answer.seconds_decoding
-    text = answer.text or "(an empty answer)"
-    if not count:
-        return f"{text} ({answer.stop_reason})"
-    stop = "" if answer.stop_reason == "end of answer" else f", stopped at {answer.stop_reason}"
-    if answer.stop_reason == "max tokens":
-        stop += ": raise max_tokens for the rest"
-    return f"{text} ({count} token{'s' * (count != 1)} in {seconds:.1f} s{stop})"
+    def get_ram_usage(self) -> int:
+        return 64 * len(self.values)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name}: {'(empty)' if value == '' else value}" for name, value in self.values.items()
+        )
 
 
 def _bytes_of(pictures: list[Image.Image]) -> int:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..laser_core.output.sentences import describe_answer, describe_evidence, plain_line
 from ..laser_core.settings import (
     AnswerSettings,
-    ContrastSettings,
-    CounterfactualSettings,
     CropSettings,
     DecodeSettings,
     LaserSettings,
-    LayerSettings,
     PromptSettings,
 )
 from .batches import boxes_of, image_of, masks_of, pictures_of
-from .handles import describe, summary
 from .runtime import NodeProgress, ViewProgress, ui
 from .views import token_view, window_view
 from .widgets import (
@@ -25,17 +22,16 @@ from .widgets import (
     LVLM_SOCKET,
     NODE_ON_PAGE,
     QUESTION,
-    settings_from,
+    SETTINGS,
+    preset_widget,
     widgets,
 )
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from ..laser_core.results import LaserAnswer
 
-    from ..laser_core.pipeline import LaserAnswer, Location
-    from ..laser_core.results import Placement
-
-ADVANCED = {"advanced": True}
+CARRIED = ("answer_input", "scale", "max_tokens", "temperature", "seed", "instruction")
+"""The settings that people turn; all others are LASER Settings'."""
 
 
 class LaserAnswerNode:
@@ -71,9 +67,12 @@ class LaserAnswerNode:
                 "lvlm": LVLM_SOCKET,
                 "image": IMAGE_SOCKET,
                 "question": QUESTION,
+            },
+            "optional": {
+                "preset": preset_widget(),
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(CropSettings, "scale"),
-                **widgets(DecodeSettings, "alpha", "max_tokens", "seed"),
+                **widgets(DecodeSettings, "max_tokens", "temperature", "seed"),
                 "with_plain": (
                     "BOOLEAN",
                     {
@@ -81,40 +80,16 @@ class LaserAnswerNode:
                         "tooltip": "Also give the model's answer without the method, to compare.",
                     },
                 ),
-                **widgets(PromptSettings, "instruction", instruction=ADVANCED),
-                **widgets(ContrastSettings, "kind", kind=ADVANCED),
-                **widgets(PromptSettings, "query_free"),
-                **widgets(ContrastSettings, "normalise"),
-                **widgets(
-                    LayerSettings,
-                    "top_heads", "rule", "layer", "fused_layers", "first_depth", "last_depth",
-                    top_heads=ADVANCED, rule=ADVANCED, layer=ADVANCED,
-                ),
-                **widgets(
-                    CropSettings,
-                    "min_side_px", "placement", "windows", "margin", "top_fraction",
-                    min_side_px=ADVANCED, placement=ADVANCED, windows=ADVANCED,
-                ),
-                **widgets(
-                    CounterfactualSettings,
-                    "amount", "fill", "amount_unit", "grow_px", "feather_px", "block", "fill_seed",
-                    amount=ADVANCED, fill=ADVANCED,
-                ),
-                **widgets(AnswerSettings, "crop_budget"),
-                **widgets(
-                    DecodeSettings,
-                    "beta", "temperature", "top_p", "top_k", "beams",
-                    beta=ADVANCED, temperature=ADVANCED,
-                ),
-                **widgets(PromptSettings, "framing", "system"),
-                **widgets(AnswerSettings, "crop_tokens"),
-                **widgets(DecodeSettings, "adaptive"),
-            },
-            "optional": {
+                **widgets(PromptSettings, "instruction", instruction={"advanced": True}),
                 "mask": (
                     "MASK",
                     {"tooltip": "Where to look, as any mask of the picture's size, instead of the "
                                 "evidence the model finds. One for all pictures, or one each."},
+                ),
+                "settings": (
+                    SETTINGS,
+                    {"tooltip": "From LASER Settings, which then decides every setting that this "
+                                "node lacks. Not connected: the preset decides them."},
                 ),
             },
             "hidden": NODE_ON_PAGE,
@@ -125,8 +100,10 @@ class LaserAnswerNode:
         lvlm: Any,
         image: Any,
         question: str,
+        preset: str = "default",
         with_plain: bool = True,
         mask: Any = None,
+        settings: Any = None,
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -135,7 +112,8 @@ class LaserAnswerNode:
         from ..laser_core.files import to_json
         from ..laser_core.output.report import report
 
-        settings = settings_of(values)
+        others = {} if settings is None else settings.values
+        settings = LaserSettings.of(preset, **others, **values)
         pictures = pictures_of(image)
         masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
         progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id, extra_pnginfo)
@@ -143,88 +121,32 @@ class LaserAnswerNode:
         with lvlm.running() as model:
             for picture, one_mask in zip(pictures, masks, strict=True):
                 progress.next_picture()
-                location = None
-                if not model.unknown_words(question):  # else the answer says which words it knows
-                    inputs, maps = model.encode(picture, settings.prompt.framing), None
-                    if one_mask is None:
-                        maps = lvlm.read(model, inputs, question, settings.prompt, progress)
-                    location = pipeline.locate(
-                        model, picture, question, settings, progress,
-                        inputs=inputs, maps=maps, mask=one_mask,
-                    )  # fmt: skip
-                windows.append(_windows(picture, location))
-                live.windows(windows[-1])
-                result = pipeline.answer(
-                    model, picture, question, settings,
-                    location=location, with_plain=with_plain, progress=progress, on_text=live.text,
-                )  # fmt: skip
-                found.append(result)
-                reports.append(
-                    to_json(report(result, question, model, settings, load=lvlm.settings))
+                location = pipeline.locate(
+                    model, picture, question, settings, progress, mask=one_mask, read=lvlm.read
                 )
-        return _outputs(pictures, found, windows, reports)
-
-
-def settings_of(values: dict[str, Any]) -> LaserSettings:
-    """The method's settings from the node's widgets."""
-    return LaserSettings(
-        prompt=settings_from(PromptSettings, values),
-        contrast=settings_from(ContrastSettings, values),
-        layer=settings_from(LayerSettings, values),
-        crop=settings_from(CropSettings, values),
-        counterfactual=settings_from(CounterfactualSettings, values),
-        answer=settings_from(AnswerSettings, values),
-        decode=settings_from(DecodeSettings, values),
-    )
-
-
-def drawn(picture: Image.Image, location: Location | None) -> Image.Image:
-    """The picture with its heat map and windows; alone where nothing was looked for."""
-    from ..laser_core.output.drawing import drawing
-
-    if location is None:
-        return drawing(picture)
-    return drawing(picture, location.evidence, location.placement)
-
-
-def _placement(picture: Image.Image, location: Location | None) -> Placement:
-    """The windows; the whole picture where nothing was looked for."""
-    from ..laser_core.geometry import whole_picture
-    from ..laser_core.results import Placement
-
-    if location is None:
-        return Placement((whole_picture(picture.size),), (0.0,))
-    return location.placement
-
-
-def _windows(picture: Image.Image, location: Location | None) -> dict[str, Any]:
-    """What the node's view shows of them."""
-    evidence = None if location is None else location.evidence
-    return window_view(picture, evidence, _placement(picture, location))
+                windows.append(window_view(picture, location.evidence, location.placement))
+                live.windows(windows[-1])
+                result = pipeline.answer_from(
+                    model, location, with_plain=with_plain, progress=progress, on_text=live.text
+                )
+                found.append(result)
+                reports.append(to_json(report(result, model, load=lvlm.settings)))
+        return _outputs(found, windows, reports)
 
 
 def _outputs(
-    pictures: list[Image.Image],
-    found: list[LaserAnswer],
-    windows: list[dict[str, Any]],
-    reports: list[str],
+    found: list[LaserAnswer], windows: list[dict[str, Any]], reports: list[str]
 ) -> dict[str, Any]:
     import torch
 
-    from ..laser_core.output.drawing import on_one_size
+    from ..laser_core.output.drawing import on_one_size, overlay
     from ..laser_core.output.heat import heat_map
 
-    crops, overlays, heats, placements = [], [], [], []
-    for picture, result in zip(pictures, found, strict=True):
-        location = result.location
-        placement = _placement(picture, location)
-        heat = torch.zeros(picture.height, picture.width)
-        if location is not None:
-            heat = heat_map(location.evidence)
-        crops += [picture.crop(window) for window in placement.windows]
-        overlays.append(drawn(picture, location))
-        heats.append(heat)
-        placements.append(placement)
+    places = [result.location for result in found]
+    crops = [place.picture.crop(window) for place in places for window in place.windows]
+    overlays = [overlay(place) for place in places]
+    heats = [heat_map(place.evidence) for place in places]
+    placements = [place.placement for place in places]
     answers = [result.answer.text for result in found]
     plain = ["" if result.plain is None else result.plain.text for result in found]
     views = [token_view(result.answer) for result in found]
@@ -241,9 +163,5 @@ def _outputs(
 
 def _lines(result: LaserAnswer) -> list[str]:
     """What the node says of a picture."""
-    lines = [summary(result.answer)]
-    if result.location is not None:
-        if result.plain is not None:
-            lines.append(f"plain model: {result.plain.text or '(an empty answer)'}")
-        lines.append(describe(result.location.evidence))
-    return lines
+    plain = [] if result.plain is None else [plain_line(result.plain.text)]
+    return [describe_answer(result.answer), *plain, describe_evidence(result.location.evidence)]

@@ -35,10 +35,9 @@ class LoadLVLM:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        settings = widgets(LoadSettings)
-        weights = settings.pop("weights")  # came later: saved workflows count the inputs
         return {
-            "required": {
+            "required": {},
+            "optional": {
                 "model": (
                     models.choices(),
                     {
@@ -57,7 +56,7 @@ class LoadLVLM:
                         "Empty: the one chosen above.",
                     },
                 ),
-                **settings,
+                **widgets(LoadSettings),
                 "keep_loaded": (
                     "BOOLEAN",
                     {
@@ -69,15 +68,20 @@ class LoadLVLM:
                         "advanced": True,
                     },
                 ),
-                "weights": weights,
-            }
+            },
         }
 
     @classmethod
     def VALIDATE_INPUTS(cls, model: str | None = None, custom_model: str | None = None):
         return models.complaint(model, custom_model) or True
 
-    def load(self, model: str, custom_model: str, keep_loaded: bool, **values: Any):
+    def load(
+        self,
+        model: str = models.DEMO_LABEL,
+        custom_model: str = "",
+        keep_loaded: bool = True,
+        **values: Any,
+    ):
         check_libraries()
         settings = settings_from(LoadSettings, values)
         progress = NodeProgress(stages={})

@@ -51,6 +51,8 @@ class PasteBack:
                     {"tooltip": "Where the crop was cut out: Con-ViCrop's region, one per crop. "
                                 "Partial values blend."},
                 ),
+            },
+            "optional": {
                 "feather_px": (
                     "INT",
                     {
@@ -62,8 +64,6 @@ class PasteBack:
                         "the window, except along the picture's own.",
                     },
                 ),
-            },
-            "optional": {
                 "boxes": (
                     BOUNDING_BOX,
                     {"tooltip": "The windows of Con-ViCrop: which crops belong to which picture, "
@@ -74,7 +74,7 @@ class PasteBack:
             },
         }  # fmt: skip
 
-    def paste(self, image: Any, crop: Any, region: Any, feather_px: int, boxes: Any = None):
+    def paste(self, image: Any, crop: Any, region: Any, feather_px: int = 0, boxes: Any = None):
         import torch
 
         pictures, crops = batch_of(image), _on_white(batch_of(crop, "crop"))

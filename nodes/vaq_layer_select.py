@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..laser_core.output.sentences import describe_evidence
 from ..laser_core.settings import LayerSettings
 from .batches import image_of
-from .handles import EvidenceHandle, describe
+from .handles import EvidenceHandle
 from .runtime import ui
 from .views import vaq_view
 from .widgets import ATTENTION, CATEGORY, EVIDENCE, settings_from, widgets
@@ -40,12 +41,11 @@ class VAQLayerSelect:
         return {
             "required": {
                 "attention": (ATTENTION, {"tooltip": "The maps, from Contrastive Attention."}),
-                **widgets(
-                    LayerSettings,
-                    "top_heads", "rule", "layer", "fused_layers", "first_depth", "last_depth",
-                ),
-            }
-        }  # fmt: skip
+            },
+            "optional": widgets(
+                LayerSettings, "top_heads", "rule", "layer", "first_depth", "last_depth"
+            ),
+        }
 
     def select(self, attention: Any, **values: Any):
         import dataclasses
@@ -67,7 +67,7 @@ class VAQLayerSelect:
             rule = select_layer(added, by_rule)
             views.append(vaq_view(picture, items[-1], layers, rule, chosen.layer >= 0))
         handle = EvidenceHandle(items, attention.mean_colour)
-        reports = [describe(item) for item in items]
+        reports = [describe_evidence(item) for item in items]
         heat = torch.stack([heat_map(item) for item in items])
         overlays = [
             drawing(picture, item) for picture, item in zip(attention.pictures, items, strict=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..laser_core.output.sentences import describe_answer
 from ..laser_core.settings import (
     AnswerSettings,
     DecodeSettings,
     LaserSettings,
-    LoadSettings,
     PromptSettings,
 )
-from .handles import TraceHandle, summary
+from .handles import TraceHandle
 from .runtime import NodeProgress, ViewProgress, ui
 from .shown_pictures import shown_pictures
 from .views import token_view
@@ -27,7 +27,7 @@ from .widgets import (
 )
 
 if TYPE_CHECKING:
-    from ..laser_core.results import Answer
+    pass
 
 
 class VATDecode:
@@ -63,15 +63,15 @@ class VATDecode:
                                 "picture. Several crops of a picture follow one another."},
                 ),
                 "question": QUESTION,
+            },
+            "optional": {
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(DecodeSettings, "alpha", "beta", "max_tokens", "temperature", "seed"),
                 **widgets(PromptSettings, "instruction"),
-                **widgets(DecodeSettings, "top_p", "top_k", "beams"),
+                **widgets(DecodeSettings, "top_p", "top_k"),
                 **widgets(PromptSettings, "system", "framing"),
-                **widgets(AnswerSettings, "crop_budget", "crop_tokens"),
+                **widgets(AnswerSettings, "crop_budget"),
                 **widgets(DecodeSettings, "adaptive"),
-            },
-            "optional": {
                 "counterfactual": (
                     "IMAGE",
                     {"tooltip": "The positive picture without its evidence, from Counterfactual "
@@ -114,7 +114,8 @@ class VATDecode:
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
     ):
-        from ..laser_core.results import Answer
+        from ..laser_core.files import to_json
+        from ..laser_core.output.report import report_answer
         from ..laser_core.steps.decode import decode
 
         settings = settings_from_groups(values)
@@ -122,19 +123,15 @@ class VATDecode:
         progress, live = NodeProgress(len(shown)), ViewProgress(unique_id, extra_pnginfo)
         answers, reports = [], []
         with lvlm.running() as model:
-            unknown = model.unknown_words(question)
             for one in shown:
                 progress.next_picture()
-                if unknown:
-                    reply = model.closed_vocabulary.reply(unknown)
-                    answer = Answer(reply, (), "outside the vocabulary")
-                else:
-                    streams = one.streams(model, question, settings)
-                    answer = decode(model, *streams, settings.decode, progress, live.text)
+                streams = one.streams(model, question, settings)
+                answer = decode(model, *streams, settings.decode, progress, live.text)
                 answers.append(answer)
-                reports.append(json_of(answer, question, model, settings, lvlm.settings))
+                content = report_answer(answer, question, model, settings, lvlm.settings)
+                reports.append(to_json(content))
         texts = [answer.text for answer in answers]
-        lines = [summary(answer) for answer in answers]
+        lines = [describe_answer(answer) for answer in answers]
         return {
             "ui": ui(lines, laser_tokens=[token_view(answer) for answer in answers]),
             "result": (texts, TraceHandle(answers), reports, lines),
@@ -147,18 +144,3 @@ def settings_from_groups(values: dict[str, Any]) -> LaserSettings:
         answer=settings_from(AnswerSettings, values),
         decode=settings_from(DecodeSettings, values),
     )
-
-
-def json_of(
-    answer: Answer, question: str, model: Any, settings: LaserSettings, load: LoadSettings
-) -> str:
-    """The core's report of an answer whose evidence came from other nodes."""
-    from ..laser_core.files import to_json
-    from ..laser_core.output.report import report
-    from ..laser_core.pipeline import LaserAnswer
-
-    result = LaserAnswer(answer, None, None, None, None)
-    content = report(result, question, model, settings, load=load)
-    used = ("load", "prompt", "answer", "decode")  # the other steps were other nodes'
-    content["settings"] = {name: content["settings"][name] for name in used}
-    return to_json(content)

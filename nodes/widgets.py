@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import Field, fields
 from typing import Any
 
-from ..laser_core.settings import Settings
+from ..laser_core.settings import PresetSettings, Settings, preset_values
 
 CATEGORY = "LASER"
 
 LVLM, ATTENTION, EVIDENCE, TRACE = "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE"
+SETTINGS = "LASER_SETTINGS"
 BOUNDING_BOX, BBOX = "BOUNDING_BOX", "BBOX"
 
 JAVASCRIPT_MAX = 2**53 - 1  # larger whole numbers lose digits on the canvas
@@ -64,6 +65,12 @@ def widgets(settings: type[Settings], *names: str, **replaced: dict[str, Any]) -
     """
     specs = {spec.name: spec for spec in fields(settings)}
     return {name: _widget(specs[name], replaced.get(name, {})) for name in names or specs}
+
+
+def preset_widget() -> tuple:
+    """The choice of a preset, with the values of each for the page, which fills them in."""
+    choices, options = widgets(PresetSettings)["preset"]
+    return choices, {**options, "presets": {name: preset_values(name) for name in choices}}
 
 
 def settings_from(settings: type[Settings], values: dict[str, Any]) -> Settings:

@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { el } from "./views/dom.js";
 import { fileQuery, kept, picturesOf, restored } from "./views/payload.js";
+import { fillIn, presetsOf } from "./views/presets.js";
 import { translator } from "./views/strings.js";
 import { createView, VIEWS } from "./views/view.js";
 
@@ -12,6 +13,7 @@ const LEAST_WIDTH_PX = 320; // of a new node with a view
 const EMPTY_HEIGHT_PX = 64; // of a view with nothing to show
 const views = new Map(); // node -> its view while the node is on a graph
 const folds = new Map(); // node -> what folds its rarely used inputs
+const presets = new Map(); // type of node -> the values that each preset writes
 let texts = {};
 let made = 0;
 
@@ -48,9 +50,15 @@ app.registerExtension({
     }
   },
 
+  beforeRegisterNodeDef(_, definition) {
+    const found = presetsOf(definition);
+    if (found) presets.set(definition.name, found);
+  },
+
   nodeCreated(node) {
     const spec = VIEWS[node.comfyClass];
     if (spec) attach(node, spec);
+    if (presets.has(node.comfyClass)) followPreset(node, presets.get(node.comfyClass));
     if (/^Laser[A-Z]/.test(node.comfyClass ?? "")) foldAdvanced(node);
   },
 
@@ -153,6 +161,15 @@ function foldAdvanced(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
   chain(node, "onAdded", () => folds.set(node, fold)); // not before: some never join a graph
   chain(node, "onRemoved", () => folds.delete(node));
+}
+
+/** Choosing a preset writes its values into the node's widgets: what is seen is what runs. */
+function followPreset(node, values) {
+  const preset = widgetOf(node, "preset");
+  chain(preset, "callback", () => {
+    fillIn(node.widgets, values[preset.value] ?? {});
+    node.setDirtyCanvas(true, true);
+  });
 }
 
 /** What a view asks of the canvas, see Host in views/view.js. */

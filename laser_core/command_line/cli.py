@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
 from ..console import ProgressLine, Stopwatch, is_for_the_user, quiet_libraries
-from ..settings import GROUPS, LOCATE_GROUPS
-from ..settings_text import add_flags, add_model, flags, read_flags
+from ..settings import GROUPS, LOCATE_GROUPS, removal
+from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
 from .cli_aggregate import add_aggregate
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..pipeline import LaserAnswer, Location
+    from ..results import LaserAnswer, Location
 
 DEFAULT_OUT = "laser-out"
 _WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png")
@@ -115,10 +115,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         progress.stage("drawing")
         pictures = _pictures(result, answering)
         seconds["drawing"] = watch.lap()
-    content = report(
-        result, arguments.question, lvlm, settings,
-        load=load, files=[*pictures, "report.json"],
-    )  # fmt: skip
+    content = report(result, lvlm, load=load, files=[*pictures, "report.json"])
     text = to_json(content)
     _write(out, pictures, text)
     progress.clear()
@@ -169,20 +166,18 @@ def _megabytes(size: int) -> str:
 
 
 def _pictures(result: LaserAnswer | Location, answering: bool) -> dict[str, Image.Image]:
-    """The pictures of a run by file name; none where the model refused the question."""
+    """The pictures of a run by file name."""
     from ..output.drawing import overlay, vaq_chart
 
     location = result.location if answering else result
-    if location is None:
-        return {}
     pictures = {"overlay.png": overlay(location)}
     if not location.evidence.degenerate:
-        for index, window in enumerate(location.placement.windows, 1):
+        for index, window in enumerate(location.windows, 1):
             name = "crop.png" if index == 1 else f"crop-{index}.png"
             pictures[name] = location.picture.crop(window)
-    if answering and result.counterfactual is not None:
-        pictures["counterfactual.png"] = result.counterfactual
-    pictures["vaq.png"] = vaq_chart(location.choice)
+    if answering and result.counterfactual and result.counterfactual.picture:
+        pictures["counterfactual.png"] = result.counterfactual.picture
+    pictures["vaq.png"] = vaq_chart(location.evidence.choice)
     return pictures
 
 
@@ -252,6 +247,9 @@ class _Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split()
         names = [flag.name for flag in flags()]
         for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
+            removed = removal(word[2:].replace("-", "_"), flag_name)
+            if removed:
+                raise ValueError(removed)
             alike = difflib.get_close_matches(word, names, n=1)
             if alike:
                 raise ValueError(f"did you mean {alike[0]}? There is no {word}")

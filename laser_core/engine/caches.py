@@ -35,8 +35,13 @@ class _Continued(DynamicLayer):
 
 def cache_of(layers: Layers) -> DynamicCache:
     """A growing cache that begins with `layers`, which stay untouched and are not copied."""
+    return cache_of_layers([_Continued(keys, values) for keys, values in layers])
+
+
+def cache_of_layers(layers: list[DynamicLayer]) -> DynamicCache:
+    """A cache of these very layers."""
     cache = DynamicCache()
-    cache.layers = [_Continued(keys, values) for keys, values in layers]
+    cache.layers = layers
     return cache
 
 
@@ -81,31 +86,3 @@ class RoomyLayer(DynamicLayer):
 
     def get_seq_length(self, *args: Any) -> int:
         return self._length
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        index = beam_idx.to(self.device)
-        self._room = tuple(tensor.index_select(0, index) for tensor in self._room)
-        self._show()
-
-    def repeated(self, times: int) -> RoomyLayer:
-        """A copy with each row `times` times."""
-        rows = (tensor.repeat_interleave(times, 0) for tensor in self._room)
-        return RoomyLayer(*rows, self._length)
-
-
-class StreamsCache(DynamicCache):
-    """Rows [positive beams | negative beams]: beam search reorders both halves alike."""
-
-    def __init__(self, layers: list[RoomyLayer], streams: int) -> None:
-        super().__init__()
-        self.layers = layers
-        self.streams = streams
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        count = len(beam_idx)
-        shifted = [beam_idx + stream * count for stream in range(self.streams)]
-        super().reorder_cache(torch.cat(shifted))
-
-    def repeated(self, beams: int) -> StreamsCache:
-        """A copy with `beams` rows for each stream."""
-        return StreamsCache([layer.repeated(beams) for layer in self.layers], self.streams)

@@ -1,4 +1,4 @@
-"""Attention rows, captured while the model runs its own fast kernel (METHOD step 2).
+"""Attention rows, captured while the model runs its own fast kernel (docs/method.md, step 2).
 
 The attention function that transformers has registered is wrapped for the time of a `with`
 block; the wrapper computes the few wanted rows from the very q and k it is handed, then calls
@@ -144,7 +144,7 @@ def _masked(
     """`scores` (B, H, R, N) with hidden keys at -inf, as the kernel would hide them."""
     if mask is not None and not isinstance(mask, torch.Tensor):
         raise ValueError(
-            f"load the model with attention 'sdpa': a mask of type {type(mask).__name__} "
+            f"load the model with attention 'auto': a mask of type {type(mask).__name__} "
             "cannot be read row by row"
         )
     total = scores.shape[-1]

@@ -13,10 +13,9 @@ import torch
 from ..models.lvlm import Lvlm
 from ..results import Alternative, TokenRecord
 from ..settings import DecodeSettings
-from .two_streams import Rows, mix_logits
+from .two_streams import mix_logits
 
 TOP_ALTERNATIVES = 5
-RESCORED_TOKENS = 16  # tokens per forward when beams are scored afterwards: bounds the logits kept
 
 
 class Recorder:
@@ -34,16 +33,10 @@ class Recorder:
     def observe(
         self, fed: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
     ) -> None:
-        """fed: (rows,) the tokens given to the model; positive, negative: (rows, V) logits."""
+        """fed: (1,) the token given to the model; positive, negative: (1, V) logits."""
         if self._pending is not None:
             self._note(fed[0])
         self._pending = positive[0], None if negative is None else negative[0]
-
-    def score(self, token: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None):
-        """Note `token` (a 0-d tensor), chosen where both streams had these logits (V,)."""
-        self._pending = positive, negative
-        self._note(token)
-        self._pending = None
 
     def records(self, token_ids: list[int]) -> list[TokenRecord]:
         """A record for each token of the answer."""
@@ -104,36 +97,6 @@ class Recorder:
             probability_without=None if without is None else without[0],
             alternatives=alternatives,
         )
-
-
-def rescore(
-    lvlm: Lvlm, rows: Rows, token_ids: list[int], settings: DecodeSettings
-) -> list[TokenRecord]:
-    """Records of a finished answer, for beam search: its tokens once more, several a forward."""
-    recorder = Recorder(lvlm, settings)
-    answer = torch.tensor(token_ids, device=lvlm.device)
-    fed = torch.cat([rows.input_ids[0, -1:], answer[:-1]])[None]
-    mrope = hasattr(lvlm.model.model, "get_rope_index")
-    head, streams = lvlm.model.get_output_embeddings(), rows.cache.streams
-    for first in range(0, len(token_ids), RESCORED_TOKENS):
-        chunk = fed[:, first : first + RESCORED_TOKENS]
-        past, count = rows.cache.get_seq_length(), chunk.shape[1]
-        kwargs = {}
-        if lvlm.takes_token_types:
-            kwargs["mm_token_type_ids"] = torch.zeros_like(chunk).int().repeat(streams, 1)
-        hidden = lvlm.model.model(
-            input_ids=chunk.repeat(streams, 1),
-            position_ids=rows.position_ids(past, count, 1, mrope),
-            attention_mask=rows.attention_mask(past + count, 1),
-            **{lvlm.cache_name: rows.cache},
-            use_cache=True,
-            **kwargs,
-        ).last_hidden_state
-        logits = head(hidden).float()
-        for step in range(count):
-            negative = logits[1, step] if streams == 2 else None
-            recorder.score(answer[first + step], logits[0, step], negative)
-    return recorder.records(token_ids)
 
 
 def _token_text(lvlm: Lvlm, token: int, before: int | None) -> str:

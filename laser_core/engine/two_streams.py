@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import Layers
 from ..settings import DecodeSettings
-from .caches import ROOM, RoomyLayer, StreamsCache
+from .caches import ROOM, RoomyLayer, cache_of_layers
 from .reading import ReadStream
 
 
@@ -48,7 +49,8 @@ class Rows:
     lent: the positive stream's shared part, which meanwhile lies in the cache's first row.
     """
 
-    cache: StreamsCache
+    cache: DynamicCache
+    streams: int
     input_ids: torch.Tensor
     offsets: torch.Tensor
     mask: torch.Tensor | None
@@ -82,8 +84,8 @@ class Rows:
         if any(pads):
             mask = torch.arange(longest)[None] >= torch.tensor(pads)[:, None]
             mask = mask.long().to(device)
-        cache = StreamsCache(layers, len(streams))
-        return cls(cache, input_ids.to(device), offsets.to(device), mask, lent)
+        cache = cache_of_layers(layers)
+        return cls(cache, len(streams), input_ids.to(device), offsets.to(device), mask, lent)
 
     def give_back(self) -> None:
         """Copy the lent part out of the cache, which can then be freed."""
@@ -91,18 +93,17 @@ class Rows:
             self.lent[index] = tuple(tensor.clone() for tensor in tensors)
             self.cache.layers[index] = None
 
-    def position_ids(self, first: int, count: int, beams: int, mrope: bool) -> torch.Tensor:
-        """(S * beams, count) positions of the tokens at indices from `first` on, or (3, ...)."""
+    def position_ids(self, first: int, count: int, mrope: bool) -> torch.Tensor:
+        """(S, count) positions of the tokens at indices from `first` on, or (3, S, count)."""
         index = torch.arange(first, first + count, device=self.offsets.device)
-        positions = (index + self.offsets[:, None]).repeat_interleave(beams, 0)
+        positions = index + self.offsets[:, None]
         return positions.expand(3, -1, -1) if mrope else positions
 
-    def attention_mask(self, total: int, beams: int) -> torch.Tensor | None:
-        """(S * beams, total) padding mask over `total` tokens, or None."""
+    def attention_mask(self, total: int) -> torch.Tensor | None:
+        """(S, total) padding mask over `total` tokens, or None."""
         if self.mask is None:
             return None
-        mask = torch.nn.functional.pad(self.mask, (0, total - self.mask.shape[1]), value=1)
-        return mask.repeat_interleave(beams, 0)
+        return torch.nn.functional.pad(self.mask, (0, total - self.mask.shape[1]), value=1)
 
 
 def _merged(
@@ -119,11 +120,11 @@ def _merged(
 
 
 class TwoStreams:
-    """Context manager: inside, the model runs every row once per stream and returns mixed logits.
+    """Context manager: inside, the model runs the row once per stream and returns mixed logits.
 
     The hooks act only on this model in this thread and are removed on any exit.
-    observe: called with (z+, z-) of every step, (rows, V) float32, z- None without a second
-    stream; and before it with the token ids that `generate` chose for the step before; or None.
+    observe: called at every step with the token that `generate` chose at the step before, (1,),
+    and with z+ and z-, (1, V) float32, z- None without a second stream.
     """
 
     def __init__(
@@ -131,10 +132,9 @@ class TwoStreams:
         lvlm: Lvlm,
         rows: Rows,
         settings: DecodeSettings,
-        observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None] | None,
+        observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
     ) -> None:
         self._lvlm, self._rows, self._settings = lvlm, rows, settings
-        self._streams = rows.cache.streams
         self._mrope = hasattr(lvlm.model.model, "get_rope_index")
         self._observe = observe
 
@@ -156,27 +156,26 @@ class TwoStreams:
             return None
         ids = self._fed = kwargs["input_ids"]
         past = kwargs[self._lvlm.cache_name].get_seq_length()
-        beams, count = ids.shape
+        count = ids.shape[1]
         kwargs = {
             **kwargs,
-            "input_ids": ids.repeat(self._streams, 1),
-            "position_ids": self._rows.position_ids(past, count, beams, self._mrope),
-            "attention_mask": self._rows.attention_mask(past + count, beams),
+            "input_ids": ids.repeat(self._rows.streams, 1),
+            "position_ids": self._rows.position_ids(past, count, self._mrope),
+            "attention_mask": self._rows.attention_mask(past + count),
         }
         return args, kwargs
 
     def _mix(self, model: Any, args: tuple, output: Any) -> Any:
         if threading.get_ident() != self._thread:
             return None
-        rows = output.logits[:, -1].float().chunk(self._streams)
-        positive, negative = rows[0], rows[1] if self._streams == 2 else None
+        rows = output.logits[:, -1].float().split(1)
+        positive, negative = rows[0], rows[1] if self._rows.streams == 2 else None
         mixed = mix_logits(positive, negative, self._settings.alpha, self._settings.beta)
         if not mixed.amax(-1).isfinite().all():
             raise ValueError(
                 "choose precision bf16 or fp32, or download the model again: its scores for the "
                 f"next token are not finite in {self._lvlm.dtype}"
             )
-        if self._observe:
-            self._observe(self._fed[:, -1], positive, negative)
+        self._observe(self._fed[:, -1], positive, negative)
         output.logits = mixed[:, None]
         return output

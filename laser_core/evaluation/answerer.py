@@ -18,22 +18,22 @@ from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..pipeline import answer
 from ..results import Answer
-from ..settings import DecodeSettings, LaserSettings, LoadSettings
+from ..settings import DecodeSettings, LaserSettings, LoadSettings, removal
 from ..settings_text import flags, read_named
 from ..steps.decode import decode
 
 MODES = ("laser", "plain")  # the method, or the model alone for comparison
 
-# Generation arguments of tasks by the setting they stand for; do_sample and until have no setting.
+# Generation arguments of tasks by the setting they stand for; do_sample, until and num_beams, which
+# must be 1, have no setting.
 GENERATION_SETTINGS = {
     "max_new_tokens": "max_tokens",
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
-    "num_beams": "beams",
     "seed": "seed",
 }
-_UNDERSTOOD = {*GENERATION_SETTINGS, "do_sample", "until"}
+_UNDERSTOOD = {*GENERATION_SETTINGS, "do_sample", "num_beams", "until"}
 
 
 class UnsuitableTask(ValueError):
@@ -57,6 +57,9 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
     """
     names = ["mode", *(flag.spec.name for flag in flags())]
     for name in given:
+        removed = removal(name)
+        if removed:
+            raise ValueError(removed)
         if name not in names:
             alike = difflib.get_close_matches(name, [*names, "pretrained"], n=1)
             remedy = f"did you mean {alike[0]}?" if alike else f"choose from {', '.join(names)}:"
@@ -84,8 +87,15 @@ def decode_settings(
     """How a task wants its answers generated, but for the settings that were `given`.
 
     Greedy where do_sample is false or the temperature 0; do_sample without a temperature samples
-    at 1, as transformers does. A limit beyond a setting's range becomes the range's end.
+    at 1, as transformers does. A limit beyond a setting's range becomes the range's end. Raises
+    UnsuitableTask for a beam search.
     """
+    if (generation.get("num_beams") or 1) > 1:
+        raise UnsuitableTask(
+            "set num_beams to 1 (--gen_kwargs num_beams=1), or choose another task: LASER decodes "
+            f"one answer, without a beam search, and this task asks for {generation['num_beams']} "
+            "beams"
+        )
     wanted = {
         name: generation[key]
         for key, name in GENERATION_SETTINGS.items()
@@ -174,12 +184,8 @@ class Answerer:
     ) -> Answer:
         """All pictures, then the question: what the model alone makes of them."""
         lvlm, prompt = self._lvlm, settings.prompt
-        unknown = lvlm.unknown_words(question)
-        if unknown:
-            return Answer(lvlm.closed_vocabulary.reply(unknown), (), "outside the vocabulary")
         inputs = [lvlm.encode(picture, prompt.framing) for picture in pictures]
-        text = lvlm.question_text(question, prompt)
-        stream = Stream(lvlm.prompt(inputs, text, prompt.system), shared_prefix=True)
+        stream = Stream(lvlm.question_prompt(inputs, question, prompt), shared_prefix=True)
         plain = dataclasses.replace(settings.decode, alpha=0.0)
         return decode(lvlm, stream, None, plain)
 

@@ -72,14 +72,14 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
     shares = {}
     for kind in KINDS:
         mapped = contrast(found.maps, dataclasses.replace(settings.contrast, kind=kind))
-        heads = found.choice.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
-        choice = dataclasses.replace(found.choice, heads=heads)
+        heads = found.evidence.choice.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
+        choice = dataclasses.replace(found.evidence.choice, heads=heads)
         shares[kind] = mass_share(evidence(mapped, choice, found.maps), box)
         if shares[kind] != shares[kind]:
             raise ValueError(f"leave this item out: its {kind} map is empty or not finite")
-    window = box.intersect(Box(*found.placement.windows[0]))
+    window = box.intersect(Box(*found.windows[0]))
     shares |= {"area": box.area / whole.area, "window": window.area / box.area}
-    return {"layer": found.choice.layer, "layers": found.maps.layers, **shares}
+    return {"layer": found.evidence.choice.layer, "layers": found.maps.layers, **shares}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from .families import PictureInputs
+from ..pictures import PictureInputs
+from .chat_formats import TURN_MARKS, plain_text
 
 _PROBE = "LASERPROBE"  # a text that no template writes
 
@@ -47,19 +50,6 @@ class Prompt:
         return tuple(self.input_ids[0, : self.prefix_length].tolist()), self.pictures[0].digest
 
 
-def _template(found: Any, name: str) -> str:
-    """One template: of several, by name or as older files list them, the one named default."""
-    if isinstance(found, list):
-        found = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
-    if isinstance(found, dict):
-        found = found.get("default")
-    if not isinstance(found, str):
-        raise ValueError(
-            f"mend the chat template of {name}: it is neither a text nor texts with a default"
-        )
-    return found
-
-
 @dataclass(frozen=True)
 class Stream:
     """A prompt to decode from.
@@ -72,3 +62,96 @@ class Stream:
     prompt: Prompt
     shared_prefix: bool = False
     blocked: tuple[int, ...] = ()
+
+
+class Chat:
+    """How a model's conversations become token ids.
+
+    template: Jinja, or several templates of which one is named default. picture_ids: token ids
+    that stand for a picture or a video; None among them is passed over. Raises ValueError for a
+    template that is none.
+    """
+
+    def __init__(self, tokenizer: Any, template: Any, picture_ids: set, name: str) -> None:
+        self.template = _default_of(template, name)
+        self._tokenizer, self._picture_ids, self._name = tokenizer, picture_ids, name
+
+    def ids(self, pictures: int, text: str, system: str = "") -> list[int]:
+        """Token ids of a chat up to where the answer begins, one placeholder for each picture.
+
+        The texts may hold anything: the model's control tokens and turn marks in them are read as
+        the characters they are, and inject neither a picture nor a role. Raises ValueError for a
+        chat that the template refuses.
+        """
+        ids = self._ids(pictures, self.harmless(text), self.harmless(system))
+        # The control tokens must be the template's own, whatever the tokenizer made of the texts
+        bare = self._ids(pictures, "." if text else "", "." if system else "")
+        if self._control_ids(ids) != self._control_ids(bare):
+            raise ValueError(
+                f"take what looks like a control token out of the texts: {self._name} would read a "
+                "picture or a change of speaker there"
+            )
+        return ids
+
+    def harmless(self, text: str) -> str:
+        """The text with control tokens and turn marks broken up, to be read as characters."""
+        return plain_text(text, {*self._control_tokens.values(), *self._template_marks})
+
+    def _ids(self, pictures: int, text: str, system: str) -> list[int]:
+        rendered, bos = self._rendered(pictures, text, system), self._tokenizer.bos_token
+        begun = bool(bos) and rendered.startswith(bos)
+        return self._tokenizer(rendered, add_special_tokens=not begun)["input_ids"]
+
+    def _rendered(self, pictures: int, text: str, system: str) -> str:
+        content = [{"type": "image"} for _ in range(pictures)]
+        if text:
+            content.append({"type": "text", "text": text})
+        chat = [{"role": "user", "content": content}]
+        if system:
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        try:
+            return self._tokenizer.apply_chat_template(
+                chat, chat_template=self.template, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program: it raises whatever it stumbles on
+            raise ValueError(
+                f"leave the system prompt empty, or mend the chat template of {self._name}: it "
+                f"refuses this chat ({error})"
+            ) from error
+
+    @cached_property
+    def _template_marks(self) -> list[str]:
+        """What this very template writes around a user's text, such as "### Human:"."""
+        around = self._rendered(1, _PROBE, "")
+        for part in (_PROBE, *self._control_tokens.values()):
+            around = around.replace(part, "\n")
+        lines = [line.strip() for line in re.split(r"\n|(?<=[.!?]) ", around)]  # or sentences
+        # Not bare words, such as "user" after a control token: questions have them too
+        return [line for line in lines if len(line) > 2 and re.search(r"[^\w\s]", line)]
+
+    @cached_property
+    def _control_tokens(self) -> dict[int, str]:
+        """What the model reads as more than its characters: special tokens and turn marks."""
+        return {
+            index: token.content
+            for index, token in self._tokenizer.added_tokens_decoder.items()
+            if (token.special or index in self._picture_ids or token.content in TURN_MARKS)
+            and index != self._tokenizer.unk_token_id
+            and token.content.strip()
+        }
+
+    def _control_ids(self, ids: list[int]) -> list[int]:
+        return [index for index in ids if index in self._control_tokens]
+
+
+def _default_of(found: Any, name: str) -> str:
+    """One template: of several, by name or as older files list them, the one named default."""
+    if isinstance(found, list):
+        found = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+    if isinstance(found, dict):
+        found = found.get("default")
+    if not isinstance(found, str):
+        raise ValueError(
+            f"mend the chat template of {name}: it is neither a text nor texts with a default"
+        )
+    return found

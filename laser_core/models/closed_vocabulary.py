@@ -1,9 +1,10 @@
-"""What a model that knows few words says to others. Knows neither tokenizer nor weights."""
+"""What a model that knows few words says to others. Knows nothing of pictures or weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NAMED_WORDS = 5  # of those a model does not know
 
@@ -21,6 +22,20 @@ class ClosedVocabulary:
     def __post_init__(self) -> None:
         if not isinstance(self.message, str) or not isinstance(self.example, str):
             raise TypeError("message and example of closed_vocabulary must be texts")
+
+    def check(self, text: str, tokenizer: Any, harmless: Callable[[str], str]) -> None:
+        """Raise ValueError, which says what is known, for words that the tokenizer lacks.
+
+        harmless: breaks up control tokens, which are no words a user may say.
+        """
+        unknown = [
+            word
+            for word in dict.fromkeys(text.split())
+            if tokenizer.unk_token_id
+            in tokenizer(harmless(word), add_special_tokens=False)["input_ids"]
+        ]
+        if unknown:
+            raise ValueError(self.reply(unknown))
 
     def reply(self, unknown: Sequence[str]) -> str:
         short = [word if len(word) <= 40 else word[:37] + "..." for word in unknown[:NAMED_WORDS]]

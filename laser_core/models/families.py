@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from ..geometry import Box, Grid
+from ..pictures import PictureInputs
 from . import chat_formats
 from .image_processors import load_image_processor, mean_colour, set_token_range, token_side_px
 from .layouts import CLASS_TOKENS, LayoutRule, base_view_and_tiles, merged_patches, one_view
@@ -23,7 +24,6 @@ from .layouts import CLASS_TOKENS, LayoutRule, base_view_and_tiles, merged_patch
 __all__ = [
     "FAMILIES",
     "Family",
-    "PictureInputs",
     "encode_picture",
     "family_of",
     "load_image_processor",
@@ -33,25 +33,6 @@ __all__ = [
 
 LARGEST_PADDING_PX = 4_000_000
 """Padding never makes a small picture larger than this (3 x 5000 would become 25 megapixels)."""
-
-
-@dataclass(frozen=True)
-class PictureInputs:
-    """One picture as a model takes it.
-
-    tensors: what forward() takes, a batch of one picture: pixel_values and, by family,
-    image_sizes or image_grid_thw. token_count: visual tokens the prompt must hold for it.
-    map_tokens: which of those form the grid, row by row. grid: rows, columns and view in float
-    pixels of the original picture. picture_size: its (width, height). digest: equal exactly for
-    pictures that one model takes alike.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    token_count: int
-    map_tokens: slice
-    grid: Grid
-    picture_size: tuple[int, int]
-    digest: str
 
 
 @dataclass(frozen=True)

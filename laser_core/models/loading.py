@@ -32,7 +32,8 @@ DEMO_FOLDERS = {
 # Without them the library may ask on the terminal, or the hub
 _OWN_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_ATTENTION = {"auto": "sdpa", "sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+_ATTENTION = {"auto": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the most is less
 
 
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
@@ -83,11 +84,11 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
 
 
 def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:
-    """The settings' minimum and maximum; where they are the defaults, the model's own, if any."""
-    limits, defaults = (
-        (load.min_visual_tokens, load.max_visual_tokens) for load in (settings, LoadSettings())
-    )
-    return lvlm.visual_tokens if lvlm.visual_tokens and limits == defaults else limits
+    """The least and the most; where the setting is the default, the model's own, if any."""
+    most = settings.max_visual_tokens
+    if lvlm.visual_tokens and most == LoadSettings().max_visual_tokens:
+        return lvlm.visual_tokens
+    return min(LEAST_VISUAL_TOKENS, most), most
 
 
 def _resolve(name: str, pickled: bool) -> Path:

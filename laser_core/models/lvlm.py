@@ -1,15 +1,13 @@
 """A loaded model and the prompts it reads.
 
-`Lvlm` joins what the method needs of a model: weights, tokenizer, image processor and family
-record. `Prompt` is a chat as token ids, with every picture's tokens located. Knows nothing of
-attention maps or decoding.
+`Lvlm` joins what the method needs of a model: weights, tokenizer, image processor, chat and
+family record. Knows nothing of attention maps or decoding.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..pictures import to_picture
+from ..pictures import PictureInputs, to_picture
 from ..settings import PromptSettings
-from .chat import _PROBE, Prompt, _template
-from .chat_formats import TURN_MARKS, plain_text
+from .chat import Chat, Prompt
 from .closed_vocabulary import ClosedVocabulary
-from .families import Family, PictureInputs, encode_picture, family_of, mean_colour
+from .families import Family, encode_picture, family_of, mean_colour
 
 if TYPE_CHECKING:
     from .prefix import Prefix
@@ -54,8 +51,11 @@ class Lvlm:
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
-        self.chat_template = _template(
-            chat_template or tokenizer.chat_template or self.family.chat_template, self.name
+        self.chat = Chat(
+            tokenizer,
+            chat_template or tokenizer.chat_template or self.family.chat_template,
+            {self.image_token_id, getattr(model.config, "video_token_id", None)},
+            self.name,
         )
         extras = _read_extras(folder)
         own = extras.get("instruction")
@@ -130,17 +130,6 @@ class Lvlm:
         """Free the cached prefix; the weights stay."""
         self.prefix = None
 
-    def unknown_words(self, text: str) -> list[str]:
-        """Words of `text` outside a closed vocabulary; empty for ordinary models."""
-        if self.closed_vocabulary is None:
-            return []
-        unknown = self.tokenizer.unk_token_id
-        return [
-            word
-            for word in dict.fromkeys(text.split())
-            if unknown in self.tokenizer(self._plain(word), add_special_tokens=False)["input_ids"]
-        ]
-
     def encode(
         self, picture: Any, framing: str = "pad", tokens: int | None = None
     ) -> PictureInputs:
@@ -160,16 +149,21 @@ class Lvlm:
         )
 
     def question_text(self, question: str, settings: PromptSettings) -> str:
-        """The user's turn: question and instruction. Raises ValueError for an empty question."""
+        """The user's turn: question and instruction.
+
+        Raises ValueError for an empty question, and for words outside a closed vocabulary.
+        """
         if not question.strip():
             raise ValueError(
                 "the question is empty: write what to look for, since the method compares the "
                 "model's attention with and without it"
             )
+        if self.closed_vocabulary is not None:
+            self.closed_vocabulary.check(question, self.tokenizer, self.chat.harmless)
         return self._with_instruction(question.strip(), settings)
 
     def query_free_text(self, settings: PromptSettings) -> str:
-        """The user's turn of the branch without the question (METHOD step 1)."""
+        """The user's turn of the branch without the question (docs/method.md, step 1)."""
         if settings.query_free == "image only":
             return ""
         generic = GENERIC_QUESTION if settings.query_free == "generic question" else ""
@@ -180,74 +174,25 @@ class Lvlm:
         instruction = self.instruction if automatic else settings.instruction.strip()
         return "\n".join(part for part in (text, instruction) if part)
 
+    def question_prompt(
+        self, pictures: Sequence[PictureInputs], question: str, settings: PromptSettings
+    ) -> Prompt:
+        """The question on these pictures. Raises ValueError as `question_text` and `prompt` do."""
+        return self.prompt(pictures, self.question_text(question, settings), settings.system)
+
+    def branch_prompts(
+        self, picture: PictureInputs, question: str, settings: PromptSettings
+    ) -> tuple[Prompt, Prompt]:
+        """The prompts of both branches, with and without the question (step 1)."""
+        asked = self.question_prompt([picture], question, settings)
+        return asked, self.prompt([picture], self.query_free_text(settings), settings.system)
+
     def prompt(self, pictures: Sequence[PictureInputs], text: str, system: str = "") -> Prompt:
         """The chat `pictures, text` as token ids, ready for the answer's first token.
 
-        The texts may hold anything: the model's control tokens and turn marks in them are read as
-        the characters they are, and inject neither a picture nor a role. Raises ValueError for a
-        chat that the template refuses or that is longer than the model's context.
+        Raises ValueError as `Chat.ids` does, and for a chat longer than the model's context.
         """
-        ids = self._chat_ids(len(pictures), self._plain(text), self._plain(system))
-        # The control tokens must be the template's own, whatever the tokenizer made of the texts
-        bare = self._chat_ids(len(pictures), "." if text else "", "." if system else "")
-        if self._control_ids(ids) != self._control_ids(bare):
-            raise ValueError(
-                f"take what looks like a control token out of the texts: {self.name} would read a "
-                "picture or a change of speaker there"
-            )
-        return self._locate(ids, tuple(pictures))
-
-    def _chat_ids(self, pictures: int, text: str, system: str) -> list[int]:
-        """Token ids of a chat, one placeholder for each picture."""
-        rendered, bos = self._rendered(pictures, text, system), self.tokenizer.bos_token
-        return self.tokenizer(rendered, add_special_tokens=not (bos and rendered.startswith(bos)))[
-            "input_ids"
-        ]
-
-    def _rendered(self, pictures: int, text: str, system: str) -> str:
-        content = [{"type": "image"} for _ in range(pictures)]
-        if text:
-            content.append({"type": "text", "text": text})
-        chat = [{"role": "user", "content": content}]
-        if system:
-            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        try:
-            return self.tokenizer.apply_chat_template(
-                chat, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # a template is a program: it raises whatever it stumbles on
-            raise ValueError(
-                f"leave the system prompt empty, or mend the chat template of {self.name}: it "
-                f"refuses this chat ({error})"
-            ) from error
-
-    def _plain(self, text: str) -> str:
-        return plain_text(text, {*self._control_tokens.values(), *self._template_marks})
-
-    @cached_property
-    def _template_marks(self) -> list[str]:
-        """What this very template writes around a user's text, such as "### Human:"."""
-        around = self._rendered(1, _PROBE, "")
-        for part in (_PROBE, *self._control_tokens.values()):
-            around = around.replace(part, "\n")
-        lines = [line.strip() for line in re.split(r"\n|(?<=[.!?]) ", around)]  # or sentences
-        # Not bare words, such as "user" after a control token: questions have them too
-        return [line for line in lines if len(line) > 2 and re.search(r"[^\w\s]", line)]
-
-    @cached_property
-    def _control_tokens(self) -> dict[int, str]:
-        """What the model reads as more than its characters: special tokens and turn marks."""
-        picture = {self.image_token_id, getattr(self.model.config, "video_token_id", None)}
-        return {
-            index: token.content
-            for index, token in self.tokenizer.added_tokens_decoder.items()
-            if (token.special or index in picture or token.content in TURN_MARKS)
-            and index != self.tokenizer.unk_token_id
-            and token.content.strip()
-        }
-
-    def _control_ids(self, ids: list[int]) -> list[int]:
-        return [index for index in ids if index in self._control_tokens]
+        return self._locate(self.chat.ids(len(pictures), text, system), tuple(pictures))
 
     def _locate(self, ids: list[int], pictures: tuple[PictureInputs, ...]) -> Prompt:
         """Expand each placeholder to its picture's tokens and place every token."""

@@ -18,7 +18,7 @@ from ..results import Evidence, LayerChoice, Placement
 from .heat import blend, covered
 
 if TYPE_CHECKING:
-    from ..pipeline import Location
+    from ..results import Location
 
 WINDOW_COLOUR = "#2be8ff"  # in no part of the colour map
 CHOSEN_COLOUR, FUSED_COLOUR, OTHER_COLOUR = "#d55e00", "#e69f00", "#8a97a6"  # Okabe and Ito's

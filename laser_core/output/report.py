@@ -15,12 +15,12 @@ import torch
 
 from .. import __version__
 from ..files import to_plain
-from ..results import Answer, Evidence, TokenRecord
+from ..results import Answer, Evidence, LaserAnswer, Location, TokenRecord
 from ..settings import LaserSettings, LoadSettings
+from .sentences import answer_text, plain_line, window_line
 
 if TYPE_CHECKING:
     from ..models.lvlm import Lvlm
-    from ..pipeline import LaserAnswer, Location
 
 SCHEMA, VERSION = "laser-report", 1
 
@@ -30,9 +30,7 @@ LEAST_UNSEEN = 0.001
 
 def report(
     result: LaserAnswer | Location,
-    question: str,
     model: Lvlm,
-    settings: LaserSettings,
     *,
     load: LoadSettings | None = None,
     files: Sequence[str] = (),
@@ -43,15 +41,51 @@ def report(
     files: names of what was written. It holds no times: the same run gives the same bytes. NaN
     and infinity become null.
     """
-    answered = hasattr(result, "answer")
+    answered = isinstance(result, LaserAnswer)
     location = result.location if answered else result
+    notes = _notes_on_location(location, answered)
+    return _report(
+        location.question,
+        {"preset": location.settings.preset, **location.settings.to_dict()},
+        model,
+        answer=result.answer if answered else None,
+        plain=result.plain if answered else None,
+        location=location,
+        notes=notes + _notes_on_answer(result) if answered else notes,
+        load=load,
+        files=files,
+    )
+
+
+def report_answer(
+    answer: Answer, question: str, model: Lvlm, settings: LaserSettings, load: LoadSettings
+) -> dict[str, Any]:
+    """As `report`, of an answer whose evidence came from elsewhere."""
+    used = ("prompt", "answer", "decode")
+    chosen = {name: group for name, group in settings.to_dict().items() if name in used}
+    notes = _notes_on_length(answer, settings)
+    return _report(question, chosen, model, answer=answer, notes=notes, load=load)
+
+
+def _report(
+    question: str,
+    settings: dict[str, Any],
+    model: Lvlm,
+    *,
+    answer: Answer | None,
+    plain: Answer | None = None,
+    location: Location | None = None,
+    notes: list[str],
+    load: LoadSettings | None,
+    files: Sequence[str] = (),
+) -> dict[str, Any]:
     content = {
         "schema": SCHEMA,
         "version": VERSION,
         "question": question,
-        "answer": _answer(result.answer) if answered else None,
-        "plain": _answer(result.plain) if answered and result.plain else None,
-        "notes": _notes(result, settings),
+        "answer": None if answer is None else _answer(answer),
+        "plain": None if plain is None else _answer(plain),
+        "notes": notes,
         "picture": _picture(location),
         "layer": _layer(location),
         "evidence": _evidence(location),
@@ -63,7 +97,7 @@ def report(
             "transformers": version("transformers"),
             "python": platform.python_version(),
         },
-        "settings": {"load": load.to_dict() if load else None, **settings.to_dict()},
+        "settings": {**settings, "load": load.to_dict() if load else None},
         "files": list(files),
     }
     return to_plain(content)
@@ -74,17 +108,13 @@ def summary(content: dict[str, Any]) -> list[str]:
     lines = []
     answer, plain = content["answer"], content["plain"]
     if answer is not None:
-        lines.append(answer["text"] or "(an empty answer)")
-    if plain is not None and content["picture"] is not None:
-        lines.append(f"plain model: {plain['text'] or '(an empty answer)'}")
+        lines.append(answer_text(answer["text"]))
+    if plain is not None:
+        lines.append(plain_line(plain["text"]))
     if content["layer"] is not None:
         lines.append(content["layer"]["reason"])
     for window in content["windows"]:
-        x1, y1, x2, y2 = window["box"]
-        lines.append(
-            f"window {x2 - x1} x {y2 - y1} px at ({x1}, {y1}), "
-            f"with {window['evidence_share']:.0%} of the evidence"
-        )
+        lines.append(f"window {window_line(window['box'], window['evidence_share'])}")
     if answer is not None and answer["tokens"]:
         count = len(answer["tokens"])
         lines.append(f"stopped at {answer['stop_reason']}, {count} token{'s' * (count != 1)}")
@@ -118,9 +148,9 @@ def _picture(location: Location | None) -> dict[str, Any] | None:
 
 
 def _layer(location: Location | None) -> dict[str, Any] | None:
-    if location is None or location.choice is None:  # a mask is the evidence: no layer
+    if location is None or location.evidence.choice is None:  # a mask is the evidence: no layer
         return None
-    choice = location.choice
+    choice = location.evidence.choice
     return {
         "index": choice.layer,
         "count": len(choice.vaq),
@@ -149,7 +179,7 @@ def _evidence(location: Location | None) -> dict[str, Any] | None:
 def _windows(location: Location | None) -> list[dict[str, Any]]:
     if location is None or location.evidence.degenerate:
         return []
-    pairs = zip(location.placement.windows, location.placement.shares, strict=True)
+    pairs = zip(location.windows, location.placement.shares, strict=True)
     return [{"box": window, "evidence_share": share} for window, share in pairs]
 
 
@@ -165,12 +195,10 @@ def _model(model: Lvlm) -> dict[str, Any]:
     }
 
 
-def _notes(result: LaserAnswer | Location, settings: LaserSettings) -> list[str]:
-    """What a user should know of this run and would not see in the answer, a sentence each."""
-    answered = hasattr(result, "answer")
-    location = result.location if answered else result
-    if location is None:
-        return []  # the answer itself says why
+# ---- what a user should know and would not see in the answer, a sentence each ------------------
+
+
+def _notes_on_location(location: Location, answered: bool) -> list[str]:
     notes = []
     if location.evidence.degenerate:
         nothing = "nothing found"
@@ -180,20 +208,28 @@ def _notes(result: LaserAnswer | Location, settings: LaserSettings) -> list[str]
         notes.append(
             f"the model did not see {unseen:.1%} of the picture: framing 'pad' shows it the whole"
         )
-    placed, asked = len(location.placement.windows), settings.crop.windows
+    placed, asked = len(location.windows), location.settings.crop.windows
     if placed < asked and not location.evidence.degenerate:
         notes.append(f"{placed} of {asked} windows: no further one fits or holds evidence")
-    if answered and result.skipped:
+    return notes
+
+
+def _notes_on_answer(result: LaserAnswer) -> list[str]:
+    notes = []
+    if result.skipped:
         left_out = {
             "crop": "the whole picture, without a crop",
             "counterfactual": "the crop, without the comparison",
         }[result.skipped]
         notes.append(f"the model was sure of its first word: answered from {left_out} (adaptive)")
-    if answered and result.mask is not None and not result.mask.any():
+    blocked = result.counterfactual
+    if blocked is not None and not blocked.mask.any():
         notes.append("no patch was blocked: both streams saw the same")
-    if answered and result.answer.stop_reason == "max tokens":
-        notes.append(
-            f"the answer was cut off after {settings.decode.max_tokens} tokens: raise max_tokens "
-            "for the rest"
-        )
-    return notes
+    return notes + _notes_on_length(result.answer, result.location.settings)
+
+
+def _notes_on_length(answer: Answer, settings: LaserSettings) -> list[str]:
+    if answer.stop_reason != "max tokens":
+        return []
+    most = settings.decode.max_tokens
+    return [f"the answer was cut off after {most} tokens: raise max_tokens for the rest"]

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ..geometry import Grid, Window
 from ..models.chat import Prompt, Stream
-from ..models.families import PictureInputs
 from ..models.lvlm import Lvlm
-from ..pictures import to_picture
+from ..pictures import PictureInputs, to_picture
+from ..results import Counterfactual, Location
 from ..settings import LaserSettings, PromptSettings
 
 LEAST_MAGNIFICATION = 1.25
@@ -29,20 +29,10 @@ def plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettin
     return _stream(lvlm, [lvlm.encode(picture, settings.framing)], question, settings, shared=True)
 
 
-def positive_stream(
-    lvlm: Lvlm,
-    picture: Any,
-    windows: Sequence[Window],
-    question: str,
-    settings: LaserSettings,
-    whole: PictureInputs | None = None,
-) -> Stream:
-    """The question on the picture's windows, after the picture or alone (METHOD step 9).
-
-    whole: the picture as `lvlm.encode` gave it, where that is at hand.
-    """
-    whole = whole or lvlm.encode(picture, settings.prompt.framing)
-    return crops_stream(lvlm, whole, _cut(picture, windows), question, settings)
+def positive_stream(lvlm: Lvlm, found: Location) -> Stream:
+    """The question on the picture's windows, after the picture or alone (step 9)."""
+    crops = _cut(found.picture, found.windows)
+    return crops_stream(lvlm, found.inputs, crops, found.question, found.settings)
 
 
 def crops_stream(
@@ -69,30 +59,17 @@ def crops_stream(
 
 
 def negative_stream(
-    lvlm: Lvlm,
-    positive: Stream,
-    blocked: Any | None,
-    mask: torch.Tensor,
-    windows: Sequence[Window],
-    question: str,
-    settings: LaserSettings,
-    whole: PictureInputs | None = None,
+    lvlm: Lvlm, found: Location, positive: Stream, blocked: Counterfactual
 ) -> Stream:
-    """The positive stream without the evidence (METHOD step 8).
-
-    mask: (H, W) float32 in 0..1 at picture size, what this stream must not see. blocked: the
-    picture with it blocked, or None to block the picture's tokens instead. whole: the unblocked
-    picture as `lvlm.encode` gave it, where that is at hand.
-    """
-    if blocked is None:
-        return _blocked_tokens(positive.prompt, windows, mask, settings)
-    with_picture = settings.answer.answer_input == "picture + crop"
-    shared = with_picture and settings.counterfactual.block == "crop"
-    if shared:
-        whole = positive.prompt.pictures[0]
-    elif with_picture or whole is None:  # of the same size, hence of as many tokens
-        whole = lvlm.encode(blocked, settings.prompt.framing)
-    return crops_stream(lvlm, whole, _cut(blocked, windows), question, settings, shared)
+    """The positive stream without the evidence (step 8)."""
+    settings, picture = found.settings, blocked.picture
+    if picture is None:
+        return _blocked_tokens(positive.prompt, found.windows, blocked.mask, settings)
+    whole, shared = found.inputs, settings.counterfactual.block == "crop"
+    if settings.answer.answer_input == "picture + crop" and not shared:
+        whole = lvlm.encode(picture, settings.prompt.framing)
+    crops = _cut(picture, found.windows)
+    return crops_stream(lvlm, whole, crops, found.question, settings, shared)
 
 
 def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:
@@ -100,8 +77,8 @@ def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings
 
     A budget below the picture's own tokens is raised to what magnifies the crop (up to that).
     """
-    answer, even_share = settings.answer, whole.token_count / crops
-    budget = answer.crop_tokens / crops if answer.crop_tokens else answer.crop_budget * even_share
+    even_share = whole.token_count / crops
+    budget = settings.answer.crop_budget * even_share
     if budget < even_share and not isinstance(crop, PictureInputs):
         width, height = to_picture(crop).size
         area = width * height / (whole.picture_size[0] * whole.picture_size[1])
@@ -110,8 +87,7 @@ def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings
     return max(1, round(budget))
 
 
-def _cut(picture: Any, windows: Sequence[Window]) -> list[Image.Image]:
-    picture = to_picture(picture)
+def _cut(picture: Image.Image, windows: Sequence[Window]) -> list[Image.Image]:
     return [picture.crop(window) for window in windows]
 
 
@@ -122,8 +98,7 @@ def _stream(
     settings: PromptSettings,
     shared: bool,
 ) -> Stream:
-    text = lvlm.question_text(question, settings)
-    return Stream(lvlm.prompt(pictures, text, settings.system), shared_prefix=shared)
+    return Stream(lvlm.question_prompt(pictures, question, settings), shared_prefix=shared)
 
 
 def _blocked_tokens(

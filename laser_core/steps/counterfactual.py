@@ -1,4 +1,4 @@
-"""The counterfactual: the picture with its evidence blocked (step 8 of METHOD.md, Eq. 7).
+"""The counterfactual: the picture with its evidence blocked (step 8 of docs/method.md, Eq. 7).
 
 From the evidence map to the patches that count, from patches to a mask on the picture, from the
 mask to the blocked picture. Knows no model: fill 'visual tokens' uses the patches alone, inside
@@ -16,12 +16,34 @@ from einops import rearrange
 from PIL import Image, ImageFilter
 
 from ..geometry import Window, whole_picture
-from ..results import Evidence
+from ..pictures import check_mask
+from ..results import Counterfactual, Evidence, Location
 from ..settings import CounterfactualSettings
 
-BLACK, GREY = (0, 0, 0), (128, 128, 128)
 LEAST_BLUR_PX = 4.0
+NOISE_SEED = 0  # the same counterfactual every time
 SLACK_PX = 1e-6
+
+
+def blocks_something(found: Location) -> bool:
+    """Whether the windows hold any evidence: without, both streams would be the same."""
+    return bool(
+        evidence_patches(found.evidence, found.settings.counterfactual, found.windows).any()
+    )
+
+
+def make_counterfactual(found: Location, mean_colour: tuple[int, int, int]) -> Counterfactual:
+    """The picture with the evidence in its windows blocked.
+
+    mean_colour: (red, green, blue) 0..255, the model's, for fill 'mean'.
+    """
+    settings = found.settings.counterfactual
+    with torch.inference_mode(False):  # an ordinary tensor, for whoever is given it
+        patches = evidence_patches(found.evidence, settings, found.windows)
+        mask = patch_mask(patches, found.evidence)
+    if settings.fill == "visual tokens":
+        return Counterfactual(mask, None)
+    return Counterfactual(mask, block(found.picture, mask, settings, mean_colour))
 
 
 def evidence_patches(
@@ -29,8 +51,8 @@ def evidence_patches(
 ) -> torch.Tensor:
     """The patches that hold the evidence: the strongest `amount` of them.
 
-    `amount` is a share of all gh x gw patches or their number; at least one is taken, but only
-    patches with evidence above zero. Equal ones are taken in reading order. With windows, only
+    `amount` is a share of all gh x gw patches; at least one is taken, but only patches with
+    evidence above zero. Equal ones are taken in reading order. With windows, only
     patches count of whose part on the picture the larger part lies inside one window; where none
     of those has evidence, those that overlap a window. Without windows every patch that touches
     the picture counts. When the evidence is a mask (no layer choice), the mask itself says how
@@ -48,35 +70,25 @@ def evidence_patches(
     if evidence.choice is None:
         return candidates
     strengths = rearrange(evidence.map.where(candidates, 0.0), "gh gw -> (gh gw)")
-    count = settings.amount
-    if settings.amount_unit == "fraction":
-        count *= len(strengths)
-    strongest = torch.sort(strengths, descending=True, stable=True).indices[: max(1, round(count))]
+    count = max(1, round(settings.amount * len(strengths)))
+    strongest = torch.sort(strengths, descending=True, stable=True).indices[:count]
     taken = torch.zeros_like(strengths, dtype=torch.bool)
     taken[strongest] = True
     taken = rearrange(taken, "(gh gw) -> gh gw", gh=evidence.grid.rows)
     return taken & candidates
 
 
-def patch_mask(
-    patches: torch.Tensor, evidence: Evidence, settings: CounterfactualSettings
-) -> torch.Tensor:
+def patch_mask(patches: torch.Tensor, evidence: Evidence) -> torch.Tensor:
     """The mask of these patches on the picture.
 
     patches: (gh, gw) bool. Returns (H, W) float32 at picture size: 1 on the patches, their edges
-    rounded to whole pixels, and up to `grow_px` beside them; from there it falls evenly to 0 over
-    `feather_px` pixels (distance counted along rows and columns). A patch on the picture has at
-    least one pixel.
+    rounded to whole pixels, 0 elsewhere. A patch on the picture has at least one pixel.
     """
     width, height = evidence.picture_size
-    rows = _pixels_of(evidence.grid.y_edges, height, settings.grow_px)
-    columns = _pixels_of(evidence.grid.x_edges, width, settings.grow_px)
+    rows = _pixels_of(evidence.grid.y_edges, height)
+    columns = _pixels_of(evidence.grid.x_edges, width)
     # A pixel is blocked when any blocked patch covers both its row and its column.
-    blocked = rows @ patches.float() @ columns.T > 0
-    if not settings.feather_px:
-        return blocked.float()
-    reach = settings.feather_px + 1
-    return 1 - _distance(blocked, reach) / reach
+    return (rows @ patches.float() @ columns.T > 0).float()
 
 
 def block(
@@ -87,11 +99,10 @@ def block(
 ) -> Image.Image:
     """A new picture with the masked pixels replaced; all others stay as they are, to the byte.
 
-    picture: RGB. mask: (H, W) float 0..1 of the picture's size; between 0 and 1 the fill is laid
-    over the picture with that opacity. mean_colour: (red, green, blue) 0..255, the model's, for
-    fill 'mean'.
+    picture: RGB. mask: (H, W) of the picture's size, above 0 where it is blocked. mean_colour:
+    (red, green, blue) 0..255, the model's, for fill 'mean'.
 
-    mean, black, grey: one colour. noise: every channel of every pixel anew, uniform, seeded.
+    mean: one colour. noise: every channel of every pixel anew, uniform, the same every time.
     blur: a Gaussian whose deviation is half the side of a square as large as the blocked area, at
     least 4 pixels: a pattern with a period of that side or less keeps under 1 % of its contrast,
     which leaves a colour but nothing to read.
@@ -101,21 +112,14 @@ def block(
     """
     if settings.fill == "visual tokens":
         raise ValueError(
-            "choose fill mean, black, grey, blur or noise for a picture: 'visual tokens' works "
-            "only inside the model's run, where it blocks the picture's tokens"
+            "choose fill mean, blur or noise for a picture: 'visual tokens' works only inside the "
+            "model's run, where it blocks the picture's tokens"
         )
-    if mask.shape != (picture.height, picture.width):
-        raise ValueError(
-            f"resize the mask to the picture: it is {mask.shape[-1]}x{mask.shape[0]} but the "
-            f"picture is {picture.width}x{picture.height}"
-        )
-    mask = mask.cpu().numpy()
+    check_mask(mask, picture)
+    blocked = mask.cpu().numpy() > 0
     pixels = np.array(picture)
-    fill = _FILLS[settings.fill](picture, mask, settings, mean_colour)
-    fill = np.broadcast_to(fill, pixels.shape)
-    blocked = mask > 0
-    opacity = mask[blocked][:, None]  # N -> N1, for the three channels
-    pixels[blocked] = np.rint(pixels[blocked] * (1 - opacity) + fill[blocked] * opacity)
+    fill = _FILLS[settings.fill](picture, blocked, mean_colour)
+    pixels[blocked] = np.broadcast_to(fill, pixels.shape)[blocked]
     return Image.fromarray(pixels)
 
 
@@ -140,7 +144,7 @@ def _shares_inside(evidence: Evidence, window: Window) -> torch.Tensor:
     )
 
 
-def _pixels_of(edges: list[float], side_px: int, grow_px: int) -> torch.Tensor:
+def _pixels_of(edges: list[float], side_px: int) -> torch.Tensor:
     """(side_px, cells) float32: 1 where a row or column of pixels belongs to one of patches."""
     clipped = np.clip(edges, 0, side_px)
     rounded = np.floor(clipped + 0.5 + SLACK_PX)  # an edge at 4.4999999 is meant to be at 4.5
@@ -152,53 +156,23 @@ def _pixels_of(edges: list[float], side_px: int, grow_px: int) -> torch.Tensor:
     start, end = np.where(lost, middle, start), np.where(lost, middle + 1, end)
     on_picture = start < end
     pixel = np.arange(side_px)[:, None]
-    covered = on_picture & (pixel >= start - grow_px) & (pixel < end + grow_px)
+    covered = on_picture & (pixel >= start) & (pixel < end)
     return torch.from_numpy(covered.astype(np.float32))
 
 
-def _distance(blocked: torch.Tensor, most: int) -> torch.Tensor:
-    """(H, W) int32: steps along rows and columns to the nearest blocked pixel, `most` at most."""
-    distance = torch.where(blocked, 0, most).int()
-    for axis in (0, 1):
-        backward = _one_way(distance.flip(axis), axis).flip(axis)
-        distance = torch.minimum(_one_way(distance, axis), backward)
-    return distance
-
-
-def _one_way(distance: torch.Tensor, axis: int) -> torch.Tensor:
-    """min over j <= i of distance[j] + (i - j), which a running minimum of distance - j gives."""
-    steps = torch.arange(distance.shape[axis], dtype=distance.dtype)
-    steps = rearrange(steps, "i -> i 1") if axis == 0 else rearrange(steps, "i -> 1 i")
-    return torch.cummin(distance - steps, dim=axis).values + steps
-
-
-def _mean_fill(picture, mask, settings, mean_colour) -> np.ndarray:
+def _mean_fill(picture, blocked, mean_colour) -> np.ndarray:
     return np.array(mean_colour, dtype=np.uint8)
 
 
-def _black_fill(picture, mask, settings, mean_colour) -> np.ndarray:
-    return np.array(BLACK, dtype=np.uint8)
-
-
-def _grey_fill(picture, mask, settings, mean_colour) -> np.ndarray:
-    return np.array(GREY, dtype=np.uint8)
-
-
-def _blur_fill(picture, mask, settings, mean_colour) -> np.ndarray:
-    deviation = max(math.sqrt(float(mask.sum())) / 2, LEAST_BLUR_PX)
+def _blur_fill(picture, blocked, mean_colour) -> np.ndarray:
+    deviation = max(math.sqrt(blocked.sum()) / 2, LEAST_BLUR_PX)
     return np.asarray(picture.filter(ImageFilter.GaussianBlur(deviation)))
 
 
-def _noise_fill(picture, mask, settings, mean_colour) -> np.ndarray:
-    generator = np.random.default_rng(settings.fill_seed)
+def _noise_fill(picture, blocked, mean_colour) -> np.ndarray:
+    generator = np.random.default_rng(NOISE_SEED)
     return generator.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8)
 
 
 # Each gives uint8 that broadcasts to (H, W, 3).
-_FILLS = {
-    "mean": _mean_fill,
-    "black": _black_fill,
-    "grey": _grey_fill,
-    "blur": _blur_fill,
-    "noise": _noise_fill,
-}
+_FILLS = {"mean": _mean_fill, "blur": _blur_fill, "noise": _noise_fill}

@@ -1,4 +1,4 @@
-"""Con-ViCrop: where on the picture the window lies (step 7 of METHOD.md, arXiv 2602.04304).
+"""Con-ViCrop: where on the picture the window lies (step 7 of docs/method.md, arXiv 2602.04304).
 
 Knows the evidence map and how its grid lies on the picture; knows no model and no attention. The
 map is read as a density, uniform inside each patch, so that windows may lie at any pixel and cut
@@ -23,6 +23,7 @@ NO_MASS = 1e-12
 EQUAL_DISTANCE = 1e-6
 
 ADAPTIVE_RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+TOP_FRACTION = 0.05  # of all patches, that placement 'top patches box' encloses
 
 
 def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
@@ -34,9 +35,9 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     most mass: where its inside, the window less `margin` of its side at each edge, holds the most
         of all whole-pixel positions; among equals, nearest to the map's centroid, then topmost,
         then leftmost. Exact. At the picture's edges the inside may reach into the margin.
-    centroid: centred on the map's centre of mass. peak: centred on its strongest patch.
-    top patches box: the bounding box of the strongest `top_fraction` of all patches, widened
-        evenly to at least the window's sides.
+    peak: centred on the map's strongest patch.
+    top patches box: the bounding box of the strongest TOP_FRACTION of all patches, widened evenly
+        to at least the window's sides.
     adaptive: of windows 1 to 2 times the size, each placed by mass, the one that stands out most
         from its surroundings (ViCrop's ratio search, arXiv 2502.17422, bbox_from_att_image_adaptive
         of github.com/saccharomycetes/mllms_know).
@@ -44,13 +45,10 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     Each further window is one of the normal size that overlaps none before it and holds the most of
     what is left, by the same margin; there are fewer than asked for when none fits or nothing is
     left.
-    Raises ValueError when the map is degenerate: there is nothing to enclose.
+    Of a degenerate map the only window is the whole picture, with a share of 0.
     """
     if evidence.degenerate:
-        raise ValueError(
-            "answer on the whole picture instead (see Evidence.degenerate): the map is zero on all "
-            "of the picture, or not finite, so no window can be placed"
-        )
+        return Placement((whole_picture(evidence.picture_size),), (0.0,))
     density = _Density(evidence)
     size = _window_size(evidence.picture_size, settings)
     windows = [_PLACEMENTS[settings.placement](density, size, settings)]
@@ -200,10 +198,6 @@ def _most_mass(density: _Density, size: tuple[int, int], settings: CropSettings)
     return _best_window(density, size, margin=settings.margin)
 
 
-def _around_centroid(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
-    return _centred(*density.centroid, size, density.picture)
-
-
 def _around_peak(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
     row, column = np.unravel_index(density.strengths.argmax(), density.cells.shape)
     return _centred(density.x_centres[column], density.y_centres[row], size, density.picture)
@@ -211,7 +205,7 @@ def _around_peak(density: _Density, size: tuple[int, int], settings: CropSetting
 
 def _around_top_patches(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
     cells = density.cells.ravel()
-    count = max(1, round(settings.top_fraction * cells.size))
+    count = max(1, round(TOP_FRACTION * cells.size))
     # stable: the first ones in reading order on ties
     strongest = np.argsort(-density.strengths.ravel(), kind="stable")[:count]
     strongest = strongest[cells[strongest] > 0]
@@ -265,7 +259,6 @@ def _prominence(density: _Density, window: Window) -> float:
 
 _PLACEMENTS = {
     "most mass": _most_mass,
-    "centroid": _around_centroid,
     "peak": _around_peak,
     "top patches box": _around_top_patches,
     "adaptive": _adaptive,

@@ -2,7 +2,7 @@
 
 Rides on the library's own `generate()`: it sees one batch of answers, while two hooks let the
 model run twice the rows, positive above negative, and hand back the mixed logits. Sampling,
-beams, stopping and streaming are the library's and work unchanged.
+stopping and streaming are the library's and work unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from ..engine.kernels import heads_as_rows
 from ..engine.reading import ReadStream, read_blocked, read_stream
-from ..engine.token_records import Recorder, rescore
+from ..engine.token_records import Recorder
 from ..engine.two_streams import Rows, TwoStreams
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
@@ -65,15 +65,11 @@ def decode(
     read = time.perf_counter()
     recorder = Recorder(lvlm, settings)
     try:
-        observe = recorder.observe if settings.beams == 1 else None
-        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, settings, observe):
+        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, settings, recorder.observe):
             prompt = rows.input_ids.shape[1]
             watcher = _Watcher(lvlm, prompt, settings.max_tokens, progress, on_text)
             token_ids = _generate(lvlm, rows, settings, watcher, generate_options)
-        if settings.beams == 1:  # row 0 is the answer, step by step
-            records = recorder.records(token_ids)
-        else:
-            records = rescore(lvlm, rows, token_ids, settings)
+        records = recorder.records(token_ids)
     finally:
         try:
             rows.give_back()
@@ -166,8 +162,6 @@ def _generate(
 ) -> list[int]:
     """The answer's token ids from the library's `generate`."""
     model, length = lvlm.model, rows.input_ids.shape[1]
-    beams = settings.beams
-    cache = rows.cache if beams == 1 else rows.cache.repeated(beams)
     sampling = settings.temperature > 0
     ends = _end_tokens(lvlm)
     config = GenerationConfig(
@@ -176,22 +170,21 @@ def _generate(
         temperature=settings.temperature if sampling else 1.0,
         top_p=settings.top_p if sampling else 1.0,
         top_k=settings.top_k if sampling else 50,
-        num_beams=beams,
         eos_token_id=ends or None,
         pad_token_id=next(iter(ends), 0),  # any will do: what follows an answer is cut off
     )
     stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
-    with _own_random_state(), _no_rope_deltas(lvlm, beams), _only(config, model):
+    with _own_random_state(), _no_rope_deltas(lvlm), _only(config, model):
         torch.manual_seed(settings.seed)  # the answer's own
         output = model.generate(
             input_ids=rows.input_ids,
             attention_mask=torch.ones_like(rows.input_ids),
-            **{lvlm.cache_name: cache},
+            **{lvlm.cache_name: rows.cache},
             stopping_criteria=stopping,
             generation_config=config,
             **options,
         )
-    return _trimmed(lvlm, output[0, length:].tolist())
+    return output[0, length:].tolist()
 
 
 @contextmanager
@@ -206,7 +199,7 @@ def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _no_rope_deltas(lvlm: Lvlm, rows: int) -> Iterator[None]:
+def _no_rope_deltas(lvlm: Lvlm) -> Iterator[None]:
     """Older Qwen code reads these while it prepares inputs; our positions then replace its own.
 
     Afterwards there are none, as before a model's first prompt: the library works them out anew.
@@ -215,7 +208,7 @@ def _no_rope_deltas(lvlm: Lvlm, rows: int) -> Iterator[None]:
     if not hasattr(body, "rope_deltas"):
         yield
         return
-    body.rope_deltas = torch.zeros(rows, 1, dtype=torch.long, device=lvlm.device)
+    body.rope_deltas = torch.zeros(1, 1, dtype=torch.long, device=lvlm.device)
     try:
         yield
     finally:
@@ -246,12 +239,3 @@ def _end_tokens(lvlm: Lvlm) -> list[int]:
             f"mend generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
         )
     return ends
-
-
-def _trimmed(lvlm: Lvlm, token_ids: list[int]) -> list[int]:
-    """Up to and with the first end token: a beam shorter than the others is padded."""
-    ends = set(_end_tokens(lvlm))
-    for index, token in enumerate(token_ids):
-        if token in ends:
-            return token_ids[: index + 1]
-    return token_ids

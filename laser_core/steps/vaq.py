@@ -1,7 +1,7 @@
 """Contrastive attention, Visual Activation by Query (VAQ), layers and evidence map.
 
-Steps 3-6 of METHOD.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to the one map of where
-the question looks. Knows no model: the maps are captured elsewhere.
+Steps 3-6 of docs/method.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to the one map of
+where the question looks. Knows no model: the maps are captured elsewhere.
 L: decoder layers, H: query heads, K: the top heads, (gh, gw): the picture's patch grid.
 """
 
@@ -27,19 +27,16 @@ MASK_GRID_SIDE = 1024
 def contrast(maps: AttentionMaps, settings: ContrastSettings) -> torch.Tensor:
     """What the question adds to the attention over the picture (step 3).
 
-    Returns (L, H, gh, gw) float32 >= 0; the head axis has size 1 for kind 'relative' and for
-    normalise 'head mean'. With q and 0 for the branches with and without the question:
+    Returns (L, H, gh, gw) float32 >= 0; the head axis has size 1 for kind 'relative'. With q and 0
+    for the branches with and without the question:
 
     contrastive: ReLU(a_q - a_0), Eq. 3. raw: a_q. relative: mean over heads of a_q divided by
     that of a_0 (ViCrop, arXiv 2502.17422); 0 in a layer where a_0 is zero everywhere.
 
-    Both branches are normalised as the settings say before they are compared. Raises nothing:
-    values that are not finite become NaN in the map, and `Evidence.degenerate` reports them.
+    Raises nothing: values that are not finite become NaN in the map, and `Evidence.degenerate`
+    reports them.
     """
-    with_query, without_query = (
-        _normalised(_nan_if_not_finite(branch), settings.normalise)
-        for branch in (maps.with_query, maps.without_query)
-    )
+    with_query, without_query = map(_nan_if_not_finite, (maps.with_query, maps.without_query))
     if settings.kind == "raw":
         return with_query
     if settings.kind == "relative":
@@ -61,9 +58,8 @@ def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice
     contrast: (L, H, gh, gw). `top_heads` of the H heads count, or all where there are fewer. Ties
     go to the lowest layer and head. A layer l is searched when first_depth <= l / (L - 1) <=
     last_depth; a model of one layer has it searched always. Rule 'fuse', our addition and the
-    default, weighs the best `fused_layers` of them by VAQ, all of them where that is 0, evenly when
-    every VAQ is zero. Rule 'argmax' takes the best of them alone (Eq. 5). A layer given by hand
-    overrides rule and range.
+    default, weighs them all by VAQ, evenly when every VAQ is zero. Rule 'argmax' takes the best of
+    them alone (Eq. 5). A layer given by hand overrides rule and range.
 
     NaN counts as larger than any number, so that broken attention is chosen and reported rather
     than passed over. Raises ValueError when the layer given does not exist or the range holds none.
@@ -79,8 +75,7 @@ def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice
     searched = _searched_layers(len(vaq), settings)
     order = _descending(vaq[searched])[1]
     ranked = [searched[index] for index in order.tolist()]
-    count = settings.fused_layers or len(ranked)
-    chosen = ranked[: count if settings.rule == "fuse" else 1]
+    chosen = ranked if settings.rule == "fuse" else ranked[:1]
     if len(chosen) == 1:
         weights, reason = {ranked[0]: 1.0}, _reason_best(ranked, vaq)
     else:
@@ -122,16 +117,6 @@ def evidence_of_mask(mask: torch.Tensor) -> Evidence:
 def _nan_if_not_finite(values: torch.Tensor) -> torch.Tensor:
     """NaN survives every later step; an infinity would vanish in a ReLU or a division."""
     return values.where(values.isfinite(), torch.nan)
-
-
-def _normalised(branch: torch.Tensor, normalise: str) -> torch.Tensor:
-    """(L, H or 1, gh, gw), of sum 1 over the picture unless 'none'; zeros stay zeros."""
-    if normalise == "none":
-        return branch
-    if normalise == "head mean":
-        branch = reduce(branch, "l h gh gw -> l 1 gh gw", "mean")
-    total = reduce(branch, "l h gh gw -> l h 1 1", "sum")
-    return branch / total.where(total != 0, 1.0)
 
 
 def _ratio_of_head_means(with_query: torch.Tensor, without_query: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ from laser_core.settings_text import flags
 from tools.testbed.lvlms import lvlm_of, noise_picture
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
 QUESTION = "what colour is the square ?"
 INSTRUCTION = "name the colour ."
 FAST = CropSettings(min_side_px=20)
@@ -91,11 +91,16 @@ def test_every_setting_is_a_model_argument():
     [
         ({"answerinput": "crop"}, r"^did you mean answer_input\? There is no model argument"),
         ({"pretraind": "demo"}, r"^did you mean pretrained\?"),
-        ({"zzz": 1}, r"^choose from mode, precision, .*: There is no model argument 'zzz'$"),
+        (
+            {"zzz": 1},
+            r"^choose from mode, preset, precision, .*: There is no model argument 'zzz'$",
+        ),
         ({"alpha": 11}, r"^choose a value from 0.0 to 10.0: alpha is 11.0$"),
         ({"top_heads": 1.5}, r"^give top_heads a whole number, 1 to 256: it is '1.5'$"),
         ({"rule": "best"}, r"^choose one of fuse, argmax: "),
-        ({"amount": 5}, r"^choose at most 1, or set amount_unit to 'patches': amount is 5.0$"),
+        ({"amount": 5}, r"^choose a value from 0.0 to 1.0: amount is 5.0$"),
+        ({"crop_tokens": 64}, r"^removed: use crop_budget, a share .*, instead of crop_tokens$"),
+        ({"attention": "sdpa"}, r"^removed, use auto: attention is 'sdpa'$"),
         ({"mode": "fast"}, r"^set mode to one of laser, plain: it is 'fast'$"),
     ],
 )
@@ -116,7 +121,6 @@ def test_a_wrong_argument_is_refused_with_the_remedy_first(arguments, message):
         ({"do_sample": True}, {}, {"temperature": 1.0}),
         ({"temperature": 2, "top_k": 4, "seed": 3}, {}, {"seed": 3, "temperature": 2, "top_k": 4}),
         ({"temperature": 0.7}, {"temperature": 0.0}, {"temperature": 0.0}),
-        ({"num_beams": 3}, {}, {"beams": 3}),
     ],
 )  # fmt: skip
 def test_a_tasks_generation_arguments_become_settings(generation, given, expected):
@@ -124,6 +128,12 @@ def test_a_tasks_generation_arguments_become_settings(generation, given, expecte
     assert decode_settings(settings, generation, set(given)) == DecodeSettings(
         alpha=0.5, **expected
     )
+
+
+def test_a_task_that_asks_for_a_beam_search_is_refused_with_the_reason():
+    with pytest.raises(UnsuitableTask, match=r"^set num_beams to 1 .*without a beam search.* 3 "):
+        decode_settings(DecodeSettings(), {"num_beams": 3}, set())
+    assert ignored_arguments({"num_beams": 1}) == []
 
 
 def test_generation_arguments_without_a_setting_are_named():
@@ -198,9 +208,9 @@ def test_plain_answers_as_the_model_alone():
 
 
 @pytest.mark.parametrize("mode", ["laser", "plain"])
-def test_a_word_the_demo_does_not_know_is_said_in_either_mode(mode):
-    text = answerer(mode=mode)("what breed is it ?", [noise_picture()], {}).text
-    assert 'does not know "breed"' in text
+def test_a_word_the_demo_does_not_know_is_refused_in_either_mode(mode):
+    with pytest.raises(ValueError, match='does not know "breed"'):
+        answerer(mode=mode)("what breed is it ?", [noise_picture()], {})
 
 
 @pytest.mark.parametrize(
@@ -247,12 +257,12 @@ def test_repeats_of_a_sampled_answer_differ_and_each_repeats_itself():
     assert texts[3] == texts[0]
 
 
-# ---- what the README promises ------------------------------------------------------------------
+# ---- what docs/benchmarks.md promises ----------------------------------------------------------
 
 
-def test_the_readmes_runs_are_the_modes_they_say_and_the_papers_reading():
-    """METHOD: one layer, the window's whole inside, the crop as the answer's input, no cut-off."""
-    given = re.findall(r'^    run "\$task" (\S+)', README, re.MULTILINE)
+def test_the_runs_of_the_page_are_the_modes_they_say_and_the_papers_reading():
+    """One layer, the window's whole inside, the crop as the answer's input, no cut-off."""
+    given = re.findall(r'^    run "\$task" (\S+)', PAGE, re.MULTILINE)
     read = [read_arguments(dict(pair.split("=") for pair in text.split(","))) for text in given]
     assert [arguments.mode for arguments in read] == ["plain", "laser", "laser", "laser"]
     assert [arguments.settings.decode.alpha for arguments in read[1:]] == [0, 1, 1]
@@ -265,7 +275,7 @@ def test_the_readmes_runs_are_the_modes_they_say_and_the_papers_reading():
 
 
 def test_the_harness_that_is_tried_is_the_one_that_is_promised():
-    """By the test command; the oldest that pyproject.toml allows, and the README names."""
+    """By the test command; the oldest that pyproject.toml allows, and docs/benchmarks.md names."""
     tried = re.search(r'"lmms-eval==([\d.]+)"', (ROOT / "run-tests").read_text("utf-8"))[1]
     assert f'benchmark = ["lmms-eval>={tried}"]' in (ROOT / "pyproject.toml").read_text("utf-8")
-    assert f"(tested with {tried})" in README
+    assert f"(tested with {tried})" in PAGE

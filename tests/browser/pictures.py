@@ -57,6 +57,7 @@ SHOWN_IN = {
     "LaserCounterfactualMask": "ask_with_laser",
     "LaserVATDecode": "evidence_from_a_hand_drawn_mask",
     "LaserAnswer": "one_node_answer",
+    "LaserSettings": "batch_captions",
     "LaserBoxPick": "find_crop_upscale_paste_back",
     "LaserPasteBack": "find_crop_upscale_paste_back",
     "LaserUnload": "batch_captions",

@@ -23,8 +23,7 @@ SLIDING = [("llava", 24), ("qwen2_vl", 24), ("qwen2_5_vl", 24)]
 
 def prompts(lvlm, picture, settings=PromptSettings()):
     inputs = lvlm.encode(picture, settings.framing)
-    texts = (lvlm.question_text(QUESTION, settings), lvlm.query_free_text(settings))
-    return [lvlm.prompt([inputs], text, settings.system) for text in texts]
+    return lvlm.branch_prompts(inputs, QUESTION, settings)
 
 
 def error_to_eager(lvlm, picture, settings=PromptSettings()):
@@ -243,7 +242,7 @@ BARE = (  # a template that writes nothing around the texts
 
 def test_a_branch_that_ends_with_the_picture_is_read_on_its_own():
     lvlm = lvlm_of("llava", fresh=True)
-    lvlm.chat_template = BARE
+    lvlm.chat.template = BARE
     nothing = PromptSettings(instruction="", query_free="image only")
     free = prompts(lvlm, noise_picture((90, 60)), nothing)[1]
     assert free.suffix_length == 0

@@ -10,7 +10,6 @@ from accelerate import cpu_offload
 from PIL import ImageFilter
 from transformers import (
     DynamicCache,
-    LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
     TemperatureLogitsWarper,
@@ -22,7 +21,6 @@ from transformers import (
 from laser_core.engine import reading as prefill
 from laser_core.engine.caches import ROOM
 from laser_core.engine.reading import read_blocked, read_prefix, read_stream
-from laser_core.engine.token_records import Recorder
 from laser_core.engine.two_streams import mix_logits
 from laser_core.models.chat import Stream
 from laser_core.models.families import FAMILIES
@@ -126,50 +124,6 @@ def test_seeded_sampling_equals_two_loops(model_type, options):
         torch.manual_seed(11)
         expected, _ = two_loops(lvlm, positive.prompt, negative.prompt, 1.0, TOKENS, sample)
     assert ids(decode(lvlm, positive, negative, settings(seed=11, **options))) == expected
-
-
-class _MixedFromScratch(LogitsProcessor):
-    """Beam search by the library over mixed scores computed without any cache of ours."""
-
-    def __init__(self, lvlm, positive, negative, alpha):
-        self.lvlm, self.prompts, self.alpha = lvlm, (positive, negative), alpha
-
-    def __call__(self, input_ids, scores):
-        mixed = []
-        for row in input_ids[:, self.prompts[0].length :].tolist():
-            with_evidence, without = (next_logits(self.lvlm, p, row) for p in self.prompts)
-            mixed.append(with_evidence + self.alpha * (with_evidence - without))
-        return torch.stack(mixed).log_softmax(-1)
-
-
-@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", "qwen3_vl"])
-def test_beam_search_equals_the_librarys_over_mixed_scores(model_type):
-    lvlm = lvlm_of(model_type)
-    positive, negative = (stream.prompt for stream in streams(lvlm, "crop"))
-    generated = lvlm.model.generate(
-        **library_inputs(lvlm, positive),
-        max_new_tokens=TOKENS,
-        num_beams=3,
-        do_sample=False,
-        use_cache=False,
-        logits_processor=LogitsProcessorList([_MixedFromScratch(lvlm, positive, negative, 1.0)]),
-    )
-    expected = generated[0, positive.length :].tolist()
-    answer = decode(lvlm, Stream(positive), Stream(negative), settings(beams=3, beta=0.0))
-    assert ids(answer) == expected
-    for index, token in enumerate(answer.tokens):
-        logits = next_logits(lvlm, negative, expected[:index])
-        assert token.logit_without == pytest.approx(float(logits[token.token_id]), abs=1e-4)
-
-
-def test_records_of_long_beam_answers_equal_the_models_logits():
-    lvlm = lvlm_of("qwen2_5_vl")
-    positive, negative = streams(lvlm, "crop")
-    answer = decode(lvlm, positive, negative, DecodeSettings(max_tokens=20, beams=2))
-    for index in (0, 15, 16, len(answer.tokens) - 1):  # either side of a chunk's end
-        token = answer.tokens[index]
-        logits = next_logits(lvlm, positive.prompt, ids(answer)[:index])
-        assert token.logit_with == pytest.approx(float(logits[token.token_id]), abs=1e-4)
 
 
 def test_beta_cuts_implausible_tokens_off():
@@ -330,22 +284,11 @@ def test_options_of_generate_that_the_settings_set_are_refused():
 
 def test_a_prompt_of_one_token_behind_the_picture_is_answered():
     lvlm = lvlm_of("llava", fresh=True)
-    lvlm.chat_template = BARE
+    lvlm.chat.template = BARE
     prompt = lvlm.prompt([lvlm.encode(noise_picture())], "?")
     assert prompt.suffix_length == 1
     expected, _ = two_loops(lvlm, prompt, prompt, 0.0, TOKENS)
     assert ids(decode(lvlm, Stream(prompt, shared_prefix=True), None, settings())) == expected
-
-
-def test_the_steps_of_a_beam_search_are_not_noted_for_nothing(monkeypatch):
-    lvlm, notes = lvlm_of("llava"), []
-    positive, negative = streams(lvlm, "crop")
-    note = Recorder._note
-    monkeypatch.setattr(
-        Recorder, "_note", lambda self, token: (notes.append(1), note(self, token))[1]
-    )
-    answer = decode(lvlm, positive, negative, settings(beams=3))
-    assert len(notes) == len(answer.tokens)
 
 
 def test_certainty_and_blocked_tokens_go_together():
@@ -571,7 +514,7 @@ def generation_defaults(first):
 
 
 @pytest.mark.parametrize("case", generation_defaults(0))
-@pytest.mark.parametrize("options", [{}, {"beams": 2}, {"temperature": 1.5}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5}], ids=str)
 def test_the_models_own_generation_defaults_do_not_leak_in(case, options):
     lvlm = lvlm_of("llava", fresh=True)
     positive, negative = streams(lvlm, "crop")
@@ -593,7 +536,7 @@ def test_an_end_token_that_is_none_is_refused(end):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("options", [{}, {"beams": 2}, {"temperature": 1.5}, {"alpha": 0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5}, {"alpha": 0}], ids=str)
 def test_scores_that_are_not_finite_are_no_answer(value, options):
     lvlm = lvlm_of("llava", fresh=True)
     positive, negative = streams(lvlm, "crop")

@@ -23,7 +23,7 @@ CROP = CropSettings(min_side_px=20)
 GREEDY = LaserSettings(crop=CROP, decode=DecodeSettings(max_tokens=4))
 SAMPLED = LaserSettings(
     crop=CROP,
-    counterfactual=CounterfactualSettings(fill="noise", fill_seed=3),
+    counterfactual=CounterfactualSettings(fill="noise"),
     decode=DecodeSettings(max_tokens=6, temperature=2.0, seed=11),
 )
 JOBS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laser_core.pipeline import answer, locate
+from laser_core.pipeline import answer_from, locate
 from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
 from tools.benchmarks.speed.count import peak_bytes
@@ -34,7 +34,7 @@ def answer_bytes_per_token(tokens: int) -> float:
     picture = noise_picture((side, side))
     settings = LaserSettings(decode=DecodeSettings(max_tokens=2))
     found = locate(lvlm, picture, QUESTION, settings)
-    peak = peak_bytes(lambda: answer(lvlm, picture, QUESTION, settings, location=found), "cpu")
+    peak = peak_bytes(lambda: answer_from(lvlm, found), "cpu")
     return peak / found.inputs.token_count
 
 

@@ -14,7 +14,13 @@ from safetensors.torch import load_file
 from laser_core import pipeline
 from laser_core.models.families import FAMILIES
 from laser_core.models.loading import load_lvlm
-from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
+from laser_core.settings import (
+    CropSettings,
+    DecodeSettings,
+    LaserSettings,
+    LoadSettings,
+    PromptSettings,
+)
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
 
@@ -40,7 +46,7 @@ def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_temp
 
     tiny = build(model_type)
     saved = save(tiny, tmp_path, chat_template=chat_template)
-    load = LoadSettings(min_visual_tokens=4, max_visual_tokens=9)
+    load = LoadSettings(max_visual_tokens=9)
     loaded = load_lvlm(str(saved), load)
     direct = Lvlm(tiny.model, tiny.tokenizer, loaded.image_processor)
     answers = [
@@ -55,7 +61,7 @@ def test_a_chat_template_in_chat_template_json_is_used(broken):
     template = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
     template += "<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %} end"
     (broken / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-    assert load_lvlm(str(broken)).chat_template == template
+    assert load_lvlm(str(broken)).chat.template == template
 
 
 def test_laser_json_sets_instruction_and_vocabulary(broken):
@@ -66,12 +72,13 @@ def test_laser_json_sets_instruction_and_vocabulary(broken):
     (broken / "laser.json").write_text(json.dumps(extras))
     lvlm = load_lvlm(str(broken))
     assert lvlm.instruction == "answer briefly ."
-    assert lvlm.unknown_words("what is the zebra ?") == ["zebra"]
+    with pytest.raises(ValueError, match=r'^I know little\. It does not know "zebra"\. Try: '):
+        lvlm.question_text("what is the zebra ?", PromptSettings())
 
 
 def test_visual_token_limits_reach_the_processor(tmp_path):
     saved = save(build("qwen2_5_vl"), tmp_path)
-    lvlm = load_lvlm(str(saved), LoadSettings(min_visual_tokens=4, max_visual_tokens=16))
+    lvlm = load_lvlm(str(saved), LoadSettings(max_visual_tokens=16))
     assert 4 <= lvlm.encode(noise_picture((2000, 1500))).token_count <= 16
 
 
@@ -80,7 +87,7 @@ def test_a_models_own_visual_tokens_hold_until_others_are_chosen(tmp_path):
     (saved / "laser.json").write_text('{"visual_tokens": [8, 12]}')
     picture = noise_picture((600, 600))
     assert load_lvlm(str(saved)).encode(picture).token_count == 9
-    chosen = LoadSettings(min_visual_tokens=4, max_visual_tokens=8)
+    chosen = LoadSettings(max_visual_tokens=8)
     assert load_lvlm(str(saved), chosen).encode(picture).token_count == 4
 
 
@@ -292,7 +299,7 @@ def test_of_several_chat_templates_the_default_is_used(broken):
     (broken / "chat_template.jinja").unlink()
     listed = [{"name": "tools", "template": "a"}, {"name": "default", "template": "b"}]
     (broken / "chat_template.json").write_text(json.dumps({"chat_template": listed}))
-    assert load_lvlm(str(broken)).chat_template == "b"
+    assert load_lvlm(str(broken)).chat.template == "b"
 
 
 def test_a_reply_names_a_handful_of_unknown_words():

@@ -262,7 +262,7 @@ def test_a_tokenizer_without_a_chat_template_gets_its_familys(copy):
     (copy / "chat_template.jinja").unlink()
     lvlm = load_lvlm(str(copy))
     assert lvlm.tokenizer.chat_template is None
-    assert lvlm.chat_template == lvlm.family.chat_template
+    assert lvlm.chat.template == lvlm.family.chat_template
 
 
 def places(value, path=()):

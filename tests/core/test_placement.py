@@ -122,7 +122,7 @@ def quantized(quantization):
     return load_lvlm(DEMO, LoadSettings(quantization=quantization))
 
 
-# The README states these: cosine of the maps, and the windows' intersection over union
+# docs/performance.md states these: cosine of the maps, and the windows' intersection over union
 @pytest.mark.parametrize(("quantization", "cosine", "overlap"), [("8-bit", 0.95, 0.8),
                                                                  ("4-bit", 0.8, 0.3)])  # fmt: skip
 @pytest.mark.parametrize("load", [rounded, quantized])

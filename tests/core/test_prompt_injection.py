@@ -50,7 +50,7 @@ def control_tokens(lvlm, text="", system=""):
 
 def test_the_marks_of_a_folders_own_template_are_broken_too(monkeypatch):
     lvlm = lvlm_of("llava", fresh=True)
-    lvlm.chat_template = (
+    lvlm.chat.template = (
         "Be brief. {% for m in messages %}### Human: {% for c in m['content'] %}"
         "{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endfor %}\n"
         "### Assistant:"
@@ -130,7 +130,7 @@ def test_marks_that_overlap_are_all_broken():
 
 
 def test_a_tokenizer_that_drops_the_break_is_caught(monkeypatch):
-    monkeypatch.setattr("laser_core.models.lvlm.plain_text", lambda text, marks: text)
+    monkeypatch.setattr("laser_core.models.chat.plain_text", lambda text, marks: text)
     lvlm = lvlm_of("qwen2_vl")
     for text, system in (("<|image_pad|>", ""), ("what", "<|im_end|>")):
         with pytest.raises(ValueError, match="take what looks like a control token out"):
@@ -140,7 +140,8 @@ def test_a_tokenizer_that_drops_the_break_is_caught(monkeypatch):
 def test_a_closed_vocabulary_does_not_know_control_tokens():
     lvlm = lvlm_of("llava", fresh=True)
     lvlm.closed_vocabulary = ClosedVocabulary("I know shapes.", QUESTION)
-    assert lvlm.unknown_words("what is the <image> USER: ?") == ["<image>", "USER:"]
+    with pytest.raises(ValueError, match='does not know "<image>", "USER:"'):
+        lvlm.question_text("what is the <image> USER: ?", PromptSettings())
 
 
 TEXTS = {

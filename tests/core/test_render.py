@@ -24,8 +24,8 @@ from laser_core.output.drawing import (
 )
 from laser_core.output.heat import heat_colours, heat_map
 from laser_core.output.layer_sheet import layer_sheet
-from laser_core.pipeline import Location
-from laser_core.results import AttentionMaps, Evidence, LayerChoice, Placement
+from laser_core.results import AttentionMaps, Evidence, LayerChoice, Location, Placement
+from laser_core.settings import LaserSettings
 
 MARGIN_PX = 14  # of the drawing around the picture
 
@@ -55,8 +55,9 @@ def location_of(evidence, windows=(), colour=(128, 128, 128)):
     return Location(
         picture=Image.new("RGB", size, colour),
         inputs=None,
+        question="",
+        settings=LaserSettings(),
         maps=maps,
-        choice=evidence.choice,
         evidence=evidence,
         placement=placement,
     )

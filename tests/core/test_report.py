@@ -16,7 +16,6 @@ from PIL import Image
 from laser_core import pipeline
 from laser_core.files import to_json, to_plain, write_atomically
 from laser_core.geometry import Window
-from laser_core.models.closed_vocabulary import ClosedVocabulary
 from laser_core.output.report import report, summary
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
 from tools.testbed.lvlms import lvlm_of, noise_picture
@@ -47,7 +46,7 @@ def result(lvlm):
 
 @pytest.fixture(scope="module")
 def content(result, lvlm):
-    return report(result, QUESTION, lvlm, SETTINGS, load=LoadSettings(), files=["crop.png"])
+    return report(result, lvlm, load=LoadSettings(), files=["crop.png"])
 
 
 def changed(result, **of_location):
@@ -65,9 +64,9 @@ def test_a_report_says_what_was_found(content, result):
     assert content["question"] == QUESTION
     assert content["answer"]["text"] == result.answer.text
     assert content["plain"]["text"] == result.plain.text
-    assert content["layer"]["index"] == location.choice.layer
+    assert content["layer"]["index"] == location.evidence.choice.layer
     assert content["layer"]["count"] == len(content["layer"]["vaq"]) == 3
-    assert content["layer"]["reason"] == location.choice.reason
+    assert content["layer"]["reason"] == location.evidence.choice.reason
     assert [tuple(w["box"]) for w in content["windows"]] == list(location.placement.windows)
     assert content["picture"] == {"width": 90, "height": 60, "unseen_share": 0}
     assert content["model"]["family"] == "LLaVA-1.5"
@@ -86,18 +85,19 @@ def test_token_records_have_both_streams_and_their_difference(content, result):
 
 
 def test_every_setting_is_in_the_report(content):
-    assert content["settings"] == {"load": LoadSettings().to_dict(), **SETTINGS.to_dict()}
+    others = {"load": LoadSettings().to_dict(), **SETTINGS.to_dict()}
+    assert content["settings"] == {"preset": SETTINGS.preset, **others}
 
 
 def test_the_same_run_gives_the_same_bytes(lvlm, result, content):
     again = pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS, with_plain=True)
     assert again.answer.seconds_decoding != result.answer.seconds_decoding
-    second = report(again, QUESTION, lvlm, SETTINGS, load=LoadSettings(), files=["crop.png"])
+    second = report(again, lvlm, load=LoadSettings(), files=["crop.png"])
     assert to_json(second) == to_json(content)
 
 
 def test_a_location_makes_a_report_without_an_answer(lvlm, result):
-    content = report(result.location, QUESTION, lvlm, SETTINGS)
+    content = report(result.location, lvlm)
     assert content["answer"] is None
     assert content["windows"]
     assert strict(to_json(content)) == content
@@ -107,8 +107,8 @@ def test_a_mask_as_evidence_makes_a_report_without_a_layer(lvlm):
     mask = torch.zeros(60, 90)
     mask[10:30, 40:60] = 1
     location = pipeline.locate(lvlm, noise_picture(), QUESTION, SETTINGS, mask=mask)
-    answer = pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS, location=location)
-    content = report(answer, QUESTION, lvlm, SETTINGS)
+    answer = pipeline.answer_from(lvlm, location)
+    content = report(answer, lvlm)
     assert content["layer"] is None
     assert summary(content)[1].startswith("window ")
     assert strict(to_json(content)) == content
@@ -116,15 +116,16 @@ def test_a_mask_as_evidence_makes_a_report_without_a_layer(lvlm):
 
 def test_scores_that_are_not_finite_become_null(lvlm, result):
     vaq = torch.tensor([math.nan, math.inf, 0.5])
-    choice = dataclasses.replace(result.location.choice, vaq=vaq)
-    content = report(changed(result, choice=choice), QUESTION, lvlm, SETTINGS)
+    choice = dataclasses.replace(result.location.evidence.choice, vaq=vaq)
+    evidence = dataclasses.replace(result.location.evidence, choice=choice)
+    content = report(changed(result, evidence=evidence), lvlm)
     assert content["layer"]["vaq"] == [None, None, 0.5]
     strict(to_json(content))
 
 
 def test_a_degenerate_map_is_said_aloud(lvlm, result):
     evidence = dataclasses.replace(result.location.evidence, map=torch.full((6, 6), torch.nan))
-    content = report(changed(result, evidence=evidence), QUESTION, lvlm, SETTINGS)
+    content = report(changed(result, evidence=evidence), lvlm)
     assert content["evidence"]["degenerate"]
     assert content["windows"] == []
     assert "nothing found, answered on the whole picture" in content["notes"]
@@ -135,7 +136,7 @@ def test_pixels_that_the_model_did_not_see_are_said_aloud(lvlm, result):
     grid = result.location.evidence.grid
     view = grid.view._replace(x1=0, x2=45, y1=0, y2=60)
     evidence = dataclasses.replace(result.location.evidence, grid=grid._replace(view=view))
-    content = report(changed(result, evidence=evidence), QUESTION, lvlm, SETTINGS)
+    content = report(changed(result, evidence=evidence), lvlm)
     assert content["picture"]["unseen_share"] == 0.5
     assert any("did not see 50.0% of the picture" in note for note in content["notes"])
 
@@ -143,19 +144,9 @@ def test_pixels_that_the_model_did_not_see_are_said_aloud(lvlm, result):
 @pytest.mark.parametrize("stop_reason, said", [("max tokens", True), ("end of answer", False)])
 def test_an_answer_that_was_cut_off_is_said_aloud(stop_reason, said, lvlm, result):
     answer = dataclasses.replace(result.answer, stop_reason=stop_reason)
-    content = report(dataclasses.replace(result, answer=answer), QUESTION, lvlm, SETTINGS)
+    content = report(dataclasses.replace(result, answer=answer), lvlm)
     assert any("cut off after 3 tokens" in note for note in content["notes"]) == said
     assert any(f"stopped at {stop_reason}" in line for line in summary(content))
-
-
-def test_words_outside_a_closed_vocabulary_are_answered_with_the_limit():
-    lvlm = lvlm_of("llava", layers=3, fresh=True)
-    lvlm.closed_vocabulary = ClosedVocabulary("I know shapes.", "what is the square ?")
-    refused = pipeline.answer(lvlm, noise_picture(), "what is a zyx ?", SETTINGS, with_plain=True)
-    content = report(refused, "what is a zyx ?", lvlm, SETTINGS)
-    assert content["answer"]["stop_reason"] == "outside the vocabulary"
-    assert content["layer"] is content["picture"] is None
-    assert summary(content) == [refused.answer.text]
 
 
 def test_the_summary_begins_with_the_answer(content):

@@ -9,7 +9,7 @@ import torch
 
 from tools.testbed.tiny import build
 
-from .pack import part, run
+from .pack import inputs_of, part, run
 
 QUESTION = "what colour is the square ?"
 
@@ -51,8 +51,12 @@ SMALL = {
 
 
 def all_of(settings: dict) -> dict:
-    """The groups' settings as LASER Answer's widgets."""
-    return {name: value for group in settings.values() for name, value in group.items()}
+    """The groups' settings as LASER Answer's inputs, those it lacks by way of LASER Settings."""
+    chosen = {name: value for group in settings.values() for name, value in group.items()}
+    carried = chosen.keys() & inputs_of("LaserAnswer").keys()
+    others = {name: value for name, value in chosen.items() if name not in carried}
+    settings = run("LaserSettings", **others).settings
+    return {**{name: chosen[name] for name in carried}, "settings": settings}
 
 
 def hand_wired(

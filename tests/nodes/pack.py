@@ -48,7 +48,7 @@ def run(node_id: str, **given: Any) -> SimpleNamespace:
     kind = node(node_id)
     defaults = {
         name: spec[1]["default"]
-        for name, spec in node(node_id).INPUT_TYPES()["required"].items()
+        for name, spec in inputs_of(node_id).items()
         if len(spec) > 1 and "default" in spec[1]
     }
     unknown = set(given) - set(inputs_of(node_id)) - set(kind.INPUT_TYPES().get("hidden", {}))

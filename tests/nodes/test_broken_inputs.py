@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ..core.test_leaks import live_bytes
-from .graphs import QUESTION, handle_of, pictures_batch
+from .graphs import QUESTION, SMALL, all_of, handle_of, pictures_batch
 from .pack import part, run
 
 batches = part("nodes.batches")
@@ -120,9 +120,9 @@ def test_memory_that_ran_out_in_numpy_is_explained(lvlm, image, monkeypatch):
     def out_of_memory(*args, **options):
         raise np._core._exceptions._ArrayMemoryError((8000, 8000), np.dtype("float64"))
 
-    monkeypatch.setattr(part("laser_core.pipeline"), "answer", out_of_memory)
+    monkeypatch.setattr(part("laser_core.pipeline"), "answer_from", out_of_memory)
     with pytest.raises(MemoryError, match=r"^free memory \(Unload LVLM"):
-        run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, min_side_px=20)
+        run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, **all_of(SMALL))
 
 
 def test_nothing_of_a_run_that_ran_out_of_memory_is_kept(image):
@@ -132,7 +132,7 @@ def test_nothing_of_a_run_that_ran_out_of_memory_is_kept(image):
         raise torch.cuda.OutOfMemoryError("out of memory")
 
     def answer():
-        run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, min_side_px=20)
+        run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, **all_of(SMALL))
 
     answer()
     lvlm.release()

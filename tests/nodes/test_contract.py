@@ -15,53 +15,57 @@ from .pack import ROOT, inputs_of, node, pack, part
 # Frozen: (required inputs, optional inputs, outputs with their types). Append, never change.
 CONTRACT = {
     "LaserLoadLVLM": (
-        "model custom_model precision quantization attention device min_visual_tokens "
-        "max_visual_tokens keep_loaded weights",
         "",
+        "model custom_model precision quantization attention device max_visual_tokens weights "
+        "keep_loaded",
         "lvlm:LASER_LVLM",
     ),
     "LaserContrastiveAttention": (
-        "lvlm image question kind instruction query_free normalise framing system",
-        "",
+        "lvlm image question",
+        "kind instruction query_free framing system",
         "attention:LASER_ATTENTION layers:IMAGE",
     ),
     "LaserVAQLayerSelect": (
-        "attention top_heads rule layer fused_layers first_depth last_depth",
-        "",
+        "attention",
+        "top_heads rule layer first_depth last_depth",
         "evidence:LASER_EVIDENCE heat_map:MASK overlay:IMAGE layer:INT report:STRING chart:IMAGE",
     ),
     "LaserConViCrop": (
-        "image scale min_side_px placement windows margin top_fraction override",
-        "evidence mask",
+        "image",
+        "scale min_side_px placement margin windows override evidence mask",
         "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
     ),
     "LaserCounterfactualMask": (
-        "image amount fill amount_unit grow_px feather_px fill_seed",
-        "evidence mask boxes",
+        "image",
+        "amount fill evidence mask boxes",
         "counterfactual:IMAGE patches:MASK counterfactual_context:IMAGE",
     ),
     "LaserVATDecode": (
-        "lvlm positive question answer_input alpha beta max_tokens temperature seed instruction "
-        "top_p top_k beams system framing crop_budget crop_tokens adaptive",
-        "counterfactual context counterfactual_context boxes",
+        "lvlm positive question",
+        "answer_input alpha beta max_tokens temperature seed instruction top_p top_k system "
+        "framing crop_budget adaptive counterfactual context counterfactual_context boxes",
         "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
     ),
     "LaserAnswer": (
-        "lvlm image question answer_input scale alpha max_tokens seed with_plain instruction kind "
-        "query_free normalise top_heads rule layer fused_layers first_depth last_depth "
-        "min_side_px placement windows margin top_fraction amount fill amount_unit grow_px "
-        "feather_px block fill_seed crop_budget beta temperature top_p top_k beams framing system "
-        "crop_tokens adaptive",
-        "mask",
+        "lvlm image question",
+        "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
+        "settings",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING",
     ),
-    "LaserBoxPick": (
-        "boxes format image_index box_index",
+    "LaserSettings": (
         "",
+        "preset query_free framing system kind top_heads rule first_depth last_depth layer "
+        "min_side_px placement margin windows amount fill block crop_budget alpha beta top_p "
+        "top_k adaptive",
+        "settings:LASER_SETTINGS",
+    ),
+    "LaserBoxPick": (
+        "boxes",
+        "format image_index box_index",
         "box:BOUNDING_BOX x:INT y:INT width:INT height:INT",
     ),
-    "LaserPasteBack": ("image crop region feather_px", "boxes", "image:IMAGE"),
+    "LaserPasteBack": ("image crop region", "feather_px boxes", "image:IMAGE"),
     "LaserUnload": ("lvlm", "any", "any:*"),
 }
 OUTPUT_NODES = {"LaserUnload"}
@@ -72,7 +76,7 @@ LISTS = {
 }
 SOCKETS = {
     "IMAGE", "MASK", "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE",
-    "BOUNDING_BOX", "BBOX", "BOUNDING_BOX,BBOX", "*",
+    "LASER_SETTINGS", "BOUNDING_BOX", "BBOX", "BOUNDING_BOX,BBOX", "*",
 }  # fmt: skip
 # Which settings a node's widgets come from, and the widgets that have another name there.
 GROUPS = {
@@ -83,7 +87,10 @@ GROUPS = {
     "LaserCounterfactualMask": ["CounterfactualSettings"],
     "LaserVATDecode": ["PromptSettings", "AnswerSettings", "DecodeSettings"],
     "LaserAnswer": [
-        "PromptSettings", "ContrastSettings", "LayerSettings", "CropSettings",
+        "PresetSettings", "PromptSettings", "CropSettings", "AnswerSettings", "DecodeSettings",
+    ],
+    "LaserSettings": [
+        "PresetSettings", "PromptSettings", "ContrastSettings", "LayerSettings", "CropSettings",
         "CounterfactualSettings", "AnswerSettings", "DecodeSettings",
     ],
 }  # fmt: skip
@@ -92,7 +99,15 @@ LEFT_OUT = {
     "LaserVATDecode": {"query_free"},
     # The two outputs of the node are what 'block' chooses between
     "LaserCounterfactualMask": {"block"},
-}
+    # Either node has what the other lacks
+    "LaserAnswer": {
+        "query_free", "framing", "system", "min_side_px", "placement", "margin", "windows",
+        "crop_budget", "alpha", "beta", "top_p", "top_k", "adaptive",
+    },
+    "LaserSettings": {
+        "instruction", "scale", "answer_input", "max_tokens", "temperature", "seed",
+    },
+}  # fmt: skip
 
 ids = pytest.mark.parametrize("node_id", CONTRACT)
 
@@ -173,14 +188,21 @@ def test_widgets_are_the_cores_settings(node_id):
                 assert options["advanced"] is True
 
 
-def test_default_widgets_are_the_methods_defaults():
-    widgets = {
-        name: spec[1]["default"]
-        for name, spec in node("LaserAnswer").INPUT_TYPES()["required"].items()
-        if "default" in spec[1]
-    }
-    settings = part("nodes.laser_answer").settings_of(widgets)
-    assert settings == part("laser_core.settings").LaserSettings()
+def test_laser_answer_and_laser_settings_share_out_the_settings():
+    """Each setting on exactly one of the two."""
+    settings = part("laser_core.settings")
+    answer, others = (set(inputs_of(name)) for name in ("LaserAnswer", "LaserSettings"))
+    assert answer & others == {"preset"}
+    assert set(settings.LaserSettings().by_name) == (answer | others) - {
+        "lvlm", "image", "question", "with_plain", "mask", "settings", "preset",
+    }  # fmt: skip
+
+
+@ids
+def test_only_the_question_has_a_default_and_is_required(node_id):
+    """A stored prompt from before an input existed still runs, since ComfyUI asks for no value."""
+    required = node(node_id).INPUT_TYPES()["required"]
+    assert {name for name, spec in required.items() if "default" in spec[1]} <= {"question"}
 
 
 def test_models_are_listed_by_the_types_the_core_supports():
@@ -251,12 +273,12 @@ crop = pack.NODE_CLASS_MAPPINGS["LaserConViCrop"]().crop(
     image, "", mask=mask, min_side_px=10)["result"]
 assert crop[0].shape == (1, 20, 20, 3)
 blocked = pack.NODE_CLASS_MAPPINGS["LaserCounterfactualMask"]().block(
-    image, mask=mask, boxes=crop[2], fill_seed=0)
+    image, mask=mask, boxes=crop[2])
 assert blocked[0].shape == (1, 20, 20, 3)
 pasted = pack.NODE_CLASS_MAPPINGS["LaserPasteBack"]().paste(image, crop[0], crop[1], 0)[0]
 assert torch.equal(pasted, image) or (pasted - image).abs().max() < 1 / 254
 load = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]
-model = load.INPUT_TYPES()["required"]["model"][0][0]
+model = load.INPUT_TYPES()["optional"]["model"][0][0]
 try:
     load().load(model, "", True)
 except RuntimeError as error:

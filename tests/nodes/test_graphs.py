@@ -40,7 +40,7 @@ CASES = {
     "a layer by hand": {"layer": {"layer": 0}},
     "the processor's framing": {"prompt": {"framing": "processor", "instruction": "Name it"}},
     "three windows": {"crop": {"windows": 3, "scale": 0.3, "min_side_px": 10}},
-    "noise": {"counterfactual": {"fill": "noise", "fill_seed": 3, "amount": 0.3}},
+    "noise": {"counterfactual": {"fill": "noise", "amount": 0.3}},
     "the whole picture": {"crop": {"scale": 1.0}},
 }
 
@@ -152,7 +152,7 @@ def test_a_batch_whose_windows_differ_is_answered_as_each_picture_alone(
 ):
     lvlm, image, mask = handle_of(model_type), pictures_batch(3), torch.zeros(3, 60, 90)
     mask[0, 5:30, 5:20] = mask[2, 40:50, 30:80] = 1  # nothing is found in the second
-    crop = {"placement": "top patches box", "scale": 0.1, "min_side_px": 4, "top_fraction": 1.0}
+    crop = {"placement": "top patches box", "scale": 0.1, "min_side_px": 4}
     groups = {"crop": crop, "counterfactual": {"amount": 0.2}}
     wired = hand_wired(lvlm, image, mask=mask, blocked_context=blocked_context, **groups)
     assert wired.window.crop.shape[1:3] == (60, 90)
@@ -178,7 +178,7 @@ def test_a_flat_list_of_boxes_tells_of_two_crops_of_one_picture(lvlm):
 def test_a_picture_without_boxes_is_blocked_and_asked_whole(lvlm):
     image, mask = pictures_batch(2), torch.ones(2, 60, 90)
     boxes = [[], [{"x": 10, "y": 20, "width": 30, "height": 40}]]
-    blocked = run("LaserCounterfactualMask", image=image, mask=mask, boxes=boxes, fill="black")
+    blocked = run("LaserCounterfactualMask", image=image, mask=mask, boxes=boxes)
     assert blocked.counterfactual.shape == (2, 60, 90, 3)  # the first whole, the second enlarged
     answers = run("LaserVATDecode", lvlm=lvlm, positive=image, context=image, boxes=boxes,
                   question=QUESTION, max_tokens=2).answer  # fmt: skip

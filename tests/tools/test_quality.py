@@ -57,9 +57,8 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
         found = locate(lvlm, item.picture, item.question, settings)
         looks = found.placement.windows, item.question, settings
         positive = positive_stream(lvlm, item.picture, *looks, found.inputs)
-        mask = patch_mask(
-            evidence_patches(found.evidence, blocking, looks[0]), found.evidence, blocking
-        )
+        patches = evidence_patches(found.evidence, blocking, looks[0])
+        mask = patch_mask(patches, found.evidence)
         blocked = (
             None if fill == "visual tokens" else block(item.picture, mask, blocking, (9, 9, 9))
         )

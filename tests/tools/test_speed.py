@@ -12,9 +12,10 @@ import torch
 
 from laser_core import pipeline
 from laser_core.models.chat import Stream
-from laser_core.models.families import FAMILIES, PictureInputs
+from laser_core.models.families import FAMILIES
 from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import Lvlm
+from laser_core.pictures import PictureInputs
 from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode

@@ -128,8 +128,8 @@ def answers_of(lvlm: Lvlm, items: Sequence[HeldOutItem], note: str) -> Answers:
         found = pipeline.locate(lvlm, item.picture, item.question)
         sure.append(found.maps.certainty)
         for mode, settings in MODES.items():
-            looks = lvlm, item.picture, item.question, settings
-            result = pipeline.answer(*looks, location=found, with_plain=not plain[index:])
+            looks = dataclasses.replace(found, settings=settings)
+            result = pipeline.answer_from(lvlm, looks, with_plain=not plain[index:])
             if result.plain is not None:
                 plain.append(right(result.plain.text, item))
             full[mode].append(right(result.answer.text, item))
@@ -186,8 +186,9 @@ def budget_rows(lvlm: Lvlm, items: Sequence[HeldOutItem]) -> list[dict[str, Any]
         for name, budget in scores:
             answer = dataclasses.replace(MODES[name].answer, crop_budget=budget)
             settings = dataclasses.replace(MODES[name], answer=answer)
-            looks = lvlm, item.picture, item.question, settings
-            result = pipeline.answer(*looks, location=found).answer
+            result = pipeline.answer_from(
+                lvlm, dataclasses.replace(found, settings=settings)
+            ).answer
             scores[name, budget].append((right(result.text, item), result.prompt_tokens[0]))
     rows = []
     for (name, budget), values in scores.items():

@@ -413,7 +413,7 @@ def evidence_from_a_hand_drawn_mask() -> None:
     flow.group("Look there", drawn, crop, window)
     flow.column()
     blocked = flow.add(
-        "LaserCounterfactualMask", image=picture, mask=mask, boxes=out(crop, "boxes"), grow_px=8
+        "LaserCounterfactualMask", image=picture, mask=mask, boxes=out(crop, "boxes")
     )
     without = _show(flow, out(blocked, "counterfactual"), "The same window without it")
     flow.group("What if it were not there?", blocked, without)
@@ -439,9 +439,10 @@ def batch_captions() -> None:
     flow.note(
         "## Batch captions\n\nThree pictures in, three captions out, in the same order. A batch "
         "has one size: **Batch Images** resizes to the first picture's. For pictures of different "
-        "sizes use a list instead.\n\n**Unload LVLM** frees the model's memory when the last "
-        "caption is done.",
-        260,
+        "sizes use a list instead.\n\n**LASER Settings** holds what LASER Answer does not show. "
+        "Here its alpha is 0: a caption has no single piece of evidence to be compared "
+        "without.\n\n**Unload LVLM** frees the model's memory when the last caption is done.",
+        330,
     )
     model = flow.add("LaserLoadLVLM")
     flow.column(300)
@@ -451,14 +452,16 @@ def batch_captions() -> None:
     flow.column(260)
     slots = {f"images.image{index}": out(image, "IMAGE") for index, image in enumerate(images)}
     three = flow.add("BatchImagesNode", **slots)
+    # A caption has no single piece of evidence to be compared without
+    settings = flow.add("LaserSettings", alpha=0.0)
     flow.column(420)
     answer = flow.add(
         "LaserAnswer",
         lvlm=out(model, "lvlm"),
         image=out(three, "IMAGE"),
         question="describe the picture .",
-        alpha=0.0,  # a caption has no single piece of evidence to be compared without
         with_plain=False,
+        settings=out(settings, "settings"),
     )
     flow.column(360)
     flow.add("PreviewAny", "Captions", 2 * TEXT_PX, source=out(answer, "answer"))

@@ -1,6 +1,6 @@
-"""The tables of settings in README.md, written from the settings' own metadata.
+"""The tables of settings in docs/command-line.md, written from the settings' own metadata.
 
-python -m tools.build.settings_table          writes them into README.md
+python -m tools.build.settings_table          writes them into docs/command-line.md
 python -m tools.build.settings_table --print  prints them
 """
 
@@ -9,16 +9,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from laser_core.settings import GROUPS
-from laser_core.settings_text import Flag, flags, title
+from laser_core.settings import GROUPS, PRESETS, preset_values
+from laser_core.settings_text import Flag, flag_name, flags, title
+from tools.build.markdown import markdown
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-BEGIN, END = "<!-- settings: written by tools/build/settings_table.py -->", "<!-- end of settings -->"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "command-line.md"
+BEGIN, END = (
+    "<!-- settings: written by tools/build/settings_table.py -->",
+    "<!-- end of settings -->",
+)
 
 
 def tables() -> str:
-    """A Markdown table per group of settings."""
-    return "\n\n".join(_table(group) for group in GROUPS)
+    """A Markdown table per group of settings, with what each preset sets behind the first."""
+    preset, *others = (_table(group) for group in GROUPS)
+    return "\n\n".join([preset, _presets(), *others])
 
 
 def with_tables(text: str) -> str:
@@ -35,6 +40,16 @@ def _table(group: str) -> str:
     return "\n".join([*rows, *(_row(flag) for flag in flags([group]))])
 
 
+def _presets() -> str:
+    """What each preset sets, a column each."""
+    columns = [preset_values(name) for name in PRESETS]
+    rows = [
+        [f"`{flag_name(setting)}`", *(str(column[setting]) for column in columns)]
+        for setting in columns[0]
+    ]
+    return markdown(["Flag", *(f"`{name}`" for name in PRESETS)], rows)
+
+
 def _row(flag: Flag) -> str:
     values = " · ".join(flag.spec.metadata["choices"] or [flag.values])
     cells = f"`{flag.name}`", flag.default, values, flag.spec.metadata["help"]
@@ -47,7 +62,7 @@ def main() -> None:
     if parser.parse_args().print:
         print(tables())
     else:
-        README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+        PAGE.write_text(with_tables(PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

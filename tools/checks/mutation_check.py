@@ -56,7 +56,7 @@ MUTATIONS = (
     Mutation("axis order of the map", "laser_core/steps/attention.py",
              '"l h (gh gw) -> l h gh gw"', '"l h (gw gh) -> l h gh gw"',
              "tests/core/test_pipeline.py -k layer_and_map"),
-    Mutation("branches see each other", "laser_core/steps/attention.py",
+    Mutation("branches see each other", "laser_core/engine/branches.py",
              "torch.ones(length, length).tril()", "torch.ones(length, length)",
              "tests/core/test_capture.py"),
     Mutation("off by one patch", "laser_core/geometry.py",

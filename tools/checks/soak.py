@@ -134,7 +134,7 @@ def picture() -> int:
     print(f"| picture to IMAGE | {peak:.0f} |", flush=True)
     peak, found = peak_mb(lambda: pipeline.locate(lvlm, pixels, QUESTION, settings))
     print(f"| locate | {peak:.0f} |", flush=True)
-    peak, _ = peak_mb(lambda: pipeline.answer(lvlm, pixels, QUESTION, settings, location=found))
+    peak, _ = peak_mb(lambda: pipeline.answer_from(lvlm, found))
     print(f"| answer | {peak:.0f} |", flush=True)
     return 0
 

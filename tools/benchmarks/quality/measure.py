@@ -23,10 +23,10 @@ from laser_core.engine.two_streams import mix_logits
 from laser_core.evaluation.attention_aggregation import mass_share
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.models.chat import Stream
-from laser_core.models.families import PictureInputs
 from laser_core.models.lvlm import Lvlm
-from laser_core.pipeline import Location, locate
-from laser_core.results import AttentionMaps, Evidence
+from laser_core.pictures import PictureInputs
+from laser_core.pipeline import locate
+from laser_core.results import AttentionMaps, Counterfactual, Evidence, Location, Placement
 from laser_core.settings import AnswerSettings, LaserSettings, PromptSettings
 from laser_core.steps.answer_input import crops_stream, negative_stream, plain_stream
 from laser_core.steps.attention import read_attention
@@ -117,7 +117,8 @@ class ItemRun:
                 self.lvlm, self.whole, self.item.question, settings.prompt
             )
         maps = self._maps[settings.prompt]
-        return locate(self.lvlm, self.item.picture, self.item.question, settings, maps=maps)
+        item = self.item
+        return locate(self.lvlm, item.picture, item.question, settings, read=lambda *_: maps)
 
     def _tokens_to_locate(self, row: Row) -> int:
         """Decoder tokens of the two branches, which share the picture's prefix."""
@@ -177,11 +178,11 @@ class ItemRun:
         patches = evidence_patches(look.evidence, settings, look.windows)
         if not patches.any():
             return positive, None
-        mask = patch_mask(patches, look.evidence, settings)
+        mask = patch_mask(patches, look.evidence)
         digest = hashlib.sha256(mask.numpy().tobytes()).digest()
         negative = (*positive, settings, digest)
         if negative not in self._streams:
-            self._streams[negative] = self._negative(positive, row, mask)
+            self._streams[negative] = self._negative(positive, row, look, mask)
         return positive, negative
 
     def _positive(self, answer_input: str, windows: tuple[Window, ...]) -> Stream:
@@ -198,7 +199,7 @@ class ItemRun:
             self._crops[window, count] = self.lvlm.encode(crop, tokens=tokens)
         return self._crops[window, count]
 
-    def _negative(self, positive: tuple, row: Row, mask: torch.Tensor) -> Stream:
+    def _negative(self, positive: tuple, row: Row, look: Look, mask: torch.Tensor) -> Stream:
         answer_input, windows = positive
         fill, question = row.settings.counterfactual, self.item.question
         blocked = None
@@ -210,9 +211,12 @@ class ItemRun:
         settings = changed(
             answer=AnswerSettings(answer_input), counterfactual=row.settings.counterfactual
         )
-        return negative_stream(
-            self.lvlm, self._streams[positive], blocked, mask, windows, question, settings
+        placement = Placement(windows, (0.0,) * len(windows))
+        found = Location(
+            self.item.picture, self.whole, question, settings, None, look.evidence, placement
         )
+        hidden = Counterfactual(mask, blocked)
+        return negative_stream(self.lvlm, found, self._streams[positive], hidden)
 
     def _answers(
         self, said: dict[tuple, torch.Tensor], look: Look, positive: tuple, negative: tuple | None

@@ -19,8 +19,8 @@ from laser_core.settings import (
 DEFAULTS = LaserSettings()
 
 
-OTHER_PLACEMENTS = ("centroid", "peak", "top patches box", "adaptive")
-OTHER_FILLS = ("black", "grey", "blur", "noise", "visual tokens")
+OTHER_PLACEMENTS = ("peak", "top patches box", "adaptive")
+OTHER_FILLS = ("blur", "noise", "visual tokens")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,6 @@ def ablation_rows() -> list[Row]:
 
 def _changes() -> Iterator[Row]:
     layer = {
-        "the 3 best layers": LayerSettings(fused_layers=3),
         "top heads 1": LayerSettings(top_heads=1),
         "top heads 2": LayerSettings(top_heads=2),
     }

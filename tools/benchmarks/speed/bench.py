@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from laser_core import pipeline
 from laser_core.engine.capture import RowCapture
 from laser_core.models.chat import Stream
 from laser_core.models.lvlm import Lvlm
+from laser_core.results import Location
 from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode
@@ -124,13 +126,14 @@ class Bench:
             short, whole = (self.clock(self._run(ways.plain, each)) for each in (first, settings))
             plain.append([encoding, short - encoding, 0.0, whole - short])
             lvlm.release()
-            found: list[pipeline.Location] = []
+            found: list[Location] = []
             locate = partial(pipeline.locate, lvlm, self.picture, QUESTION, settings)
             looking = self.clock(lambda locate=locate, found=found: found.append(locate()))
-            looks = found[0].inputs, found[0].evidence, QUESTION, settings
-            drawing = self.clock(partial(ways.both_streams, lvlm, self.picture, *looks))
-            answer = partial(pipeline.answer, lvlm, self.picture, QUESTION, location=found[0])
-            short, whole = (self.clock(partial(answer, each)) for each in (first, settings))
+            drawing = self.clock(partial(ways.both_streams, lvlm, found[0]))
+            located = [dataclasses.replace(found[0], settings=each) for each in (first, settings)]
+            short, whole = (
+                self.clock(partial(pipeline.answer_from, lvlm, each)) for each in located
+            )
             ours.append([encoding + drawing, looking - encoding, short - drawing, whole - short])
         lvlm.release()
         medians = [np.median(times[1:], axis=0).tolist() for times in (plain, ours)]  # warm by then
@@ -201,8 +204,7 @@ class Bench:
         lvlm = self.lvlm
         found = pipeline.locate(lvlm, self.picture, QUESTION, settings)
         prompts = ways.both_prompts(lvlm, found.inputs, QUESTION, settings)
-        looks = found.inputs, found.evidence, QUESTION, settings
-        streams = [each.prompt for each in ways.both_streams(lvlm, self.picture, *looks)]
+        streams = [each.prompt for each in ways.both_streams(lvlm, found)]
         floor = floor_of(
             lvlm, *prompts, tuple(streams), settings.decode.max_tokens, self._vision_flops
         )

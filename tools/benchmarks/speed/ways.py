@@ -21,12 +21,12 @@ from PIL import Image
 
 from laser_core import pipeline
 from laser_core.models.chat import Prompt, Stream
-from laser_core.models.families import PictureInputs
 from laser_core.models.lvlm import Lvlm
-from laser_core.results import AttentionMaps, Evidence
+from laser_core.pictures import PictureInputs
+from laser_core.results import AttentionMaps, Location
 from laser_core.settings import LaserSettings
 from laser_core.steps.answer_input import negative_stream, positive_stream
-from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.crop import place_windows
 from laser_core.steps.vaq import contrast, evidence, select_layer
 from tools.testbed.reference import library_inputs
@@ -48,9 +48,7 @@ class Outcome:
 def prompt_of(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Prompt:
     """The chat that the plain model reads."""
     inputs = lvlm.encode(picture, settings.prompt.framing)
-    return lvlm.prompt(
-        [inputs], lvlm.question_text(question, settings.prompt), settings.prompt.system
-    )
+    return lvlm.question_prompt([inputs], question, settings.prompt)
 
 
 @torch.inference_mode()
@@ -73,7 +71,7 @@ def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetting
     """This project's pipeline, with nothing cached from before."""
     lvlm.release()
     result = pipeline.answer(lvlm, picture, question, settings)
-    choice = result.location.choice
+    choice = result.location.evidence.choice
     return Outcome(choice.layer, [token.token_id for token in result.answer.tokens])
 
 
@@ -93,7 +91,9 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
     found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
-    streams = both_streams(lvlm, picture, inputs, found, question, settings)
+    placement = place_windows(found, settings.crop)
+    located = Location(picture, inputs, question, settings, maps, found, placement)
+    streams = both_streams(lvlm, located)
     loops = [_Loop(lvlm, stream.prompt) for stream in streams]
     alpha, beta, tokens = settings.decode.alpha, settings.decode.beta, []
     while True:
@@ -110,22 +110,11 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
             loop.step(tokens[-1])
 
 
-def both_streams(
-    lvlm: Lvlm,
-    picture: Image.Image,
-    inputs: PictureInputs,
-    found: Evidence,
-    question: str,
-    settings: LaserSettings,
-) -> tuple[Stream, Stream]:
-    """The prompts with and without the evidence, prepared and not read. inputs: of the picture."""
-    windows = place_windows(found, settings.crop).windows
-    patches = evidence_patches(found, settings.counterfactual, windows)
-    mask = patch_mask(patches, found, settings.counterfactual)
-    blocked = block(picture, mask, settings.counterfactual, lvlm.mean_colour)
-    looks = windows, question, settings, inputs
-    positive = positive_stream(lvlm, picture, *looks)
-    return positive, negative_stream(lvlm, positive, blocked, mask, *looks)
+def both_streams(lvlm: Lvlm, found: Location) -> tuple[Stream, Stream]:
+    """The prompts with and without the evidence, prepared and not read."""
+    positive = positive_stream(lvlm, found)
+    blocked = make_counterfactual(found, lvlm.mean_colour)
+    return positive, negative_stream(lvlm, found, positive, blocked)
 
 
 def eager_maps(
@@ -162,9 +151,7 @@ def kept_bytes(lvlm: Lvlm, tokens: int) -> int:
 
 def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings) -> list[Prompt]:
     """The chats with and without the question."""
-    prompts = settings.prompt
-    texts = (lvlm.question_text(question, prompts), lvlm.query_free_text(prompts))
-    return [lvlm.prompt([inputs], text, prompts.system) for text in texts]
+    return list(lvlm.branch_prompts(inputs, question, settings.prompt))
 
 
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,105 @@
+"""Both branches' rows of attention over one picture, in as few forwards as the kernel allows.
+
+Both prompts continue the same prefix (system prompt and picture); their short suffixes run as one
+packed forward wherever the kernel takes a free-form mask. Knows prompts; knows no question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache
+
+from ..models.chat import Prompt
+from ..models.lvlm import Lvlm
+from ..progress import Progress
+from .caches import cache_of
+from .capture import RowCapture
+from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix
+
+
+@dataclass(frozen=True)
+class BranchRows:
+    """The last prompt token's attention over the picture's grid, (L, H, N) float32 on the CPU.
+
+    certainty: probability of the likeliest first token after the prompt with the question.
+    """
+
+    with_query: torch.Tensor
+    without_query: torch.Tensor
+    certainty: float
+
+
+def read_branches(lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None) -> BranchRows:
+    """The rows of two prompts of the same picture, one with and one without the question."""
+    if progress:
+        progress("reading the picture", 0, 2)
+    with_query, without_query, hidden = _both_rows(lvlm, asked, free, progress)
+    if progress:
+        progress("reading the picture", 2, 2)
+    return BranchRows(with_query, without_query, first_token_certainty(lvlm, hidden))
+
+
+def _both_rows(
+    lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two branches' rows, each (L, H, N), and with the question the hidden state (D,)."""
+    suffixes = asked.suffix_length, free.suffix_length
+    shared = lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key
+    if not (shared and min(suffixes) > 0):  # a template may write nothing after the picture
+        with_query, hidden = _last_row(lvlm, asked, DynamicCache())
+        return with_query, _last_row(lvlm, free, DynamicCache())[0], hidden
+    prefix = read_prefix(lvlm, asked)
+    if progress:
+        progress("reading the picture", 1, 2)
+    if torch.equal(asked.input_ids, free.input_ids):
+        # Two runs would differ by rounding, and the method would take that for evidence.
+        row, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
+        return row, row, hidden
+    # A free-form mask would override a sliding window, flash attention takes none, and for long
+    # texts it would be large.
+    packed = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
+    if not packed or sum(suffixes) > STRETCH:
+        with_query, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
+        return with_query, _last_row(lvlm, free, cache_of(prefix.layers))[0], hidden
+    return _packed_rows(lvlm, asked, free, cache_of(prefix.layers))
+
+
+def _map_keys(prompt: Prompt) -> slice:
+    """The picture's tokens that form its grid, as positions in the prompt."""
+    first, tokens = prompt.spans[0].start, prompt.pictures[0].map_tokens
+    return slice(first + tokens.start, first + tokens.stop)
+
+
+def _last_row(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last token's (L, H, N) and hidden state (D,), after what `cache` lacks of the prompt."""
+    with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
+        _, hidden = extend(lvlm, prompt, cache, prompt.length)
+    return capture.rows_by_layer()[0], hidden[0, -1]
+
+
+def _packed_rows(
+    lvlm: Lvlm, asked: Prompt, free: Prompt, cache: DynamicCache
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both suffixes in one forward after the prefix, neither seeing the other."""
+    prefix = asked.prefix_length
+    lengths = [prompt.suffix_length for prompt in (asked, free)]
+    total = sum(lengths)
+    own = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
+    mask = torch.cat([torch.ones(total, prefix, dtype=torch.bool), own], dim=1)
+    mask = mask[None, None].to(lvlm.device)  # (1, 1, S, N)
+    if lvlm.attention == "eager":  # takes additive masks only
+        lowest = torch.finfo(lvlm.dtype).min
+        mask = torch.zeros_like(mask, dtype=lvlm.dtype).masked_fill(~mask, lowest)
+    with RowCapture(lvlm, rows=[lengths[0] - 1, total - 1], keys=_map_keys(asked)) as capture:
+        hidden = forward(
+            lvlm,
+            cache,
+            torch.cat([asked.input_ids[:, prefix:], free.input_ids[:, prefix:]], dim=1),
+            torch.cat([asked.position_ids[..., prefix:], free.position_ids[..., prefix:]], dim=-1),
+            {},
+            mask,
+        )
+    with_query, without_query = capture.rows_by_layer()
+    return with_query, without_query, hidden[0, lengths[0] - 1]

@@ -1,0 +1,44 @@
+"""What is said of a result, a sentence each, wherever it is said. Knows no file and no view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # nodes import this when ComfyUI starts, before torch is needed
+    from ..results import Answer, Evidence
+
+
+def answer_text(text: str) -> str:
+    return text or "(an empty answer)"
+
+
+def plain_line(text: str) -> str:
+    """The model's answer without the method."""
+    return f"plain model: {answer_text(text)}"
+
+
+def window_line(box: Sequence[int], share: float) -> str:
+    """box: (x1, y1, x2, y2) in pixels; share: of the evidence in it, 0..1."""
+    x1, y1, x2, y2 = box
+    return f"{x2 - x1} x {y2 - y1} px at ({x1}, {y1}), {share:.0%} of the evidence"
+
+
+def describe_evidence(evidence: Evidence) -> str:
+    """Where a picture's evidence comes from."""
+    reason = evidence.choice.reason if evidence.choice else "evidence from a mask"
+    if not evidence.degenerate:
+        return reason
+    if evidence.choice is None:
+        return "nothing found (the mask is empty): the whole picture is taken"
+    return f"nothing found: the whole picture is taken ({reason})"
+
+
+def describe_answer(answer: Answer) -> str:
+    """An answer, its length, its time and why it stopped early."""
+    count, seconds = len(answer.tokens), answer.seconds_reading + answer.seconds_decoding
+    stop = "" if answer.stop_reason == "end of answer" else f", stopped at {answer.stop_reason}"
+    if answer.stop_reason == "max tokens":
+        stop += ": raise max_tokens for the rest"
+    plural = "s" * (count != 1)
+    return f"{answer_text(answer.text)} ({count} token{plural} in {seconds:.1f} s{stop})"

@@ -1,0 +1,41 @@
+"""LASER Settings: every setting that LASER Answer does not carry itself. Runs no model."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from ..laser_core.settings import LaserSettings
+from .handles import SettingsHandle
+from .laser_answer import CARRIED
+from .widgets import CATEGORY, SETTINGS, preset_widget, widgets
+
+
+class LaserSettingsNode:
+    DESCRIPTION = (
+        "Holds every setting that LASER Answer does not show. Connect it to LASER Answer's input "
+        "'settings': it then decides all of them, whatever preset is chosen there."
+    )
+    SEARCH_ALIASES = ("laser", "options", "parameters", "preset", "advanced settings", "paper")
+    CATEGORY = CATEGORY
+    FUNCTION = "choose"
+    RETURN_TYPES = (SETTINGS,)
+    RETURN_NAMES = ("settings",)
+    OUTPUT_TOOLTIPS = ("The settings, for LASER Answer. Preview Any shows them as text.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        groups = [type(group.default) for group in fields(LaserSettings)]
+        names = [[s.name for s in fields(group) if s.name not in CARRIED] for group in groups]
+        own = [widgets(group, *some) for group, some in zip(groups, names, strict=True) if some]
+        return {
+            "required": {},
+            "optional": {
+                "preset": preset_widget(),
+                **{name: widget for group in own for name, widget in group.items()},
+            },
+        }
+
+    def choose(self, preset: str = "default", **values: Any):
+        chosen = LaserSettings.of(preset, **values).by_name
+        return (SettingsHandle({k: v for k, v in chosen.items() if k not in CARRIED}),)

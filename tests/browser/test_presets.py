@@ -1,0 +1,96 @@
+"""Presets on the canvas of a real ComfyUI: what is chosen is seen, and what is seen runs."""
+
+import json
+
+import pytest
+
+from laser_core.settings import preset_values
+
+from .test_views import Node, undo, workflow
+from .test_workflows_on_the_canvas import prompt_of, put_on_canvas
+
+# As the canvas of the classic renderer does it when an entry of the list is clicked
+CLASSIC = """([id, value]) => {
+  const canvas = window.app.canvas, node = window.app.graph.getNodeById(id);
+  const widget = node.widgets.find(widget => widget.name === 'preset');
+  canvas.emitBeforeChange();
+  widget.setValue(value, {e: null, node, canvas});
+  canvas.emitAfterChange();
+}"""
+
+
+@pytest.fixture
+def nodes(canvas):
+    """(page, choose, LASER Answer, LASER Settings)"""
+    page, renderer = canvas
+    put_on_canvas(page, workflow("batch_captions"))
+
+    def choose(node, preset):
+        if renderer == "classic":
+            page.evaluate(CLASSIC, [node.id, preset])
+        else:
+            node.look()
+            box = page.locator(f'[data-node-id="{node.id}"]')
+            box.get_by_role("combobox").first.click()
+            page.get_by_role("option", name=preset, exact=True).click()
+        page.wait_for_timeout(500)
+
+    return page, choose, Node(page, "LaserAnswer"), Node(page, "LaserSettings")
+
+
+def shown(node, preset):
+    """The node's widgets that hold a setting of the preset."""
+    names = node.page.evaluate(
+        "id => window.app.graph.getNodeById(id).widgets.map(widget => widget.name)", node.id
+    )
+    return {name: node.widget(name) for name in preset_values(preset) if name in names}
+
+
+def test_a_chosen_preset_is_written_into_the_widgets_of_its_node_alone(nodes):
+    _page, choose, answer, settings = nodes
+    before = shown(answer, "default")
+    for preset in ("paper", "fast", "default"):
+        choose(settings, preset)
+        assert settings.widget("preset") == preset
+        assert shown(settings, preset).items() <= preset_values(preset).items()
+        assert len(shown(settings, preset)) == 13
+        assert shown(answer, preset) == before
+    choose(answer, "paper")
+    assert shown(answer, "paper") == {"answer_input": "crop", "scale": 0.5}
+
+
+def test_what_is_changed_after_choosing_is_what_the_server_is_sent(nodes):
+    page, choose, _, settings = nodes
+    choose(settings, "paper")
+    page.evaluate(
+        "id => { window.app.graph.getNodeById(id).widgets"
+        ".find(widget => widget.name === 'beta').value = 0.25; }",
+        settings.id,
+    )
+    sent = prompt_of(page)[str(settings.id)]["inputs"]
+    assert sent["preset"] == "paper"
+    assert sent["beta"] == 0.25
+    assert sent["rule"] == "argmax"
+
+
+def test_a_saved_workflow_comes_back_as_it_was_left(nodes):
+    page, choose, _, settings = nodes
+    choose(settings, "paper")
+    page.evaluate(
+        "id => { window.app.graph.getNodeById(id).widgets"
+        ".find(widget => widget.name === 'beta').value = 0.25; }",
+        settings.id,
+    )
+    put_on_canvas(page, json.loads(json.dumps(page.evaluate("() => window.app.graph.serialize()"))))
+    again = Node(page, "LaserSettings")
+    assert (again.widget("preset"), again.widget("beta")) == ("paper", 0.25)
+
+
+def test_undo_takes_a_preset_back_as_one_step(nodes):
+    page, choose, _, settings = nodes
+    before = shown(settings, "default")
+    choose(settings, "paper")
+    undo(page)
+    again = Node(page, "LaserSettings")
+    assert again.widget("preset") == "default"
+    assert shown(again, "default") == before

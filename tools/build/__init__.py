@@ -1,0 +1,1 @@
+"""What writes shipped files: workflows, locales, help pages, tables of settings."""
