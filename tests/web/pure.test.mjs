@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import test from "node:test";
-import { fillIn, presetsOf } from "../../web/views/presets.js";
 import { fileQuery, kept, picturesOf, restored } from "../../web/views/payload.js";
+import { fillIn, presetsOf } from "../../web/views/presets.js";
 import { translator } from "../../web/views/strings.js";
 import { moved, onPicture, parsed, resized, written } from "../../web/views/window.js";
 import { answer, texts, token, windows } from "./page.mjs";
@@ -15,9 +15,17 @@ const WINDOW = { x: 100, y: 50, width: 200, height: 100 };
 test("a preset writes its settings into the widgets that hold them, and tells them", () => {
   const told = [];
   const widget = (name, value) => ({ name, value, callback: (to) => told.push([name, to]) });
-  const widgets = [widget("preset", "paper"), widget("scale", 0.5), widget("beta", 0.5), { name: "alpha", value: 0 }];
+  const widgets = [
+    widget("preset", "paper"),
+    widget("scale", 0.5),
+    widget("beta", 0.5),
+    { name: "alpha", value: 0 },
+  ];
   fillIn(widgets, { scale: 0.5, beta: 0, alpha: 1, rule: "argmax" });
-  assert.deepEqual(widgets.map(({ value }) => value), ["paper", 0.5, 0, 1]);
+  assert.deepEqual(
+    widgets.map(({ value }) => value),
+    ["paper", 0.5, 0, 1],
+  );
   assert.deepEqual(told, [["beta", 0]]); // only what has changed
 });
 
