@@ -1,8 +1,9 @@
-"""What a terminal shows while the method runs: progress on stderr, libraries kept quiet."""
+"""What a terminal shows: progress on stderr, no control characters, libraries kept quiet."""
 
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import time
@@ -10,6 +11,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+# C0 but for line break and tab, C1, and what turns the direction of writing around
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may have it: control characters are written out, line breaks kept.
+
+    Questions, answers and names come from elsewhere, and could steer the terminal otherwise.
+    """
+    text = text.replace("\r\n", "\n")
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class ProgressLine:
@@ -30,7 +43,7 @@ class ProgressLine:
         if self._terminal:
             self._rewrite(f"{stage} {done}/{total}" if total else stage)
         elif stage != self._stage:
-            print(stage, file=self._stream, flush=True)
+            print(printable(stage), file=self._stream, flush=True)
         self._stage = stage
 
     def bar(self, stage: str, done: int, total: int) -> None:
@@ -62,7 +75,7 @@ class ProgressLine:
             self._rewrite("")
 
     def _rewrite(self, line: str) -> None:
-        line = " ".join(line.split())
+        line = printable(" ".join(line.split()))
         width = max(shutil.get_terminal_size().columns - 1, 10)
         if len(line) > width:  # the end of an answer is the news
             line = "..." + line[3 - width :]
@@ -87,17 +100,6 @@ class Stopwatch:
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         return seconds
-
-
-def is_for_the_user(error: Exception) -> bool:
-    """True for a ValueError that this package raised; a library's own would be a bug of ours."""
-    if not isinstance(error, ValueError):
-        return False
-    frame = error.__traceback__
-    while frame.tb_next:
-        frame = frame.tb_next
-    package = frame.tb_frame.f_globals.get("__package__") or ""
-    return package == __package__ or package.startswith(f"{__package__}.")
 
 
 @contextmanager

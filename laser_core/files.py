@@ -10,14 +10,11 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-
-if TYPE_CHECKING:
-    pass
 
 
 def to_plain(value: Any) -> Any:
@@ -46,9 +43,12 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"no plain form of {type(value).__name__}")
 
 
-def to_json(content: dict[str, Any]) -> str:
-    """A report as JSON text, indented, with lists of numbers on one line."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+def to_json(content: dict[str, Any], ascii: bool = False) -> str:
+    """A report as JSON text, indented, with lists of numbers on one line.
+
+    ascii: other characters are escaped, for a terminal or pipe of any encoding.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=ascii, allow_nan=False)
     # A line break right after "[" is layout: inside strings JSON escapes it
     return re.sub(
         r"\[\n\s+[-\d][-+.,\de\s]*\]",

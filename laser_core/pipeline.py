@@ -13,7 +13,7 @@ import torch
 
 from .models.lvlm import Lvlm
 from .pictures import check_mask, to_picture
-from .progress import OnText, Progress
+from .progress import OnText, Progress, as_one_stage
 from .results import Answer, LaserAnswer, Location
 from .settings import LaserSettings
 from .steps.answer_input import negative_stream, plain_stream, positive_stream
@@ -85,27 +85,15 @@ def answer_from(
     plain = plain_stream(lvlm, found.inputs, found.question, found.settings.prompt)
     positive = positive_stream(lvlm, found) if looks else plain  # step 9
     block = cache(lambda: make_counterfactual(found, lvlm.mean_colour))  # step 8, if it is read
-
-    def make_negative() -> Any:
-        return negative_stream(lvlm, found, positive, block())
+    negative = (lambda: negative_stream(lvlm, found, positive, block())) if contrasts else None
 
     plain_answer: Answer | None = None
     if with_plain:
         undisturbed = dataclasses.replace(decoding, alpha=0.0)
-        shown = None if looks else on_text
-        plain_answer = decode(lvlm, plain, None, undisturbed, _as_one_stage(progress), shown)
-    if plain_answer is not None and not looks:  # nothing else to answer from
-        laser = plain_answer
-    else:
-        negative = make_negative if contrasts else None
-        laser = decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
+        shown, stage = None if looks else on_text, as_one_stage(progress, "answering plainly")
+        plain_answer = decode(lvlm, plain, None, undisturbed, stage, shown)
+    laser = None if looks else plain_answer  # nothing else to answer from
+    laser = laser or decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
     blocked = block() if laser.contrasted else None
     skipped = "crop" if sure else "counterfactual" if contrasts and blocked is None else ""
     return LaserAnswer(laser, found, blocked, plain_answer, skipped)
-
-
-def _as_one_stage(progress: Progress | None) -> Progress | None:
-    """The progress of the plain answer, as one stage of the whole."""
-    if progress is None:
-        return None
-    return lambda _, done, total: progress("answering plainly", done, total)

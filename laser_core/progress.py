@@ -7,5 +7,13 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total) between forwards; it may raise to interrupt."""
 
+
+def as_one_stage(progress: Progress | None, stage: str) -> Progress | None:
+    """A run's own stages, told as the progress of one stage of a larger run."""
+    if progress is None:
+        return None
+    return lambda _, done, total: progress(stage, done, total)
+
+
 OnText = Callable[[str], None]
 """Called with the whole answer so far after each token; it may raise to interrupt."""

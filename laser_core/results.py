@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from .geometry import Grid, Window, whole_picture
+from .geometry import Box, Grid, Window, whole_picture
 from .pictures import PictureInputs
 from .settings import LaserSettings
 
@@ -73,8 +73,23 @@ class Evidence:
     @property
     def mass(self) -> float:
         """The map's sum over the picture; a patch that reaches beyond it counts in part."""
-        rows, columns = self.grid.shares_inside(whole_picture(self.picture_size))
-        rows, columns = (torch.tensor(shares, dtype=torch.float64) for shares in (rows, columns))
+        return self._mass_in(Box(*whole_picture(self.picture_size)))
+
+    def share_in(self, box: Box | Window) -> float:
+        """The share of the map's mass that lies in `box`, 0..1; NaN for a degenerate map.
+
+        box: pixels of the picture, outside of which nothing counts. A patch that the box cuts
+        counts by the part inside.
+        """
+        if self.degenerate:
+            return math.nan
+        inside = Box(*box).intersect(Box(*whole_picture(self.picture_size)))
+        return min(self._mass_in(inside) / self.mass, 1.0)
+
+    def _mass_in(self, box: Box) -> float:
+        rows, columns = (
+            torch.tensor(shares, dtype=torch.float64) for shares in self.grid.shares_inside(box)
+        )
         return float(rows @ self.map.double().cpu() @ columns)
 
     @property

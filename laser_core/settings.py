@@ -449,11 +449,11 @@ class LaserSettings(Settings):
         Raises ValueError for an unknown preset, an unknown name and a value out of range.
         """
         values = {**preset_values(preset), **given}
-        groups = {
-            group: type_(**{s.name: values.pop(s.name) for s in fields(type_) if s.name in values})
-            for group, type_ in GROUPS.items()
-            if group not in ("preset", "load")
-        }
+        groups = {}
+        for group in fields(cls):
+            kind = type(group.default)
+            names = [spec.name for spec in fields(kind) if spec.name in values]
+            groups[group.name] = kind(**{name: values.pop(name) for name in names})
         for name in values:
             raise ValueError(removal(name) or f"{name} is no setting of the method: leave it out")
         return cls(**groups)

@@ -129,11 +129,4 @@ def _parsed(override: str) -> dict[str, float] | None:
 
 def _share(item: Any, window: Any) -> float:
     """The share of the evidence inside a window; 0 where there is none."""
-    import torch
-
-    if item is None or item.degenerate:
-        return 0.0
-    rows, columns = (
-        torch.tensor(shares, dtype=torch.float64) for shares in item.grid.shares_inside(window)
-    )
-    return float(rows @ item.map.double() @ columns) / item.mass
+    return 0.0 if item is None or item.degenerate else item.share_in(window)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from ..laser_core.errors import explained_imports
 from ..laser_core.settings import LoadSettings
 from . import models
 from .handles import LvlmHandle
-from .requirements import check_libraries
 from .runtime import NodeProgress, best_precision, make_room, manage, run_device
 from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
 
@@ -82,7 +82,8 @@ class LoadLVLM:
         keep_loaded: bool = True,
         **values: Any,
     ):
-        check_libraries()
+        with explained_imports():
+            from ..laser_core import pipeline  # noqa: F401
         settings = settings_from(LoadSettings, values)
         progress = NodeProgress(stages={})
         progress.next_picture()
@@ -139,6 +140,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
     import torch
 
     from ..laser_core.models.loading import load_lvlm
+    from ..laser_core.models.model_files import weights_in
 
     device = run_device(cpu=settings.device == "cpu")
     if device is None or device.type == "cpu":
@@ -148,8 +150,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
         used = dataclasses.replace(settings, device="cpu", precision=precision)
     else:
         used = settings
-        kind = "*.safetensors" if any(Path(source).glob("*.safetensors")) else "*.bin"
-        on_disk = sum(file.stat().st_size for file in Path(source).glob(kind))
+        on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
         make_room(device, int(on_disk * QUANTIZED_SHARE[settings.quantization]))
     with torch.inference_mode(False):  # weights made inside could not be moved later
         lvlm = load_lvlm(source, used)

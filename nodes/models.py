@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..laser_core.models.download import BY_LABEL, LONGEST_ID, downloaded, is_hub_id, model_type_of
-from ..laser_core.models.folder_check import SUPPORTED
+from ..laser_core.models.download import CURATED, LONGEST_ID, curated, downloaded, is_hub_id
+from ..laser_core.models.model_files import SUPPORTED, model_type_of
 from . import runtime
 
 DEMO_LABEL = "demo (shapes, colours, digits)"
@@ -20,7 +20,7 @@ DEMOS = {DEMO_LABEL: "demo", "demo Qwen2.5-VL (shapes, colours, digits)": "demo-
 
 def choices() -> list[str]:
     """What Load LVLM offers: the demo models, models on disk, models to download."""
-    return [*DEMOS, *local_models(), *BY_LABEL]
+    return [*DEMOS, *local_models(), *(listed.label for listed in CURATED)]
 
 
 def local_models() -> dict[str, Path]:
@@ -46,7 +46,7 @@ def complaint(model: str | None, custom: str | None) -> str | None:
             "check custom_model, or leave it empty: it is neither a model folder (without '..') "
             f"nor a Hugging Face id like 'owner/name': {custom[:LONGEST_ID]!r}"
         )
-    if model is None or model in DEMOS or model in BY_LABEL or model in local_models():
+    if model is None or model in DEMOS or curated(model) or model in local_models():
         return None
     return (
         f"choose another model, or put the folder back into models/LLM: there is no supported "
@@ -73,14 +73,13 @@ def find(
         folder = _custom_folder(custom)
         if folder is not None:
             return folder.name, str(folder)
-        return custom, downloaded(custom, runtime.models_folders(), progress, pickled=pickled)
+        return custom, str(downloaded(custom, runtime.models_folders(), progress, pickled=pickled))
     if model in DEMOS:
         return DEMOS[model], DEMOS[model]
-    if model in BY_LABEL:
-        chosen = BY_LABEL[model]
-        return chosen.name, downloaded(
-            chosen.repository, runtime.models_folders(), progress, chosen.gigabytes
-        )
+    chosen = curated(model)
+    if chosen:
+        folder = downloaded(chosen.repository, runtime.models_folders(), progress, chosen.gigabytes)
+        return chosen.name, str(folder)
     return model, str(local_models()[model])
 
 
@@ -93,6 +92,3 @@ def _custom_folder(custom: str) -> Path | None:
     except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a null byte
         return None
     return local_models().get(custom)
-
-
-# ---- downloads ---------------------------------------------------------------------------------

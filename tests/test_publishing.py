@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tools.checks.run_tests import PYTHONS
+
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = [
     line.strip()
@@ -114,7 +116,13 @@ def test_the_canvas_shows_text_as_text():
     assert not [name for name, text in scripts.items() if re.search(as_markup, text)]
 
 
-PACKAGES = {"PIL": "pillow", "lmms_eval": "lmms-eval", "flash_attn": "flash-attn"}
+PACKAGES = {
+    "PIL": "pillow",
+    "lmms_eval": "lmms-eval",
+    "flash_attn": "flash-attn",
+    "tree_sitter": "tree-sitter",
+    "tree_sitter_powershell": "tree-sitter-powershell",
+}
 OWN = {"laser_core", "nodes", "tests", "tools"}
 COMFYUI = {"comfy", "comfy_api", "execution", "folder_paths", "nodes", "server"}
 
@@ -154,7 +162,16 @@ def test_pack_itself_is_packed_and_its_checks_are_not():
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md"} <= names
     assert {"prestartup_script.py", "laser_core/demo_model/model.safetensors"} <= names
     assert any(name.startswith("workflows/") for name in names)
-    assert not any(name.startswith(("tests/", "tools/", ".ci/", ".venv")) for name in names)
+    checks = "tests/", "tools/", ".ci/", ".github/", ".pre-commit", ".venv", "run-tests"
+    assert not any(name.startswith(checks) for name in names)
+
+
+@pytest.mark.parametrize("script", ["run-demo", "run-demo.ps1"])
+def test_the_demo_script_is_packed_with_every_file_that_it_names(script):
+    text = (ROOT / script).read_text("utf-8").replace("\\", "/")
+    named = set(re.findall(r"\b(?:environments|pictures)/[\w.-]+", text))
+    assert len(named) == 3
+    assert named | {script} <= set(archive())
 
 
 TRIPS = {
@@ -202,8 +219,7 @@ def test_tripwires_trip(name, text):
 
 def test_every_python_that_is_promised_is_tried():
     promised = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text("utf-8"))
-    tried = re.search(r"^for version in (.+); do$", (ROOT / "run-tests").read_text("utf-8"), re.M)
-    assert tried[1].split() == promised
+    assert list(PYTHONS) == promised
 
 
 @pytest.mark.parametrize(

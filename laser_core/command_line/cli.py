@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
-from ..console import ProgressLine, Stopwatch, is_for_the_user, quiet_libraries
+from ..console import ProgressLine, Stopwatch, printable, quiet_libraries
+from ..errors import explained_imports, is_for_the_user
 from ..settings import GROUPS, LOCATE_GROUPS, removal
 from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
 from .cli_aggregate import add_aggregate
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..results import LaserAnswer, Location
 
 DEFAULT_OUT = "laser-out"
-_WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png")
+_WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png|report\.json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = _remedy(error)
         if remedy is None:
             raise
-        print(" ".join(remedy.split()), file=sys.stderr)
+        print(printable(" ".join(remedy.split())), file=sys.stderr)
         return 2
 
 
@@ -92,12 +93,14 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
     out = Path(arguments.out)
     _check_folder(out)
     progress.stage("starting")
-    from ..files import to_json
-    from ..models.loading import load_lvlm
-    from ..output.report import report, summary
-    from ..pictures import read_picture
-    from ..pipeline import answer, locate
+    with explained_imports():
+        from ..files import to_json
+        from ..models.loading import load_lvlm
+        from ..output.report import report, summary
+        from ..pictures import read_picture
+        from ..pipeline import answer, locate
 
+    _check_files(out, Path(arguments.picture), settings.crop.windows)
     picture = read_picture(arguments.picture)
     with quiet_libraries():
         watch = Stopwatch()
@@ -116,21 +119,21 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         pictures = _pictures(result, answering)
         seconds["drawing"] = watch.lap()
     content = report(result, lvlm, load=load, files=[*pictures, "report.json"])
-    text = to_json(content)
-    _write(out, pictures, text)
+    _write(out, pictures, to_json(content))
     progress.clear()
     if arguments.json:
-        print(text)
+        print(to_json(content, ascii=True))
         return 0
-    print("\n".join(summary(content)))
+    print(printable("\n".join(summary(content))))
     print(", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()))
-    print(f"written to {out}{os.sep}: {', '.join(content['files'])}")
+    print(printable(f"written to {out}{os.sep}: {', '.join(content['files'])}"))
     return 0
 
 
 def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
-    from ..models.catalogue import demo_models, describe, models_in, models_in_hub_cache
-    from ..models.families import FAMILIES
+    with explained_imports():
+        from ..models.catalogue import demo_models, describe, models_in, models_in_hub_cache
+        from ..models.families import FAMILIES
 
     folders = {folder: models_in(Path(folder)) for folder in arguments.folder}
     print("bundled")
@@ -147,13 +150,13 @@ def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
 
 
 def _print_models(title: str, models: Sequence[Any]) -> None:
-    print(f"\n{title}")
+    print(printable(f"\n{title}"))
     width = max((len(model.name) for model in models), default=0)
     for model in models:
         remark = _megabytes(model.size_bytes) if model.size_bytes else "no safetensors weights"
         if not model.supported:
             remark = "not supported"
-        print(f"  {model.name:<{width}}  {model.model_type:<12}{remark}")
+        print(printable(f"  {model.name:<{width}}  {model.model_type:<12}{remark}"))
     if not models:
         print("  none")
 
@@ -192,6 +195,27 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"choose another --out: {str(existing)!r} is not writable")
 
 
+def _check_files(out: Path, asked: Path, windows: int) -> None:
+    """Raise ValueError if the run would write over a file that no earlier run has written."""
+    names = ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", "report.json"]
+    names += [f"crop-{index}.png" for index in range(2, windows + 1)]
+    earlier = _earlier_files(out)
+    for name in names:
+        there = out / name
+        if os.path.lexists(there) and (name not in earlier or _same(there, asked)):
+            raise ValueError(
+                f"choose another --out, or move {str(there)!r} away: it is not of an earlier run, "
+                "or what is asked about, and would be lost"
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # the other is reported when it is opened
+        return False
+
+
 def _there(path: Path) -> bool:
     """Path.exists, and True for a path below a file, which is the file's own fault."""
     try:
@@ -211,8 +235,8 @@ def _write(out: Path, pictures: dict[str, Image.Image], report: str) -> None:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in _earlier_pictures(out):
-            if name not in pictures:
+        for name in _earlier_files(out):
+            if name not in (*pictures, "report.json"):
                 (out / name).unlink(missing_ok=True)
         for name, picture in pictures.items():
             write_atomically(out / name, picture)
@@ -224,8 +248,8 @@ def _write(out: Path, pictures: dict[str, Image.Image], report: str) -> None:
         ) from error
 
 
-def _earlier_pictures(out: Path) -> list[str]:
-    """Pictures that the report in `out` says are its own: only those may be removed."""
+def _earlier_files(out: Path) -> list[str]:
+    """Files that the report in `out` says are its own: only those may be replaced or removed."""
     from ..output.report import SCHEMA
 
     try:
@@ -233,7 +257,7 @@ def _earlier_pictures(out: Path) -> list[str]:
         if earlier["schema"] != SCHEMA:
             return []
         return [name for name in earlier["files"] if _WRITTEN.fullmatch(name)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # not a report of ours
 
 

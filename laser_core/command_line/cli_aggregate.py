@@ -10,7 +10,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from ..console import ProgressLine
+from ..console import ProgressLine, printable
+from ..errors import explained_imports
 from ..evaluation.refcoco import read_items
 from ..settings import LOCATE_GROUPS
 from ..settings_text import add_flags, add_model, read_flags
@@ -64,8 +65,9 @@ def _aggregate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     items = read_items(
         rows, instances=instances, split=arguments.split, question=arguments.question
     )
-    from ..evaluation.attention_aggregation import Aggregation, describe
-    from ..files import to_json
+    with explained_imports():
+        from ..evaluation.attention_aggregation import Aggregation, describe
+        from ..files import to_json
 
     source = {
         "rows": _digest(rows),
@@ -81,10 +83,10 @@ def _aggregate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     if record is None:  # the first process speaks for all
         return 0
     if arguments.json:
-        print(to_json(record))
+        print(to_json(record, ascii=True))
         return 0
-    print("\n".join(describe(record["summary"])))
-    print(f"written to {out}, a line an item")
+    print(printable("\n".join(describe(record["summary"]))))
+    print(printable(f"written to {out}, a line an item"))
     return 0
 
 

@@ -74,9 +74,8 @@ class RoomyLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start, stop = self._length, self._length + key_states.shape[-2]
-        lacking = stop - self._room[0].shape[-2]
-        if lacking > 0:
-            pad = (0, 0, 0, max(lacking, ROOM))
+        if stop > self._room[0].shape[-2]:  # by a token, or the few that are scored at a time
+            pad = (0, 0, 0, ROOM)
             self._room = tuple(torch.nn.functional.pad(tensor, pad) for tensor in self._room)
         for tensor, new in zip(self._room, (key_states, value_states), strict=True):
             tensor[:, :, start:stop] = new

@@ -10,6 +10,7 @@ prompt needs a mask, and of all tokens at once that would be as large as an atte
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,9 +85,23 @@ def read_stream(
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
-    """Probability of the likeliest token after one with this last hidden state (D,)."""
+    """Probability of the likeliest token after one with this last hidden state (D,).
+
+    Raises ValueError where the scores overflowed: nothing that led to them means anything.
+    """
     logits = lvlm.model.get_output_embeddings()(hidden)
-    return float(logits.float().softmax(-1).max())
+    certainty = float(logits.float().softmax(-1).max())
+    if not math.isfinite(certainty):
+        raise overflow(lvlm)
+    return certainty
+
+
+def overflow(lvlm: Lvlm) -> ValueError:
+    """The error for scores of the next token that are not finite."""
+    return ValueError(
+        "choose precision bf16 or fp32, or another model: its scores for the next token are not "
+        f"finite in {lvlm.dtype}"
+    )
 
 
 def read_blocked(

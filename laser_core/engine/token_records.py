@@ -12,8 +12,7 @@ import torch
 
 from ..models.lvlm import Lvlm
 from ..results import Alternative, TokenRecord
-from ..settings import DecodeSettings
-from .two_streams import mix_logits
+from .two_streams import Mix
 
 TOP_ALTERNATIVES = 5
 
@@ -25,8 +24,8 @@ class Recorder:
     was chosen from them; `records` ends it.
     """
 
-    def __init__(self, lvlm: Lvlm, settings: DecodeSettings) -> None:
-        self._lvlm, self._settings = lvlm, settings
+    def __init__(self, lvlm: Lvlm, mix: Mix) -> None:
+        self._lvlm, self._mixed = lvlm, mix
         self._pending: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._steps: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -57,7 +56,7 @@ class Recorder:
     def _note(self, token: torch.Tensor) -> None:
         """Keep (logits of the token and the best others, their normalisers), one row a stream."""
         positive, negative = self._pending
-        mixed = mix_logits(positive, negative, self._settings.alpha, self._settings.beta)
+        mixed = self._mixed(positive, negative)
         best = mixed.topk(min(TOP_ALTERNATIVES, len(mixed))).indices
         indices = torch.cat([token.to(best).reshape(1), best])
         logits = torch.stack([mixed, positive] + ([] if negative is None else [negative]))

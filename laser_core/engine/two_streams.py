@@ -6,7 +6,6 @@ answer, the model runs it once per stream.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,26 +17,11 @@ from transformers import DynamicCache
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import Layers
-from ..settings import DecodeSettings
 from .caches import ROOM, RoomyLayer, cache_of_layers
-from .reading import ReadStream
+from .reading import ReadStream, overflow
 
-
-def mix_logits(
-    positive: torch.Tensor, negative: torch.Tensor | None, alpha: float, beta: float
-) -> torch.Tensor:
-    """s_t = z+ + alpha (z+ - z-), (..., V) float32, implausible tokens at -inf (Eqs. 10-11).
-
-    Without a second stream nothing is mixed, and nothing can have become implausible: z+.
-    """
-    if negative is None:
-        return positive
-    mixed = positive + alpha * (positive - negative)
-    if beta > 0:
-        # + ln(beta): the plausibility cut-off p >= beta max p, in logits.
-        least = positive.amax(-1, keepdim=True) + math.log(beta)
-        mixed = mixed.masked_fill(positive < least, float("-inf"))
-    return mixed
+Mix = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""Logits (..., V) to choose from, of those with and, where it ran, without the evidence."""
 
 
 @dataclass
@@ -131,10 +115,10 @@ class TwoStreams:
         self,
         lvlm: Lvlm,
         rows: Rows,
-        settings: DecodeSettings,
+        mix: Mix,
         observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
     ) -> None:
-        self._lvlm, self._rows, self._settings = lvlm, rows, settings
+        self._lvlm, self._rows, self._mixed = lvlm, rows, mix
         self._mrope = hasattr(lvlm.model.model, "get_rope_index")
         self._observe = observe
 
@@ -170,12 +154,9 @@ class TwoStreams:
             return None
         rows = output.logits[:, -1].float().split(1)
         positive, negative = rows[0], rows[1] if self._rows.streams == 2 else None
-        mixed = mix_logits(positive, negative, self._settings.alpha, self._settings.beta)
+        mixed = self._mixed(positive, negative)
         if not mixed.amax(-1).isfinite().all():
-            raise ValueError(
-                "choose precision bf16 or fp32, or download the model again: its scores for the "
-                f"next token are not finite in {self._lvlm.dtype}"
-            )
+            raise overflow(self._lvlm)
         self._observe(self._fed[:, -1], positive, negative)
         output.logits = mixed[:, None]
         return output

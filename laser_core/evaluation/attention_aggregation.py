@@ -7,6 +7,7 @@ starts, into one JSONL file that a killed run continues (`result_lines`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -18,14 +19,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 
-from ..console import ProgressLine, is_for_the_user, quiet_libraries
+from ..console import ProgressLine, quiet_libraries
+from ..errors import is_for_the_user
 from ..geometry import Box, whole_picture
 from ..models.loading import load_lvlm
 from ..models.lvlm import Lvlm
 from ..out_of_memory import is_out_of_memory
 from ..pictures import read_picture
 from ..pipeline import locate
-from ..results import Evidence
 from ..settings import LOCATE_GROUPS, LaserSettings, LoadSettings
 from ..steps.vaq import contrast, evidence
 from .intervals import Bootstrap
@@ -35,21 +36,6 @@ from .resumable_lines import Line, ResultLines
 SCHEMA, VERSION = "laser-aggregation", 1
 KINDS = ("contrastive", "raw", "relative")
 SHARES = (*KINDS, "area", "window")
-
-
-def mass_share(found: Evidence, box: Box) -> float:
-    """Attention Aggregation: the share of the map's mass that lies in `box`, 0..1.
-
-    box: float pixels of the picture, outside of which nothing counts. A patch that the box cuts
-    counts by the part inside. NaN for a degenerate map.
-    """
-    if found.degenerate:
-        return float("nan")
-    inside = box.intersect(Box(*whole_picture(found.picture_size)))
-    rows, columns = (
-        torch.tensor(shares, dtype=torch.float64) for shares in found.grid.shares_inside(inside)
-    )
-    return float(rows @ found.map.double() @ columns) / found.mass
 
 
 def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettings) -> Line:
@@ -74,8 +60,8 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
         mapped = contrast(found.maps, dataclasses.replace(settings.contrast, kind=kind))
         heads = found.evidence.choice.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
         choice = dataclasses.replace(found.evidence.choice, heads=heads)
-        shares[kind] = mass_share(evidence(mapped, choice, found.maps), box)
-        if shares[kind] != shares[kind]:
+        shares[kind] = evidence(mapped, choice, found.maps).share_in(box)
+        if math.isnan(shares[kind]):
             raise ValueError(f"leave this item out: its {kind} map is empty or not finite")
     window = box.intersect(Box(*found.windows[0]))
     shares |= {"area": box.area / whole.area, "window": window.area / box.area}

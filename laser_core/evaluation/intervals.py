@@ -11,7 +11,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Figure:
+class Estimate:
     """An estimate, its 95 % interval, and the number of items behind it."""
 
     value: float
@@ -38,20 +38,20 @@ class Bootstrap:
         # (resamples, groups): how often each picture was drawn
         self.weights = rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
 
-    def mean(self, values: np.ndarray, chosen: np.ndarray | None = None) -> Figure:
+    def mean(self, values: np.ndarray, chosen: np.ndarray | None = None) -> Estimate:
         """The mean of `values` over items that are chosen and not NaN."""
         return self.ratio(values, np.ones(len(values)), chosen)
 
     def ratio(
         self, above: np.ndarray, below: np.ndarray, chosen: np.ndarray | None = None
-    ) -> Figure:
+    ) -> Estimate:
         """The sum of `above` over that of `below`, over items that are chosen and not NaN."""
         kept = ~np.isnan(above) if chosen is None else chosen & ~np.isnan(above)
         return self.of(lambda sums: sums[0] / sums[1], [above, below], kept)
 
     def of(
         self, statistic: Callable[[np.ndarray], np.ndarray], columns: list, chosen: np.ndarray
-    ) -> Figure:
+    ) -> Estimate:
         """A statistic of the columns' sums over the chosen items; of no items where undefined."""
         sums = np.stack(
             [
@@ -63,6 +63,6 @@ class Bootstrap:
             value = float(statistic(sums.sum(axis=1)))
             draws = statistic(sums @ self.weights.T)
         if not np.isfinite(value):
-            return Figure(np.nan, np.nan, np.nan, 0)
+            return Estimate(np.nan, np.nan, np.nan, 0)
         low, high = np.nanpercentile(draws, (2.5, 97.5))
-        return Figure(value, float(low), float(high), int(chosen.sum()))
+        return Estimate(value, float(low), float(high), int(chosen.sum()))

@@ -18,7 +18,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from ..console import is_for_the_user
+from ..errors import is_for_the_user
 from ..models.loading import DEMO, load_lvlm
 from ..out_of_memory import is_out_of_memory
 from .answerer import Answerer, UnsuitableTask, ignored_arguments, read_arguments, split_instruction

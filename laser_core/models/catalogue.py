@@ -5,14 +5,13 @@ Reads config.json files only; loads nothing and downloads nothing.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from .download import cached
 from .families import FAMILIES, Family
 from .loading import DEMO_FOLDERS
-
-_WEIGHTS = "*.safetensors"
+from .model_files import read_json, weights_in
 
 
 @dataclass(frozen=True)
@@ -47,18 +46,14 @@ def models_in(folder: Path) -> list[InstalledModel]:
 
 def models_in_hub_cache() -> list[InstalledModel]:
     """Supported models that were downloaded from the hub."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
+    from huggingface_hub import constants
 
-    try:
-        cache = scan_cache_dir()
-    except CacheNotFound:
-        return []
     found = []
-    for repository in sorted(cache.repos, key=lambda repository: repository.repo_id):
-        revisions = sorted(repository.revisions, key=lambda revision: revision.last_modified)
-        if repository.repo_type == "model" and revisions:
-            found.append(_read(revisions[-1].snapshot_path, repository.repo_id))
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
+        owner, _, name = folder.name.removeprefix("models--").partition("--")
+        snapshot = cached(f"{owner}/{name}")
+        if snapshot is not None:
+            found.append(_read(snapshot, f"{owner}/{name}"))
     return [model for model in found if model and model.supported and model.size_bytes]
 
 
@@ -77,10 +72,8 @@ def describe(family: Family) -> str:
 def _read(folder: Path, name: str) -> InstalledModel | None:
     """The model in a folder, None where its config.json is missing or unreadable."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        kind = read_json(folder / "config.json").get("model_type")
+    except (OSError, ValueError):
         return None
-    if not isinstance(config, dict):
-        return None
-    size = sum(path.stat().st_size for path in folder.glob(_WEIGHTS))
-    return InstalledModel(name, str(config.get("model_type")), size)
+    safetensors = [path for path in weights_in(folder) if path.suffix == ".safetensors"]
+    return InstalledModel(name, str(kind), sum(path.stat().st_size for path in safetensors))

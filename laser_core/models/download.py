@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folder_check import SUPPORTED
+from ..errors import first_words
+from .folder_check import check_type
+from .model_files import FETCHED, PICKLED, is_weights, missing_files
 
 ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
-PICKLED = "pytorch_model*.bin"  # only where asked for, and only without safetensors
 POLL_SECONDS = 0.5
 LONGEST_ID = 96  # characters: the hub's own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # never a way up or out
@@ -49,8 +48,13 @@ CURATED = (
 )
 
 
-BY_LABEL = {model.label: model for model in CURATED}
+CURATED_BY_NAME = {model.name: model for model in CURATED}
 _REPOSITORIES = {model.repository for model in CURATED}
+
+
+def curated(label: str) -> Curated | None:
+    """The model of the list that a label names, also one of before its sizes were measured anew."""
+    return CURATED_BY_NAME.get(label.partition(" (download ")[0])
 
 
 def is_hub_id(text: str) -> bool:
@@ -58,36 +62,36 @@ def is_hub_id(text: str) -> bool:
     return fits and _HUB_ID.fullmatch(text) is not None
 
 
-def model_type_of(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-
-
 def downloaded(
     repository: str,
-    roots: Sequence[str],
-    progress: Callable[[str, int, int], None] | None,
+    roots: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] | None = None,
     gigabytes: float | None = None,
     pickled: bool = False,
-) -> str:
-    """The folder of a hub model, in one of `roots` or fetched to the first.
+) -> Path:
+    """The folder of a hub model: in one of `roots`, whole in the hub's own cache, or fetched.
 
-    Without roots the id itself, which the hub's own cache serves.
+    It is fetched to the first root, without roots to the cache. What is there is not looked up on
+    the hub again. pickled: also fetch pickled weights, where there are no safetensors.
+    Raises ValueError, remedy first, for a model that is half there or cannot be fetched.
     """
-    if not roots:
-        return repository
     owner, name = repository.split("/")
     for root in map(Path, roots):
-        for folder in (root / name, root / owner / name):
+        # One level down as well: others keep a maker's models together, as in LLM/Qwen-VL
+        for folder in (root / name, root / owner / name, *sorted(root.glob(f"*/{name}"))):
             if _holds(folder, repository):
-                return str(folder)
+                return folder
+    kept = cached(repository)
+    if kept is not None and not missing_files(kept):
+        return kept
+    if not roots:
+        return _download(repository, None, progress, gigabytes, pickled)
     target = Path(roots[0]) / name
     if target.exists():  # another owner's model of the same name
         target = Path(roots[0]) / owner / name
     part = Path(roots[0]) / f".{owner}--{name}.part"
     try:
+        part.mkdir(parents=True, exist_ok=True)
         _download(repository, part, progress, gigabytes, pickled)
         (part / ORIGIN).write_text(repository + "\n", "utf-8")
         shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes for resuming
@@ -98,7 +102,15 @@ def downloaded(
             f"make room for {target} and run again to continue the download: it cannot be put "
             f"there ({error})"
         ) from error
-    return str(target)
+    return target
+
+
+def cached(repository: str) -> Path | None:
+    """The folder of a model in the hub's own cache, whole or not. Asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _holds(folder: Path, repository: str) -> bool:
@@ -115,7 +127,7 @@ def _holds(folder: Path, repository: str) -> bool:
             return False
     elif repository not in _REPOSITORIES and folder.parent.name != repository.split("/")[0]:
         return False
-    missing = _missing_files(folder)
+    missing = missing_files(folder)
     if missing:
         raise ValueError(
             f"delete {folder} to download the model anew, or complete it: it lacks {len(missing)} "
@@ -126,13 +138,15 @@ def _holds(folder: Path, repository: str) -> bool:
 
 def _download(
     repository: str,
-    folder: Path,
+    folder: Path | None,
     progress: Callable[[str, int, int], None] | None,
     gigabytes: float | None,
     pickled: bool,
-) -> None:
-    """Fetch the model's files into `folder`, continuing what is there. ValueError if it fails."""
-    folder.mkdir(parents=True, exist_ok=True)
+) -> Path:
+    """Fetch the model's files into `folder`, continuing what is there, or into the hub's cache.
+
+    The folder where they are. ValueError if it fails.
+    """
     task = _Download(repository, folder, pickled)
     task.start()
     guess = int((gigabytes or 1) * 1e9)
@@ -141,24 +155,31 @@ def _download(
         while alive:
             task.join(POLL_SECONDS)
             alive = task.is_alive()
-            if progress:
+            if progress and folder:
                 total = task.total or guess
                 progress(f"downloading {repository}", min(_size(folder), total), total)
     finally:
         task.stop = True  # after an interrupt: no further file is begun, the next try continues
-    if isinstance(task.error, _Unusable):
-        raise task.error
-    if task.error is not None:
+    error = task.error
+    if isinstance(error, _Unusable):
+        raise error
+    if isinstance(error, OSError) and error.filename:  # a disk, no network
         raise ValueError(
-            f"check the name and the network, or put the model into {folder.parent} by hand: "
-            f"{repository} cannot be downloaded ({task.error})"
-        ) from task.error
-    missing = _missing_files(folder)
+            f"make room in {folder or 'the cache of Hugging Face (HF_HOME)'}, or allow writing "
+            f"there: {repository} cannot be stored ({error})"
+        ) from error
+    if error is not None:
+        raise ValueError(
+            "check the name and the network (proxy, HF_ENDPOINT), or give a local folder: "
+            f"{repository} cannot be downloaded ({first_words(error)})"
+        ) from error
+    missing = missing_files(task.folder)
     if missing:
         raise ValueError(
             f"run again to continue the download: {repository} lacks {len(missing)} files, such "
             f"as {missing[0]}"
         )
+    return task.folder
 
 
 class _Unusable(ValueError):
@@ -168,7 +189,7 @@ class _Unusable(ValueError):
 class _Download(threading.Thread):
     """The hub's client, file by file, beside the thread that watches for interrupts."""
 
-    def __init__(self, repository: str, folder: Path, pickled: bool) -> None:
+    def __init__(self, repository: str, folder: Path | None, pickled: bool) -> None:
         super().__init__(daemon=True)
         self.repository, self.folder, self.pickled = repository, folder, pickled
         self.stop = False
@@ -177,43 +198,45 @@ class _Download(threading.Thread):
 
     def run(self) -> None:
         try:
-            from huggingface_hub import HfApi, hf_hub_download
-            from huggingface_hub.utils import filter_repo_objects
-
-            info = HfApi().model_info(self.repository, files_metadata=True)
-            sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
-            names = sorted(filter_repo_objects(sizes, allow_patterns=list(FILES)))
-            if self.pickled and not any(map(_is_weights, names)):
-                names = sorted(filter_repo_objects(sizes, allow_patterns=[*FILES, PICKLED]))
-            self.total = sum(sizes[name] for name in names)
-            if not any(map(_is_weights, names)):
-                raise _Unusable(
-                    "choose a model with safetensors weights, or set weights to 'safetensors or "
-                    f"pickled': {self.repository} has none"
-                )
-            # The small files first: an unsupported model is found out before its weights are here
-            names.sort(key=_is_weights)
-            for name in names:
-                if self.stop:
-                    return
-                _check_inside(name, self.repository)
-                if _is_weights(name):
-                    _check_supported(self.folder, self.repository)
-                hf_hub_download(self.repository, name, revision=info.sha, local_dir=self.folder)
+            self._fetch()
         except Exception as error:  # whatever the client or the network raises: told in `_download`
             self.error = error
 
+    def _fetch(self) -> None:
+        from huggingface_hub import HfApi, hf_hub_download
+        from huggingface_hub.utils import filter_repo_objects
 
-def _is_weights(name: str) -> bool:
-    return name.endswith((".safetensors", ".bin"))
+        info = HfApi().model_info(self.repository, files_metadata=True)
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
+        names = sorted(filter_repo_objects(sizes, allow_patterns=list(FETCHED)))
+        if self.pickled and not any(map(is_weights, names)):
+            names = sorted(filter_repo_objects(sizes, allow_patterns=[*FETCHED, PICKLED]))
+        self.total = sum(sizes[name] for name in names)
+        if "config.json" not in names:
+            raise _Unusable(f"choose another model: {self.repository} has no config.json")
+        if not any(map(is_weights, names)):
+            raise _Unusable(
+                "choose a model with safetensors weights, or set weights to 'safetensors or "
+                f"pickled' (--weights): {self.repository} has none"
+            )
+        # An unsupported model is found out by its first file, before its weights are here
+        names.sort(key=lambda name: (name != "config.json", is_weights(name)))
+        # By a commit the cache would not note which one is the newest
+        wanted = {"revision": info.sha, "local_dir": self.folder} if self.folder else {}
+        for name in names:
+            if self.stop:
+                return
+            _check_inside(name, self.repository)
+            path = Path(hf_hub_download(self.repository, name, **wanted))
+            if name == "config.json":
+                self.folder = path.parent
+                self._check_type()
 
-
-def _check_supported(folder: Path, repository: str) -> None:
-    kind = model_type_of(folder)
-    if kind not in SUPPORTED:
-        raise _Unusable(
-            f"choose a model of type {', '.join(SUPPORTED)}: {repository} is of type {kind!r}"
-        )
+    def _check_type(self) -> None:
+        try:
+            check_type(self.folder, self.repository)
+        except ValueError as error:
+            raise _Unusable(str(error)) from error
 
 
 def _check_inside(name: str, repository: str) -> None:
@@ -221,22 +244,6 @@ def _check_inside(name: str, repository: str) -> None:
     parts = re.split(r"[/\\]", name)
     if ".." in parts or not parts[0] or ":" in parts[0]:
         raise _Unusable(f"choose another model: {repository} names a file elsewhere, {name!r}")
-
-
-def _missing_files(folder: Path) -> list[str]:
-    """What a model folder lacks of its config and its weights, by their index or as one file."""
-    weights = "model.safetensors"
-    if not any(folder.glob("*.safetensors")) and any(folder.glob(PICKLED)):
-        weights = "pytorch_model.bin"
-    index = folder / f"{weights}.index.json"
-    needed = {weights}
-    try:
-        if index.is_file():
-            needed = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        files = ["config.json", *sorted(needed)]
-        return [name for name in files if not (folder / name).is_file()]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return [f"a readable {index.name}"]
 
 
 def _size(folder: Path) -> int:

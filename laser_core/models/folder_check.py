@@ -5,14 +5,11 @@ Reads names and small JSON files, never weights; knows neither torch nor transfo
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""The keys of `families.FAMILIES`, in its order, for code that must not import torch."""
+from .model_files import SUPPORTED, missing_files, read_json
 
-INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -69,36 +66,22 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
 
 
 def _check_weights(folder: Path, name: str, pickled: bool) -> None:
-    if (folder / INDEX).is_file():
-        _check_shards(folder, INDEX, name)
-    elif any(folder.glob("*.safetensors")):
-        return
-    elif pickled and (folder / PICKLED_INDEX).is_file():
-        _check_shards(folder, PICKLED_INDEX, name)
-    elif not (pickled and (folder / "pytorch_model.bin").is_file()):
+    if not any(folder.glob("*.safetensors*")):  # or their index
         found = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
-        if found and pickled:
-            raise ValueError(
-                f"convert {name} to safetensors: of pickled weights only pytorch_model.bin is "
-                f"read, and it has {found[0]}"
-            )
-        if found:
+        if found and not pickled:
             raise ValueError(
                 f"convert {name} to safetensors, or set weights to 'safetensors or pickled' "
                 f"(--weights): its weights are pickled ({found[0]})"
             )
-
-
-def _check_shards(folder: Path, index: str, name: str) -> None:
-    shards = _json(folder / index, name).get("weight_map")
-    shards = set(shards.values()) if isinstance(shards, dict) else {None}
-    if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
-        raise ValueError(f"download {name} again: {index} does not name files of its folder")
-    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if found and not any(path.startswith("pytorch_model") for path in found):
+            raise ValueError(
+                f"convert {name} to safetensors: of pickled weights only pytorch_model.bin is "
+                f"read, and it has {found[0]}"
+            )
+    missing = missing_files(folder)
     if missing:
         raise ValueError(
-            f"download {name} again: {len(missing)} of its {len(shards)} files of weights are "
-            f"missing, such as {missing[0]}"
+            f"download {name} again: it lacks {len(missing)} files, such as {missing[0]}"
         )
 
 
@@ -111,11 +94,8 @@ def _asks_for_code(value: Any) -> bool:
 def _json(path: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file of the model's folder."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(path)
+    except ValueError as error:
         raise ValueError(
             f"download {name} again: its {path.name} cannot be read ({error})"
         ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"download {name} again: its {path.name} holds no JSON object")
-    return content

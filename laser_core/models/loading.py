@@ -8,18 +8,20 @@ is asked for by name, and nothing is written but that download.
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..errors import is_for_the_user
 from ..one_at_a_time import one_at_a_time
-from ..out_of_memory import is_out_of_memory
 from ..settings import LoadSettings
+from .download import downloaded, is_hub_id
 from .families import load_image_processor, set_visual_token_limits
 from .folder_check import check_contents, check_type
+from .loading_errors import explained
 from .lvlm import Lvlm
+from .model_files import read_json
 
 DEMO, DEMO_QWEN = "demo", "demo-qwen"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -41,31 +43,26 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
 
     Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete,
     truncated or pickled weights, a folder that asks for code of its own or links to files
-    elsewhere, or settings this machine cannot serve.
+    elsewhere, settings this machine cannot serve, and whatever else a library raises on the way.
     """
-    pickled = settings.weights != "safetensors"
-    folder = _resolve(name, pickled)
-    check_contents(folder, name, pickled=pickled)
-    return _load(folder, name, settings)
+    folder = None
+    try:
+        folder = _resolve(name, settings.weights != "safetensors")
+        check_contents(folder, name, pickled=settings.weights != "safetensors")
+        return _load(folder, name, settings)
+    except Exception as error:
+        if is_for_the_user(error):
+            raise
+        raise explained(error, name, folder) from error
 
 
 @one_at_a_time  # the library changes torch's initialisers and default dtype while it loads
 def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
     from transformers import AutoTokenizer
 
-    device = _device(settings)
-    model = _load_weights(folder, name, device, settings)
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-        image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
-    except Exception as error:  # a broken file makes the library raise whatever it stumbles on
-        if is_out_of_memory(error):
-            raise _loading_error(error, name, device) from error
-        raise ValueError(
-            f"download {name} again: its tokenizer or image processor cannot be read "
-            f"({_first_line(error)})"
-        ) from error
+    model = _load_weights(folder, name, _device(settings), settings)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+    image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
     lvlm = Lvlm(
         model,
         tokenizer,
@@ -98,55 +95,22 @@ def _resolve(name: str, pickled: bool) -> Path:
         if not (folder / "config.json").is_file():
             raise ValueError(f"install this package again: its demo model {folder} is missing")
         return folder
+    if not name.strip():  # or it would be the working folder
+        raise _no_model(name)
     try:
         path = Path(name).expanduser()
         found = path.is_dir()
-    except (OSError, RuntimeError) as error:  # too long a name; ~nosuchuser
+    except (OSError, RuntimeError, ValueError) as error:  # too long; ~nosuchuser; a null byte
         raise _no_model(name) from error
     if found:
         if not (path / "config.json").is_file():
             raise ValueError(f"choose a folder with a config.json: {name} has none")
         check_type(path, name)
         return path
-    # A hub id is "owner/name"; anything else that does not exist is a mistyped path.
-    parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or ".." in name or path.is_absolute():
+    if not is_hub_id(name):  # anything else that does not exist is a mistyped path
         raise _no_model(name)
-    return _download(name, pickled)
-
-
-def _download(name: str, pickled: bool) -> Path:
-    """The hub model's files in the hub's own cache, resumable and checked by the hub's client.
-
-    Pickled weights only where they may be read and there are no safetensors.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=["config.json"]))
-        check_type(folder, name)
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
-        if pickled and not any(folder.glob("*.safetensors")):
-            patterns.append("pytorch_model*.bin")
-            folder = Path(snapshot_download(name, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise _no_model(name) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"check the name and the network, or give a local folder: {name!r} cannot be "
-            f"downloaded ({_first_line(error)})"
-        ) from error
-    if not any(path.match("*.safetensors") or path.match("*.bin") for path in folder.iterdir()):
-        raise ValueError(
-            f"choose a model with safetensors weights, or set weights to 'safetensors or pickled' "
-            f"(--weights): {name} has none"
-        )
+    folder = downloaded(name, pickled=pickled)
+    check_type(folder, name)
     return folder
 
 
@@ -212,55 +176,42 @@ def _load_weights(
     quantization = _quantization(settings, dtype, device)
     extra = {} if quantization is None else {"quantization_config": quantization}
     attention = _ATTENTION[settings.attention]
-    try:
-        config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-        # The file's own choice would win over the argument, and may be a compiled kernel to fetch
-        config._attn_implementation = attention
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention,
-            device_map={"": device},
-            # None: also pickled ones, where there are no others
-            use_safetensors=True if settings.weights == "safetensors" else None,
-            weights_only=True,  # of a pickle: whatever else it holds is refused, not run
-            output_loading_info=True,
-            **_OWN_FILES_ONLY,
-            **extra,
-        )
-    except Exception as error:  # a broken config makes the library raise whatever it stumbles on
-        raise _loading_error(error, name, device) from error
+    config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+    # The file's own choice would win over the argument, and may be a compiled kernel to fetch
+    config._attn_implementation = attention
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        str(folder),
+        config=config,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map={"": device},
+        # None: also pickled ones, where there are no others
+        use_safetensors=True if settings.weights == "safetensors" else None,
+        weights_only=True,  # of a pickle: whatever else it holds is refused, not run
+        output_loading_info=True,
+        **_OWN_FILES_ONLY,
+        **extra,
+    )
+    lacking = {*info["missing_keys"], *map(str, info["mismatched_keys"])}
+    if "lm_head.weight" in lacking and _is_tied(folder):
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+        lacking.remove("lm_head.weight")
     # Library versions would fill a gap with random values and only warn.
-    if info["missing_keys"] or info["mismatched_keys"]:
-        lacking = sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])])
+    if lacking:
         raise ValueError(
-            f"download {name} again: its weights lack {len(lacking)} tensors, such as {lacking[0]}"
+            f"choose another model, or download {name} again: its weights lack {len(lacking)} "
+            f"tensors that its config.json asks for, such as {min(lacking)}"
         )
     return model
 
 
-def _loading_error(error: Exception, name: str, device: torch.device) -> ValueError:
-    from safetensors import SafetensorError
-
-    if is_out_of_memory(error):
-        return ValueError(
-            f"choose a smaller model or a quantization: {name} does not fit into the memory of "
-            f"{device}"
-        )
-    if isinstance(error, ImportError):
-        return ValueError(
-            f"install what {name} needs, or choose another model ({_first_line(error)})"
-        )
-    damaged = isinstance(error, (SafetensorError, OSError, RuntimeError))
-    if damaged or type(error).__name__ == "UnpicklingError":
-        return ValueError(
-            f"download {name} again: its weights are missing, truncated or of another model "
-            f"({_first_line(error)})"
-        )
-    return ValueError(
-        f"download {name} again: its config.json cannot be used ({_first_line(error)})"
-    )
+def _is_tied(folder: Path) -> bool:
+    """Whether config.json has the output share the input's weights: library versions look in
+    different places for it."""
+    config = read_json(folder / "config.json")
+    text = config.get("text_config")
+    parts = [config, text if isinstance(text, dict) else {}]
+    return any(part.get("tie_word_embeddings") is True for part in parts)
 
 
 def _chat_template(folder: Path) -> Any:
@@ -269,15 +220,8 @@ def _chat_template(folder: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text("utf-8")).get("chat_template")
-    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, or no JSON object
+        return read_json(path).get("chat_template")
+    except ValueError as error:
         raise ValueError(
             f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The library's own words, without the paragraphs that some of its messages have."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    # The text of some says little without its type: KeyError's is the key
-    return text if isinstance(error, (OSError, ValueError, RuntimeError)) else repr(error)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..geometry import Window, whole_picture
+from ..geometry import Box, Window, whole_picture
 from ..results import Evidence, Placement
 from ..settings import CropSettings
 
@@ -57,18 +57,15 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
         if further is None:
             break
         windows.append(further)
-    shares = tuple(
-        min(density.mass(window.x1, window.y1, window.width, window.height), 1.0)
-        for window in windows
-    )
-    return Placement(tuple(windows), shares)
+    return Placement(tuple(windows), tuple(evidence.share_in(window) for window in windows))
 
 
 class _Density:
     """The map's mass on the picture, of sum 1; its integral image gives that of any window."""
 
     def __init__(self, evidence: Evidence) -> None:
-        grid, self.picture = evidence.grid, whole_picture(evidence.picture_size)
+        self.evidence, grid = evidence, evidence.grid
+        self.picture = whole_picture(evidence.picture_size)
         self.patch_size = grid.cell_size
         # Patches end at the picture's edges, and those beyond it have no extent.
         self.x_edges = np.clip(grid.x_edges, 0, self.picture.width)
@@ -84,9 +81,6 @@ class _Density:
         """(len(ys), len(xs)): masses of the windows with these left and top edges."""
         strips = self._rows_at(ys + height) - self._rows_at(ys)
         return self._columns_at(strips, xs + width) - self._columns_at(strips, xs)
-
-    def mass(self, x: float, y: float, width: int, height: int) -> float:
-        return float(self.masses(np.array([x]), np.array([y]), width, height)[0, 0])
 
     @property
     def strengths(self) -> np.ndarray:
@@ -239,22 +233,14 @@ def _adaptive(density: _Density, size: tuple[int, int], settings: CropSettings) 
 
 def _prominence(density: _Density, window: Window) -> float:
     """Mass above that of the windows one patch to each side, per pixel; -inf where none fits."""
-    width, height = window.width, window.height
-    last_x, last_y = density.picture.width - width, density.picture.height - height
+    share_in, box, picture = density.evidence.share_in, Box(*window), Box(*density.picture)
     step_x, step_y = density.patch_size
-    shifted = [
-        (window.x1 + dx, window.y1 + dy)
-        for dx, dy in ((-step_x, 0), (step_x, 0), (0, -step_y), (0, step_y))
-    ]
-    neighbours = [
-        density.mass(x, y, width, height)
-        for x, y in shifted
-        if 0 <= x <= last_x and 0 <= y <= last_y
-    ]
+    steps = ((-step_x, 0), (step_x, 0), (0, -step_y), (0, step_y))
+    shifted = [box.shift(*step) for step in steps]
+    neighbours = [share_in(each) for each in shifted if each.intersect(picture) == each]
     if not neighbours:
         return -np.inf
-    prominence = density.mass(window.x1, window.y1, width, height) - np.mean(neighbours)
-    return prominence / (width * height)
+    return (share_in(box) - float(np.mean(neighbours))) / box.area
 
 
 _PLACEMENTS = {

@@ -1,31 +1,41 @@
 """Step 10, VAT: decode by the difference between the streams with and without the evidence.
 
-Rides on the library's own `generate()`: it sees one batch of answers, while two hooks let the
-model run twice the rows, positive above negative, and hand back the mixed logits. Sampling,
-stopping and streaming are the library's and work unchanged.
+Holds the formula; how the streams are read and run is the engine's.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ..engine.kernels import heads_as_rows
-from ..engine.reading import ReadStream, read_blocked, read_stream
-from ..engine.token_records import Recorder
-from ..engine.two_streams import Rows, TwoStreams
+from ..engine.generating import generate
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..one_at_a_time import one_at_a_time
 from ..progress import OnText, Progress
 from ..results import Answer
 from ..settings import DecodeSettings
+
+
+def mix_logits(
+    positive: torch.Tensor, negative: torch.Tensor | None, alpha: float, beta: float
+) -> torch.Tensor:
+    """s_t = z+ + alpha (z+ - z-), (..., V) float32, implausible tokens at -inf (Eqs. 10-11).
+
+    Without a second stream nothing is mixed, and nothing can have become implausible: z+.
+    """
+    if negative is None:
+        return positive
+    mixed = positive + alpha * (positive - negative)
+    if beta > 0:
+        # + ln(beta): the plausibility cut-off p >= beta max p, in logits.
+        least = positive.amax(-1, keepdim=True) + math.log(beta)
+        mixed = mixed.masked_fill(positive < least, float("-inf"))
+    return mixed
 
 
 @one_at_a_time
@@ -52,190 +62,8 @@ def decode(
     other = generate_options.keys() - {"streamer", "stopping_criteria", "logits_processor"}
     if other:
         raise ValueError(f"set {', '.join(sorted(other))} in DecodeSettings, or leave it out")
-    started = time.perf_counter()
-    if settings.alpha == 0:
-        negative = None
-    streams, read_streams = _read_streams(lvlm, positive, negative, settings, progress)
-    try:
-        rows = Rows.of(lvlm, streams, read_streams)
-    except BaseException:
-        lvlm.release()  # part of the prefix is lent, into tensors twice its size
-        raise
-    del read_streams  # with what the decoder was fed
-    read = time.perf_counter()
-    recorder = Recorder(lvlm, settings)
-    try:
-        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, settings, recorder.observe):
-            prompt = rows.input_ids.shape[1]
-            watcher = _Watcher(lvlm, prompt, settings.max_tokens, progress, on_text)
-            token_ids = _generate(lvlm, rows, settings, watcher, generate_options)
-        records = recorder.records(token_ids)
-    finally:
-        try:
-            rows.give_back()
-        except BaseException:
-            lvlm.release()
-            raise
-    return Answer(
-        text=lvlm.tokenizer.decode(token_ids, skip_special_tokens=True).strip(),
-        tokens=tuple(records),
-        stop_reason=_stop_reason(lvlm, token_ids, settings),
-        prompt_tokens=tuple(stream.prompt.length for stream in streams),
-        seconds_reading=read - started,
-        seconds_decoding=time.perf_counter() - read,
+    mix = partial(mix_logits, alpha=settings.alpha, beta=settings.beta)
+    other_stream = negative if settings.alpha > 0 else None
+    return generate(
+        lvlm, positive, other_stream, mix, settings, progress, on_text, generate_options
     )
-
-
-def _check_length(lvlm: Lvlm, stream: Stream, settings: DecodeSettings) -> None:
-    """Raise ValueError for a prompt that leaves no room for the answer."""
-    prompt, limit = stream.prompt.length, lvlm.context_length
-    if prompt + settings.max_tokens > limit:
-        raise ValueError(
-            f"choose fewer windows, answer input 'crop' or a smaller max_tokens: the prompt has "
-            f"{prompt} tokens, the answer up to {settings.max_tokens}, and the model takes {limit}"
-        )
-
-
-def _read_streams(
-    lvlm: Lvlm,
-    positive: Stream,
-    negative: Stream | Callable[[], Stream] | None,
-    settings: DecodeSettings,
-    progress: Progress | None,
-) -> tuple[list[Stream], list[ReadStream]]:
-    """The streams, and their keys and values, one after the other: half the peak of a batch of two.
-
-    The first alone where there is no other, or it is sure enough for settings.adaptive.
-    """
-    adaptive = settings.adaptive > 0 and negative is not None
-    total = 1 if negative is None else 2
-    read: list[ReadStream] = []
-
-    def report() -> None:
-        if progress:
-            progress("reading the evidence", len(read), total)
-
-    _check_length(lvlm, positive, settings)
-    read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
-    if negative is None or (adaptive and read[0].certainty >= settings.adaptive):
-        total = 1
-        report()
-        return [positive], read
-    negative = negative() if callable(negative) else negative
-    _check_length(lvlm, negative, settings)
-    if negative.blocked:
-        read.append(read_blocked(lvlm, negative, read[0], report))
-    else:
-        read[0].inputs = []  # only blocked tokens ask for them
-        read.append(read_stream(lvlm, negative, check=report))
-    report()
-    return [positive, negative], read
-
-
-@dataclass
-class _Watcher(StoppingCriteria):
-    """Reports each token as it comes; what the callbacks raise ends `generate`."""
-
-    lvlm: Lvlm
-    prompt_length: int
-    max_tokens: int
-    progress: Progress | None
-    on_text: OnText | None
-    _done: int = field(default=0, init=False)
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self._done += 1
-        if self.progress:
-            self.progress("answering", self._done, self.max_tokens)
-        if self.on_text:
-            answer = input_ids[0, self.prompt_length :]
-            self.on_text(self.lvlm.tokenizer.decode(answer, skip_special_tokens=True).strip())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-
-def _generate(
-    lvlm: Lvlm,
-    rows: Rows,
-    settings: DecodeSettings,
-    watcher: StoppingCriteria,
-    options: dict[str, Any],
-) -> list[int]:
-    """The answer's token ids from the library's `generate`."""
-    model, length = lvlm.model, rows.input_ids.shape[1]
-    sampling = settings.temperature > 0
-    ends = _end_tokens(lvlm)
-    config = GenerationConfig(
-        max_new_tokens=settings.max_tokens,
-        do_sample=sampling,
-        temperature=settings.temperature if sampling else 1.0,
-        top_p=settings.top_p if sampling else 1.0,
-        top_k=settings.top_k if sampling else 50,
-        eos_token_id=ends or None,
-        pad_token_id=next(iter(ends), 0),  # any will do: what follows an answer is cut off
-    )
-    stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
-    with _own_random_state(), _no_rope_deltas(lvlm), _only(config, model):
-        torch.manual_seed(settings.seed)  # the answer's own
-        output = model.generate(
-            input_ids=rows.input_ids,
-            attention_mask=torch.ones_like(rows.input_ids),
-            **{lvlm.cache_name: rows.cache},
-            stopping_criteria=stopping,
-            generation_config=config,
-            **options,
-        )
-    return output[0, length:].tolist()
-
-
-@contextmanager
-def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
-    """Inside, the model has no other generation config, which `generate` would merge into ours."""
-    own = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
-@contextmanager
-def _no_rope_deltas(lvlm: Lvlm) -> Iterator[None]:
-    """Older Qwen code reads these while it prepares inputs; our positions then replace its own.
-
-    Afterwards there are none, as before a model's first prompt: the library works them out anew.
-    """
-    body = lvlm.model.model
-    if not hasattr(body, "rope_deltas"):
-        yield
-        return
-    body.rope_deltas = torch.zeros(1, 1, dtype=torch.long, device=lvlm.device)
-    try:
-        yield
-    finally:
-        body.rope_deltas = None
-
-
-def _own_random_state() -> AbstractContextManager:
-    """Restores afterwards every generator that `torch.manual_seed` sets."""
-    accelerator = getattr(torch, "accelerator", None)
-    if accelerator is None or not accelerator.is_available():
-        return torch.random.fork_rng(devices=[])
-    kind = accelerator.current_accelerator().type
-    devices = range(accelerator.device_count())
-    return torch.random.fork_rng(devices=devices, device_type=kind)
-
-
-def _stop_reason(lvlm: Lvlm, token_ids: list[int], settings: DecodeSettings) -> str:
-    if token_ids[-1] in _end_tokens(lvlm):
-        return "end of answer"
-    return "max tokens" if len(token_ids) >= settings.max_tokens else "stopping criteria"
-
-
-def _end_tokens(lvlm: Lvlm) -> list[int]:
-    end = lvlm.model.generation_config.eos_token_id
-    ends = [] if end is None else list(end) if isinstance(end, (list, tuple)) else [end]
-    if not all(type(token) is int for token in ends):
-        raise ValueError(
-            f"mend generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
-        )
-    return ends

@@ -31,6 +31,7 @@ from laser_core.settings import (
     PromptSettings,
 )
 from laser_core.settings_text import flags
+from tools.checks.run_tests import LMMS_EVAL
 from tools.testbed.lvlms import lvlm_of, noise_picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,6 +277,6 @@ def test_the_runs_of_the_page_are_the_modes_they_say_and_the_papers_reading():
 
 def test_the_harness_that_is_tried_is_the_one_that_is_promised():
     """By the test command; the oldest that pyproject.toml allows, and docs/benchmarks.md names."""
-    tried = re.search(r'"lmms-eval==([\d.]+)"', (ROOT / "run-tests").read_text("utf-8"))[1]
+    tried = LMMS_EVAL.removeprefix("lmms-eval==")
     assert f'benchmark = ["lmms-eval>={tried}"]' in (ROOT / "pyproject.toml").read_text("utf-8")
     assert f"(tested with {tried})" in PAGE

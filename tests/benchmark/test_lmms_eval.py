@@ -217,6 +217,8 @@ def test_the_registry_gives_the_class():
     [
         ({"batch_size": 4}, "^set --batch_size to 1, and let `accelerate launch` start more"),
         ({"aplha": 1}, r"^did you mean alpha\?"),
+        ({"beams": 3}, "^removed: use temperature and seed for other answers instead of beams"),
+        ({"preset": "papers"}, "^choose one of default, paper, fast: preset is 'papers'"),
         ({"device": "tpu"}, "^choose one of auto, cpu: device is 'tpu'"),
     ],
 )
@@ -240,8 +242,9 @@ def test_other_kinds_of_tasks_are_refused_with_the_remedy(kind):
         getattr(Laser(), kind)([])
 
 
-def request(visuals, index=0, **metadata):
-    arguments = ("what is it ?", {"max_new_tokens": 2}, lambda doc: visuals, index, "task", "test")
+def request(visuals, index=0, generation=(), **metadata):
+    generation = {"max_new_tokens": 2, **dict(generation)}
+    arguments = ("what is it ?", generation, lambda doc: visuals, index, "task", "test")
     metadata = {"task": "task", "doc_id": index, "repeats": 1, **metadata}
     return Instance("generate_until", arguments, 0, metadata)
 
@@ -251,6 +254,16 @@ def test_several_pictures_are_refused_by_task_and_question():
     model.task_dict = {"task": {"test": [None] * 9}}
     with pytest.raises(UnsuitableTask, match=r"or mode=plain: .* has 2 \(task, question 7\)$"):
         model.generate_until([request([ITEM.picture] * 2, index=7)])
+
+
+def test_a_task_of_one_beam_is_answered_and_one_of_several_is_refused_by_name():
+    model = Laser()
+    model.task_dict = {"task": {"test": [None] * 9}}
+    one = request([ITEM.picture], generation={"num_beams": 1})
+    assert model.generate_until([one]) == model.generate_until([request([ITEM.picture])])
+    several = request([ITEM.picture], index=7, generation={"num_beams": 5})
+    with pytest.raises(UnsuitableTask, match=r"^set num_beams to 1 .*\(task, question 7\)$"):
+        model.generate_until([several])
 
 
 def test_a_request_that_only_evens_out_the_shares_is_not_answered():

@@ -1,4 +1,4 @@
-"""Presets on the canvas of a real ComfyUI: what is chosen is seen, and what is seen runs."""
+"""Presets in a real ComfyUI: what is chosen is seen, and what is seen runs."""
 
 import json
 
@@ -47,7 +47,7 @@ def shown(node, preset):
 
 
 def test_a_chosen_preset_is_written_into_the_widgets_of_its_node_alone(nodes):
-    _page, choose, answer, settings = nodes
+    _, choose, answer, settings = nodes
     before = shown(answer, "default")
     for preset in ("paper", "fast", "default"):
         choose(settings, preset)

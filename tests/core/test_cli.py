@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import dataclasses
 import os
 import re
 import signal
-from dataclasses import fields
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from PIL import Image
 
 from laser_core import pipeline
 from laser_core.command_line import cli
-from laser_core.console import ProgressLine
+from laser_core.console import ProgressLine, printable
+from laser_core.errors import PACKAGES
 from laser_core.models.families import FAMILIES
 from laser_core.settings import GROUPS, LaserSettings, LoadSettings
 from laser_core.settings_text import add_flags, flags, read_flags
@@ -147,14 +149,13 @@ def test_a_degenerate_map_is_said_aloud(run, monkeypatch):
 
 
 def test_models_lists_families_folders_and_the_hub_cache(run, models, tmp_path, monkeypatch):
-    import huggingface_hub
-
     snapshot = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
+    (tmp_path / "hub" / "models--owner--tiny" / "refs").mkdir()
+    (tmp_path / "hub" / "models--owner--tiny" / "refs" / "main").write_text("abc")
     (snapshot / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (snapshot / "model.safetensors").write_bytes(b"0" * 3_000_000)
-    scan = functools.partial(huggingface_hub.scan_cache_dir, tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", scan)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     code, out, _ = run("models", "--folder", str(models), model=False)
     assert code == 0
     for model_type, family in FAMILIES.items():
@@ -194,16 +195,22 @@ OTHERS = tuple(group for group in GROUPS if group != "preset")
 def test_every_setting_has_a_flag_that_sets_it(flag):
     value = another_value(flag)
     load, laser = parsed(flag.name, str(value))
-    groups = {"load": load, **{g.name: getattr(laser, g.name) for g in fields(LaserSettings)}}
+    groups = {
+        "load": load,
+        **{g.name: getattr(laser, g.name) for g in dataclasses.fields(LaserSettings)},
+    }
     assert getattr(groups[flag.group], flag.spec.name) == value
     changed = [name for name, group in groups.items() if group != GROUPS[name]()]
     assert changed == [flag.group]
 
 
 def test_flags_are_the_settings_and_nothing_else():
-    declared = {(group, spec.name) for group in GROUPS for spec in fields(GROUPS[group])}
+    declared = {
+        (group, spec.name) for group in GROUPS for spec in dataclasses.fields(GROUPS[group])
+    }
     assert {(flag.group, flag.spec.name) for flag in flags()} == declared
-    assert set(GROUPS) == {"preset", "load", *(group.name for group in fields(LaserSettings))}
+    groups = (group.name for group in dataclasses.fields(LaserSettings))
+    assert set(GROUPS) == {"preset", "load", *groups}
     names_ = [flag.name for flag in flags()]
     assert len(set(names_)) == len(names_)
     assert not {"--model", "--out", "--json", "--help", "--version"} & set(names_)
@@ -300,6 +307,7 @@ MISTAKES = {
         "choose another --out",
     ),
     "no such folder": (("models", "--folder", "nowhere"), "choose an existing folder: "),
+    "empty model": (("ask", "picture.png", "q", "--model", ""), "choose 'demo', "),
 }
 
 
@@ -455,3 +463,110 @@ def test_a_name_that_no_file_can_have_is_refused_in_a_line(run, flag, value):
     code, out, err = run("ask", "picture.png", QUESTION, flag, value, model=False)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("choose ")
+
+
+# ---- what a library raises ---------------------------------------------------------------------
+
+LIBRARIES = (
+    "torch", "transformers", "numpy", "PIL", "einops", "jinja2", "matplotlib", "safetensors",
+    "huggingface_hub",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("arguments", [["ask", "picture.png", "q"], ["models"]], ids=" ".join)
+def test_a_missing_library_is_a_line_before_the_work(here, monkeypatch, capfd, library, arguments):
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "laser_core":
+            monkeypatch.delitem(sys.modules, name)
+        if name.partition(".")[0] == library:
+            monkeypatch.setitem(sys.modules, name, None)
+    assert cli.main(arguments) == 2
+    out, err = capfd.readouterr()
+    *before, last = err.splitlines()
+    assert (out, before) in (("", []), ("", ["starting"]))
+    assert re.match(rf"(install|update) .*{PACKAGES.get(library, library)}", last)
+
+
+# ---- the user's own files, and the terminal ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["crop.png", "overlay.png", "crop-2.png", "report.json"])
+def test_a_crop_png_that_no_run_has_written_is_never_overwritten(run, name):
+    Path("laser-out").mkdir()
+    Path("laser-out", name).write_text("mine")
+    code, out, err = run("ask", "picture.png", QUESTION, "--windows", "2")
+    assert (code, out) == (2, "")
+    assert re.match(rf"choose another --out, or move '.*{name}' away: ", err.splitlines()[-1])
+    assert Path("laser-out", name).read_text() == "mine"
+    assert names("laser-out") == {name}
+
+
+def test_the_crop_png_that_is_asked_about_is_never_overwritten(run):
+    assert run("ask", "picture.png", QUESTION)[0] == 0
+    crop = Path("laser-out/crop.png").read_bytes()
+    code, _, err = run("ask", "laser-out/crop.png", QUESTION)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("choose another --out")
+    assert Path("laser-out/crop.png").read_bytes() == crop
+
+
+CONTROLS = "\x1b]0;title\x07\x9b31m\u202e\u2066\r\x08"
+
+
+def test_control_characters_are_written_out_and_line_breaks_kept():
+    assert printable("a\r\nb\n\tc\u00e9\U0001f600\u200d") == "a\nb\n\tc\u00e9\U0001f600\u200d"
+    assert printable(CONTROLS) == (r"\x1b]0;title\x07\x9b31m\u202e\u2066\r\x08")
+
+
+def test_control_characters_of_answers_and_names_never_reach_the_terminal(
+    run, monkeypatch, tmp_path
+):
+    answer = pipeline.answer
+
+    def steering(*args, on_text, **options):
+        on_text(CONTROLS)
+        found = answer(*args, **options)
+        said = dataclasses.replace(found.answer, text=f"a{CONTROLS}\nb")
+        return dataclasses.replace(found, answer=said)
+
+    monkeypatch.setattr(pipeline, "answer", steering)
+    terminal = Terminal(True)
+    ProgressLine(terminal).text(CONTROLS)
+    said = terminal.written.removeprefix("\r\x1b[K")
+    code, out, err = run("ask", "picture.png", QUESTION, "--out", f"o{CONTROLS[1:]}")
+    assert code == 0
+    *_, refused = run("ask", f"{CONTROLS}.png", QUESTION)
+    assert out.startswith("a\\x1b]0;title")
+    for text in (said, out, err, refused):
+        assert not set(CONTROLS) & set(text) - set("]0;title31m")
+
+
+def test_json_is_json_under_any_code_page(here, models):
+    question = "caf\u00e9 \u4e2d \U0001f600 ?"
+    command = [sys.executable, "-m", "laser_core", "ask", "picture.png", question, "--json"]
+    done = subprocess.run(
+        [*command, "--model", str(models / "good"), *FAST],
+        env={**os.environ, "PYTHONIOENCODING": "cp437", "PYTHONPATH": str(ROOT)},
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert strict(done.stdout.decode("cp437"))["question"] == question
+
+
+def test_a_dangling_link_among_the_models_is_no_reason_to_list_none(run, tmp_path):
+    (tmp_path / "all" / "moved").mkdir(parents=True)
+    (tmp_path / "all" / "moved" / "config.json").write_text('{"model_type": "llava"}')
+    (tmp_path / "all" / "moved" / "model.safetensors").symlink_to("gone")
+    save(build("llava", layers=2), tmp_path / "all" / "whole")
+    code, out, _ = run("models", "--folder", str(tmp_path / "all"), model=False)
+    assert code == 0
+    lines = {" ".join(line.split()) for line in out.splitlines()}
+    assert f"{tmp_path / 'all' / 'moved'} llava no safetensors weights" in lines
+    assert any(line.startswith(f"{tmp_path / 'all' / 'whole'} llava 0.") for line in lines)
+
+
+def test_a_cache_that_is_a_file_holds_no_models(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file"))
+    code, out, _ = run("models", model=False)
+    assert (code, out.split()[-1]) == (0, "none")

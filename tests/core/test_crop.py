@@ -248,6 +248,21 @@ def test_further_windows_are_the_best_that_overlap_none_before_them(evidence, se
     assert place_windows(evidence, settings).windows == tuple(expected)
 
 
+def test_further_windows_keep_their_thing_off_their_edges_too():
+    strengths = [[0.0] * 10 for _ in range(10)]
+    strengths[1][1], strengths[7][7] = 9.0, 1.0
+    settings = CropSettings(scale=0.3, min_side_px=1, windows=2, margin=0.2)
+    further = place_windows(evidence_of(strengths, (100, 100)), settings).windows[1]
+    thing = Window(70, 70, 80, 80)
+    margins = (
+        thing.x1 - further.x1,
+        thing.y1 - further.y1,
+        further.x2 - thing.x2,
+        further.y2 - thing.y2,
+    )
+    assert min(margins) >= 0.2 * 30
+
+
 def test_a_level_map_is_tiled_from_the_middle():
     evidence = evidence_of([[1]], (30, 6))
     windows = place_windows(evidence, CropSettings(0.2, 6, windows=8)).windows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
@@ -21,12 +22,11 @@ from transformers import (
 from laser_core.engine import reading as prefill
 from laser_core.engine.caches import ROOM
 from laser_core.engine.reading import read_blocked, read_prefix, read_stream
-from laser_core.engine.two_streams import mix_logits
 from laser_core.models.chat import Stream
 from laser_core.models.families import FAMILIES
 from laser_core.settings import DecodeSettings
 from laser_core.steps.attention import read_attention
-from laser_core.steps.decode import decode
+from laser_core.steps.decode import decode, mix_logits
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs, next_logits, two_loops
 
@@ -163,6 +163,28 @@ def test_records_hold_both_streams_probabilities():
     assert [other.probability for other in first.alternatives] == pytest.approx(
         top.values.tolist(), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_mix_logits_in_full(dtype):
+    lvlm = lvlm_of("llava", fresh=True)
+    lvlm.model.to(dtype)
+    first = decode(lvlm, *streams(lvlm, "crop"), settings(alpha=1.5, beta=0)).tokens[0]
+    for other in first.alternatives:  # the normalisers cancel out
+        mixed, positive, negative = (
+            math.log(getattr(first, name) / getattr(other, name))
+            for name in ("probability", "probability_with", "probability_without")
+        )
+        assert mixed == pytest.approx(positive + 1.5 * (positive - negative), abs=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+def test_the_tokens_texts_join_to_the_answer_spaces_and_all(model_type):
+    lvlm = lvlm_of(model_type)
+    answer = decode(lvlm, *streams(lvlm, "crop"), settings())
+    text = "".join(token.text for token in answer.tokens)
+    assert text == lvlm.tokenizer.decode(ids(answer))
+    assert len(text.split()) > 1
 
 
 @pytest.mark.parametrize("model_type", [t for t in FAMILIES if t != "llava_next"])

@@ -399,6 +399,14 @@ def test_towers_of_other_sizes_work_as_well(model_type, vision):
         assert run(model.model, model_type, inputs).shape[0] == inputs.token_count
 
 
+@sizes((704, 396), (752, 423))
+def test_a_row_of_patches_is_not_lost_to_rounding(size):
+    """Of 24 patches a tile, 396 * (48 / 704) is 27 but for the last bit."""
+    model = tiny.build("llava_next", vision=336)
+    inputs = encode_picture(FAMILIES["llava_next"], model.image_processor, model.config, flat(size))
+    assert run(model.model, "llava_next", inputs).shape[0] == inputs.token_count
+
+
 @pytest.mark.parametrize(("model_type", "size"), [*UNPADDED, ("llava_next", (84, 84))], ids=str)
 def test_the_token_count_is_the_librarys(model_type, size):
     token = FAMILIES[model_type].image_token

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from laser_core import pipeline
 from laser_core.models.families import FAMILIES
@@ -21,6 +22,7 @@ from laser_core.settings import (
     LoadSettings,
     PromptSettings,
 )
+from tools.testbed.hub import FakeHub
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
 
@@ -120,30 +122,163 @@ def test_two_threads_take_turns_to_load(folder, monkeypatch):
 
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
-    """A hub whose models have the tiny model's files, and pickles in place of safetensors."""
-    import huggingface_hub
-
-    def snapshot_download(name, allow_patterns):
-        for path in folder.iterdir():
-            if any(path.match(pattern) for pattern in allow_patterns) and path != weights:
-                shutil.copy(path, tmp_path)
-        if name == "someone/pickled" and any("bin" in pattern for pattern in allow_patterns):
-            torch.save(load_file(weights), tmp_path / "pytorch_model.bin")
-        return str(tmp_path)
-
-    weights = folder / "model.safetensors"
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    """A hub with the tiny model."""
+    source = shutil.copytree(folder, tmp_path / "hub")
+    return FakeHub(source, tmp_path / "cache").install(monkeypatch.setattr)
 
 
-def test_a_hub_model_without_safetensors_is_refused_and_its_pickles_are_not_fetched(hub, tmp_path):
+@pytest.fixture
+def pickling_hub(hub):
+    """A hub that has the model's weights pickled, in place of safetensors."""
+    weights = hub.source / "model.safetensors"
+    torch.save(load_file(weights), hub.source / "pytorch_model.bin")
+    weights.unlink()
+    return hub
+
+
+def test_a_hub_model_without_safetensors_is_refused_and_its_pickles_are_not_fetched(pickling_hub):
     with pytest.raises(ValueError, match=r"^choose a model with safetensors weights, .*--weights"):
         load_lvlm("someone/pickled")
-    assert not list(tmp_path.glob("*.bin"))
+    assert pickling_hub.files == []
 
 
-def test_pickled_weights_of_a_hub_model_are_fetched_where_they_are_asked_for(hub):
+def test_pickled_weights_of_a_hub_model_are_fetched_where_they_are_asked_for(pickling_hub):
     pickled = LoadSettings(weights="safetensors or pickled")
     load_lvlm("someone/pickled", pickled)
+
+
+def test_a_hub_model_is_fetched_once_and_then_asks_nobody(hub, monkeypatch):
+    assert load_lvlm("someone/tiny").name == "someone/tiny"
+    fetched = list(hub.files)
+    assert fetched[0] == "config.json"
+    assert fetched[-1] == "model.safetensors"
+    monkeypatch.setattr(hub, "model_info", lambda *asked, **options: pytest.fail("asked the hub"))
+    load_lvlm("someone/tiny")
+    assert hub.files == fetched
+
+
+def test_a_download_that_broke_off_goes_on_next_time(hub):
+    hub.fail = ConnectionError("connection lost")
+    with pytest.raises(ValueError, match=r"^check the name and the network .*connection lost"):
+        load_lvlm("someone/tiny")
+    hub.fail = None
+    load_lvlm("someone/tiny")
+
+
+def test_an_unsupported_hub_model_is_refused_before_anything_else_is_fetched(hub):
+    (hub.source / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"^choose a model of type llava"):
+        load_lvlm("someone/bert")
+    assert hub.files == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "remedy"),
+    [
+        (ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."),
+         "check the name and the network (proxy, HF_ENDPOINT), "),
+        (RuntimeError("Request URL is missing an 'http://' or 'https://' protocol."),
+         "check the name and the network (proxy, HF_ENDPOINT), "),
+        (NotADirectoryError(20, "Not a directory", "/home/hub"),
+         "make room in the cache of Hugging Face (HF_HOME), or allow writing there: "),
+        (OSError(28, "No space left on device", "/home/hub"),
+         "make room in the cache of Hugging Face (HF_HOME), or allow writing there: "),
+    ],
+)  # fmt: skip
+def test_whatever_the_hubs_client_raises_becomes_a_remedy(hub, monkeypatch, raised, remedy):
+    def model_info(*asked, **options):
+        raise raised
+
+    monkeypatch.setattr(hub, "model_info", model_info)
+    with pytest.raises(ValueError) as caught:
+        load_lvlm("someone/tiny")
+    assert str(caught.value).startswith(remedy)
+    assert raised.args[-1] in str(caught.value) or raised.strerror in str(caught.value)
+
+
+# What is raised though the files are whole: each keeps its own words and gets its own remedy
+NO_FAULT_OF_THE_FILES = {
+    "paging file": (
+        OSError("The paging file is too small for this operation. (os error 1455)"),
+        "enlarge the paging file, or choose a smaller model or a quantization: ",
+    ),
+    "paging file of a Chinese Windows": (
+        OSError("页面文件太小, 无法完成操作 (os error 1455)"),
+        "enlarge the paging file, or choose a smaller model or a quantization: ",
+    ),
+    "kernel image": (
+        RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+        "install a PyTorch that fits this GPU and its driver, or set device to cpu ",
+    ),
+    "driver": (
+        RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
+        "install a PyTorch that fits this GPU and its driver, or set device to cpu ",
+    ),
+    "PyTorch without CUDA": (
+        AssertionError("Torch not compiled with CUDA enabled"),
+        "install a PyTorch that fits this GPU and its driver, or set device to cpu ",
+    ),
+    "protobuf": (
+        ImportError("LlamaConverter requires the protobuf library but it was not found."),
+        "install what ",
+    ),
+    "torchvision": (
+        RuntimeError("operator torchvision::nms does not exist"),
+        "install the torchvision of this PyTorch, or remove it: ",
+    ),
+    "network drive": (
+        OSError(112, "Host is down", "/nas/model.safetensors"),
+        "check that the disk or network drive of ",
+    ),
+    "whatever else": (
+        KeyError("qwen9_vl"),
+        "choose another model, or mend what the library names: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("part", ["AutoModelForImageTextToText", "AutoTokenizer", "AutoConfig"])
+@pytest.mark.parametrize("case", NO_FAULT_OF_THE_FILES)
+def test_what_is_no_fault_of_the_files_never_says_to_download_again(
+    folder, monkeypatch, part, case
+):
+    import transformers
+
+    raised, remedy = NO_FAULT_OF_THE_FILES[case]
+
+    def fail(*args, **options):
+        raise raised
+
+    monkeypatch.setattr(getattr(transformers, part), "from_pretrained", fail)
+    with pytest.raises(ValueError) as caught:
+        load_lvlm(str(folder))
+    assert str(caught.value).startswith(remedy)
+    assert str(raised).split(" (")[0].split("]")[-1].strip(" '") in str(caught.value)
+    assert "download" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read_is_told_from_a_damaged_one(folder, monkeypatch):
+    def gone(path, *args, **options):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(type(folder), "read_text", gone)
+    with pytest.raises(ValueError, match=r"^check that the disk or network drive of .*output err"):
+        load_lvlm(str(folder))
+
+
+@pytest.mark.parametrize("where", ["top", "text_config"])
+def test_an_output_tied_to_the_input_needs_no_weights_wherever_the_config_says_so(where, tmp_path):
+    saved = save(build("qwen3_vl"), tmp_path)
+    weights = load_file(saved / "model.safetensors")
+    embeddings = next(weights[name] for name in weights if name.endswith("embed_tokens.weight"))
+    del weights["lm_head.weight"]
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((saved / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    config["text_config"].pop("tie_word_embeddings", None)
+    (config if where == "top" else config["text_config"])["tie_word_embeddings"] = True
+    (saved / "config.json").write_text(json.dumps(config))
+    assert torch.equal(load_lvlm(str(saved)).model.get_output_embeddings().weight, embeddings)
 
 
 def _truncate(folder):
@@ -187,14 +322,14 @@ def _edit_config(**values):
 
 
 BROKEN = {
-    "truncated weights": (_truncate, "download .* again: its weights are missing, truncated"),
-    "empty weights": (_cut_to_nothing, "download .* again: its weights are missing, truncated"),
+    "truncated weights": (_truncate, "download .* again: its model.safetensors is damaged"),
+    "empty weights": (_cut_to_nothing, "download .* again: its model.safetensors is damaged"),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
-        "download .* again: its weights are missing, truncated",
+        "download .* again: it lacks 1 files, such as model.safetensors",
     ),
     "missing tensors": (_drop_tensors, "download .* again: its weights lack"),
-    "reshaped tensor": (_reshape_a_tensor, "download .* again: its weights"),
+    "reshaped tensor": (_reshape_a_tensor, "choose another model, or "),
     "unsupported type": (_edit_config(model_type="bert"), "choose a model of type llava, "),
     "no type": (_edit_config(model_type=None), "choose a model of type llava, "),
     "no config": (
@@ -204,6 +339,14 @@ BROKEN = {
     "config is no JSON": (
         _written("config.json", "{"),
         "download .* again: its config.json",
+    ),
+    "tokenizer is no JSON": (
+        _written("tokenizer.json", '{"version": "1.0", '),
+        "download .* again: its tokenizer.json is damaged",
+    ),
+    "an image processor without the name of a class": (
+        _written("preprocessor_config.json", '{"image_processor_type": 5}'),
+        "choose another model, or mend what the library names: ",
     ),
     "chat_template.json is no JSON": (
         _written("chat_template.json", "{"),
@@ -235,11 +378,11 @@ BROKEN = {
     ),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
-        "download .* again: its tokenizer",
+        "download .* again: it lacks 1 files, such as tokenizer.json",
     ),
     "no image processor": (
         lambda folder: [path.unlink() for path in folder.glob("*processor_config.json")],
-        "download .* again: its tokenizer or image processor",
+        "download .* again: it lacks 1 files, such as preprocessor_config.json",
     ),
 }
 
@@ -274,7 +417,9 @@ def test_a_name_that_is_nothing_is_refused(name, monkeypatch):
         load_lvlm(name)
 
 
-def test_flash_attention_and_quantization_name_what_is_missing(folder):
+def test_flash_attention_and_quantization_name_what_is_missing(folder, monkeypatch):
+    for package in ("flash_attn", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     for load, message in (
         (LoadSettings(attention="flash"), "install flash-attn, or set attention to auto"),
         (LoadSettings(quantization="4-bit"), "install bitsandbytes, or set quantization to none"),

@@ -370,6 +370,20 @@ def test_a_mask_of_another_size_is_refused():
         pipeline.locate(lvlm_of("llava"), noise_picture(), QUESTION, mask=torch.ones(10, 10))
 
 
+def test_locate_says_what_answer_says_about_numbers_that_overflow(value):
+    lvlm = lvlm_of("llava", fresh=True)
+    with torch.no_grad():
+        lvlm.model.lm_head.weight[3].fill_(value)
+    said = []
+    for run in (pipeline.locate, pipeline.answer):
+        with pytest.raises(
+            ValueError, match=r"^choose precision bf16 or fp32, .*not fin"
+        ) as caught:
+            run(lvlm, noise_picture(), QUESTION, settings())
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
 def test_a_mask_takes_the_place_of_the_models_evidence():
     lvlm, picture = lvlm_of("llava"), noise_picture((90, 60))
     mask = torch.zeros(60, 90)

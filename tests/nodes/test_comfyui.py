@@ -228,6 +228,31 @@ def test_one_node_and_the_wired_nodes_agree(server, prompt):
     assert answers[2] == answers[3]
 
 
+def test_a_prompt_with_only_model_picture_and_question_runs_with_the_defaults(server, prompt):
+    """As one stored before any setting existed: this ComfyUI fills in nothing."""
+    ask = {"lvlm": prompt.model(), "image": prompt.picture(), "question": "what is in it ?"}
+    bare = prompt.add("LaserAnswer", **ask)
+    assert prompt[bare]["inputs"].keys() == ask.keys()
+    filled = prompt.add("LaserAnswer", **ask, preset="default", answer_input="picture + crop",
+                        scale=0.5, max_tokens=64, temperature=0.0, seed=0)  # fmt: skip
+    looks = [prompt.look([node, 6]) for node in (bare, filled)]
+    outputs = server.run(prompt)
+    assert seen(outputs[looks[0]]) == seen(outputs[looks[1]])
+
+
+def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
+    settings = prompt.add("LaserSettings", preset="fast", beta=0.3)
+    ask = {"lvlm": prompt.model(), "image": prompt.picture(), "question": "what is in it ?"}
+    answer = prompt.add("LaserAnswer", **ask, preset="paper", settings=[settings, 0])
+    look, text = prompt.look([answer, 6]), prompt.add("PreviewAny", source=[settings, 0])
+    outputs = server.run(prompt)
+    reported = json.loads(seen(outputs[look]))["settings"]
+    assert reported["answer"] == {"answer_input": "crop", "crop_budget": 0.4}
+    assert (reported["decode"]["beta"], reported["decode"]["adaptive"]) == (0.3, 0.9)
+    assert reported["layer"]["rule"] == "fuse"
+    assert "beta: 0.3" in outputs[text]["text"][0].splitlines()
+
+
 def test_pictures_of_different_sizes_as_a_list_give_an_answer_each(server, prompt):
     large, small = prompt.picture(), prompt.picture("laser_scene_2.png")
     small = prompt.add("ImageScaleBy", image=small, upscale_method="area", scale_by=0.5)

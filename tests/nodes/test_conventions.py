@@ -15,7 +15,7 @@ from tools.testbed.tiny import build, save
 
 from .graphs import QUESTION, SMALL, all_of, hand_wired, handle_of, pictures_batch
 from .pack import NAME as PACK
-from .pack import ROOT, inputs_of, part, run
+from .pack import ROOT, inputs_of, node, part, run
 
 
 def evidence_for(lvlm, image):
@@ -292,7 +292,7 @@ def test_the_page_on_troubleshooting_explains_what_the_pack_says():
     assert len(rows) > 15
     for row in rows:
         words = (
-            row.removesuffix(" ...").replace("transformers", "{name}").replace("4.57", "{least}")
+            row.removesuffix(" ...").replace("transformers", "{name}").replace("4.57", "{needed}")
         )
         pattern = ".{1,40}".join(re.escape(part) for part in words.split("..."))
         assert re.search(pattern, code), row
@@ -314,11 +314,11 @@ def test_evidence_of_another_picture_is_explained(lvlm, image):
 
 def test_old_transformers_are_named_with_what_is_needed(monkeypatch):
     with_old_transformers(monkeypatch)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(ValueError) as caught:
         run("LaserLoadLVLM")
     assert str(caught.value) == (
-        "update transformers to 4.57 or newer (run: pip install -U 'transformers>=4.57' in "
-        "ComfyUI's Python, then restart ComfyUI): 4.49.0 is here"
+        f'update transformers to 4.57 or newer (run: "{sys.executable}" -m pip install -U '
+        '"transformers>=4.57", then start again): 4.49.0 is here'
     )
 
 
@@ -392,12 +392,15 @@ def test_out_of_memory_while_loading_is_no_broken_download(tmp_path, monkeypatch
         run("LaserLoadLVLM", custom_model=str(folder))
 
 
-def test_a_missing_library_is_named(monkeypatch):
+@pytest.mark.parametrize("library", ["einops", "matplotlib"])
+def test_a_missing_library_is_named_before_a_model_is_loaded(monkeypatch, library):
+    node("LaserLoadLVLM")
     for name in [name for name in sys.modules if name.startswith(f"{PACK}.laser_core")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "einops", None)
-    with pytest.raises(RuntimeError, match=r"^install einops \(run: pip install -r requirements"):
-        part("nodes.requirements").check_libraries()
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match=rf'^install {library} \(run: .* -U "{library}"'):
+        run("LaserLoadLVLM")
 
 
 def test_reports_tell_length_time_and_why_it_stopped(lvlm, image):

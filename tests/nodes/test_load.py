@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tools.testbed.hub import FakeHub
 from tools.testbed.tiny import build, save
 
 from .graphs import QUESTION, Interrupted, pictures_batch
@@ -30,8 +28,11 @@ def choices() -> list[str]:
 
 
 def model_folder(folder, model_type="llava"):
+    """A model's folder that lacks its weights alone."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        (folder / name).write_text("{}")
     return folder
 
 
@@ -106,39 +107,10 @@ def test_only_a_model_folder_is_taken_for_one_and_never_by_a_way_up(tmp_path, mo
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub with one model, which can fail or be slow."""
-    source = save(build("llava"), tmp_path / "hub")
-    seen = SimpleNamespace(
-        files=[], fail=None, wait=None, extra=["README.md", "pytorch_model.bin"], sizes={}
-    )
-
-    class HfApi:
-        def model_info(self, repository, files_metadata):
-            assert files_metadata
-            seen.repository = repository
-            names = [*sorted(path.name for path in source.iterdir()), *seen.extra]
-            return SimpleNamespace(
-                sha="abc",
-                siblings=[
-                    SimpleNamespace(rfilename=name, size=seen.sizes.get(name)) for name in names
-                ],
-            )
-
-    def hf_hub_download(repository, name, revision, local_dir):
-        assert revision == "abc"
-        if seen.wait is not None:
-            seen.wait.wait(20)
-        if seen.fail is not None and name.endswith(".safetensors"):
-            raise OSError(seen.fail)
-        seen.files.append(name)
-        shutil.copy(source / name, local_dir)
-
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", HfApi)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    made = FakeHub(save(build("llava"), tmp_path / "hub"), tmp_path / "cache")
+    made.extra.append("pytorch_model.bin")
     monkeypatch.setattr(download, "POLL_SECONDS", 0.01)
-    seen.source = source
-    return seen
+    return made.install(monkeypatch.setattr)
 
 
 def test_a_download_goes_to_models_llm_and_is_found_there_afterwards(comfyui, hub):
@@ -170,6 +142,31 @@ def test_a_curated_model_that_the_user_put_there_is_not_downloaded(comfyui, hub)
     (folder / "model.safetensors").touch()
     assert models.find(label, "") == ("LLaVA-1.5 7B", str(folder))
     assert hub.files == []
+
+
+@pytest.mark.parametrize("custom", ["", "Qwen/Qwen3-VL-4B-Instruct"])
+def test_a_curated_model_one_folder_down_is_not_downloaded(comfyui, hub, custom):
+    folder = model_folder(comfyui.llm / "Qwen-VL" / "Qwen3-VL-4B-Instruct", "qwen3_vl")
+    (folder / "model.safetensors").touch()
+    label = next(label for label in choices() if label.startswith("Qwen3-VL 4B ("))
+    assert models.find(label, custom)[1] == str(folder)
+    assert hub.files == []
+
+
+def test_a_model_that_is_whole_in_the_hubs_cache_is_not_downloaded_again(comfyui, hub):
+    cached = download.downloaded("someone/tiny")
+    assert cached == hub.snapshot("someone/tiny")
+    count = len(hub.files)
+    assert models.find(choices()[0], "someone/tiny")[1] == str(cached)
+    assert len(hub.files) == count
+    (cached / "model.safetensors").unlink()
+    assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "tiny")
+
+
+def test_a_label_of_the_list_is_found_by_its_name_whatever_sizes_it_says(comfyui):
+    label = next(label for label in choices() if label.startswith("Qwen3-VL 4B ("))
+    assert models.complaint(label.replace("8.9 GB", "8.8 GB"), "") is None
+    assert models.complaint(label.replace("Qwen3-VL 4B", "Qwen3-VL 5B"), "") is not None
 
 
 BROKEN_INDEXES = {
@@ -265,7 +262,7 @@ def test_pickled_weights_are_not_downloaded_beside_safetensors(comfyui, hub):
 
 
 def test_a_download_that_fails_says_so_and_continues_next_time(comfyui, hub):
-    hub.fail = "connection lost"
+    hub.fail = ConnectionError("connection lost")
     with pytest.raises(ValueError, match=r"^check the name and the network.*connection lost"):
         models.find(choices()[0], "someone/tiny")
     assert "tiny" not in choices()
@@ -475,9 +472,8 @@ def test_unload_passes_anything_through(tiny_folder):
     assert kind == "*"
 
 
-def test_quantization_without_its_library_is_explained(tiny_folder):
-    if importlib.util.find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is installed")
+def test_quantization_without_its_library_is_explained(tiny_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"^install bitsandbytes, or set quantization to none"):
         run("LaserLoadLVLM", custom_model=tiny_folder, quantization="4-bit")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import laser_core
 from laser_core.models.families import FAMILIES
 from tools.build import settings_table
+from tools.build.lock import INPUTS, LINES, lock_of
+from tools.checks.run_tests import PYTHONS
 
 try:
     import tomllib
@@ -41,10 +46,36 @@ def test_requirements_and_project_agree():
     assert lines == PROJECT["project"]["dependencies"]
 
 
+def requirements(file):
+    lines = (ROOT / file).read_text("utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def test_the_test_script_installs_the_projects_dev_extras():
-    script = (ROOT / "run-tests").read_text("utf-8")
-    dev = re.search(r"^dev=\((.*)\)$", script, re.MULTILINE)[1]
-    assert re.findall(r'"([^"]+)"', dev) == PROJECT["project"]["optional-dependencies"]["dev"]
+    dev = PROJECT["project"]["optional-dependencies"]["dev"]
+    assert requirements("tests/requirements.txt") == dev
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_lock_fits_every_requirement_on_every_promised_python_and_leaves_torch_alone(line):
+    """The command that makes it: python -m tools.build.lock."""
+    pins = [Requirement(text) for text in requirements(lock_of(line))]
+    names = {canonicalize_name(pin.name) for pin in pins}
+    assert not [name for name in names if re.match("torch|nvidia|cuda|triton", name)]
+    wanted = [Requirement(text) for file in INPUTS for text in requirements(file)]
+    wanted.append(Requirement(LINES[line]))
+    places = itertools.product(PYTHONS, ("linux", "win32"))
+    for want, (python, system) in itertools.product(wanted, places):
+        here = {"python_full_version": f"{python}.1", "sys_platform": system}
+        found = [
+            pin.specifier
+            for pin in pins
+            if canonicalize_name(pin.name) == canonicalize_name(want.name)
+            and (pin.marker is None or pin.marker.evaluate(here))
+        ]
+        assert len(found) == 1, (want.name, here)
+        version = str(found[0]).removeprefix("==")
+        assert want.specifier.contains(version), (want, version)
 
 
 @pytest.mark.parametrize("line", (ROOT / "requirements.txt").read_text("utf-8").split())

@@ -1,13 +1,15 @@
 """The quality benchmark measures what the method does: its shortcuts against the ordinary path."""
 
+import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from laser_core.evaluation.intervals import Bootstrap
+from laser_core.evaluation.intervals import Bootstrap, Estimate
 from laser_core.geometry import Box, Window
 from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import answer, locate
@@ -19,7 +21,7 @@ from laser_core.settings import (
     LaserSettings,
 )
 from laser_core.steps.answer_input import negative_stream, plain_stream, positive_stream
-from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.decode import decode
 from tools.benchmarks.quality import summary, tables
 from tools.benchmarks.quality.first_token import first_logits
@@ -30,9 +32,18 @@ from tools.benchmarks.quality.measure import (
     ItemRun,
     Look,
     decoding_name,
-    measure,
 )
-from tools.benchmarks.quality.rows import LASER, ORACLE, PLAIN, RANDOM, Row, changed, fixed_layer
+from tools.benchmarks.quality.records import Measured, measure
+from tools.benchmarks.quality.rows import (
+    LASER,
+    ORACLE,
+    PLAIN,
+    RANDOM,
+    Row,
+    budget_rows,
+    changed,
+    fixed_layer,
+)
 from tools.demo_model.world import held_out_items
 
 ROWS = [PLAIN, LASER, fixed_layer(2), ORACLE, RANDOM]
@@ -55,14 +66,9 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
     for name in (CROP, BOTH):
         settings = LaserSettings(answer=AnswerSettings(name), counterfactual=blocking)
         found = locate(lvlm, item.picture, item.question, settings)
-        looks = found.placement.windows, item.question, settings
-        positive = positive_stream(lvlm, item.picture, *looks, found.inputs)
-        patches = evidence_patches(found.evidence, blocking, looks[0])
-        mask = patch_mask(patches, found.evidence)
-        blocked = (
-            None if fill == "visual tokens" else block(item.picture, mask, blocking, (9, 9, 9))
-        )
-        negative = negative_stream(lvlm, positive, blocked, mask, *looks)
+        positive = positive_stream(lvlm, found)
+        hidden = make_counterfactual(found, (9, 9, 9))
+        negative = negative_stream(lvlm, found, positive, hidden)
         plain = plain_stream(lvlm, found.inputs, item.question, settings.prompt)
         logits = first_logits(lvlm, [plain, positive, negative, positive])
         token = decode(lvlm, positive, negative, once).tokens[0]
@@ -156,32 +162,35 @@ def test_the_oracle_looks_where_laser_does_for_what_is_not_there(lvlm):
 def test_a_window_holds_a_relation_only_with_its_anchor(lvlm):
     item = next(item for item in held_out_items("dev", 40, seed=1) if len(item.evidence_boxes) == 2)
     run = ItemRun(lvlm, item, np.random.default_rng(0))
+    found = locate(lvlm, item.picture, item.question).evidence
     (x1, y1, x2, y2), anchor = item.evidence_boxes
     alone = Window(math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2))
     assert Box(*anchor).intersect(Box(*alone)).area < 0.9 * Box(*anchor).area
-    shares = run._shares(RANDOM, Look((alone,)))
+    shares = run._shares(RANDOM, Look((alone,), found))
     assert (shares["held"], shares["held all"]) == (1.0, 0.0)
     width, height = item.picture.size
-    shares = run._shares(RANDOM, Look((Window(0, 0, width, height),)))
+    shares = run._shares(RANDOM, Look((Window(0, 0, width, height),), found))
     assert (shares["held"], shares["held all"]) == (1.0, 1.0)
     most = Window(math.floor(x1), math.floor(y1), round(x1 + 0.8 * (x2 - x1)), math.ceil(y2))
-    assert run._shares(RANDOM, Look((most,)))["held"] == 0.0
+    assert run._shares(RANDOM, Look((most,), found))["held"] == 0.0
 
 
 def test_a_stopped_run_continues_with_the_same_records(lvlm, items, tmp_path):
-    whole = measure(lvlm, items[:3], ROWS, tmp_path / "whole.jsonl", seed=0)
-    part = tmp_path / "part.jsonl"
-    lines = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
-    part.write_text("".join(lines[:2]) + lines[2][:40])  # the second item's line was cut off
-    assert measure(lvlm, items[:3], ROWS, part, seed=0).records == whole.records
-    assert part.read_text() == "".join(lines)
+    file = tmp_path / "records.jsonl"
+    whole = measure(lvlm, items[:3], ROWS, file, seed=0)
+    lines = file.read_text().splitlines(keepends=True)
+    file.unlink()
+    # stopped in the second item's line
+    file.with_suffix(".part-0.jsonl").write_text(lines[0] + lines[1][:40])
+    assert measure(lvlm, items[:3], ROWS, file, seed=0).records == whole.records
+    assert file.read_text() == "".join(lines)
 
 
 def test_records_of_other_rows_are_not_continued(lvlm, items, tmp_path):
     file = tmp_path / "records.jsonl"
     measure(lvlm, items[:1], [PLAIN], file, seed=0)
     before = file.read_bytes()
-    with pytest.raises(SystemExit, match=r"remove .*records\.jsonl, or choose another --cache"):
+    with pytest.raises(SystemExit, match=r"remove .*records\.\*, or choose another --cache"):
         measure(lvlm, items[:1], [PLAIN, LASER], file, seed=0)
     assert file.read_bytes() == before
 
@@ -192,7 +201,7 @@ def test_records_of_other_weights_are_not_continued(lvlm, items, tmp_path):
     with torch.no_grad():
         weight[0, 0] += 1
     try:
-        with pytest.raises(SystemExit, match="other rows, settings, seeds or weights"):
+        with pytest.raises(SystemExit, match="made with weights"):
             measure(lvlm, items[:1], [PLAIN], file, seed=0)
     finally:
         with torch.no_grad():
@@ -251,3 +260,100 @@ def test_each_pope_setting_is_half_yes(lvlm, tmp_path):
     }  # fmt: skip
     said = answers.said("plain", "picture")
     assert kinds["all"]["yes"].value == pytest.approx((said == "yes").mean())
+
+
+# ---- adaptive, and fewer tokens for the crop ---------------------------------------------------
+
+VAT = summary.DEFAULT_DECODING
+
+
+def three_items():
+    """Sure at once and wrong, sure with the crop and right, never sure and right with VAT."""
+
+    def record(sure, alone_sure, plain, alone, full):
+        said = {summary.PLAIN_DECODING: alone, VAT: full}
+        crop = {"certainty": alone_sure, "said": said}
+        whole = {"certainty": sure, "said": {summary.PLAIN_DECODING: plain}}
+        return {"plain": {"answers": {PICTURE: whole}},
+                "LASER": {"answers": {CROP: crop, BOTH: crop}}}  # fmt: skip
+
+    items = [
+        SimpleNamespace(scene_index=index, answer="7", type="digit", size_class="", conflict=None)
+        for index in range(3)
+    ]
+    records = [
+        record(0.9, 0.9, "no", "no", "7"),
+        record(0.2, 0.9, "no", "7", "no"),
+        record(0.2, 0.2, "no", "no", "7"),
+    ]
+    return summary.Answers(Measured(items, records))
+
+
+def test_a_threshold_takes_the_first_answer_that_is_sure():
+    right, crop_out, comparison_out = summary.adaptive_outcome(three_items(), LASER, BOTH, VAT, 0.8)
+    assert right.tolist() == [0.0, 1.0, 1.0]
+    assert crop_out.tolist() == [True, False, False]
+    assert comparison_out.tolist() == [False, True, False]
+
+
+def test_passes_count_what_was_not_left_out():
+    told = summary.summarise_adaptive(three_items(), LASER, [0.8, 1.0])
+    assert told[f"{BOTH}, {VAT}"][1.0]["passes"] == 3
+    assert told[f"{BOTH}, {VAT}"][0.8]["passes"] == (1 + 2 + 3) / 3
+    assert told[f"{BOTH}, {VAT}"][0.8]["in full"].value == pytest.approx(2 / 3)
+    assert told[f"{BOTH}, {VAT}"][0.8]["change"].value == pytest.approx(0)
+    assert told[f"{CROP}, alpha 0"][0.8]["passes"] == (1 + 2 + 2) / 3
+    assert told[f"{CROP}, alpha 0"][0.8]["comparison left out"].value == 0
+    assert "nan" not in tables.adaptive_table("adaptive", told)
+
+
+@pytest.mark.parametrize(
+    ("lows", "chosen"),
+    [((-0.02, -0.005), 0.9), ((-0.005, -0.02), 0.5), ((0, 0), 0.5), ((-1, -1), None)],
+)
+def test_the_lowest_threshold_that_excludes_a_loss_is_chosen(lows, chosen):
+    def change(low):
+        return {"change": Estimate(0.0, low, 0.01, 3)}
+
+    one = {threshold: change(lows[threshold > 0.85]) for threshold in (0.5, 0.7, 0.9, 0.98)}
+    other = {threshold: change(0.0) for threshold in one}
+    assert summary.lowest_safe({"crop": one, "picture + crop": other}, loss=0.01) == chosen
+
+
+def test_adaptive_in_the_table_is_what_the_option_answers(lvlm, tmp_path):
+    items, left_out = held_out_items("dev", 10, seed=3), set()
+    answers = summary.Answers(measure(lvlm, items, [PLAIN, LASER], tmp_path / "a.jsonl", seed=0))
+    right, crop_out, comparison_out = summary.adaptive_outcome(answers, LASER, BOTH, VAT, 0.8)
+    for index, item in enumerate(items):
+        result = answer(
+            lvlm,
+            item.picture,
+            item.question,
+            LaserSettings(decode=DecodeSettings(adaptive=0.8, max_tokens=4)),
+        )
+        assert (result.answer.text.split()[0] == item.answer) == right[index]
+        assert (result.skipped == "crop") == crop_out[index]
+        assert (result.skipped == "counterfactual") == comparison_out[index]
+        left_out.add(result.skipped)
+    assert left_out == {"", "crop", "counterfactual"}
+
+
+def test_a_budget_says_what_it_says_to_users_and_shortens_the_prompt():
+    lvlm, item = load_lvlm("demo-qwen"), held_out_items("test", 1)[0]
+    rows = budget_rows()
+    record = ItemRun(lvlm, item, np.random.default_rng(0)).records(rows)
+    lengths = {CROP: [], BOTH: []}
+    for row in rows:
+        for name, lengths_of in lengths.items():
+            settings = changed(
+                answer=dataclasses.replace(row.settings.answer, answer_input=name),
+                decode=DecodeSettings(alpha=0, max_tokens=4),
+            )
+            result = answer(lvlm, item.picture, item.question, settings).answer
+            told = record[row.name]["answers"][name]
+            assert told["said"]["alpha 0"] == result.text.split()[0]
+            lengths_of.append((told["tokens"], result.prompt_tokens[0]))
+    for told in lengths.values():
+        spent, prompts = np.array(told).T
+        assert (np.diff(spent) == np.diff(prompts)).all()
+        assert (np.diff(prompts) < 0).all()

@@ -1,13 +1,14 @@
 """What the method gains on a demo model: accuracy on held-out items with ground-truth boxes.
 
-    python -m tools.benchmarks.bench_quality [--items N] [--seed N] [--model demo] [--json FILE]
-    python -m tools.benchmarks.bench_quality --ablations   # each open point changed alone
+    python -m tools.benchmarks.bench_quality [main] [--items N] [--seed N] [--json FILE]
+    python -m tools.benchmarks.bench_quality ablations    # one setting changed at a time
+    python -m tools.benchmarks.bench_quality adaptive     # what `adaptive` saves and costs
+    python -m tools.benchmarks.bench_quality budgets --model demo-qwen    # crops of fewer tokens
 
-The table answers the same items of the test split with every row; the layers of the fixed-layer
-rows are chosen on the development split, and so are the ablations measured there. Records are kept
-in --cache, item by item: a run that was stopped continues. The decoders of the demo models answer
-in one word of one token, so the first token's logits decide; `tests/tools/test_quality.py` holds
-them against `decode`.
+Reported figures are of the test split. Layers and the threshold of `adaptive` are chosen on the
+development split, where the ablations are measured too. Records are kept in --cache, item by item,
+and a stopped run continues. The demo models answer in one word of one token, so the logits of the
+first token decide.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import Lvlm
 from laser_core.settings import LoadSettings
 from tools.benchmarks.quality import tables
-from tools.benchmarks.quality.measure import BOTH, measure
+from tools.benchmarks.quality.measure import BOTH
+from tools.benchmarks.quality.records import measure
 from tools.benchmarks.quality.rows import (
     LASER,
     LASER_BOTH,
@@ -40,6 +42,7 @@ from tools.benchmarks.quality.rows import (
     WEIGHED_WHOLE,
     Row,
     ablation_rows,
+    budget_rows,
     fixed_layer,
     main_rows,
     vicrop,
@@ -48,7 +51,9 @@ from tools.benchmarks.quality.summary import (
     Answers,
     differences,
     layer_histogram,
+    lowest_safe,
     plain_data,
+    summarise_adaptive,
     summarise_existence,
     summarise_rows,
     summarise_vat,
@@ -58,6 +63,8 @@ from tools.demo_model.world import held_out_items, prior_items
 PRIOR_GROUPS = ("all", "against the prior", "with the prior")
 # Scenes of a split are numbered from 0 for each seed: sets with seeds of their own share none.
 EXISTENCE_SEED, PRIOR_SEED = 1_000, 2_000
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+LOSS = 0.01  # of accuracy, that a threshold of `adaptive` must exclude
 
 
 class Bench:
@@ -84,7 +91,7 @@ class Bench:
         return best, vicrops, summarise_rows(answers, rows)
 
 
-def table(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+def main_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """The table on the test split, printed and as data."""
     layer, vicrop_layer, chosen_on = bench.chosen_layers(options.dev_items)
     rows, seed = main_rows(bench.layers, vicrop_layer), options.seed
@@ -141,15 +148,44 @@ def ablations(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
+def adaptive(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """Answering at once where the model is sure, against answering everything in full."""
+    rows, seed = [dataclasses.replace(PLAIN, vat=False), LASER], options.seed
+    items = held_out_items("dev", options.dev_items, seed)
+    dev = summarise_adaptive(bench.answers("adaptive-dev", items, rows), LASER, THRESHOLDS)
+    print(tables.adaptive_table("Development split", dev))
+    threshold = lowest_safe(dev, LOSS)
+    print(f"\nlowest threshold that excludes a loss of more than {LOSS:.0%}: {threshold}\n")
+    items = held_out_items("test", options.items, seed)
+    answers = bench.answers("adaptive", items, rows)
+    test = summarise_adaptive(answers, LASER, THRESHOLDS if threshold is None else [threshold])
+    print(tables.adaptive_table("Test split", test))
+    return {"development": dev, "threshold": threshold, "test": test}
+
+
+def budgets(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """Crops of fewer tokens, on a model whose tokens follow the picture's size."""
+    if not bench.lvlm.family.native_resolution:
+        raise SystemExit("choose --model demo-qwen: this model reads crops of one size only")
+    rows = budget_rows()
+    answers = bench.answers("budgets", held_out_items("test", options.items, options.seed), rows)
+    summary = summarise_rows(answers, rows, reference=rows[0])
+    print(tables.main_table({"a budget of 1": summary}))
+    return {"rows": summary}
+
+
+PARTS = {"main": main_part, "ablations": ablations, "adaptive": adaptive, "budgets": budgets}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("part", nargs="?", choices=PARTS, default="main")
     parser.add_argument("--items", type=int, default=1050)
     parser.add_argument("--existence-items", type=int, default=300, help="yes/no questions more")
     parser.add_argument("--prior-items", type=int, default=200, help="half against the prior")
-    parser.add_argument("--dev-items", type=int, default=300, help="that layers are chosen on")
+    parser.add_argument("--dev-items", type=int, default=300, help="that choices are made on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo", help="demo, or the folder of a demo model")
-    parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path("laser-out/quality"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int, default=1)
@@ -157,7 +193,7 @@ def main() -> None:
     started = time.time()
     lvlm = load_lvlm(options.model, LoadSettings(precision="fp32"))
     bench = Bench(lvlm, options.cache, options.seed, options.threads)
-    summary = (ablations if options.ablations else table)(bench, options)
+    summary = PARTS[options.part](bench, options)
     print("\n" + tables.LEGEND)
     print(f"{time.time() - started:.0f} s")
     if options.json:

@@ -100,7 +100,7 @@ def method(result: LaserAnswer) -> Image.Image:
         ("without it", mean_attention(maps.without_query, result)),
     )
     sheet.write(weighed, middle - side / 2 - 34, "VAQ of each layer", ha="left")
-    vaq_bars(sheet.axes(weighed, middle - side / 2, side, side - 8), location.choice)
+    vaq_bars(sheet.axes(weighed, middle - side / 2, side, side - 8), location.evidence.choice)
     sheet.write(located, middle - side / 2 - 34, "evidence and window", ha="left")
     heat = under_heat(location.evidence, location.picture)
     sheet.show(located, middle - side / 2, side, heat, window)

@@ -1,1 +1,1 @@
-"""Small random models and slow references: what tests and benchmarks stand on."""
+"""Small random models and slow references, for tests and benchmarks."""

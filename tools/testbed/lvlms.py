@@ -1,8 +1,12 @@
-"""Tiny models wrapped as the core takes them, and pictures to show them."""
+"""Tiny models as the core takes them, and pictures to show them.
+
+Knows `tiny.build` and `Lvlm`; knows no step of the method and no expected result.
+"""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,12 +15,12 @@ from laser_core.models.lvlm import Lvlm
 from tools.testbed.tiny import build
 
 
-def lvlm_of(model_type: str, *, fresh: bool = False, **options: object) -> Lvlm:
+def lvlm_of(model_type: str, *, fresh: bool = False, **options: Any) -> Lvlm:
     """A tiny random model; shared between tests unless `fresh`."""
     return _new(model_type, **options) if fresh else _shared(model_type, **options)
 
 
-def _new(model_type: str, **options: object) -> Lvlm:
+def _new(model_type: str, **options: Any) -> Lvlm:
     tiny = build(model_type, **options)
     return Lvlm(tiny.model, tiny.tokenizer, tiny.image_processor)
 

@@ -1,11 +1,12 @@
-"""Slow and obvious: whole prompts from scratch through the library's own forward, no cache.
+"""Slow, obvious answers to compare the fast paths with: whole prompts from scratch, no cache.
 
-What the project's fast paths are compared with.
+Knows the library's own forward and the formulas of the paper; knows nothing of capture, caches,
+batches or hooks of this project.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,7 +15,9 @@ from laser_core.models.lvlm import Lvlm
 from laser_core.settings import DecodeSettings
 
 
-def library_inputs(lvlm: Lvlm, prompt: Prompt, answer: list[int] = ()) -> dict[str, torch.Tensor]:
+def library_inputs(
+    lvlm: Lvlm, prompt: Prompt, answer: Sequence[int] = ()
+) -> dict[str, torch.Tensor]:
     """What a user of the library would pass to forward() or generate(): no positions, no cache."""
     ids = torch.cat([prompt.input_ids, torch.tensor([list(answer)]).long()], dim=1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

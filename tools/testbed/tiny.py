@@ -1,5 +1,7 @@
 """Tiny random models of every supported family, built in memory in a fraction of a second.
 
+Knows transformers' classes and the family records; knows nothing of `Lvlm` and of the method.
+
 Real transformers classes, on 4.57 and 5.x alike, with what their big siblings have: grouped-query
 heads, M-RoPE, q/k norms, window attention in the vision tower, sliding windows on request.
 Queries and keys are scaled up so that attention is peaked, as it is in trained models. One row
@@ -307,8 +309,13 @@ def _qwen_config(
     return make
 
 
-_LLAVA = {"tokens": _LLAVA_TOKENS, "bos": "<s>", "eos": "</s>", "pad": "<unk>"}
-_QWEN = {"tokens": _QWEN_TOKENS, "bos": None, "eos": "<|im_end|>", "pad": "<|endoftext|>"}
+_LLAVA: dict[str, Any] = {"tokens": _LLAVA_TOKENS, "bos": "<s>", "eos": "</s>", "pad": "<unk>"}
+_QWEN: dict[str, Any] = {
+    "tokens": _QWEN_TOKENS,
+    "bos": None,
+    "eos": "<|im_end|>",
+    "pad": "<|endoftext|>",
+}
 _MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 _SIZES = {"depth": _VISION_LAYERS, "hidden_size": _VISION_HIDDEN, "num_heads": 2}
 

@@ -1,36 +1,29 @@
 """One item at a time: where every row looks, and what the model then says.
 
-Rows share the item's maps, encoded pictures and prompts: an item's streams are collected first,
-equal ones once, and answered in batches. Records go to a file line by line, so that a run that was
-stopped continues where it was.
+Rows share the item's maps and prompts: an item's streams are collected first, equal ones once, and
+answered in batches. Knows rows and items; knows no statistics.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from laser_core.engine.two_streams import mix_logits
-from laser_core.evaluation.attention_aggregation import mass_share
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.models.chat import Stream
 from laser_core.models.lvlm import Lvlm
-from laser_core.pictures import PictureInputs
 from laser_core.pipeline import locate
 from laser_core.results import AttentionMaps, Counterfactual, Evidence, Location, Placement
 from laser_core.settings import AnswerSettings, LaserSettings, PromptSettings
 from laser_core.steps.answer_input import crops_stream, negative_stream, plain_stream
 from laser_core.steps.attention import read_attention
 from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.decode import mix_logits
 from laser_core.steps.vaq import evidence_of_mask
 from tools.benchmarks.quality.first_token import first_logits
 from tools.benchmarks.quality.rows import DEFAULTS, Row, changed
@@ -38,7 +31,6 @@ from tools.demo_model.world import HeldOutItem, oracle_window
 
 PICTURE, CROP, BOTH = "picture", "crop", "picture + crop"
 BETAS = (0.0, 0.1, 0.5)
-WITH_CROP = {name: changed(answer=AnswerSettings(name)) for name in (CROP, BOTH)}
 
 HELD_SHARE = 0.9  # of an object's box, from which a window holds it
 
@@ -62,8 +54,8 @@ class Look:
     to_look, to_block: decoder tokens spent on finding the windows, and the evidence besides.
     """
 
-    windows: tuple[Window, ...] = ()
-    evidence: Evidence | None = None
+    windows: tuple[Window, ...]
+    evidence: Evidence
     to_look: int = 0
     to_block: int = 0
 
@@ -77,7 +69,6 @@ class ItemRun:
         self.whole = lvlm.encode(item.picture)
         self.plain = plain_stream(lvlm, self.whole, item.question, PromptSettings())
         self._maps: dict[PromptSettings, AttentionMaps] = {}
-        self._crops: dict[tuple[Window, int], PictureInputs] = {}
         self._streams: dict[tuple, Stream] = {}
 
     def records(self, rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
@@ -91,8 +82,8 @@ class ItemRun:
             row.name: {
                 **self._shares(row, looks[row.name]),
                 "answers": {
-                    name: self._answers(said, looks[row.name], *streams)
-                    for name, streams in plans[row.name].items()
+                    name: self._answers(said, looks[row.name], positive, negative)
+                    for name, (positive, negative) in plans[row.name].items()
                 },
             }
             for row in rows
@@ -101,8 +92,9 @@ class ItemRun:
     # ---- where a row looks ---------------------------------------------------------------------
 
     def _look(self, row: Row) -> Look:
-        if row.finder == "oracle" and self.item.evidence_boxes:
-            return Look((Window(*oracle_window(self.item)),), self._true_evidence())
+        true = oracle_window(self.item) if row.finder == "oracle" else None
+        if true:
+            return Look((Window(*true),), self._true_evidence())
         found, reading = self._locate(row.settings), self._tokens_to_locate(row)
         if row.finder == "none":  # without a window, the method's evidence is what VAT blocks
             return Look((), found.evidence, to_block=reading)
@@ -122,9 +114,9 @@ class ItemRun:
 
     def _tokens_to_locate(self, row: Row) -> int:
         """Decoder tokens of the two branches, which share the picture's prefix."""
-        free = self.lvlm.query_free_text(row.settings.prompt)
-        free = self.lvlm.prompt([self.whole], free).length
-        return self.plain.prompt.length + free - self.plain.prompt.prefix_length
+        text = self.lvlm.query_free_text(row.settings.prompt)
+        free = self.lvlm.prompt([self.whole], text)
+        return self.plain.prompt.length + free.length - self.plain.prompt.prefix_length
 
     def _random_window(self) -> Window:
         width, height = self.item.picture.size
@@ -155,8 +147,8 @@ class ItemRun:
                 held = [any(_holds(window, box) for window in look.windows) for box in boxes]
                 record |= {"held": float(held[0]), "held all": float(all(held))}
             if row.finder == "laser" and not look.evidence.degenerate:
-                record["aggregation"] = mass_share(look.evidence, boxes[0])
-        if row.finder == "laser":
+                record["aggregation"] = look.evidence.share_in(boxes[0])
+        if row.finder == "laser" and look.evidence.choice:
             record["layer"] = look.evidence.choice.layer
         return record
 
@@ -169,9 +161,9 @@ class ItemRun:
         return {name: self._pair(row, look, name) for name in (CROP, BOTH)}
 
     def _pair(self, row: Row, look: Look, answer_input: str) -> tuple[tuple, tuple | None]:
-        positive = (answer_input, look.windows)
+        positive = (answer_input, row.settings.answer.crop_budget, look.windows)
         if positive not in self._streams:
-            self._streams[positive] = self._positive(answer_input, look.windows)
+            self._streams[positive] = self._positive(*positive)
         if not row.vat or look.evidence.degenerate:
             return positive, None
         settings = row.settings.counterfactual
@@ -185,22 +177,15 @@ class ItemRun:
             self._streams[negative] = self._negative(positive, row, look, mask)
         return positive, negative
 
-    def _positive(self, answer_input: str, windows: tuple[Window, ...]) -> Stream:
+    def _positive(self, answer_input: str, budget: float, windows: tuple[Window, ...]) -> Stream:
         if not windows:
             return self.plain
-        crops = [self._crop(window, len(windows)) for window in windows]
-        settings = WITH_CROP[answer_input]
+        crops = [self.item.picture.crop(window) for window in windows]
+        settings = changed(answer=AnswerSettings(answer_input, budget))
         return crops_stream(self.lvlm, self.whole, crops, self.item.question, settings)
 
-    def _crop(self, window: Window, count: int) -> PictureInputs:
-        """One of `count` crops, which share the picture's number of tokens."""
-        if (window, count) not in self._crops:
-            crop, tokens = self.item.picture.crop(window), round(self.whole.token_count / count)
-            self._crops[window, count] = self.lvlm.encode(crop, tokens=tokens)
-        return self._crops[window, count]
-
     def _negative(self, positive: tuple, row: Row, look: Look, mask: torch.Tensor) -> Stream:
-        answer_input, windows = positive
+        answer_input, budget, windows = positive
         fill, question = row.settings.counterfactual, self.item.question
         blocked = None
         if fill.fill != "visual tokens":
@@ -208,9 +193,8 @@ class ItemRun:
         if not windows:
             prompt = plain_stream(self.lvlm, blocked, question, row.settings.prompt).prompt
             return Stream(prompt)
-        settings = changed(
-            answer=AnswerSettings(answer_input), counterfactual=row.settings.counterfactual
-        )
+        answer = AnswerSettings(answer_input, budget)
+        settings = changed(answer=answer, counterfactual=row.settings.counterfactual)
         placement = Placement(windows, (0.0,) * len(windows))
         found = Location(
             self.item.picture, self.whole, question, settings, None, look.evidence, placement
@@ -221,11 +205,15 @@ class ItemRun:
     def _answers(
         self, said: dict[tuple, torch.Tensor], look: Look, positive: tuple, negative: tuple | None
     ) -> dict[str, Any]:
-        """Words said by decoding, and decoder tokens in all without and with the second stream."""
+        """Words said by decoding; decoder tokens in all, without and with the second stream.
+
+        certainty: probability of the likeliest word without VAT.
+        """
         streams = [self._streams[positive]]
         cost = look.to_look + self._tokens(streams, found=look.to_look > 0)
-        record: dict[str, Any] = {"tokens": cost}
-        without, decodings = None, [NO_VAT]
+        certainty = float(said[positive].softmax(-1).max())
+        record: dict[str, Any] = {"tokens": cost, "certainty": certainty}
+        without, decodings = None, DECODINGS[:1]
         if negative is not None:
             streams.append(self._streams[negative])
             spent = look.to_look + look.to_block
@@ -252,62 +240,3 @@ class ItemRun:
 
 def _holds(window: Window, box: Box) -> bool:
     return box.intersect(Box(*window)).area >= HELD_SHARE * box.area
-
-
-@dataclass
-class Measured:
-    """Items of one set and, for each, the rows' records."""
-
-    items: list[HeldOutItem]
-    records: list[dict[str, dict[str, Any]]] = field(default_factory=list)
-
-
-def measure(
-    lvlm: Lvlm, items: Sequence[HeldOutItem], rows: Sequence[Row], file: Path, seed: int
-) -> Measured:
-    """Every row on every item; `file` holds a line for each item done, and is continued."""
-    header: dict[str, Any] = {"model": lvlm.name, "weights": _digest(lvlm), "seed": seed}
-    header |= {"items": len(items), "rows": {row.name: row.settings.to_dict() for row in rows}}
-    measured = Measured(list(items), _resumed(file, header)[: len(items)])
-    started, done = time.time(), len(measured.records)
-    with file.open("a", encoding="utf-8") as out:
-        for index in range(done, len(items)):
-            rng = np.random.default_rng([seed, index])
-            record = ItemRun(lvlm, items[index], rng).records(rows)
-            out.write(json.dumps(record) + "\n")
-            out.flush()
-            measured.records.append(json.loads(json.dumps(record)))
-            if index % 25 == 24 or index + 1 == len(items):
-                seconds = time.time() - started
-                line = f"\r{file.stem}: {index + 1} / {len(items)}, {seconds:.0f} s "
-                print(line, end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return measured
-
-
-def _digest(lvlm: Lvlm) -> str:
-    """Of the weights: records of a model that was trained again are not continued."""
-    digest = hashlib.sha256()
-    for tensor in lvlm.model.state_dict().values():
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _resumed(file: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records that `file` holds, after its header; a line that was cut off is cut away."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab+") as held:
-        held.seek(0)
-        lines = held.read()
-        lines = lines[: lines.rfind(b"\n") + 1]
-        held.truncate(len(lines))
-        if not lines:
-            held.write(json.dumps(header).encode() + b"\n")
-            return []
-    found, *records = map(json.loads, lines.splitlines())
-    if found != json.loads(json.dumps(header)):
-        raise SystemExit(
-            f"remove {file}, or choose another --cache folder: it holds the records of other "
-            f"rows, settings, seeds or weights"
-        )
-    return records

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from laser_core.settings import (
+    AnswerSettings,
     ContrastSettings,
     CounterfactualSettings,
     CropSettings,
@@ -89,6 +90,17 @@ def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
     ]
 
 
+# Shares of the picture's tokens; 0.39 of them magnify a window of half the sides
+BUDGETS = (0.5625, 0.39)
+
+
+def budget_rows() -> list[Row]:
+    """Fewer visual tokens for the crop than for the picture, all without VAT."""
+    budgets = {f"crop budget {share:g}": AnswerSettings(crop_budget=share) for share in BUDGETS}
+    rows = [Row(name, settings=changed(answer=answer)) for name, answer in budgets.items()]
+    return [dataclasses.replace(LASER, vat=False), *rows]
+
+
 def ablation_rows() -> list[Row]:
     """The defaults, and each open point of the method changed alone."""
     return [PLAIN, LASER, LASER_BOTH, PAPER, PAPER_INSIDE, WEIGHED_WHOLE, *_changes()]
@@ -103,6 +115,7 @@ def _changes() -> Iterator[Row]:
     crop |= {name: CropSettings(placement=name) for name in OTHER_PLACEMENTS}
     fill = {f"fill {name}": CounterfactualSettings(fill=name) for name in OTHER_FILLS}
     fill |= {f"amount {share:g}": CounterfactualSettings(share) for share in (0.02, 0.1, 0.2)}
-    for group, changes in {"layer": layer, "crop": crop, "counterfactual": fill}.items():
+    groups: dict[str, dict[str, Any]] = {"layer": layer, "crop": crop, "counterfactual": fill}
+    for group, changes in groups.items():
         for name, change in changes.items():
             yield Row(name, settings=changed(**{group: change}), vat=group == "counterfactual")

@@ -1,4 +1,4 @@
-"""From records to figures: a dictionary ready for JSON, every figure with its interval."""
+"""From records to estimates with intervals, in dictionaries. Knows no model, file or table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from laser_core.evaluation.intervals import Bootstrap, Figure
+from laser_core.evaluation.intervals import Bootstrap, Estimate
 from tools.benchmarks.quality.measure import (
     BOTH,
     CROP,
@@ -16,9 +16,9 @@ from tools.benchmarks.quality.measure import (
     DEFAULT_DECODING,
     PICTURE,
     PLAIN_DECODING,
-    Measured,
     decoding_name,
 )
+from tools.benchmarks.quality.records import Measured
 from tools.benchmarks.quality.rows import PLAIN, Row
 from tools.demo_model.world import EXIST_KINDS
 
@@ -39,6 +39,10 @@ class Answers:
 
     def right(self, row: str, answer_input: str, decoding: str = PLAIN_DECODING) -> np.ndarray:
         return (self.said(row, answer_input, decoding) == self.truth).astype(float)
+
+    def certainty(self, row: str, answer_input: str) -> np.ndarray:
+        """(items,) probability of the likeliest word without VAT."""
+        return np.array([one[row]["answers"][answer_input]["certainty"] for one in self.records])
 
     def column(self, row: str, name: str) -> np.ndarray:
         """(items,) of a number of the record, NaN where it has none."""
@@ -105,13 +109,15 @@ def _reference(answers: Answers, row: Row, answer_input: str, decoding: str) -> 
     return None
 
 
-def differences(answers: Answers, row: Row, others: Sequence[Row]) -> dict[str, dict[str, Figure]]:
+def differences(
+    answers: Answers, row: Row, others: Sequence[Row]
+) -> dict[str, dict[str, Estimate]]:
     """How much better `row` is than each of the others with the same answer input and decoding.
 
     And than itself with the crop alone and with the picture beside it.
     """
     mean = answers.bootstrap.mean
-    out: dict[str, dict[str, Figure]] = {}
+    out: dict[str, dict[str, Estimate]] = {}
     for other in others:
         out[other.name] = {
             f"{answer_input}, {decoding}": mean(
@@ -152,6 +158,59 @@ def summarise_vat(answers: Answers, rows: Sequence[Row], groups: Sequence[str]) 
     return out
 
 
+def adaptive_outcome(
+    answers: Answers, row: Row, answer_input: str, decoding: str, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(items,) each: right, crop left out, comparison left out, as `adaptive` decides."""
+    crop_out = answers.certainty(PLAIN.name, PICTURE) >= threshold
+    sure = answers.certainty(row.name, answer_input) >= threshold
+    comparison_out = ~crop_out & sure & (decoding != PLAIN_DECODING)
+    right = np.select(
+        [crop_out, comparison_out],
+        [answers.right(PLAIN.name, PICTURE), answers.right(row.name, answer_input)],
+        answers.right(row.name, answer_input, decoding),
+    )
+    return right, crop_out, comparison_out
+
+
+def summarise_adaptive(
+    answers: Answers, row: Row, thresholds: Sequence[float]
+) -> dict[str, dict[float, dict[str, Any]]]:
+    """By answer input and decoding, and by threshold: the change against answering in full.
+
+    passes: prompts read in full: one to look, one for each stream.
+    """
+    mean = answers.bootstrap.mean
+    out: dict[str, dict[float, dict[str, Any]]] = {}
+    for answer_input in inputs_of(row):
+        for decoding in decodings_of(row):
+            full, by_threshold = answers.right(row.name, answer_input, decoding), {}
+            for threshold in thresholds:
+                asked = answers, row, answer_input, decoding, threshold
+                right, crop_out, comparison_out = adaptive_outcome(*asked)
+                most = 2 if decoding == PLAIN_DECODING else 3
+                by_threshold[threshold] = {
+                    "in full": mean(full),
+                    "change": mean(right - full),
+                    "crop left out": mean(crop_out.astype(float)),
+                    "comparison left out": mean(comparison_out.astype(float)),
+                    "passes": float(np.select([crop_out, comparison_out], [1, 2], most).mean()),
+                }
+            out[f"{answer_input}, {decoding}"] = by_threshold
+    return out
+
+
+def lowest_safe(adaptive: dict[str, dict[float, dict[str, Any]]], loss: float) -> float | None:
+    """The lowest threshold at which every interval excludes a larger loss of accuracy."""
+    thresholds = next(iter(adaptive.values()))
+    safe = (
+        threshold
+        for threshold in thresholds
+        if all(rows[threshold]["change"].low >= -loss for rows in adaptive.values())
+    )
+    return min(safe, default=None)
+
+
 def summarise_existence(answers: Answers, rows: Sequence[Row]) -> dict[str, Any]:
     """POPE's figures (arXiv 2305.10355) in its three settings: accuracy, F1, share of "yes".
 
@@ -172,7 +231,7 @@ def summarise_existence(answers: Answers, rows: Sequence[Row]) -> dict[str, Any]
     return out
 
 
-def _pope(answers: Answers, said: np.ndarray, chosen: np.ndarray) -> dict[str, Figure]:
+def _pope(answers: Answers, said: np.ndarray, chosen: np.ndarray) -> dict[str, Estimate]:
     said_yes, yes = (said == "yes").astype(float), (answers.truth == "yes").astype(float)
     return {
         "accuracy": answers.bootstrap.mean((said == answers.truth).astype(float), chosen),
@@ -186,7 +245,7 @@ def f1(sums: np.ndarray) -> np.ndarray:
     return 2 * sums[0] / (sums[1] + sums[2])
 
 
-def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[int, Figure]]:
+def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[int, Estimate]]:
     """By question type the share of questions for which each layer had the highest VAQ."""
     layer = answers.column(row.name, "layer")
     return {
@@ -200,7 +259,7 @@ def layer_histogram(answers: Answers, row: Row, layers: int) -> dict[str, dict[i
 
 def plain_data(value: Any) -> Any:
     """Figures as dictionaries, for JSON; None where there are no items."""
-    if isinstance(value, Figure):
+    if isinstance(value, Estimate):
         return dataclasses.asdict(value) if value.items else None
     if isinstance(value, dict):
         return {str(key): plain_data(entry) for key, entry in value.items()}

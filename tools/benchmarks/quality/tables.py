@@ -1,11 +1,11 @@
-"""The figures as Markdown."""
+"""The summaries as Markdown tables. Knows estimates; computes none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from laser_core.evaluation.intervals import Figure
+from laser_core.evaluation.intervals import Estimate
 from tools.benchmarks.quality.measure import BOTH, CROP, PICTURE, PLAIN_DECODING
 from tools.build.markdown import markdown
 
@@ -15,13 +15,13 @@ LEGEND = (
 )
 
 
-def per_cent(figure: Figure) -> str:
+def per_cent(figure: Estimate) -> str:
     if not figure.items:
         return ""
     return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
 
 
-def gain(figure: Figure) -> str:
+def gain(figure: Estimate) -> str:
     interval = f"[{100 * figure.low:+.1f}, {100 * figure.high:+.1f}]"
     return f"{100 * figure.value:+.1f} {interval}{' *' if figure.resolved else ''}"
 
@@ -84,7 +84,7 @@ def group_table(rows: dict[str, Any], over: str = "") -> str:
     )
 
 
-def differences_table(name: str, differences: dict[str, dict[str, Figure]]) -> str:
+def differences_table(name: str, differences: dict[str, dict[str, Estimate]]) -> str:
     columns = list(dict.fromkeys(key for row in differences.values() for key in row))
     return titled(
         f"{name} against the others, answered alike",
@@ -116,6 +116,25 @@ def vat_table(title: str, rows: dict[str, Any]) -> str:
     return titled(title, ["answer input", "items", PLAIN_DECODING, *decodings], body)
 
 
+def adaptive_table(title: str, rows: dict[str, dict[float, dict[str, Any]]]) -> str:
+    header = ["answer input", "adaptive", "accuracy in full", "change"]
+    header += ["crop left out", "comparison left out", "passes"]
+    body = [
+        [
+            name,
+            f"{threshold:g}",
+            per_cent(one["in full"]),
+            gain(one["change"]),
+            per_cent(one["crop left out"]),
+            per_cent(one["comparison left out"]),
+            f"{one['passes']:.2f}",
+        ]
+        for name, by_threshold in rows.items()
+        for threshold, one in by_threshold.items()
+    ]
+    return titled(title, header, body)
+
+
 def existence_table(rows: dict[str, Any]) -> str:
     first = next(iter(next(iter(rows.values())).values()))[PLAIN_DECODING]
     kinds = [kind for kind in first if kind != "all"]
@@ -129,7 +148,7 @@ def existence_table(rows: dict[str, Any]) -> str:
     return titled("Yes or no: POPE's three settings", ["answer input", *columns], body)
 
 
-def histogram_table(histogram: dict[str, dict[int, Figure]]) -> str:
+def histogram_table(histogram: dict[str, dict[int, Estimate]]) -> str:
     layers = list(next(iter(histogram.values())))
     return titled(
         "Layer of the highest VAQ, share of questions",

@@ -1,1 +1,1 @@
-"""Parts of the speed and memory benchmarks: random models of real shapes, ways, counts."""
+"""Parts of the speed benchmark: random models of real shapes, ways to answer, clock, counts."""

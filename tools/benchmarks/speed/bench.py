@@ -1,8 +1,10 @@
-"""One model of the speed benchmark: its parts, the whole method and batches, timed and counted."""
+"""One model of the speed benchmark, timed and counted: its parts, the whole method, batches.
+
+Knows the ways, the clock and the counters; knows no options, tables or files.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +17,6 @@ from laser_core import pipeline
 from laser_core.engine.capture import RowCapture
 from laser_core.models.chat import Stream
 from laser_core.models.lvlm import Lvlm
-from laser_core.results import Location
 from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode
@@ -26,7 +27,6 @@ from tools.benchmarks.speed.shapes import picture_of
 from tools.benchmarks.speed.timing import Clock, ratio_of, rotated
 from tools.testbed.lvlms import noise_picture
 
-STAGES = ("prepare pictures", "read picture and question", "read both streams", "decode")
 DECODED = (2, 34)  # answers whose difference gives the time of a token
 
 
@@ -42,20 +42,21 @@ class Bench:
     def __post_init__(self) -> None:
         self.clock, self.picture = Clock(self.device), picture_of(self.name)
         self._counts: dict[tuple[Mode, str], Counts] = {}
+        self._peaks: dict[tuple[Mode, str], float] = {}
 
     # ---- parts ---------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def reading(self, with_peers: bool) -> dict[str, dict[str, float]]:
-        """One prefill with and without capture, both branches, and the peers' way; with memory."""
+        """One prompt read without, with and by the peers' capture, and both branches; memory."""
         lvlm, settings = self.lvlm, LaserSettings()
         inputs = lvlm.encode(self.picture)
-        asked = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
+        asked = lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0]
         span = asked.spans[0]
 
         def body() -> Any:  # from an encoded picture on, as every way here
             _forget_rope_deltas(lvlm)
-            prompt = ways.both_prompts(lvlm, inputs, QUESTION, settings)[0]
+            prompt = lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0]
             given = ways.on_device(lvlm, ways.library_inputs(lvlm, prompt))
             return lvlm.model.model(**given, use_cache=True)
 
@@ -69,20 +70,13 @@ class Bench:
             lvlm.release()
             read_attention(lvlm, inputs, QUESTION, settings.prompt)
 
-        def eager(count: int) -> Callable[[], None]:
-            def run() -> None:
-                lvlm.model.set_attn_implementation("eager")
-                try:
-                    for prompt in ways.both_prompts(lvlm, inputs, QUESTION, settings)[:count]:
-                        ways.eager_rows(lvlm, prompt)
-                finally:
-                    lvlm.model.set_attn_implementation("sdpa")
-
-            return run
+        def peers() -> None:
+            with ways.peers_attention(lvlm):
+                ways.eager_rows(lvlm, lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0])
 
         runs = {"plain": body, "capture": captured, "both branches": both}
         if with_peers and ways.peers_fit(lvlm, asked.length):
-            runs |= {"peers: capture": eager(1), "peers: both branches": eager(2)}
+            runs["peers: capture"] = peers
         table = self.clock.interleaved(runs, self.rounds)
         for name, entry in table.items():
             lvlm.release()
@@ -113,38 +107,10 @@ class Bench:
         medians = {f"{name}, ms": float(np.median(taken)) for name, taken in times.items()}
         return medians | ratio_of(times["two rows"], times["plain"])
 
-    def stages(self, mode: Mode, tokens: int) -> dict[str, Any]:
-        """Where the time of one mode's answer goes: median seconds by stage, plain and ours.
-
-        A stage that cannot be timed alone is the difference of two runs that can.
-        """
-        lvlm, settings, first = self.lvlm, mode.settings(tokens), mode.settings(1)
-        plain: list[list[float]] = []
-        ours: list[list[float]] = []
-        for _ in range(self.rounds + 1):
-            encoding = self.clock(lambda: lvlm.encode(self.picture))
-            short, whole = (self.clock(self._run(ways.plain, each)) for each in (first, settings))
-            plain.append([encoding, short - encoding, 0.0, whole - short])
-            lvlm.release()
-            found: list[Location] = []
-            locate = partial(pipeline.locate, lvlm, self.picture, QUESTION, settings)
-            looking = self.clock(lambda locate=locate, found=found: found.append(locate()))
-            drawing = self.clock(partial(ways.both_streams, lvlm, found[0]))
-            located = [dataclasses.replace(found[0], settings=each) for each in (first, settings)]
-            short, whole = (
-                self.clock(partial(pipeline.answer_from, lvlm, each)) for each in located
-            )
-            ours.append([encoding + drawing, looking - encoding, short - drawing, whole - short])
-        lvlm.release()
-        medians = [np.median(times[1:], axis=0).tolist() for times in (plain, ours)]  # warm by then
-        seconds = {name: dict(zip(STAGES, each, strict=True))
-                   for name, each in zip(("plain", "ours"), medians, strict=True)}  # fmt: skip
-        return {"mode": mode.name, "tokens": tokens, "seconds": seconds}
-
     # ---- the whole method ----------------------------------------------------------------------
 
     def whole(self, mode: Mode, tokens: int, with_peers: bool) -> dict[str, Any]:
-        """Time, counts and floor of one mode's answer of `tokens` tokens."""
+        """Time, counts, memory and floor of one mode's answer of `tokens` tokens."""
         settings = mode.settings(tokens)
         runs = {"plain": self._run(ways.plain, settings)}
         prompt = ways.prompt_of(self.lvlm, self.picture, QUESTION, settings)
@@ -156,15 +122,14 @@ class Bench:
         for name, entry in table.items():
             entry["prefill_tokens"] = read[name]
             entry["prefill_tokens_ratio"] = read[name] / read["plain"]
+            entry["peak_mb"] = self._peak(mode, name, settings)
             entry["gflop"] = self._counted(mode, name).operations(tokens) / 1e9
-            entry["tokens_per_second_reading_included"] = tokens / entry["seconds"]
         floor, sizes = self._floor(settings)
         against = {
             "gflop": floor.laser / 1e9,
             "plain_gflop": floor.plain / 1e9,
             "ratio": floor.ratio,
             "operations_over_floor": table["ours"]["gflop"] * 1e9 / floor.laser,
-            "time_over_floor": table["ours"]["ratio"] / floor.ratio,
             **sizes,
         }
         asked = {"mode": mode.name, "tokens": tokens}
@@ -175,7 +140,7 @@ class Bench:
         settings, lvlm = mode.settings(tokens), self.lvlm
         pictures = [noise_picture(self.picture.size, seed) for seed in range(count)]
 
-        def each(way: Callable) -> Callable[[], None]:
+        def each(way: Callable) -> Callable[[], Any]:
             return lambda: [way(lvlm, one, QUESTION, settings) for one in pictures]
 
         def one_batch() -> None:
@@ -196,6 +161,14 @@ class Bench:
             )
         return self._counts[mode, way]
 
+    def _peak(self, mode: Mode, way: str, settings: LaserSettings) -> float:
+        """Megabytes, measured once, at the first length asked for; call it after a warm-up."""
+        if (mode, way) not in self._peaks:
+            self.lvlm.release()
+            run = self._run(getattr(ways, way), settings)
+            self._peaks[mode, way] = peak_bytes(run, self.device) / MB
+        return self._peaks[mode, way]
+
     def _run(self, way: Callable, settings: LaserSettings) -> Callable[[], Any]:
         return lambda: way(self.lvlm, self.picture, QUESTION, settings)
 
@@ -203,13 +176,12 @@ class Bench:
     def _floor(self, settings: LaserSettings) -> tuple[Floor, dict[str, int]]:
         lvlm = self.lvlm
         found = pipeline.locate(lvlm, self.picture, QUESTION, settings)
-        prompts = ways.both_prompts(lvlm, found.inputs, QUESTION, settings)
-        streams = [each.prompt for each in ways.both_streams(lvlm, found)]
-        floor = floor_of(
-            lvlm, *prompts, tuple(streams), settings.decode.max_tokens, self._vision_flops
-        )
+        asked, free = lvlm.branch_prompts(found.inputs, QUESTION, settings.prompt)
+        positive, negative = ways.both_streams(lvlm, found)
+        streams, tokens = (positive.prompt, negative.prompt), settings.decode.max_tokens
+        floor = floor_of(lvlm, asked, free, streams, tokens, self._vision_flops)
         lvlm.release()
-        crop = streams[0].pictures[-1].token_count
+        crop = positive.prompt.pictures[-1].token_count
         return floor, {"picture_tokens": found.inputs.token_count, "crop_tokens": crop}
 
     def _vision_flops(self, picture: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,26 +17,15 @@ from laser_core.models.lvlm import Lvlm
 MB = 1e6
 
 
-@dataclass
-class Tokens:
-    """Rows x tokens that the decoder was given, call by call."""
-
-    calls: list[int] = field(default_factory=list)
-
-    @property
-    def total(self) -> int:
-        return sum(self.calls)
-
-
 @contextmanager
-def decoder_tokens(lvlm: Lvlm) -> Iterator[Tokens]:
-    """Count the tokens that go through the decoder inside the block."""
-    counted = Tokens()
+def decoder_tokens(lvlm: Lvlm) -> Iterator[list[int]]:
+    """Rows x tokens that the decoder is given inside the block, call by call."""
+    counted: list[int] = []
 
     def note(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         given = kwargs.get("inputs_embeds")
         given = kwargs["input_ids"] if given is None else given
-        counted.calls.append(given.shape[0] * given.shape[1])
+        counted.append(given.shape[0] * given.shape[1])
 
     hook = lvlm.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -49,7 +38,7 @@ def prefill_tokens(lvlm: Lvlm, run: Callable[[], Any]) -> int:
     """Tokens a run with an answer of one token gives the decoder: all its prompts."""
     with decoder_tokens(lvlm) as counted:
         run()
-    return counted.total
+    return sum(counted)
 
 
 ATTENTION = (
@@ -102,7 +91,7 @@ class Counts:
         """Count `answer`, a function of the answer's length in tokens."""
         with decoder_tokens(lvlm) as read:
             one = flops(lambda: answer(1))
-        return cls(read.total, (one, flops(lambda: answer(2)), flops(lambda: answer(3))))
+        return cls(sum(read), (one, flops(lambda: answer(2)), flops(lambda: answer(3))))
 
     def operations(self, tokens: int) -> int:
         """Of an answer of `tokens` tokens: exact, as each attends to one more than the last."""

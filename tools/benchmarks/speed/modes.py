@@ -1,4 +1,4 @@
-"""What is asked of the models: the question, and the pictures the answer is read from."""
+"""What is asked: the question, and which pictures the answer is read from. Runs nothing."""
 
 from __future__ import annotations
 

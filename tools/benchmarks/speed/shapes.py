@@ -1,7 +1,7 @@
 """Random-weight models of chosen shapes, built on the device: nothing is downloaded.
 
 A shape is a family's config at some width and depth; tokenizer and image processor come from the
-tests' tiny models. Answers never end by themselves, so that they have the length asked for.
+testbed's tiny models. Answers never end by themselves, so that they have the length asked for.
 """
 
 from __future__ import annotations
@@ -61,11 +61,16 @@ _CLIP |= {"num_attention_heads": 4, "projection_dim": 64}
 _CLIP_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
 _CLIP_L |= {"num_attention_heads": 16, "projection_dim": 768}
 _QWEN2 = {"depth": 4, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 2}
-_QWEN25 = {"depth": 4, "hidden_size": 256, "intermediate_size": 512, "num_heads": 4}
+_QWEN25: dict[str, Any] = {"depth": 4, "hidden_size": 256, "intermediate_size": 512, "num_heads": 4}
 _QWEN25 |= {"fullatt_block_indexes": [3]}
-_QWEN3 = {"depth": 4, "hidden_size": 256, "intermediate_size": 512, "num_heads": 4}
+_QWEN3: dict[str, Any] = {"depth": 4, "hidden_size": 256, "intermediate_size": 512, "num_heads": 4}
 _QWEN3 |= {"deepstack_visual_indexes": [0, 1, 2], "num_position_embeddings": 2304}
-_QWEN25_7B = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16}
+_QWEN25_7B: dict[str, Any] = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+}
 _QWEN25_7B |= {"fullatt_block_indexes": [7, 15, 23, 31]}
 
 _1280 = (40 * 28, 32 * 28)

@@ -1,4 +1,4 @@
-"""The speed benchmark's results as rows of tables."""
+"""The speed benchmark's results as rows of tables. Knows their names; measures nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ HEADERS = {
     "decoding": ("model", "plain, ms a token", "two streams", "ratio"),
     "whole": (
         "model", "answer input", "crop tokens", "answer", "way", "s", "time / plain",
-        "prefill tokens (/ plain)",
-        "GFLOP", "tokens / s, reading included", "floor / plain", "operations / floor",
-        "time / plain / floor",
+        "extra peak MB", "/ plain", "prefill tokens (/ plain)", "GFLOP", "floor / plain",
+        "operations / floor",
     ),
-    "stages": ("model", "answer input", "answer", "stage", "plain, s", "ours, s"),
     "batches": ("model", "pictures", "answer", "way", "s", "time / plain"),
 }  # fmt: skip
 
@@ -46,8 +44,7 @@ def _decoding(shape: str, table: dict[str, Any]) -> list[list[str]]:
 def _whole(shape: str, table: dict[str, Any]) -> list[list[str]]:
     floor, rows = table["floor"], []
     for way, one in table["ways"].items():
-        against = [floor["ratio"], floor["operations_over_floor"], floor["time_over_floor"]]
-        shown = [f"{value:.{digits}f}" for value, digits in zip(against, (2, 3, 2), strict=True)]
+        against = [f"{floor['ratio']:.2f}", f"{floor['operations_over_floor']:.3f}"]
         rows.append([
             shape,
             table["mode"],
@@ -56,20 +53,13 @@ def _whole(shape: str, table: dict[str, Any]) -> list[list[str]]:
             way,
             f"{one['seconds']:.2f}",
             _ratio(one),
+            f"{one['peak_mb']:.0f}",
+            f"{one['peak_mb'] / table['ways']['plain']['peak_mb']:.2f}",
             f"{one['prefill_tokens']} ({one['prefill_tokens_ratio']:.3f})",
             f"{one['gflop']:.1f}",
-            f"{one['tokens_per_second_reading_included']:.1f}",
-            *(shown if way == "ours" else [""] * len(shown)),
+            *(against if way == "ours" else ["", ""]),
         ])  # fmt: skip
     return rows
-
-
-def _stages(shape: str, table: dict[str, Any]) -> list[list[str]]:
-    asked, seconds = [shape, table["mode"], str(table["tokens"])], table["seconds"]
-    return [
-        [*asked, stage, *(f"{seconds[way][stage]:.3f}" for way in ("plain", "ours"))]
-        for stage in seconds["plain"]
-    ]
 
 
 def _batches(shape: str, table: dict[str, Any]) -> list[list[str]]:
@@ -87,6 +77,5 @@ _ROWS = {
     "reading": _reading,
     "decoding": _decoding,
     "whole": _whole,
-    "stages": _stages,
     "batches": _batches,
 }

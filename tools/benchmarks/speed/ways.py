@@ -1,17 +1,19 @@
 """Three ways to the same answer: the plain model, the peers' way, and this project's.
 
-`peers` is our own honest re-implementation of how published implementations of the method and
-its neighbours work: eager attention with every layer's N x N weights returned, each prompt from
-scratch, and two decoding loops. Eager covers the whole model, the vision tower and the loops too,
-as in ViCrop's LLaVA code (arXiv 2502.17422). It is charged for no more than that: every picture is
-preprocessed once, the language head sees one token a forward, and one branch's attention is cut
-down to its row before the next is read (ViCrop's Qwen2.5-VL code keeps both). It shares this
-project's arithmetic for everything that is not a forward (contrast, layer, window, blocking), so
-that only the forwards differ.
+`peers` is our re-implementation of how published codes of the method and its neighbours work:
+every layer's N x N attention weights returned, each prompt from scratch, two decoding loops.
+Attention follows ViCrop (arXiv 2502.17422, github.com/saccharomycetes/mllms_know, run.py): its
+LLaVA is eager throughout, vision tower and answers included; its Qwen2.5-VL keeps the library's
+kernel, and only the decoder is eager, while weights are asked for. The baseline is not padded:
+every picture is prepared once, the language head sees one token a forward, and one branch's
+weights are cut down to a row before the next branch is read (ViCrop's Qwen2.5-VL keeps both).
+What is not a forward (contrast, layer, window, blocking) is this project's code in every way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,30 +74,45 @@ def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetting
     lvlm.release()
     result = pipeline.answer(lvlm, picture, question, settings)
     choice = result.location.evidence.choice
-    return Outcome(choice.layer, [token.token_id for token in result.answer.tokens])
+    layer = choice.layer if choice else None
+    return Outcome(layer, [token.token_id for token in result.answer.tokens])
 
 
 @torch.inference_mode()
 def peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
-    """Eager attention, every prompt from scratch, two loops."""
-    implementation = lvlm.attention
-    lvlm.model.set_attn_implementation("eager")
-    try:
+    """All attention weights returned, every prompt from scratch, two loops."""
+    with peers_attention(lvlm):
         return _peers(lvlm, picture, question, settings)
+
+
+def peers_attention(lvlm: Lvlm) -> AbstractContextManager[None]:
+    """The kernels that published codes run: eager throughout on LLaVA, the library's on Qwen-VL."""
+    return nullcontext() if lvlm.family.native_resolution else eager(lvlm, "vision_config")
+
+
+@contextmanager
+def eager(lvlm: Lvlm, *more: str) -> Iterator[None]:
+    """The decoder, and the model's other parts named, attend eagerly inside the block."""
+    before, parts = lvlm.attention, ("", "text_config", *more)
+    lvlm.model.set_attn_implementation(dict.fromkeys(parts, "eager"))
+    try:
+        yield
     finally:
-        lvlm.model.set_attn_implementation(implementation)
+        lvlm.model.set_attn_implementation(before)
 
 
 def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
     inputs = lvlm.encode(picture, settings.prompt.framing)
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
-    found = evidence(contrasted, select_layer(contrasted, settings.layer), maps)
+    choice = select_layer(contrasted, settings.layer)
+    found = evidence(contrasted, choice, maps)
     placement = place_windows(found, settings.crop)
     located = Location(picture, inputs, question, settings, maps, found, placement)
     streams = both_streams(lvlm, located)
     loops = [_Loop(lvlm, stream.prompt) for stream in streams]
-    alpha, beta, tokens = settings.decode.alpha, settings.decode.beta, []
+    alpha, beta = settings.decode.alpha, settings.decode.beta
+    tokens: list[int] = []
     while True:
         with_evidence, without = (loop.logits for loop in loops)
         if not tokens:
@@ -105,7 +122,7 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
         mixed[likely < beta * likely.max()] = float("-inf")
         tokens.append(int(mixed.argmax()))
         if len(tokens) == settings.decode.max_tokens:
-            return Outcome(found.choice.layer, tokens, maps, first)
+            return Outcome(choice.layer, tokens, maps, first)
         for loop in loops:
             loop.step(tokens[-1])
 
@@ -122,11 +139,11 @@ def eager_maps(
 ) -> AttentionMaps:
     """Both branches' maps of an encoded picture, from every layer's whole attention."""
     gh = inputs.grid.rows
-    maps = [
+    with_query, without_query = (
         rearrange(eager_rows(lvlm, prompt), "l h (gh gw) -> l h gh gw", gh=gh)
-        for prompt in both_prompts(lvlm, inputs, question, settings)
-    ]
-    return AttentionMaps(*maps, inputs.grid, inputs.picture_size)
+        for prompt in lvlm.branch_prompts(inputs, question, settings.prompt)
+    )
+    return AttentionMaps(with_query, without_query, inputs.grid, inputs.picture_size)
 
 
 def peers_fit(lvlm: Lvlm, tokens: int) -> bool:
@@ -149,15 +166,11 @@ def kept_bytes(lvlm: Lvlm, tokens: int) -> int:
     return lvlm.dtype.itemsize * heads * tokens**2
 
 
-def both_prompts(lvlm: Lvlm, inputs: Any, question: str, settings: LaserSettings) -> list[Prompt]:
-    """The chats with and without the question."""
-    return list(lvlm.branch_prompts(inputs, question, settings.prompt))
-
-
 def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
-    """Every layer's (1, H, N, N); the model must be in eager mode."""
+    """Every layer's (1, H, N, N) weights over one prompt."""
     inputs = on_device(lvlm, library_inputs(lvlm, prompt))
-    return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
+    with eager(lvlm):
+        return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
 
 
 def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:

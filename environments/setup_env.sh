@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
 # Sets up a virtual environment in the repository once and prints the path of its Python.
 #
-#   tools/setup_env.sh NAME [PACKAGE ...]
+#   environments/setup_env.sh NAME [PIP ARGUMENT ...]
+#   environments/setup_env.sh                          prints the Python to build on, sets up nothing
 #
-# Installs torch where it is missing, then requirements.txt and the packages. With the same
-# requirements a second call does nothing.
+# Installs torch where it is missing, then requirements.txt and what the arguments name. With the
+# same files and arguments a second call does nothing. setup_env.ps1 is the same for Windows.
 #
 #   PYTHON  the Python to build on, 3.10 or newer; one that has torch lends it
 #   TORCH   what pip installs where torch is missing
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-folder=$root/${1:?"usage: tools/setup_env.sh NAME [PACKAGE ...]"}
-shift
 torch=${TORCH:-torch==2.13.0}
 
 say() { echo "$*" >&2; }
@@ -20,18 +19,28 @@ say() { echo "$*" >&2; }
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+    local candidate candidates=(python3 python3.13 python3.12 python3.11 python3.10 python)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         if fits "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    say "install Python 3.10 or newer, or name one: PYTHON=/path/to/python"
+    say "install Python 3.10 or newer, or name one: PYTHON=/path/to/python" \
+        "(tried ${candidates[*]})"
     return 1
 }
 
-wanted=$({ cat "$root/requirements.txt"; echo "$torch" "$@"; } | cksum)
+if [ $# -eq 0 ]; then
+    find_python
+    exit
+fi
+folder=$root/$1
+shift
+# cksum alone knows nothing of where an argument ends: one a line
+wanted=$({ cat "$root/requirements.txt" "$root"/environments/*.txt
+           printf '%s\n' "$torch" "$@"; } | cksum)
 if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
     say "setting up $folder"
     if [ ! -e "$folder/installed" ]; then
@@ -52,9 +61,9 @@ if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
     # torch first: the packages that need it would otherwise choose its build
     if ! "$python" -c 'import torch' 2>/dev/null; then
         # shellcheck disable=SC2086  # TORCH may hold pip's own flags
-        "$python" -m pip install --quiet $torch >&2
+        "$python" -m pip install --quiet --no-compile $torch >&2
     fi
-    "$python" -m pip install --quiet -r "$root/requirements.txt" "$@" >&2
+    (cd "$root" && "$python" -m pip install --quiet --no-compile -r requirements.txt "$@" >&2)
     echo "$wanted" >"$folder/installed"
 fi
 echo "$python"

@@ -1,0 +1,87 @@
+"""Which errors are for the user, and what to do about libraries that are missing or broken.
+
+Imports no library before it is asked to.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+NEEDED = {"transformers": (4, 57), "accelerate": (1, 0)}
+PACKAGES = {"PIL": "pillow"}  # whose names differ from what is imported
+# Each version of it answers to one of PyTorch; nothing here needs it
+TORCHVISION = "install the torchvision of this PyTorch, or remove it"
+LONGEST_WORDS = 300  # characters of a library's message
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """True for a ValueError that this package raised; a library's own would be a bug of ours."""
+    if not isinstance(error, ValueError):
+        return False
+    frame = error.__traceback__
+    while frame.tb_next:
+        frame = frame.tb_next
+    package = frame.tb_frame.f_globals.get("__package__") or ""
+    return package == __package__ or package.startswith(f"{__package__}.")
+
+
+def first_words(error: BaseException) -> str:
+    """A library's own message in one line, cut where it becomes a page."""
+    # The text of some says little without its type: KeyError's is the key
+    known = isinstance(error, (OSError, ValueError, RuntimeError, ImportError)) and str(error)
+    text = " ".join((str(error) if known else repr(error)).split())
+    return text if len(text) <= LONGEST_WORDS else text[: LONGEST_WORDS - 3] + "..."
+
+
+@contextmanager
+def explained_imports() -> Iterator[None]:
+    """Inside, a library that is missing, too old or broken raises ValueError, remedy first.
+
+    For whatever imports torch and the others, before the work begins.
+    """
+    for name, least in NEEDED.items():
+        _check_version(name, least)
+    try:
+        # Some are needed only when a model has worked already
+        import huggingface_hub  # noqa: F401
+        import jinja2  # noqa: F401
+        import matplotlib.figure  # noqa: F401
+        import safetensors  # noqa: F401
+        import transformers  # noqa: F401
+
+        yield
+    except Exception as error:  # a library that is half there raises whatever it stumbles on
+        missing = (getattr(error, "name", None) or "").partition(".")[0]
+        found = missing in NEEDED or sys.modules.get(missing) is not None
+        if isinstance(error, ModuleNotFoundError) and missing and not found:
+            package = PACKAGES.get(missing, missing)
+            raise ValueError(f"install {package} ({_pip(package)}): it is missing") from error
+        remedy = "install another transformers, 4.57 or one from 5.0 on"
+        if "torchvision" in str(error):
+            remedy = TORCHVISION
+        raise ValueError(
+            f"{remedy}: transformers {metadata.version('transformers')} cannot be imported "
+            f"({first_words(error)})"
+        ) from error
+
+
+def _check_version(name: str, least: tuple[int, int]) -> None:
+    needed = ".".join(map(str, least))
+    try:
+        installed = metadata.version(name)
+    except metadata.PackageNotFoundError as error:
+        raise ValueError(
+            f"install {name} {needed} or newer ({_pip(f'{name}>={needed}')}): it is missing"
+        ) from error
+    if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < least:
+        raise ValueError(
+            f"update {name} to {needed} or newer ({_pip(f'{name}>={needed}')}): {installed} is here"
+        )
+
+
+def _pip(wanted: str) -> str:
+    return f'run: "{sys.executable}" -m pip install -U "{wanted}", then start again'

@@ -1,0 +1,120 @@
+"""Which files a model has: what is fetched, what is lacking, what its own format proves broken.
+
+Reads names, small JSON files and headers, never weights; knows neither torch nor transformers nor
+what is refused (that is in `folder_check`).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""The keys of `families.FAMILIES`, in its order, for code that must not import torch."""
+
+FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+PICKLED = "pytorch_model*.bin"  # only where asked for, and only without safetensors
+
+# Of each, one is enough
+_NEEDED = (
+    ("config.json",),
+    ("tokenizer.json", "tokenizer.model", "vocab.json"),
+    ("preprocessor_config.json", "processor_config.json"),
+)
+_LONGEST_NAME = 255  # bytes, of any file system
+
+
+def model_type_of(folder: Path) -> str | None:
+    """The type that config.json names, None where it cannot be read."""
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+    except (OSError, ValueError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ValueError where it holds none."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    return content
+
+
+def is_weights(name: str) -> bool:
+    return name.endswith((".safetensors", ".bin"))
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files of weights that are there; pickled ones only where there are no others."""
+    found = list(folder.glob("*.safetensors")) or list(folder.glob(PICKLED))
+    return sorted(path for path in found if path.is_file())
+
+
+def missing_files(folder: Path) -> list[str]:
+    """What a folder lacks to be a whole model: weights by their index, or as one file."""
+    # An index alone counts as well
+    whole = any(folder.glob("*.safetensors*")) or not any(folder.glob(PICKLED))
+    weights = "model.safetensors" if whole else "pytorch_model.bin"
+    index = folder / f"{weights}.index.json"
+    needed = list(_NEEDED)
+    try:
+        shards = _shards(index) if index.is_file() else {weights}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return [f"a readable {index.name}"]
+    needed += [(shard,) for shard in sorted(shards)]
+    return [names[0] for names in needed if not any((folder / name).is_file() for name in names)]
+
+
+def _shards(index: Path) -> set[str]:
+    """The files that an index of weights names. Raises ValueError unless all are of its folder."""
+    shards = set(read_json(index)["weight_map"].values())
+    plain = all(Path(shard).name == shard and len(shard) <= _LONGEST_NAME for shard in shards)
+    if not (shards and plain):
+        raise ValueError("it names no files of its folder")
+    return shards
+
+
+def damaged_file(folder: Path) -> str | None:
+    """The name of a file that its own format proves to be broken, None if none is.
+
+    JSON that does not parse, weights that end before or after what their header says, a zip (the
+    form of a pickle) without its end. Raises OSError for files that cannot be read at all.
+    """
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError):
+            return path.name
+    for path in weights_in(folder):
+        whole = _whole_safetensors if path.suffix == ".safetensors" else _whole_pickle
+        if not whole(path):
+            return path.name
+    return None
+
+
+def _whole_safetensors(path: Path) -> bool:
+    """Eight bytes with the length of a JSON header, the header, and the tensors it lists."""
+    with open(path, "rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        if not 0 < length <= size - 8:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
+    return 8 + length + end == size
+
+
+def _whole_pickle(path: Path) -> bool:
+    """A pickle of old has no end to look for."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    return bool(start) and (start != b"PK" or zipfile.is_zipfile(path))

@@ -1,0 +1,182 @@
+"""On a GPU: what the CPU finds, in every number format, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from laser_core import pipeline
+from laser_core.geometry import Box
+from laser_core.models.families import FAMILIES
+from laser_core.models.loading import DEMO_FOLDERS, load_lvlm
+from laser_core.pictures import read_picture
+from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
+from tools.testbed.lvlms import lvlm_of, noise_picture
+
+pytestmark = pytest.mark.gpu
+
+PICTURES = Path(__file__).parents[2] / "pictures"
+QUESTION = "what colour is the square ?"
+DEMO_QUESTION = "what digit is on the red heart ?"  # on scene_2.png a 2
+CROP = CropSettings(min_side_px=20)
+GREEDY = LaserSettings(crop=CROP, decode=DecodeSettings(max_tokens=8))
+SAMPLED = [
+    LaserSettings(crop=CROP, decode=DecodeSettings(max_tokens=12, temperature=2.0, seed=seed))
+    for seed in (1, 2)
+]
+HALVES = [torch.bfloat16, torch.float16]
+
+
+def on_gpu(model_type, device, **options):
+    """A tiny model of the family, moved there."""
+    lvlm = lvlm_of(model_type, fresh=True, **options)
+    lvlm.model.to(device)
+    assert lvlm.device.type == device.type
+    return lvlm
+
+
+def run(lvlm, settings=GREEDY, **options):
+    return pipeline.answer(lvlm, noise_picture(), QUESTION, settings, **options)
+
+
+def ids(answer):
+    return [token.token_id for token in answer.tokens]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_float32_finds_and_says_what_the_cpu_does(model_type, attention, device):
+    cpu = run(lvlm_of(model_type, fresh=True, attn=attention), with_plain=True)
+    gpu = run(on_gpu(model_type, device, attn=attention), with_plain=True)
+    for rows in ("with_query", "without_query"):
+        found, expected = (getattr(result.location.maps, rows) for result in (gpu, cpu))
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert gpu.location.placement.windows == cpu.location.placement.windows
+    assert ids(gpu.answer) == ids(cpu.answer)
+    assert ids(gpu.plain) == ids(cpu.plain)
+
+
+@pytest.mark.parametrize("name", DEMO_FOLDERS)
+def test_a_demo_model_reads_in_float32_what_it_reads_on_the_cpu(name, device):
+    picture = read_picture(PICTURES / "scene_2.png")
+    cpu, gpu = (
+        pipeline.answer(
+            load_lvlm(name, LoadSettings(device=place, precision="fp32")), picture, DEMO_QUESTION
+        )
+        for place in ("cpu", "auto")
+    )
+    assert gpu.answer.text == cpu.answer.text == "2"
+    logits = [[token.logit_with for token in result.answer.tokens] for result in (gpu, cpu)]
+    assert logits[0] == pytest.approx(logits[1], abs=1e-2)
+
+
+def test_auto_takes_the_gpu_and_half_precision(device):
+    lvlm = load_lvlm()
+    assert lvlm.device.type == device.type
+    assert lvlm.dtype in HALVES
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_half_precision_is_finite(model_type, dtype, device):
+    if device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported():
+        pytest.skip("this GPU has no bfloat16")
+    result = run(on_gpu(model_type, device, dtype=dtype))
+    maps = result.location.maps
+    assert maps.with_query.isfinite().all()
+    assert maps.without_query.isfinite().all()
+    logits = [
+        (token.logit_with, token.logit_with if token.logit_without is None else token.logit_without)
+        for token in result.answer.tokens
+    ]
+    assert logits
+    assert torch.tensor(logits).isfinite().all()
+
+
+# As tests/core/test_placement.py asks of weights rounded like these
+@pytest.mark.parametrize(
+    ("quantization", "cosine", "overlap"), [("8-bit", 0.95, 0.8), ("4-bit", 0.8, 0.3)]
+)
+def test_quantized_weights_look_where_the_plain_ones_look(quantization, cosine, overlap, device):
+    if importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip(f"{quantization} needs bitsandbytes")
+    picture = read_picture(PICTURES / "scene.png")
+    plain, coarse = (
+        pipeline.locate(load_lvlm(settings=load), picture, DEMO_QUESTION)
+        for load in (LoadSettings(precision="fp32"), LoadSettings(quantization=quantization))
+    )
+    maps = [found.evidence.map.flatten().cpu() for found in (plain, coarse)]
+    assert torch.nn.functional.cosine_similarity(*maps, dim=0) >= cosine
+    one, other = (Box(*found.placement.windows[0]) for found in (plain, coarse))
+    common = one.intersect(other).area
+    assert common / (one.area + other.area - common) >= overlap
+
+
+def test_a_seed_repeats_its_answer_and_leaves_the_gpus_own_random_state(device):
+    lvlm, module = on_gpu("llava", device), torch.get_device_module(device)
+    before = module.get_rng_state()
+    first, other, again = (ids(run(lvlm, SAMPLED[seed]).answer) for seed in (0, 1, 0))
+    assert first == again
+    assert first != other
+    assert torch.equal(module.get_rng_state(), before)
+
+
+# ---- nothing stays behind ----------------------------------------------------------------------
+
+
+class Interrupt(BaseException):
+    """As ComfyUI's: not an Exception."""
+
+
+def allocated(device) -> int:
+    """Bytes of tensors on the GPU."""
+    gc.collect()
+    return torch.get_device_module(device).memory_allocated()
+
+
+def interrupted(lvlm, stop) -> bool:
+    """Whether a run ended at its report of progress number `stop`, counted from 0."""
+    reports = itertools.count()
+
+    def progress(stage, done, total):
+        if next(reports) == stop:
+            raise Interrupt
+
+    try:
+        run(lvlm, progress=progress)
+    except Interrupt:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_an_interrupt_at_any_point_leaves_nothing(model_type, device):
+    lvlm = on_gpu(model_type, device)
+    expected = ids(run(lvlm).answer)  # the libraries allocate what they keep
+    lvlm.release()
+    before, kernels = allocated(device), dict(ALL_ATTENTION_FUNCTIONS)
+    stop = 0
+    while interrupted(lvlm, stop):
+        lvlm.release()
+        assert allocated(device) == before, f"after report {stop}"
+        stop += 1
+    assert stop > 3
+    assert dict(ALL_ATTENTION_FUNCTIONS) == kernels
+    assert ids(run(lvlm).answer) == expected
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_memory_is_back_at_its_start_after_a_model_is_let_go(model_type, device):
+    run(on_gpu(model_type, device), with_plain=True)  # the libraries allocate what they keep
+    before = allocated(device)
+    lvlm = on_gpu(model_type, device)
+    run(lvlm, with_plain=True)
+    assert allocated(device) > before
+    del lvlm
+    assert allocated(device) == before
