@@ -370,6 +370,7 @@ def test_a_mask_of_another_size_is_refused():
         pipeline.locate(lvlm_of("llava"), noise_picture(), QUESTION, mask=torch.ones(10, 10))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_locate_says_what_answer_says_about_numbers_that_overflow(value):
     lvlm = lvlm_of("llava", fresh=True)
     with torch.no_grad():

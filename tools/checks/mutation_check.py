@@ -72,7 +72,7 @@ MUTATIONS = (
              "inner = width - 2 * margin_x, height - 2 * margin_y", "inner = width, height",
              "tests/core/test_crop.py"),
     Mutation("mask not applied", "laser_core/steps/counterfactual.py",
-             "blocked = mask.cpu().numpy() > 0", "blocked = mask > 1",
+             "blocked = mask.cpu().numpy() > 0", "blocked = mask.cpu().numpy() > 1",
              "tests/core/test_counterfactual.py"),
     Mutation("weakest patches blocked", "laser_core/steps/counterfactual.py",
              "torch.sort(strengths, descending=True", "torch.sort(strengths, descending=False",
