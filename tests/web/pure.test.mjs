@@ -73,7 +73,7 @@ test("a resized window neither leaves the picture nor vanishes", () => {
   assert.deepEqual(resized({ x: 0, y: 0, width: 3, height: 3 }, "se", -9, -9, [3, 3]).width, 3);
 });
 
-test("a window is cut to the picture, or lies beside it", () => {
+test("a window is cut to the picture, or lies outside it", () => {
   assert.deepEqual(onPicture({ x: -10, y: 190, width: 50, height: 50 }, SIZE), {
     x: 0,
     y: 190,

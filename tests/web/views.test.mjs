@@ -207,7 +207,7 @@ test("an override is shown cut to the picture, and its faults are said in words"
   assert.match(cut.text(".laser-caption"), /100 x 50 px at \(0, 0\)/);
   assert.match(
     openWindow({ override: "900, 0, 10, 10" }).text(".laser-status"),
-    /beside the picture/,
+    /outside the picture/,
   );
   assert.match(openWindow({ override: "here" }).text(".laser-status"), /four numbers/);
 });
@@ -226,7 +226,7 @@ test("in a batch the window by hand is said to hold for every picture", () => {
   const page = open("LaserConViCrop", pictures, { override: "100, 50, 200, 100" });
   assert.match(page.text(".laser-status"), /for every picture/);
   page.find("[aria-label='Next picture']").click();
-  assert.match(page.text(".laser-status"), /beside the picture/);
+  assert.match(page.text(".laser-status"), /outside the picture/);
 });
 
 test("several windows are numbered; the one dragged becomes the window by hand", () => {
@@ -280,7 +280,7 @@ test("a button that hides itself hands its focus on", () => {
 
 test("an override of half pixels is drawn where Python puts it", () => {
   const page = openWindow({ override: "2.5, 3.5, 20.5, -0.5" });
-  assert.match(page.text(".laser-status"), /beside the picture/);
+  assert.match(page.text(".laser-status"), /outside the picture/);
   assert.match(
     openWindow({ override: "2.5, 3.5, 20.5, 21.5" }).text(".laser-caption"),
     /20 x 22 px at \(2, 4\)/,

@@ -2,9 +2,9 @@
 
     python -m tools.checks.mutation_check [NAME ...]
 
-Prints a table: what was broken, and the test that caught it. Exit code 1 if any mutation
-survives, 2 if a line is no longer there to be broken (then mend MUTATIONS) or a test fails with
-nothing broken. The repository itself is not touched.
+Prints a table: what was broken, and the test that caught it. Exit code 1: a mutation survived. Exit
+code 2: a line to break no longer exists (then fix MUTATIONS), or a test fails with nothing broken.
+The repository itself is not touched.
 """
 
 from __future__ import annotations
