@@ -108,7 +108,7 @@ def test_the_report_names_the_preset():
             lambda: read_arguments({"preset": "x"}),
             "choose one of default, paper, fast: preset is 'x'",
         ),
-        (lambda: LaserSettings.of(aplha=1.0), "aplha is no setting of the method: leave it out"),
+        (lambda: LaserSettings.of(aplha=1.0), "leave out aplha: it is no setting of the method"),
         (
             lambda: LaserSettings.of(beams=2),
             "removed: use temperature and seed for other answers instead of beams",
