@@ -52,7 +52,7 @@ class Rows:
         pads = [longest - length for length in lengths]
         layers, lent = [], read[0].shared
         for index in range(len(read[0].own)):
-            merged = [_merged(read, index, part, pads, longest - 1) for part in (0, 1)]
+            merged = [merge_layer(read, index, part, pads, longest - 1) for part in (0, 1)]
             layers.append(RoomyLayer(*merged, longest - 1))
             for one in read:
                 one.own[index] = None
@@ -90,7 +90,7 @@ class Rows:
         return torch.nn.functional.pad(self.mask, (0, total - self.mask.shape[1]), value=1)
 
 
-def _merged(
+def merge_layer(
     read: list[ReadStream], index: int, part: int, pads: list[int], length: int
 ) -> torch.Tensor:
     """(S, H_kv, length + room, D): a layer's keys (part 0) or values (1) of every stream."""
