@@ -7,7 +7,7 @@
 # Installs torch where it is missing, then requirements.txt and what the arguments name. With the
 # same files and arguments a second call does nothing. setup_env.ps1 is the same for Windows.
 #
-#   PYTHON  the Python to build on, 3.10 or newer; one that has torch lends it
+#   PYTHON  the Python to build on, 3.10 or newer; if it has torch, that torch is used
 #   TORCH   what pip installs where torch is missing
 set -euo pipefail
 

@@ -1,8 +1,7 @@
-"""Pictures and masks in, upright RGB pictures and tensors out: where file formats end.
+"""Any picture or mask in, upright RGB pictures and tensors out.
 
 Knows PIL, NumPy and ComfyUI's tensors (IMAGE (B, H, W, C), MASK (B, H, W), float 0..1); knows no
-model and no setting, only what it makes of a picture. Everything after this module sees PIL
-pictures in mode RGB and float32 masks.
+model and no setting. Everything after this module sees PIL pictures in mode RGB and float32 masks.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .geometry import Grid
 
 WHITE = (255, 255, 255)
 
-# Float arrays above this are no overshoot of 0..1 (resampling, HDR) but values meant for 0..255.
+# Floats above this are values from 0 to 255, and no overshoot of 0..1 (resampling, HDR).
 _LARGEST_OVERSHOOT = 2.0
 _BLOCK_VALUES = 1 << 20  # converted at a time
 
@@ -58,8 +57,8 @@ def to_picture(value: Any) -> Image.Image:
 
     value: one of
       - a PIL picture of any mode: EXIF orientation applied, transparency laid on white, the first
-        frame of an animation. Wide greys: I;16 is 0..65535; I and F have no fixed white, so theirs
-        is the first of 1 (F only), 255, 65535 or the picture's own maximum that none exceeds.
+        frame of an animation. White of wide greys: 65535 for I;16; for I and F,
+        the first of 1 (F only), 255, 65535 that no pixel exceeds, else the picture's maximum.
       - a NumPy array (H, W) or (H, W, 1|3|4): bool, uint8, uint16 or float 0..1.
       - a tensor (H, W, 1|3|4) or (1, H, W, 1|3|4), as ComfyUI's IMAGE: float 0..1, clamped.
 
@@ -103,7 +102,7 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
 
 
 def _decoded(path: str | os.PathLike) -> Image.Image:
-    """The opened and decoded file. Raises OSError for what decoders raise without a type of it."""
+    """The opened and decoded file. Raises OSError where decoders raise other types."""
     try:
         opened = Image.open(path)
         opened.load()
@@ -173,12 +172,12 @@ def _first_frame_upright(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # errors of the decoder come from here, not from within the next line
+    image.load()  # so that the decoder's errors are raised here and not in the next line
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        # A camera's broken EXIF block raises whatever its parser stumbles on (struct.error,
-        # SyntaxError, TypeError, ...), and is no reason to refuse the pixels.
+        # A broken EXIF block raises almost anything (struct.error, SyntaxError, TypeError, ...).
+        # The pixels are good.
         return image.copy()
 
 

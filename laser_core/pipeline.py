@@ -37,7 +37,7 @@ def locate(
     """Steps 1-7: the windows of the picture (PIL, NumPy or tensor) that the question is about.
 
     mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 1-6 are left out.
-    read: steps 1-2, or what remembers their outcome. Raises what the steps raise.
+    read: steps 1-2, or a version that remembers its results. Raises what the steps raise.
     """
     picture = to_picture(picture)
     inputs = lvlm.encode(picture, settings.prompt.framing)

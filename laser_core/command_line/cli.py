@@ -2,7 +2,7 @@
 
     python -m laser_core ask PICTURE "QUESTION" [--model demo] [--out laser-out] [--json]
 
-Exit code 0 on success, 2 with one line on stderr for what the user can mend, 130 after Ctrl-C.
+Exit codes: 0 for success; 2, with one line on stderr, for what the user can fix; 130 after Ctrl-C.
 Anything else is a bug and shows its traceback. torch is imported once the arguments are read.
 """
 
@@ -192,7 +192,7 @@ def _pictures(result: LaserAnswer | Location) -> dict[str, Image.Image]:
 
 
 def _check_folder(out: Path) -> None:
-    """Raise ValueError now, rather than after the work, if `out` cannot be written."""
+    """Raise ValueError before the work, not after it, if `out` cannot be written."""
     existing = next(
         folder for folder in (out.absolute(), *out.absolute().parents) if _there(folder)
     )
@@ -203,7 +203,7 @@ def _check_folder(out: Path) -> None:
 
 
 def _check_files(out: Path, asked: Path, windows: int) -> None:
-    """Raise ValueError if the run would write over a file that no earlier run has written."""
+    """Raise ValueError if the run would overwrite a file that no earlier run wrote."""
     names = ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", "report.json"]
     names += [f"crop-{index}.png" for index in range(2, windows + 1)]
     earlier = _earlier_files(out)
@@ -211,8 +211,8 @@ def _check_files(out: Path, asked: Path, windows: int) -> None:
         there = out / name
         if os.path.lexists(there) and (name not in earlier or _same(there, asked)):
             raise ValueError(
-                f"choose another --out, or move {str(there)!r} away: it is not of an earlier run, "
-                "or what is asked about, and would be lost"
+                f"choose another --out, or move {str(there)!r} away: the run would overwrite it, "
+                "and no earlier run wrote it, or it is the picture you ask about"
             )
 
 
@@ -224,7 +224,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _there(path: Path) -> bool:
-    """Path.exists, and True for a path below a file, which is the file's own fault."""
+    """As Path.exists, but True for a path below a file: the caller then names that file."""
     try:
         path.stat()
     except NotADirectoryError:
@@ -237,7 +237,7 @@ def _there(path: Path) -> bool:
 
 
 def _write(out: Path, pictures: dict[str, Image.Image], report: str) -> None:
-    """The pictures, then the report that names them; what an earlier run left there goes first."""
+    """Remove an earlier run's files, then write the pictures and the report that names them."""
     from ..files import write_atomically
 
     try:

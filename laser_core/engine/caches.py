@@ -1,4 +1,4 @@
-"""Key-value caches that grow from what others hold, or in place. Know no prompt and no model."""
+"""Key-value caches that continue borrowed ones or grow in place. Know no prompt and no model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..models.prefix import Layers
 
 
 class _Continued(DynamicLayer):
-    """A growing layer that begins with keys and values it only borrows: its own hold what is new.
+    """A growing layer that begins with borrowed keys and values; its own hold only what is new.
 
-    Never a sliding layer, whatever the model: a window must keep all keys, because the window is
-    in the mask and a later continuation may start anywhere.
+    It never drops keys, even in a model with a sliding window: the mask holds the window, and a
+    later continuation may start anywhere.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -61,7 +61,7 @@ class RoomyLayer(DynamicLayer):
     A new token is written in place; the library's layer copies all tokens for each new one.
     """
 
-    is_croppable = False  # else `generate` may run a step ahead, and take it back from the cache
+    is_croppable = False  # else `generate` may run a step ahead and crop the cache afterwards
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
         super().__init__()

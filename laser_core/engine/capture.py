@@ -1,9 +1,9 @@
 """Attention rows, captured while the model runs its own fast kernel (docs/method.md, step 2).
 
-The attention function that transformers has registered is wrapped for the time of a `with`
-block; the wrapper computes the few wanted rows from the very q and k it is handed, then calls
-the kernel. No weights are touched, nothing of size N x N is made, and grouped-query heads, RoPE
-of any kind, q/k norms, sliding windows and soft caps are right by construction.
+Inside a `with` block, a wrapper replaces the attention function that transformers has registered.
+It computes the few wanted rows from the q and k it receives, then calls the kernel. It touches no
+weights and makes nothing of size N x N. Grouped-query heads, RoPE of any kind, q/k norms, sliding
+windows and soft caps are right by construction.
 
     with RowCapture(lvlm, rows=[-1], keys=slice(5, 581)) as capture:
         lvlm.model(**inputs)
@@ -139,7 +139,7 @@ def attention_rows(
 
 
 def _rows_of(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """(B, H, R, D) of (B, H, S, D); an index tensor would make a GPU wait in every layer."""
+    """(B, H, S, D) -> (B, H, R, D); an index tensor would make a GPU wait in every layer."""
     return torch.stack([values[:, :, row] for row in rows], dim=2)
 
 

@@ -1,8 +1,8 @@
 """An answer token by token, from one stream or from two side by side.
 
-Rides on the library's own `generate()`: it sees one answer, while two hooks let the model run a
-row for each stream, positive above negative, and hand back the mixed logits. Sampling, stopping
-and streaming are the library's and work unchanged. Does not know how the logits are mixed.
+Uses the library's own `generate()`, which sees one answer. Two hooks let the model run one row for
+each stream, positive above negative, and return the mixed logits. Sampling, stopping and streaming
+are the library's, unchanged. Does not know how the logits are mixed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def generate(
     try:
         rows = Rows.of(lvlm, streams, read_streams)
     except BaseException:
-        lvlm.release()  # part of the prefix is lent, into tensors twice its size
+        lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise
     del read_streams  # with what the decoder was fed
     read = time.perf_counter()
@@ -90,9 +90,9 @@ def _read_streams(
     settings: DecodeSettings,
     progress: Progress | None,
 ) -> tuple[list[Stream], list[ReadStream]]:
-    """The streams, and their keys and values, one after the other: half the peak of a batch of two.
+    """The streams with their keys and values, read one after the other: half a batch's peak memory.
 
-    The first alone where there is no other, or it is sure enough for settings.adaptive.
+    Only the first, where there is no other or it is as sure as settings.adaptive asks.
     """
     adaptive = settings.adaptive > 0 and negative is not None
     total = 1 if negative is None else 2
@@ -178,7 +178,7 @@ def _library_generate(
 
 @contextmanager
 def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
-    """Inside, the model has no other generation config, which `generate` would merge into ours."""
+    """Inside, the model has no generation config: `generate` would merge it into ours."""
     own = model.generation_config
     model.generation_config = config
     try:

@@ -1,7 +1,7 @@
-"""What both streams thought of each token of an answer, noted while it is generated.
+"""Each token's probabilities in both streams, noted while the answer is generated.
 
-Nothing is moved off the device before the answer is finished: a step keeps a handful of numbers
-there, and no step waits for another's.
+A step keeps a few numbers on the device. They are moved off it only after the answer, so no step
+waits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TOP_ALTERNATIVES = 5
 class Recorder:
     """Notes one answer's tokens, step by step.
 
-    `observe` takes a step's logits when they are known, and with the next step's the token that
-    was chosen from them; `records` ends it.
+    `observe` takes a step's logits; the next call also brings the token that was chosen from them.
+    `records` ends it.
     """
 
     def __init__(self, lvlm: Lvlm, mix: Mix) -> None:
@@ -56,7 +56,7 @@ class Recorder:
     def _note(
         self, token: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
     ) -> None:
-        """Keep (logits of the token and the best others, their normalisers), one row a stream.
+        """Keep logits of the token and the best others, and their normaliser, a row per stream.
 
         positive, negative: (V,), those that the token was chosen from.
         """

@@ -1,7 +1,7 @@
 """Both streams as one batch: their caches merged, and the hooks that mix their logits.
 
-Knows nothing of prompts' contents or of how an answer is chosen: `generate()` sees one row per
-answer, the model runs it once per stream.
+`generate()` sees one row per answer; the model runs it once per stream. Knows neither what prompts
+say nor how an answer is chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .caches import ROOM, RoomyLayer, cache_of_layers
 from .reading import ReadStream, overflow
 
 Mix = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""Logits (..., V) to choose from, of those with and, where it ran, without the evidence."""
+"""(logits with the evidence, logits without it or None) -> logits to choose from; all (..., V)."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Rows:
 
     input_ids: (1, N), what `generate` sees. offsets: position of a row's token minus its index.
     mask: (S, N), 0 on the left padding of a shorter stream, or None where none is padded.
-    lent: the positive stream's shared part, which meanwhile lies in the cache's first row.
+    lent: the prefix that the positive stream shares, as views of the cache's first row.
     """
 
     cache: DynamicCache
@@ -44,7 +44,7 @@ class Rows:
     def of(cls, lvlm: Lvlm, streams: list[Stream], read: list[ReadStream]) -> Rows:
         """Merge what was read of each stream, layer by layer, so that no token is held twice.
 
-        Leaves `read` empty and the shared part lent: call `give_back` when the answer is there.
+        Empties `read`. The shared prefix then lies in this cache: call `give_back` afterwards.
         """
         device = lvlm.device
         lengths = [stream.prompt.length for stream in streams]
@@ -53,7 +53,7 @@ class Rows:
         layers: list[RoomyLayer] = []
         lent = read[0].shared
         for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
-            keys, values = (_merged(read, index, part, pads, longest - 1) for part in (0, 1))
+            keys, values = (merge_layer(read, index, part, pads, longest - 1) for part in (0, 1))
             layers.insert(0, RoomyLayer(keys, values, longest - 1))
             for one in read:
                 one.own.pop()
@@ -73,7 +73,7 @@ class Rows:
         return cls(cache, len(streams), input_ids.to(device), offsets.to(device), mask, lent)
 
     def give_back(self) -> None:
-        """Copy the lent part out of the cache, which can then be freed."""
+        """Copy the shared prefix out of the cache, so that the cache can be freed."""
         for index in reversed(range(len(self.lent))):
             keys, values = self.lent[index]
             self.lent[index] = keys.clone(), values.clone()
@@ -92,7 +92,7 @@ class Rows:
         return torch.nn.functional.pad(self.mask, (0, total - self.mask.shape[1]), value=1)
 
 
-def _merged(
+def merge_layer(
     read: list[ReadStream], index: int, part: int, pads: list[int], length: int
 ) -> torch.Tensor:
     """(S, H_kv, length + room, D): a layer's keys (part 0) or values (1) of every stream."""

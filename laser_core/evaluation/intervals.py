@@ -1,4 +1,4 @@
-"""Figures with 95 % intervals from a bootstrap over pictures: questions on one go together."""
+"""Figures with 95 % intervals from a bootstrap over pictures, not over questions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Estimate:
 
 
 class Bootstrap:
-    """Resamples of pictures, the same for every figure: differences of rows are paired.
+    """Resamples of pictures, the same for every figure, so that differences are paired.
 
     pictures: (items,) which picture each item is of. Intervals are percentiles of the resamples.
     """

@@ -21,7 +21,7 @@ BREAK = "\N{ZERO WIDTH SPACE}"
 
 
 def plain_text(text: str, control_tokens: Iterable[str] = ()) -> str:
-    """`text` with every control token and turn mark in it broken by an invisible character.
+    """`text`, in which an invisible character breaks every control token and turn mark.
 
     The tokenizer then reads their characters one by one, as it reads any others. An exact way
     exists only for special tokens, and not in every tokenizer: "USER:" and "[INST]" are ordinary

@@ -1,4 +1,4 @@
-"""What a model that knows few words says to others. Knows nothing of pictures or weights."""
+"""What a model that knows few words answers to unknown ones. Knows neither pictures nor weights."""
 
 from __future__ import annotations
 

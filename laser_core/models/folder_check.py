@@ -27,10 +27,9 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
     """Raise ValueError for a folder with code, pickles, an adapter or files from elsewhere.
 
     pickled: whether weights may be pickled where there are no safetensors.
-    The folder itself may be a link, as on a second disk. A file in it may be a link inside the
-    folder or, in a hub cache, to a blob of the same model, which is how the hub's client stores
-    models; any other would let a downloaded folder read files of the user's that are no part of a
-    model.
+    The folder itself may be a link, as on a second disk. A file in it may be a link to inside the
+    folder or, in a hub cache, to a blob of the same model, as the hub's client stores models. Any
+    other link would let a downloaded folder read the user's own files.
     """
     home = folder.resolve()
     # models--owner--name/snapshots/revision beside models--owner--name/blobs
@@ -45,7 +44,7 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
         if not target.is_relative_to(home) and not target.is_relative_to(blobs):
             raise ValueError(
                 f"copy {path.name} into the folder of {name}, or link the whole folder: it is a "
-                "link to a file outside of it, which is not read"
+                "link to a file outside the folder, which is not read"
             )
     if (folder / "custom_generate").exists():
         raise ValueError(

@@ -1,8 +1,8 @@
 """From a name to a loaded model: a bundled demo model, a folder, or a hub id.
 
-Weights are read from safetensors, pickled ones only if the settings say so and without running
-what they hold; no code from a model's folder is ever run. Nothing is downloaded unless a hub id
-is asked for by name, and nothing is written but that download.
+Weights are read from safetensors. Pickled weights are read only if the settings say so, and without
+running what they hold. No code from a model's folder is ever run. Only a hub id is downloaded, and
+only that download is written.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
     """Load "demo", "demo-qwen", a model folder or a hub id.
 
-    Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete,
-    truncated or pickled weights, a folder that asks for code of its own or links to files
-    elsewhere, settings this machine cannot serve, and whatever else a library raises on the way.
+    Raises ValueError, remedy first, for an unknown model, an unsupported type, weights that are
+    incomplete, truncated or pickled, a folder that asks for its own code or links to files outside,
+    settings that this machine cannot serve, and whatever a library raises while loading.
     """
     folder = None
     try:
@@ -59,7 +59,7 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
         raise explained(error, name, folder) from error
 
 
-@one_at_a_time  # the library changes torch's initialisers and default dtype while it loads
+@one_at_a_time  # while it loads, the library changes torch's initialisers and default dtype
 def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
     from transformers import AutoTokenizer
 
@@ -84,7 +84,7 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
 
 
 def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:
-    """The least and the most; where the setting is the default, the model's own, if any."""
+    """(least, most) visual tokens; at the default setting the model's own limits, if it has any."""
     most = settings.max_visual_tokens
     if lvlm.visual_tokens and most == LoadSettings().max_visual_tokens:
         return lvlm.visual_tokens
@@ -180,7 +180,7 @@ def _load_weights(
     extra = {} if quantization is None else {"quantization_config": quantization}
     attention = _ATTENTION[settings.attention]
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    # The file's own choice would win over the argument, and may be a compiled kernel to fetch
+    # The file's own choice would win over the argument, and may be a compiled kernel to download
     config._attn_implementation = attention
     # Any: by the library's types there is never loading info
     loaded: Any = AutoModelForImageTextToText.from_pretrained(

@@ -33,8 +33,8 @@ class Lvlm:
     """A vision-language model, ready to read prompts.
 
     model: a transformers image-text-to-text model in evaluation mode; tokenizer and
-    image_processor: its own. folder: where `laser.json` may hold the model's own instruction, its
-    closed vocabulary, and the least and most visual tokens of the pictures it was made for
+    image_processor: its own. folder: its `laser.json`, if any, holds the model's own instruction,
+    its closed vocabulary, and the least and most visual tokens of the pictures it was made for
     (visual_tokens). Raises ValueError for an unsupported model type.
     """
 
@@ -86,7 +86,7 @@ class Lvlm:
 
     @property
     def offloaded(self) -> bool:
-        """True if weights of the decoder are loaded for each forward anew."""
+        """True if weights of the decoder are loaded again for each forward."""
         return any(weight.device.type == "meta" for weight in self.model.get_decoder().parameters())
 
     @property
@@ -162,7 +162,7 @@ class Lvlm:
         """
         if not question.strip():
             raise ValueError(
-                "the question is empty: write what to look for, since the method compares the "
+                "write what to look for: the question is empty, and the method compares the "
                 "model's attention with and without it"
             )
         if self.closed_vocabulary is not None:
@@ -262,7 +262,7 @@ class Lvlm:
 
 
 def _read_extras(folder: Path | None) -> dict[str, Any]:
-    """The model folder's `laser.json`: what it says of the model, if anything."""
+    """What the model folder's `laser.json` says of the model; empty if there is none."""
     path = folder / "laser.json" if folder else None
     if path is None or not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""What a run found, as plain JSON values and as sentences, and files that are whole or not there.
+"""What a run found, as plain JSON values and as sentences.
 
 `report` is the one description of a run: the command line prints from it, nodes pass it on.
 Its layout is versioned; a field may be added within a version, never changed or removed.
@@ -38,7 +38,7 @@ def report(
     """A run as a dict of plain JSON values, in a fixed order.
 
     result: of `pipeline.answer` or `pipeline.locate`. load: how the model was loaded, if known.
-    files: names of what was written. It holds no times: the same run gives the same bytes. NaN
+    files: names of what was written. It holds no times, so the same run gives the same bytes. NaN
     and infinity become null.
     """
     answered = result if isinstance(result, LaserAnswer) else None
@@ -60,7 +60,7 @@ def report(
 def report_answer(
     answer: Answer, question: str, model: Lvlm, settings: LaserSettings, load: LoadSettings
 ) -> dict[str, Any]:
-    """As `report`, of an answer whose evidence came from elsewhere."""
+    """As `report`, for an answer whose evidence came from elsewhere."""
     used = ("prompt", "answer", "decode")
     chosen = {name: group for name, group in settings.to_dict().items() if name in used}
     notes = _notes_on_length(answer, settings)

@@ -227,7 +227,7 @@ def test_failures_are_lines_and_reasons_and_are_tried_again(
         ({"box": [900, 900, 950, 950]}, "correct the box: nothing of it lies on the picture"),
         ({"box": [9, 9, 9, 20]}, "correct the box: "),
         ({"question": "what breed is it ?"}, "The demo model knows only shapes"),
-        ({"question": ""}, "the question is empty: "),
+        ({"question": ""}, "write what to look for: the question is empty"),
     ],
 )
 def test_if_nothing_can_be_measured_the_reason_is_the_error(data, tmp_path, capsys, row, message):

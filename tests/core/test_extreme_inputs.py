@@ -71,7 +71,8 @@ def test_windows_and_masks_fit_a_picture_of_any_size(model_type, size):
         assert 0 <= x1 < x2 <= width
         assert 0 <= y1 < y2 <= height
     assert result.location.evidence.map.isfinite().all()
-    assert result.mask is None or result.mask.shape == (height, width)
+    hidden = result.counterfactual
+    assert hidden is None or hidden.mask.shape == (height, width)
 
 
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])

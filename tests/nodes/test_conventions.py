@@ -226,7 +226,7 @@ MISTAKES = {
     ),
     "an empty question": (
         lambda _: answer(question="  "),
-        "the question is empty: write what to look for, since the method compares the model's "
+        "write what to look for: the question is empty, and the method compares the model's "
         "attention with and without it",
     ),
     "a mask of another size": (
@@ -318,7 +318,7 @@ def test_old_transformers_are_named_with_what_is_needed(monkeypatch):
         run("LaserLoadLVLM")
     assert str(caught.value) == (
         f'update transformers to 4.57 or newer (run: "{sys.executable}" -m pip install -U '
-        '"transformers>=4.57", then start again): 4.49.0 is here'
+        '"transformers>=4.57", then start again): 4.49.0 is installed'
     )
 
 

@@ -178,7 +178,10 @@ def test_a_picture_with_alpha_keeps_it_outside():
         ({"crop": torch.full((3, 30, 40, 3), math.nan)}, "mend crop: it holds NaN or infinity"),
         ({"image": torch.full((1, 60, 90, 3), math.inf)}, "mend image: it holds NaN or infinity"),
         ({"region": region(WINDOW).log()}, "mend region: it holds NaN or infinity"),
-        ({"boxes": [[BOX]]}, "connect the boxes the crops were cut by: 1 boxes, 3 crops"),
+        (
+            {"boxes": [[BOX]]},
+            "connect the boxes that the crops were cut by: there are 1 for 3 crops",
+        ),
         ({"boxes": [[BOX] * 3], "region": region(WINDOW, WINDOW)}, "connect one region for each"),
     ],
 )

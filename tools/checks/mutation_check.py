@@ -2,9 +2,9 @@
 
     python -m tools.checks.mutation_check [NAME ...]
 
-Prints a table: what was broken, and the test that caught it. Exit code 1 if any mutation
-survives, 2 if a line is no longer there to be broken (then mend MUTATIONS) or a test fails with
-nothing broken. The repository itself is not touched.
+Prints a table: what was broken, and the test that caught it. Exit code 1: a mutation survived. Exit
+code 2: a line to break no longer exists (then fix MUTATIONS), or a test fails with nothing broken.
+The repository itself is not touched.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ MUTATIONS = (
              "inner = width - 2 * margin_x, height - 2 * margin_y", "inner = width, height",
              "tests/core/test_crop.py"),
     Mutation("mask not applied", "laser_core/steps/counterfactual.py",
-             "blocked = mask.cpu().numpy() > 0", "blocked = mask > 1",
+             "blocked = mask.cpu().numpy() > 0", "blocked = mask.cpu().numpy() > 1",
              "tests/core/test_counterfactual.py"),
     Mutation("weakest patches blocked", "laser_core/steps/counterfactual.py",
              "torch.sort(strengths, descending=True", "torch.sort(strengths, descending=False",

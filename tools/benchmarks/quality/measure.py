@@ -39,7 +39,7 @@ def decoding_name(alpha: float, beta: float) -> str:
     return f"alpha {alpha:g}" + (f", beta {beta:g}" if beta else "")
 
 
-# (alpha, beta); beta changes nothing at alpha 0, where the likeliest token is never implausible.
+# (alpha, beta). At alpha 0 beta changes nothing: it never drops the likeliest token.
 NO_VAT = (0.0, 0.0)
 DECODINGS = (NO_VAT, *((alpha, beta) for alpha in (0.5, 1.0, 2.0) for beta in BETAS))
 PLAIN_DECODING = decoding_name(*NO_VAT)
@@ -51,7 +51,7 @@ class Look:
     """Where a row looks.
 
     windows: none where the row answers from the picture alone. evidence: what VAT blocks.
-    to_look, to_block: decoder tokens spent on finding the windows, and the evidence besides.
+    to_look, to_block: decoder tokens spent to find the windows, and those spent on the evidence.
     """
 
     windows: tuple[Window, ...]
@@ -100,7 +100,7 @@ class ItemRun:
             return Look((), found.evidence, to_block=reading)
         if row.finder == "random":
             return Look((self._random_window(),), found.evidence, to_block=reading)
-        # Where nothing asked about is there, there is no true window: the oracle looks as we do.
+        # Where the object is absent there is no true window: the oracle looks as LASER does.
         return Look(found.placement.windows, found.evidence, to_look=reading)
 
     def _locate(self, settings: LaserSettings) -> Location:
