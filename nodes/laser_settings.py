@@ -25,7 +25,7 @@ class LaserSettingsNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        groups = [type(group.default) for group in fields(LaserSettings)]
+        groups = [type(group) for group in vars(LaserSettings()).values()]
         names = [[s.name for s in fields(group) if s.name not in CARRIED] for group in groups]
         own = [widgets(group, *some) for group, some in zip(groups, names, strict=True) if some]
         return {

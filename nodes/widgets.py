@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import Field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ..laser_core.settings import PresetSettings, Settings, preset_values
 
 CATEGORY = "LASER"
+_Group = TypeVar("_Group", bound=Settings)
 
 LVLM, ATTENTION, EVIDENCE, TRACE = "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE"
 SETTINGS = "LASER_SETTINGS"
@@ -73,7 +74,7 @@ def preset_widget() -> tuple:
     return choices, {**options, "presets": {name: preset_values(name) for name in choices}}
 
 
-def settings_from(settings: type[Settings], values: dict[str, Any]) -> Settings:
+def settings_from(settings: type[_Group], values: dict[str, Any]) -> _Group:
     """The settings whose fields are among a node's inputs; the others keep their defaults."""
     names = {spec.name for spec in fields(settings)}
     return settings(**{name: value for name, value in values.items() if name in names})

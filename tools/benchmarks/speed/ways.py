@@ -170,7 +170,7 @@ def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
     """Every layer's (1, H, N, N) weights over one prompt."""
     inputs = on_device(lvlm, library_inputs(lvlm, prompt))
     with eager(lvlm):
-        return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
+        return lvlm.body(**inputs, output_attentions=True, use_cache=True).attentions
 
 
 def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
@@ -195,7 +195,7 @@ class _Loop:
     def step(self, token: int) -> None:
         lvlm = self._lvlm
         position = torch.tensor([[self._next]], device=lvlm.device)
-        if hasattr(lvlm.model.model, "get_rope_index"):
+        if hasattr(lvlm.body, "get_rope_index"):
             position = position.expand(3, 1, 1)
         ids = torch.tensor([[token]], device=lvlm.device)
         self._next += 1
