@@ -22,10 +22,11 @@ def is_for_the_user(error: Exception) -> bool:
     """True for a ValueError that this package raised; one from a library would be our bug."""
     if not isinstance(error, ValueError):
         return False
-    frame = error.__traceback__
-    while frame.tb_next:
-        frame = frame.tb_next
-    package = frame.tb_frame.f_globals.get("__package__") or ""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals if trace else {}
+    package = module.get("__package__") or ""
     return package == __package__ or package.startswith(f"{__package__}.")
 
 

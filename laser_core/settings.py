@@ -69,6 +69,7 @@ def removal(name: str, written: Callable[[str], str] = str) -> str | None:
     return f"removed: use {instead} instead of {written(name)}"
 
 
+@dataclass(frozen=True)
 class Settings:
     """Base of all settings: validates on construction, so an invalid one cannot exist."""
 
@@ -462,10 +463,9 @@ class LaserSettings(Settings):
         """
         values = {**preset_values(preset), **given}
         groups = {}
-        for group in fields(cls):
-            kind = type(group.default)
-            names = [spec.name for spec in fields(kind) if spec.name in values]
-            groups[group.name] = kind(**{name: values.pop(name) for name in names})
+        for group, settings in vars(cls()).items():
+            names = [spec.name for spec in fields(settings) if spec.name in values]
+            groups[group] = type(settings)(**{name: values.pop(name) for name in names})
         for name in values:
             raise ValueError(removal(name) or f"leave out {name}: it is no setting of the method")
         return cls(**groups)
@@ -487,7 +487,7 @@ class LaserSettings(Settings):
 GROUPS: dict[str, type[Settings]] = {
     "preset": PresetSettings,
     "load": LoadSettings,
-    **{group.name: type(group.default) for group in fields(LaserSettings)},
+    **{name: type(settings) for name, settings in vars(LaserSettings()).items()},
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import io
 import json
 import os
 import re
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code. Only --help and --version leave by SystemExit."""
     progress = ProgressLine()
     for stream in (sys.stdout, sys.stderr):  # an answer may have letters the terminal lacks
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):  # whoever calls `main` may have put another there
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
         code = arguments.run(arguments, progress)
@@ -107,6 +109,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         progress.stage("loading the model")
         lvlm = load_lvlm(arguments.model, load)
         seconds = {"loading": watch.lap()}
+        result: LaserAnswer | Location
         if answering:
             result = answer(
                 lvlm, picture, arguments.question, settings,
@@ -116,7 +119,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
             result = locate(lvlm, picture, arguments.question, settings, progress.stage)
         seconds["method"] = watch.lap()
         progress.stage("drawing")
-        pictures = _pictures(result, answering)
+        pictures = _pictures(result)
         seconds["drawing"] = watch.lap()
     content = report(result, lvlm, load=load, files=[*pictures, "report.json"])
     _write(out, pictures, to_json(content))
@@ -168,19 +171,23 @@ def _megabytes(size: int) -> str:
 # ---- files -------------------------------------------------------------------------------------
 
 
-def _pictures(result: LaserAnswer | Location, answering: bool) -> dict[str, Image.Image]:
+def _pictures(result: LaserAnswer | Location) -> dict[str, Image.Image]:
     """The pictures of a run by file name."""
     from ..output.drawing import overlay, vaq_chart
+    from ..results import LaserAnswer
 
-    location = result.location if answering else result
+    location = result.location if isinstance(result, LaserAnswer) else result
+    choice = location.evidence.choice
+    assert choice is not None  # no command takes a mask as the evidence
     pictures = {"overlay.png": overlay(location)}
     if not location.evidence.degenerate:
         for index, window in enumerate(location.windows, 1):
             name = "crop.png" if index == 1 else f"crop-{index}.png"
             pictures[name] = location.picture.crop(window)
-    if answering and result.counterfactual and result.counterfactual.picture:
-        pictures["counterfactual.png"] = result.counterfactual.picture
-    pictures["vaq.png"] = vaq_chart(location.evidence.choice)
+    blocked = result.counterfactual if isinstance(result, LaserAnswer) else None
+    if blocked and blocked.picture:
+        pictures["counterfactual.png"] = blocked.picture
+    pictures["vaq.png"] = vaq_chart(choice)
     return pictures
 
 

@@ -16,6 +16,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -79,7 +80,15 @@ class RowCapture:
 
     def _wrap(self, kernel: Callable) -> Callable:
         @functools.wraps(kernel)
-        def attention(module, query, key, value, attention_mask, *args, **kwargs):
+        def attention(
+            module: torch.nn.Module,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            attention_mask: torch.Tensor | None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
             layer = self._layer_of.get(id(module))
             if layer is not None and threading.get_ident() == self._thread:
                 rows = attention_rows(

@@ -104,7 +104,8 @@ def _read_streams(
 
     _check_length(lvlm, positive, settings)
     read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
-    if negative is None or (adaptive and read[0].certainty >= settings.adaptive):
+    certainty = read[0].certainty  # None unless adaptive
+    if negative is None or (certainty is not None and certainty >= settings.adaptive):
         total = 1
         report()
         return [positive], read
@@ -148,7 +149,8 @@ def _library_generate(
     options: dict[str, Any],
 ) -> list[int]:
     """The answer's token ids from the library's `generate`."""
-    model, length = lvlm.model, rows.input_ids.shape[1]
+    model: Any = lvlm.model  # not every model has the library's `generate`; those of families do
+    length = rows.input_ids.shape[1]
     sampling = settings.temperature > 0
     ends = _end_tokens(lvlm)
     config = GenerationConfig(
@@ -191,7 +193,7 @@ def _no_rope_deltas(lvlm: Lvlm) -> Iterator[None]:
 
     Afterwards there are none, as before a model's first prompt: the library works them out again.
     """
-    body = lvlm.model.model
+    body: Any = lvlm.body
     if not hasattr(body, "rope_deltas"):
         yield
         return

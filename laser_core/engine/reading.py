@@ -80,7 +80,7 @@ def read_stream(
         inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
         return ReadStream(shared, layers_of(cache), inputs)
     more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
-    own = [tuple(tensor[:, :, :-1] for tensor in layer) for layer in layers_of(cache)]
+    own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
     return ReadStream(shared, own, inputs + more, first_token_certainty(lvlm, hidden[0, -1]))
 
 
@@ -125,7 +125,7 @@ def read_blocked(
         start += length
     # Without the last token, which the calls hold where the other stream's certainty was read
     length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
-    own = [tuple(tensor[:, :, :length] for tensor in layer) for layer in layers_of(cache)]
+    own = [(keys[:, :, :length], values[:, :, :length]) for keys, values in layers_of(cache)]
     return ReadStream(shared, own, [])
 
 
@@ -184,7 +184,7 @@ def forward(
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
     if lvlm.takes_token_types:
         kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
-    return lvlm.model.model(
+    return lvlm.body(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
         attention_mask=mask,

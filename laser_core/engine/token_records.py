@@ -34,13 +34,13 @@ class Recorder:
     ) -> None:
         """fed: (1,) the token given to the model; positive, negative: (1, V) logits."""
         if self._pending is not None:
-            self._note(fed[0])
+            self._note(fed[0], *self._pending)
         self._pending = positive[0], None if negative is None else negative[0]
 
     def records(self, token_ids: list[int]) -> list[TokenRecord]:
         """A record for each token of the answer."""
         if self._pending is not None and len(self._steps) < len(token_ids):
-            self._note(torch.tensor(token_ids[-1]))
+            self._note(torch.tensor(token_ids[-1]), *self._pending)
         self._pending = None
         steps = self._steps[: len(token_ids)]
         if not steps:
@@ -53,9 +53,13 @@ class Recorder:
             records.append(self._record(*step, before))
         return records
 
-    def _note(self, token: torch.Tensor) -> None:
-        """Keep logits of the token and the best others, and their normaliser, a row per stream."""
-        positive, negative = self._pending
+    def _note(
+        self, token: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
+    ) -> None:
+        """Keep logits of the token and the best others, and their normaliser, a row per stream.
+
+        positive, negative: (V,), those that the token was chosen from.
+        """
         mixed = self._mixed(positive, negative)
         best = mixed.topk(min(TOP_ALTERNATIVES, len(mixed))).indices
         indices = torch.cat([token.to(best).reshape(1), best])
@@ -71,10 +75,9 @@ class Recorder:
             [math.exp(logit - row[-1]) for logit in row[:-1]]  # row[-1]: the normaliser
             for row in values
         ]
-        if len(values) == 2:
-            values, probabilities = [*values, None], [*probabilities, None]
-        _, positive, negative = values
-        mixed, with_evidence, without = probabilities
+        mixed, with_evidence = probabilities[:2]
+        contrasted = len(values) == 3
+        without = probabilities[2] if contrasted else None
         alternatives = tuple(
             Alternative(
                 text=_token_text(self._lvlm, index, before),
@@ -89,8 +92,8 @@ class Recorder:
         return TokenRecord(
             text=_token_text(self._lvlm, indices[0], before),
             token_id=indices[0],
-            logit_with=positive[0],
-            logit_without=None if negative is None else negative[0],
+            logit_with=values[1][0],
+            logit_without=values[2][0] if contrasted else None,
             probability=mixed[0],
             probability_with=with_evidence[0],
             probability_without=None if without is None else without[0],

@@ -50,15 +50,16 @@ class Rows:
         lengths = [stream.prompt.length for stream in streams]
         longest = max(lengths)
         pads = [longest - length for length in lengths]
-        layers, lent = [], read[0].shared
-        for index in range(len(read[0].own)):
-            merged = [merge_layer(read, index, part, pads, longest - 1) for part in (0, 1)]
-            layers.append(RoomyLayer(*merged, longest - 1))
+        layers: list[RoomyLayer] = []
+        lent = read[0].shared
+        for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
+            keys, values = (merge_layer(read, index, part, pads, longest - 1) for part in (0, 1))
+            layers.insert(0, RoomyLayer(keys, values, longest - 1))
             for one in read:
-                one.own[index] = None
+                one.own.pop()
             if lent:
-                end = pads[0] + lent[index][0].shape[2]
-                lent[index] = tuple(tensor[:1, :, pads[0] : end] for tensor in merged)
+                held = slice(pads[0], pads[0] + lent[index][0].shape[2])
+                lent[index] = keys[:1, :, held], values[:1, :, held]
         ids = streams[0].prompt.input_ids
         # generate() only counts these: the cache holds all but the last.
         input_ids = torch.nn.functional.pad(ids, (pads[0], 0), value=int(ids[0, 0]))
@@ -73,9 +74,10 @@ class Rows:
 
     def give_back(self) -> None:
         """Copy the shared prefix out of the cache, so that the cache can be freed."""
-        for index, tensors in enumerate(self.lent):
-            self.lent[index] = tuple(tensor.clone() for tensor in tensors)
-            self.cache.layers[index] = None
+        for index in reversed(range(len(self.lent))):
+            keys, values = self.lent[index]
+            self.lent[index] = keys.clone(), values.clone()
+            self.cache.layers.pop()
 
     def position_ids(self, first: int, count: int, mrope: bool) -> torch.Tensor:
         """(S, count) positions of the tokens at indices from `first` on, or (3, S, count)."""
@@ -119,7 +121,7 @@ class TwoStreams:
         observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
     ) -> None:
         self._lvlm, self._rows, self._mixed = lvlm, rows, mix
-        self._mrope = hasattr(lvlm.model.model, "get_rope_index")
+        self._mrope = hasattr(lvlm.body, "get_rope_index")
         self._observe = observe
 
     def __enter__(self) -> TwoStreams:

@@ -106,7 +106,7 @@ def decode_settings(
     values = {}
     for spec in fields(settings):
         if spec.name in wanted and spec.name not in given:
-            kind, meta = type(spec.default), spec.metadata
+            kind, meta = type(getattr(settings, spec.name)), spec.metadata
             values[spec.name] = kind(min(max(wanted[spec.name], meta["low"]), meta["high"]))
     return dataclasses.replace(settings, **values)
 

@@ -55,17 +55,19 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
     if min(box.width, box.height) <= 0:
         raise ValueError("correct the box: nothing of it lies on the picture")
     found = locate(lvlm, picture, item.question, settings)
+    maps, chosen = found.maps, found.evidence.choice
+    assert maps is not None and chosen is not None  # no mask from elsewhere was the evidence
     shares = {}
     for kind in KINDS:
-        mapped = contrast(found.maps, dataclasses.replace(settings.contrast, kind=kind))
-        heads = found.evidence.choice.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
-        choice = dataclasses.replace(found.evidence.choice, heads=heads)
-        shares[kind] = evidence(mapped, choice, found.maps).share_in(box)
+        mapped = contrast(maps, dataclasses.replace(settings.contrast, kind=kind))
+        heads = chosen.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
+        choice = dataclasses.replace(chosen, heads=heads)
+        shares[kind] = evidence(mapped, choice, maps).share_in(box)
         if math.isnan(shares[kind]):
             raise ValueError(f"leave this item out: its {kind} map is empty or not finite")
     window = box.intersect(Box(*found.windows[0]))
     shares |= {"area": box.area / whole.area, "window": window.area / box.area}
-    return {"layer": found.evidence.choice.layer, "layers": found.maps.layers, **shares}
+    return {"layer": chosen.layer, "layers": maps.layers, **shares}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Bootstrap:
     """
 
     def __init__(self, pictures: Sequence[Hashable], seed: int = 0) -> None:
-        _, self.group = np.unique(pictures, return_inverse=True)
+        _, self.group = np.unique(np.asarray(pictures), return_inverse=True)
         groups = int(self.group.max()) + 1
         rng = np.random.default_rng(seed)
         # (resamples, groups): how often each picture was drawn

@@ -66,7 +66,7 @@ class Laser(lmms):
 
     def clean(self) -> None:
         """Free the model, which the harness asks for once all answers are there."""
-        self._lvlm = self._answer = None
+        del self._lvlm, self._answer
         super().clean()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:

@@ -63,7 +63,7 @@ def read_items(
         if not rows:
             raise ValueError(f"choose a --split of {', '.join(splits)}: there is no {split!r}")
     coco = _Instances(instances, path) if kind.needs_instances else None
-    items = []
+    items: list[ReferringItem] = []
     for number, row in enumerate(rows):
         try:
             items += kind.items(row, number, question, coco)
@@ -160,12 +160,12 @@ class _Kind:
     needs_instances: bool = False
 
 
-def _own(row: Row, number: int, question: str, coco: None) -> Iterator[ReferringItem]:
+def _own(row: Row, number: int, question: str, coco: object) -> Iterator[ReferringItem]:
     box = Box(*_four_numbers(row["box"]))
     yield _item(str(row["id"]), row["image"], row["question"], box)
 
 
-def _lmms_lab(row: Row, number: int, question: str, coco: None) -> Iterator[ReferringItem]:
+def _lmms_lab(row: Row, number: int, question: str, coco: object) -> Iterator[ReferringItem]:
     """Ids get row numbers, because one object may be in the file several times."""
     answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
     for index, expression in enumerate(answers):
@@ -173,7 +173,10 @@ def _lmms_lab(row: Row, number: int, question: str, coco: None) -> Iterator[Refe
         yield _item(id, row["file_name"], expression, _corners(row["bbox"]), question)
 
 
-def _refer(row: Row, number: int, question: str, coco: _Instances) -> Iterator[ReferringItem]:
+def _refer(
+    row: Row, number: int, question: str, coco: _Instances | None
+) -> Iterator[ReferringItem]:
+    assert coco is not None  # needs_instances
     for sentence in row["sentences"]:
         id = f"{row['ref_id']}-{sentence['sent_id']}"
         picture, box = coco.pictures[row["image_id"]], _corners(coco.boxes[row["ann_id"]])

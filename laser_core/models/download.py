@@ -174,6 +174,7 @@ def _download(
             "check the name and the network (proxy, HF_ENDPOINT), or give a local folder: "
             f"{repository} cannot be downloaded ({first_words(error)})"
         ) from error
+    assert task.folder is not None  # where config.json, the first file, was put
     missing = missing_files(task.folder)
     if missing:
         raise ValueError(
@@ -208,7 +209,7 @@ class _Download(threading.Thread):
         from huggingface_hub.utils import filter_repo_objects
 
         info = HfApi().model_info(self.repository, files_metadata=True)
-        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
         names = sorted(filter_repo_objects(sizes, allow_patterns=list(FETCHED)))
         if self.pickled and not any(map(is_weights, names)):
             names = sorted(filter_repo_objects(sizes, allow_patterns=[*FETCHED, PICKLED]))
@@ -223,19 +224,19 @@ class _Download(threading.Thread):
         # The first file shows whether a model is supported, before its weights are downloaded
         names.sort(key=lambda name: (name != "config.json", is_weights(name)))
         # Given a commit, the cache would not note which one is the newest
-        wanted = {"revision": info.sha, "local_dir": self.folder} if self.folder else {}
+        into, revision = self.folder, info.sha if self.folder else None
         for name in names:
             if self.stop:
                 return
             _check_inside(name, self.repository)
-            path = Path(hf_hub_download(self.repository, name, **wanted))
+            path = hf_hub_download(self.repository, name, revision=revision, local_dir=into)
             if name == "config.json":
-                self.folder = path.parent
-                self._check_type()
+                self.folder = Path(path).parent
+                self._check_type(self.folder)
 
-    def _check_type(self) -> None:
+    def _check_type(self, folder: Path) -> None:
         try:
-            check_type(self.folder, self.repository)
+            check_type(folder, self.repository)
         except ValueError as error:
             raise _Unusable(str(error)) from error
 

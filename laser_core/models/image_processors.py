@@ -17,6 +17,7 @@ def load_image_processor(path: str, **kwargs: Any) -> Any:
     """
     from transformers import AutoImageProcessor
 
+    choice: dict[str, Any]
     try:  # 5.x chooses a backend; 4.57 a "fast" class or its counterpart on Pillow
         from transformers.image_processing_backends import PilBackend  # noqa: F401
 

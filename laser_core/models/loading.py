@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from .folder_check import check_contents, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DEMO, DEMO_QWEN = "demo", "demo-qwen"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -163,7 +166,7 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
 
 def _load_weights(
     folder: Path, name: str, device: torch.device, settings: LoadSettings
-) -> torch.nn.Module:
+) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
@@ -179,7 +182,8 @@ def _load_weights(
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     # The file's own choice would win over the argument, and may be a compiled kernel to download
     config._attn_implementation = attention
-    model, info = AutoModelForImageTextToText.from_pretrained(
+    # Any: by the library's types there is never loading info
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         str(folder),
         config=config,
         dtype=dtype,
@@ -192,6 +196,7 @@ def _load_weights(
         **_OWN_FILES_ONLY,
         **extra,
     )
+    model, info = loaded
     lacking = {*info["missing_keys"], *map(str, info["mismatched_keys"])}
     if "lm_head.weight" in lacking and _is_tied(folder):
         model.get_output_embeddings().weight = model.get_input_embeddings().weight

@@ -104,7 +104,8 @@ def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) at which a picture of `size` is drawn."""
     long = max(size)
     scale = min(max(long, DRAWN_SIDE_PX[0]), DRAWN_SIDE_PX[1]) / long
-    return tuple(max(LEAST_DRAWN_PX, round(side * scale)) for side in size)
+    width, height = (max(LEAST_DRAWN_PX, round(side * scale)) for side in size)
+    return width, height
 
 
 def _legend(evidence: Evidence | None, placement: Placement | None) -> list[str]:

@@ -41,17 +41,17 @@ def report(
     files: names of what was written. It holds no times, so the same run gives the same bytes. NaN
     and infinity become null.
     """
-    answered = isinstance(result, LaserAnswer)
-    location = result.location if answered else result
-    notes = _notes_on_location(location, answered)
+    answered = result if isinstance(result, LaserAnswer) else None
+    location = result.location if isinstance(result, LaserAnswer) else result
+    notes = _notes_on_location(location, answered is not None)
     return _report(
         location.question,
         {"preset": location.settings.preset, **location.settings.to_dict()},
         model,
-        answer=result.answer if answered else None,
-        plain=result.plain if answered else None,
+        answer=answered.answer if answered else None,
+        plain=answered.plain if answered else None,
         location=location,
-        notes=notes + _notes_on_answer(result) if answered else notes,
+        notes=notes + _notes_on_answer(answered) if answered else notes,
         load=load,
         files=files,
     )

@@ -160,16 +160,19 @@ def _pixels_of(edges: list[float], side_px: int) -> torch.Tensor:
     return torch.from_numpy(covered.astype(np.float32))
 
 
-def _mean_fill(picture, blocked, mean_colour) -> np.ndarray:
+Colour = tuple[int, int, int]
+
+
+def _mean_fill(picture: Image.Image, blocked: np.ndarray, mean_colour: Colour) -> np.ndarray:
     return np.array(mean_colour, dtype=np.uint8)
 
 
-def _blur_fill(picture, blocked, mean_colour) -> np.ndarray:
+def _blur_fill(picture: Image.Image, blocked: np.ndarray, mean_colour: Colour) -> np.ndarray:
     deviation = max(math.sqrt(blocked.sum()) / 2, LEAST_BLUR_PX)
     return np.asarray(picture.filter(ImageFilter.GaussianBlur(deviation)))
 
 
-def _noise_fill(picture, blocked, mean_colour) -> np.ndarray:
+def _noise_fill(picture: Image.Image, blocked: np.ndarray, mean_colour: Colour) -> np.ndarray:
     generator = np.random.default_rng(NOISE_SEED)
     return generator.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8)
 

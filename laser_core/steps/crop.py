@@ -114,9 +114,10 @@ def _patch_and_part(edges: np.ndarray, positions: np.ndarray) -> tuple[np.ndarra
 
 def _window_size(picture_size: tuple[int, int], settings: CropSettings) -> tuple[int, int]:
     """(width, height) of the normal window."""
-    return tuple(
+    width, height = (
         max(round(settings.scale * side), min(settings.min_side_px, side)) for side in picture_size
     )
+    return width, height
 
 
 def _best_window(
@@ -166,6 +167,13 @@ def _best_window(
     return _window_at(lefts[column], tops[row], size)
 
 
+def _fullest_window(density: _Density, size: tuple[int, int], margin: float = 0.0) -> Window:
+    """`_best_window` where none is taken: the masses sum to 1, so there is one."""
+    window = _best_window(density, size, margin=margin)
+    assert window is not None
+    return window
+
+
 def _candidates(
     edges: np.ndarray, window_side: int, picture_side: int, centre: float, flush: list[int]
 ) -> np.ndarray:
@@ -189,7 +197,7 @@ def _centred(x: float, y: float, size: tuple[int, int], picture: Window) -> Wind
 
 
 def _most_mass(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
-    return _best_window(density, size, margin=settings.margin)
+    return _fullest_window(density, size, settings.margin)
 
 
 def _around_peak(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
@@ -219,16 +227,18 @@ def _enclosing(edges: np.ndarray, cells: np.ndarray) -> tuple[int, int]:
 
 def _adaptive(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
     """ViCrop's ratio search, in pixels instead of whole patches."""
-    best, best_score = None, -np.inf
+    windows = []
     for ratio in ADAPTIVE_RATIOS:
         width = min(round(ratio * size[0]), density.picture.width)
         height = min(round(ratio * size[1]), density.picture.height)
-        window = _best_window(density, (width, height))
-        score = _prominence(density, window)
+        windows.append(_fullest_window(density, (width, height)))
+    scores = [_prominence(density, window) for window in windows]
+    best = 0
+    for later, score in enumerate(scores):
         # A larger ratio wins only if it is better by more than rounding.
-        if best is None or score > best_score + NO_MASS / (size[0] * size[1]):
-            best, best_score = window, score
-    return best
+        if score > scores[best] + NO_MASS / (size[0] * size[1]):
+            best = later
+    return windows[best]
 
 
 def _prominence(density: _Density, window: Window) -> float:

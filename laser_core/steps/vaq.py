@@ -110,7 +110,8 @@ def evidence_of_mask(mask: torch.Tensor) -> Evidence:
     cells = _averaged(mask.double(), min(height, MASK_GRID_SIDE))
     cells = rearrange(cells, "gh w -> w gh")
     cells = rearrange(_averaged(cells, min(width, MASK_GRID_SIDE)), "gw gh -> gh gw")
-    grid = Grid(*cells.shape, view=Box(0.0, 0.0, float(width), float(height)))
+    rows, columns = cells.shape
+    grid = Grid(rows, columns, Box(0.0, 0.0, float(width), float(height)))
     return Evidence(cells.float().contiguous(), grid, (width, height))
 
 

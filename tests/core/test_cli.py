@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
 import re
 import signal
@@ -331,6 +333,12 @@ def test_a_mistake_is_one_line_with_the_remedy_first_and_exit_code_2(case, here,
     assert len(lines) == 1
     assert re.match(message, lines[0])
     assert not (here / "laser-out").exists()
+
+
+def test_a_caller_may_read_the_output_from_a_stream_of_its_own():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert cli.main(["models"]) == 0
+    assert out.getvalue().startswith("bundled\n")
 
 
 def test_an_unwritable_folder_is_refused_before_the_work(here, monkeypatch, capfd):

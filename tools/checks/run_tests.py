@@ -29,7 +29,7 @@ LINES = {"newest": ("5", "transformers>=5"), "4.57": ("4.57", "transformers>=4.5
 """Environments by the end of their name: the lock, and what replaces it in --newest."""
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-STYLE = ("python -m ruff check .", "python -m ruff format --check .")
+STYLE = ("python -m ruff check .", "python -m ruff format --check .", "python -m mypy")
 """As in .pre-commit-config.yaml; `python` is the environment's."""
 
 LMMS_EVAL = "lmms-eval==0.7.3"
