@@ -228,5 +228,5 @@ def _chat_template(folder: Path) -> Any:
         return read_json(path).get("chat_template")
     except ValueError as error:
         raise ValueError(
-            f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
+            f"fix or remove chat_template.json in the model's folder: it cannot be read ({error})"
         ) from error

@@ -282,5 +282,5 @@ def _read_extras(folder: Path | None) -> dict[str, Any]:
         }
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"mend or remove laser.json in the model's folder: it cannot be read ({error})"
+            f"fix or remove laser.json in the model's folder: it cannot be read ({error})"
         ) from error

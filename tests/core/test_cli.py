@@ -246,7 +246,7 @@ MISTAKES = {
     "missing file": (("ask", "nowhere.png", "q"), "check the path: .*nowhere.png"),
     "a folder": (("ask", ".", "q"), "check the path: "),
     "no picture": (("ask", "text.png", "q"), "choose a picture file "),
-    "truncated picture": (("ask", "truncated.png", "q"), "save the picture anew: "),
+    "truncated picture": (("ask", "truncated.png", "q"), "save the picture again: "),
     "empty question": (
         ("ask", "picture.png", " \n"),
         "write what to look for: the question is emp",

@@ -234,7 +234,7 @@ NO_FAULT_OF_THE_FILES = {
     ),
     "whatever else": (
         KeyError("qwen9_vl"),
-        "choose another model, or mend what the library names: ",
+        "choose another model, or fix what the library names: ",
     ),
 }
 
@@ -348,35 +348,35 @@ BROKEN = {
     ),
     "an image processor without the name of a class": (
         _written("preprocessor_config.json", '{"image_processor_type": 5}'),
-        "choose another model, or mend what the library names: ",
+        "choose another model, or fix what the library names: ",
     ),
     "chat_template.json is no JSON": (
         _written("chat_template.json", "{"),
-        "mend or remove chat_template.json",
+        "fix or remove chat_template.json",
     ),
     "laser.json is no JSON": (
         _written("laser.json", "{"),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "laser.json of another shape": (
         _written("laser.json", '{"closed_vocabulary": {"a": 1}}'),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "laser.json with a number for an instruction": (
         _written("laser.json", '{"instruction": 5}'),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "laser.json with a number for a message": (
         _written("laser.json", '{"closed_vocabulary": {"message": 5, "example": "x"}}'),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "a chat template that is a number": (
         _written("chat_template.json", '{"chat_template": 5}'),
-        "mend the chat template",
+        "fix the chat template",
     ),
     "chat templates without a default": (
         _written("chat_template.json", '{"chat_template": {"a": "b"}}'),
-        "mend the chat template",
+        "fix the chat template",
     ),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
@@ -395,7 +395,7 @@ def test_a_broken_folder_is_refused_with_the_remedy_first(case, broken):
     breaking(broken)
     with pytest.raises(ValueError, match=message) as caught:
         load_lvlm(str(broken))
-    assert caught.match(r"^(download|choose|mend) ")
+    assert caught.match(r"^(download|choose|fix) ")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_flash_attention_and_quantization_name_what_is_missing(folder, monkeypat
 def test_a_chat_template_that_fails_is_named(broken, template):
     (broken / "chat_template.jinja").write_text(template)
     lvlm = load_lvlm(str(broken))
-    with pytest.raises(ValueError, match=r"mend the chat template of "):
+    with pytest.raises(ValueError, match=r"fix the chat template of "):
         pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS)
 
 

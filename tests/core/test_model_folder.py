@@ -144,9 +144,7 @@ def test_a_missing_shard_of_pickled_weights_is_named(pickled):
 def test_code_in_pickled_weights_never_runs(copy):
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(
-        ValueError, match=r"^choose another model, or mend what the library names: "
-    ):
+    with pytest.raises(ValueError, match=r"^choose another model, or fix what the library names: "):
         load_lvlm(str(copy), PICKLED)
 
 

@@ -114,7 +114,7 @@ def test_crop_upscale_edit_paste_back_changes_nothing_outside_the_window(server,
     rows = slice(box["y"], box["y"] + box["height"])
     columns = slice(box["x"], box["x"] + box["width"])
     inside = np.abs(after[rows, columns] - (255 - before[rows, columns]))
-    assert np.median(inside) <= 8  # the inverted window, but for resampling
+    assert np.median(inside) <= 8  # the inverted window, except for resampling
     after[rows, columns] = before[rows, columns]
     assert np.array_equal(after, before)
 
