@@ -193,9 +193,9 @@ def start_decoder(model: nn.Module, generator: torch.Generator) -> torch.Tensor:
 
     Without this the model soon reads digits, but for a long time it answers with any object's
     digit: nothing leads from a word to the patches that show it. So words start with orthogonal
-    embeddings, the projector is fitted to give patches the words for what they show (`word_targets`), and some
-    heads start as comparisons of words. Training may change all of this. Returns the words'
-    directions, (width - reserved, words).
+    embeddings, the projector is fitted to give patches the words for what they show
+    (`word_targets`), and some heads start as comparisons of words. Training may change all of this.
+    Returns the words' directions, (width - reserved, words).
     """
     decoder = model.model.language_model
     embeddings = decoder.embed_tokens.weight
