@@ -214,7 +214,7 @@ def test_a_link_one_level_down_to_a_file_outside_is_refused(copy, tmp_path):
 @pytest.mark.parametrize("target", ["loop.json", "nothing.json"])
 def test_a_link_that_leads_nowhere_is_refused(copy, target):
     (copy / "loop.json").symlink_to(target)
-    refused(copy, "^download .* again: loop.json is a link that leads nowhere")
+    refused(copy, "^make loop.json .* readable, or connect its drive: the link leads nowhere")
 
 
 @pytest.mark.parametrize("blobs_of", ["tiny", "another"])

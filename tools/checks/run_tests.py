@@ -120,7 +120,7 @@ class Runner:
             self.check(line, [python, *line.split()[1:]])
 
     def web(self) -> None:
-        """What the tests of web/ need, which are skipped without; the linter, once there is one."""
+        """What the tests of web/ need, which are skipped without; and the linter."""
         npm = shutil.which("npm")
         if npm is None:
             return self.absent("npm", "the tests of web/ need Node")
