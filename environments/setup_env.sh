@@ -45,7 +45,7 @@ if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
     say "setting up $folder"
     if [ ! -e "$folder/installed" ]; then
         base=$(find_python)
-        options=(--clear) # a setup that was interrupted starts anew
+        options=(--clear) # a setup that was interrupted starts again
         if "$base" -c 'import torch' 2>/dev/null; then
             options+=(--system-site-packages)
         fi

@@ -97,7 +97,7 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
         raise ValueError(f"make {os.fspath(path)!r} smaller: {error}") from error
     except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise
         raise ValueError(
-            f"save the picture anew: {os.fspath(path)!r} is truncated or damaged ({error})"
+            f"save the picture again: {os.fspath(path)!r} is truncated or damaged ({error})"
         ) from error
 
 
@@ -135,7 +135,7 @@ def to_mask(value: Any, size: tuple[int, int]) -> torch.Tensor:
             f"{size[0]}x{size[1]}"
         )
     if not np.isfinite(mask).all():
-        raise ValueError("mend the mask, or leave it unconnected: it holds NaN or infinity")
+        raise ValueError("fix the mask, or leave it unconnected: it holds NaN or infinity")
     mask = np.clip(mask, 0.0, 1.0)
     if not mask.any():
         raise ValueError(
@@ -190,7 +190,7 @@ def _wide_grey_bytes(image: Image.Image) -> np.ndarray:
     """(H, W) uint8 from the grey modes of more than 8 bits; `to_picture` documents their white."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("mend the picture: its pixels hold NaN or infinity")
+        raise ValueError("fix the picture: its pixels hold NaN or infinity")
     whites = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
     largest = values.max()
     white = next((white for white in whites if largest <= white), largest)
@@ -234,7 +234,7 @@ def _bytes_of(array: np.ndarray, clamped: bool) -> np.ndarray:
     for start in range(0, len(array), rows):
         values = _unit_range(array[start : start + rows], "picture")
         if not np.isfinite(values).all():
-            raise ValueError("mend the picture: its pixels hold NaN or infinity")
+            raise ValueError("fix the picture: its pixels hold NaN or infinity")
         if not clamped and values.max() > _LARGEST_OVERSHOOT:
             raise ValueError(
                 f"divide the picture by 255, or pass it as uint8: floats go from 0 to 1, these "

@@ -82,18 +82,19 @@ def answer_from(
     looks = not (sure or found.evidence.degenerate)
     contrasts = looks and decoding.alpha > 0 and blocks_something(found)
 
-    plain = plain_stream(lvlm, found.inputs, found.question, found.settings.prompt)
-    positive = positive_stream(lvlm, found) if looks else plain  # step 9
     block = cache(lambda: make_counterfactual(found, lvlm.mean_colour))  # step 8, if it is read
-    negative = (lambda: negative_stream(lvlm, found, positive, block())) if contrasts else None
-
     plain_answer: Answer | None = None
-    if with_plain:
+    if with_plain or not looks:
+        plain = plain_stream(lvlm, found.inputs, found.question, found.settings.prompt)
         undisturbed = dataclasses.replace(decoding, alpha=0.0)
-        shown, stage = None if looks else on_text, as_one_stage(progress, "answering plainly")
-        plain_answer = decode(lvlm, plain, None, undisturbed, stage, shown)
-    laser = None if looks else plain_answer  # nothing else to answer from
-    laser = laser or decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
+        stage = as_one_stage(progress, "answering plainly") if with_plain else progress
+        plain_answer = decode(lvlm, plain, None, undisturbed, stage, None if looks else on_text)
+    if plain_answer is not None and not looks:
+        laser = plain_answer
+    else:
+        positive = positive_stream(lvlm, found)  # step 9
+        negative = (lambda: negative_stream(lvlm, found, positive, block())) if contrasts else None
+        laser = decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
     blocked = block() if laser.contrasted else None
     skipped = "crop" if sure else "counterfactual" if contrasts and blocked is None else ""
-    return LaserAnswer(laser, found, blocked, plain_answer, skipped)
+    return LaserAnswer(laser, found, blocked, plain_answer if with_plain else None, skipped)

@@ -44,10 +44,10 @@ REMOVED = {
     "attention sdpa": "auto",
     "beams": "{temperature} and {seed} for other answers",
     "crop_tokens": "{crop_budget}, a share of the picture's tokens,",
-    "feather_px": "{fill} blur",
+    "feather_px": "{fill} blur, or a mask feathered by another node,",
     "fill black": "mean",
     "fill grey": "mean",
-    "fill_seed": "{fill} blur",
+    "fill_seed": "{fill} noise, which is the same every time,",
     "fused_layers": "{rule}, {first_depth} and {last_depth}",
     "grow_px": "{amount}",
     "min_visual_tokens": "{max_visual_tokens}",
@@ -88,17 +88,17 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
     if kind is float and type(value) is int:
         value = _as_float(value)
     if type(value) is not kind:
-        raise ValueError(f"{spec.name} is {value!r}: give it a value of type {kind.__name__}")
+        raise ValueError(f"give it a value of type {kind.__name__}: {spec.name} is {value!r}")
     if isinstance(value, Settings):  # a group of settings, which has checked itself
         return value
     instead = REMOVED.get(f"{spec.name} {value}")
     if instead:
-        raise ValueError(f"{spec.name} is {value!r}: removed, use {instead}")
+        raise ValueError(f"removed, use {instead}: {spec.name} is {value!r}")
     if meta["choices"] and value not in meta["choices"]:
-        raise ValueError(f"{spec.name} is {value!r}: choose one of {', '.join(meta['choices'])}")
+        raise ValueError(f"choose one of {', '.join(meta['choices'])}: {spec.name} is {value!r}")
     low, high = meta["low"], meta["high"]
     if low is not None and not low <= value <= high:  # not-a-number fails this too
-        raise ValueError(f"{spec.name} is {value}: choose a value from {low} to {high}")
+        raise ValueError(f"choose a value from {low} to {high}: {spec.name} is {value}")
     return value
 
 
@@ -247,8 +247,8 @@ class LayerSettings(Settings):
         super().__post_init__()
         if self.first_depth > self.last_depth:
             raise ValueError(
-                f"first_depth is {self.first_depth}: choose at most last_depth, which is "
-                f"{self.last_depth}"
+                f"choose at most last_depth, which is {self.last_depth}: first_depth is "
+                f"{self.first_depth}"
             )
 
 
@@ -456,7 +456,7 @@ class LaserSettings(Settings):
     decode: DecodeSettings = DecodeSettings()
 
     @classmethod
-    def of(cls, preset: str = "default", /, **given: Any) -> LaserSettings:
+    def of(cls, preset: str = "default", **given: Any) -> LaserSettings:
         """Settings by name over those of a preset: `LaserSettings.of("paper", alpha=0.5)`.
 
         Raises ValueError for an unknown preset, an unknown name and a value out of range.

@@ -149,10 +149,10 @@ def _letters(text: str) -> str:
 
 
 def _in_flags(message: str, own: Sequence[Flag]) -> str:
-    """A settings' error, "field is value: remedy", with the remedy first and flags for fields."""
-    found, _, remedy = message.rpartition(": ")
+    """A settings' error, "remedy: field is value", with flags for fields."""
     for flag in own:
-        found = re.sub(rf"^{flag.spec.name}\b", flag.name, found)
-        if "_" in flag.spec.name:  # others are ordinary words
-            remedy = re.sub(rf"\b{flag.spec.name}\b", flag.name, remedy)
-    return f"{remedy}: {found}"
+        name = flag.spec.name
+        message = re.sub(rf": {name} is\b", f": {flag.name} is", message)
+        if "_" in name:  # others are ordinary words
+            message = re.sub(rf"(?<!-)\b{name}\b", flag.name, message)
+    return message

@@ -99,7 +99,7 @@ def _check_values(**given: torch.Tensor) -> None:
         if name != "region" and not values.is_floating_point():
             raise ValueError(f"convert {name} to floats from 0 to 1: its values are {values.dtype}")
         if not values.isfinite().all():
-            raise ValueError(f"mend {name}: it holds NaN or infinity")
+            raise ValueError(f"fix {name}: it holds NaN or infinity")
 
 
 class Piece(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..laser_core.output.sentences import describe_answer
 from ..laser_core.settings import (
@@ -25,9 +25,6 @@ from .widgets import (
     settings_from,
     widgets,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class VATDecode:

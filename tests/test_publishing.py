@@ -58,7 +58,7 @@ TRIPWIRES = {
 
 @cache
 def archive() -> dict[str, bytes]:
-    """The archive a publish packs, built and read again: git's files but for .comfyignore's.
+    """The archive that a publish packs, built and read: git's files without .comfyignore's.
 
     Files that git does not know yet count too; a copy without git is packed whole.
     """

@@ -206,8 +206,8 @@ def _check_files(out: Path, asked: Path, windows: int) -> None:
     """Raise ValueError if the run would overwrite a file that no earlier run wrote."""
     names = ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", "report.json"]
     names += [f"crop-{index}.png" for index in range(2, windows + 1)]
-    earlier = _earlier_files(out)
-    for name in names:
+    earlier = _earlier_files(out)  # these are removed
+    for name in dict.fromkeys([*names, *earlier]):
         there = out / name
         if os.path.lexists(there) and (name not in earlier or _same(there, asked)):
             raise ValueError(
@@ -274,14 +274,22 @@ def _earlier_files(out: Path) -> list[str]:
 class _Parser(argparse.ArgumentParser):
     """Refuses with a ValueError of one line, instead of the usage text."""
 
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:  # a command's own, in its name
+        known, unknown = super().parse_known_args(*args, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split()
-        names = [flag.name for flag in flags()]
+        names, own = [flag.name for flag in flags()], set(self._option_string_actions)
         for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
             removed = removal(word[2:].replace("-", "_"), flag_name)
-            if removed:
+            if removed and own & set(names):
                 raise ValueError(removed)
-            alike = difflib.get_close_matches(word, names, n=1)
+            if removed or word in names:
+                raise ValueError(f"leave out {word}: `{self.prog}` does not take it")
+            alike = difflib.get_close_matches(word, sorted(own & set(names)), n=1)
             if alike:
                 raise ValueError(f"did you mean {alike[0]}? There is no {word}")
         raise ValueError(f"see `{self.prog} --help`: {message}")

@@ -78,7 +78,7 @@ class RoomyLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start, stop = self._length, self._length + key_states.shape[-2]
-        if stop > self._room[0].shape[-2]:  # by a token, or the few that are scored at a time
+        if stop > self._room[0].shape[-2]:  # by the one token of a step
             pad = (0, 0, 0, ROOM)
             keys, values = (torch.nn.functional.pad(tensor, pad) for tensor in self._room)
             self._room = keys, values

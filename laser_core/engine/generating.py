@@ -191,7 +191,7 @@ def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
 def _no_rope_deltas(lvlm: Lvlm) -> Iterator[None]:
     """Older Qwen code reads these while it prepares inputs; our positions then replace its own.
 
-    Afterwards there are none, as before a model's first prompt: the library works them out anew.
+    Afterwards there are none, as before a model's first prompt: the library works them out again.
     """
     body: Any = lvlm.body
     if not hasattr(body, "rope_deltas"):
@@ -225,6 +225,6 @@ def _end_tokens(lvlm: Lvlm) -> list[int]:
     ends = [] if end is None else list(end) if isinstance(end, (list, tuple)) else [end]
     if not all(type(token) is int for token in ends):
         raise ValueError(
-            f"mend generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
+            f"fix generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
         )
     return ends

@@ -90,7 +90,7 @@ def decode_settings(
     at 1, as transformers does. A limit beyond a setting's range becomes the range's end. Raises
     UnsuitableTask for a beam search.
     """
-    if (generation.get("num_beams") or 1) > 1:
+    if int(generation.get("num_beams") or 1) > 1:
         raise UnsuitableTask(
             "set num_beams to 1 (--gen_kwargs num_beams=1), or choose another task: LASER decodes "
             f"one answer, without a beam search, and this task asks for {generation['num_beams']} "

@@ -69,7 +69,7 @@ def read_items(
             items += kind.items(row, number, question, coco)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"mend row {number + 1} of {str(path)!r}: {type(error).__name__} {error}"
+                f"fix row {number + 1} of {str(path)!r}: {type(error).__name__} {error}"
             ) from error
     if not items:
         raise ValueError(f"add expressions to the rows of {str(path)!r}: none has any")

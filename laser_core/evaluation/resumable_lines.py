@@ -1,4 +1,4 @@
-"""Results of many items in a JSONL file that no crash and no second process can spoil.
+"""Results of many items in a JSONL file that no crash and no second process can damage.
 
 During a run, each process appends whole lines to its own FILE.part-N.jsonl, next to FILE.jsonl. A
 killed run leaves at most one torn line, which the next run cuts off. At the end the parts become
@@ -77,7 +77,7 @@ class ResultLines:
         def append(line: Line) -> None:
             data = f"{_to_line(line)}\n".encode()
             with _writable(self._part):
-                # One write: a reader never meets half a line, nor does a kill leave one
+                # One write: a reader never sees half a line, and a kill leaves none
                 if os.write(file, data) < len(data):
                     raise OSError(None, "the disk is full")
 

@@ -113,9 +113,9 @@ class Chat:
             return self._tokenizer.apply_chat_template(
                 chat, chat_template=self.template, tokenize=False, add_generation_prompt=True
             )
-        except Exception as error:  # a template is a program: it raises whatever it stumbles on
+        except Exception as error:  # a template is a program and may raise anything
             raise ValueError(
-                f"leave the system prompt empty, or mend the chat template of {self._name}: it "
+                f"leave the system prompt empty, or fix the chat template of {self._name}: it "
                 f"refuses this chat ({error})"
             ) from error
 
@@ -152,6 +152,6 @@ def _default_of(found: Any, name: str) -> str:
         found = found.get("default")
     if not isinstance(found, str):
         raise ValueError(
-            f"mend the chat template of {name}: it is neither a text nor texts with a default"
+            f"fix the chat template of {name}: it is neither a text nor texts with a default"
         )
     return found

@@ -131,7 +131,7 @@ def _holds(folder: Path, repository: str) -> bool:
     missing = missing_files(folder)
     if missing:
         raise ValueError(
-            f"delete {folder} to download the model anew, or complete it: it lacks {len(missing)} "
+            f"delete {folder} to download the model again, or complete it: it lacks {len(missing)} "
             f"files, such as {missing[0]}"
         )
     return True

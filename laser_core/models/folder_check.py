@@ -10,7 +10,7 @@ from typing import Any
 
 from .model_files import SUPPORTED, missing_files, read_json
 
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def check_type(folder: Path, name: str) -> None:
@@ -39,7 +39,8 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
             target = path.resolve(strict=path.is_symlink())
         except (OSError, RuntimeError) as error:  # a loop, or a link to nothing
             raise ValueError(
-                f"download {name} again: {path.name} is a link that leads nowhere"
+                f"make {path.name} in the folder of {name} readable, or connect its drive: "
+                f"the link leads nowhere ({error})"
             ) from error
         if not target.is_relative_to(home) and not target.is_relative_to(blobs):
             raise ValueError(
@@ -66,7 +67,7 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
 
 def _check_weights(folder: Path, name: str, pickled: bool) -> None:
     if not any(folder.glob("*.safetensors*")):  # or their index
-        found = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+        found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if found and not pickled:
             raise ValueError(
                 f"convert {name} to safetensors, or set weights to 'safetensors or pickled' "

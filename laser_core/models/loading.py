@@ -63,7 +63,7 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
 def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
     from transformers import AutoTokenizer
 
-    model = _load_weights(folder, name, _device(settings), settings)
+    model = _load_weights(folder, name, device_of(settings), settings)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
     lvlm = Lvlm(
@@ -125,7 +125,7 @@ def _no_model(name: str) -> ValueError:
     )
 
 
-def _device(settings: LoadSettings) -> torch.device:
+def device_of(settings: LoadSettings) -> torch.device:
     if settings.device == "cpu":
         return torch.device("cpu")
     accelerator = getattr(torch, "accelerator", None)
@@ -228,5 +228,5 @@ def _chat_template(folder: Path) -> Any:
         return read_json(path).get("chat_template")
     except ValueError as error:
         raise ValueError(
-            f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
+            f"fix or remove chat_template.json in the model's folder: it cannot be read ({error})"
         ) from error

@@ -46,5 +46,5 @@ def explained(error: Exception, name: str, folder: Path | None) -> ValueError:
     elif isinstance(error, OSError) and error.errno:
         remedy = f"check that the disk or network drive of {name} is there and may be read"
     else:
-        remedy = f"choose another model, or mend what the library names: {name} cannot be loaded"
+        remedy = f"choose another model, or fix what the library names: {name} cannot be loaded"
     return ValueError(f"{remedy} ({said})")

@@ -64,7 +64,7 @@ class Lvlm:
         self.instruction: str = self.family.instruction if own is None else own
         self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
-        self.prefix: Prefix | None = None  # the one cached prefix, managed by prefill
+        self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
 
     def __str__(self) -> str:
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
@@ -282,5 +282,5 @@ def _read_extras(folder: Path | None) -> dict[str, Any]:
         }
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"mend or remove laser.json in the model's folder: it cannot be read ({error})"
+            f"fix or remove laser.json in the model's folder: it cannot be read ({error})"
         ) from error

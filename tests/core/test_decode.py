@@ -553,7 +553,7 @@ def test_the_models_own_generation_defaults_do_not_leak_in(case, options):
 def test_an_end_token_that_is_none_is_refused(end):
     lvlm = lvlm_of("llava", fresh=True)
     lvlm.model.generation_config.eos_token_id = end
-    with pytest.raises(ValueError, match=r"^mend generation_config.json of .*eos_token_id"):
+    with pytest.raises(ValueError, match=r"^fix generation_config.json of .*eos_token_id"):
         decode(lvlm, *streams(lvlm, "crop"), settings())
 
 

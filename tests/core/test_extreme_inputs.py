@@ -96,7 +96,7 @@ def test_a_tensor_of_any_finite_value_is_clamped(value, dtype, channels):
 def test_one_broken_value_anywhere_is_found(place, broken):
     image = torch.zeros(1, 1500, 1000, 3)
     image[(0, *place)] = broken
-    with pytest.raises(ValueError, match=r"^mend the picture"):
+    with pytest.raises(ValueError, match=r"^fix the picture"):
         to_picture(image)
 
 

@@ -238,7 +238,9 @@ def test_nothing_found_is_answered_on_the_whole_picture():
 def test_words_outside_a_closed_vocabulary_are_refused_with_what_is_known():
     lvlm = lvlm_of("llava", fresh=True)
     lvlm.closed_vocabulary = ClosedVocabulary("I know shapes only.", "what colour is the star ?")
-    said = 'I know shapes only. It does not know "zebra". Try: what colour is the star ?'
+    said = (
+        "try 'what colour is the star ?': this model does not know \"zebra\". I know shapes only."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         pipeline.answer(lvlm, noise_picture(), "what is the zebra ?", settings())
 

@@ -99,7 +99,7 @@ def test_the_report_names_the_preset():
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: LaserSettings.of("papr"), "preset is 'papr': choose one of default, paper, fast"),
+        (lambda: LaserSettings.of("papr"), "choose one of default, paper, fast: preset is 'papr'"),
         (
             lambda: from_flags("--preset", "x"),
             "choose one of default, paper, fast: --preset is 'x'",

@@ -76,7 +76,7 @@ test("a click chooses a layer by hand, a second one goes back to the rule", () =
   assert.equal(host.values.layer, 1);
   assert.match(
     text(".laser-status"),
-    /Layer 1, by hand. By the rule layer 2 counts most. Run to apply./,
+    /Layer 1, by hand. The rule weighs layer 2 most. Run to apply./,
   );
   assert.ok(all(".laser-bar")[1].classList.contains("hand"));
   all(".laser-bar")[1].click();
@@ -113,7 +113,7 @@ test("a layer that a link sets is not overwritten", () => {
 
 test("a result by hand says so, and that going back waits for a run", () => {
   const { text } = openLayers({ layer: 1 }, { layer: 1, by_hand: true });
-  assert.equal(text(".laser-status"), "Layer 1, by hand. By the rule layer 2 counts most.");
+  assert.equal(text(".laser-status"), "Layer 1, by hand. The rule weighs layer 2 most.");
   const back = openLayers({ layer: -1 }, { layer: 1, by_hand: true });
   assert.equal(back.text(".laser-status"), "Layer 2, chosen by the rule. Run to apply.");
   const fused = openLayers({ layer: -1 }, { layer: 1, by_hand: true, weights: { 1: 0.3, 2: 0.7 } });

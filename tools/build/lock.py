@@ -1,4 +1,4 @@
-"""Makes environments/transformers-*.txt anew: the versions that run-demo and run-tests install.
+"""Updates environments/transformers-*.txt: the versions that run-demo and run-tests install.
 
     python -m tools.build.lock
 

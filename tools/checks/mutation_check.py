@@ -136,12 +136,12 @@ def main(names: list[str]) -> int:
     chosen = [m for m in MUTATIONS if not names or any(name in m.name for name in names)]
     stale = [m.name for m in chosen if (ROOT / m.file).read_text("utf-8").count(m.before) != 1]
     if stale:
-        print(f"mend MUTATIONS: the line of {', '.join(stale)} is no longer there once")
+        print(f"fix MUTATIONS: the line of {', '.join(stale)} is no longer there once")
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         for mutation in {m.tests: replace(m, after=m.before) for m in chosen}.values():
             if failed := _caught_by(mutation, Path(scratch) / "copy"):
-                print(f"mend the tests first: {failed} fails with nothing broken")
+                print(f"fix the tests first: {failed} fails with nothing broken")
                 return 2
     survived = 0
     print(f"| {'broken':<34} | {'in':<28} | caught by |\n|{'-' * 36}|{'-' * 30}|---|", flush=True)

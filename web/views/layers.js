@@ -85,7 +85,7 @@ export function layerSection(host, signal) {
     host.change(() => host.set("layer", given() === layer ? BY_RULE : layer));
   }
 
-  /** Marks what is chosen now, without building the bars anew. */
+  /** Marks what is chosen now, without building the bars again. */
   function mark() {
     const layer = chosen();
     const byHand = given() !== null;

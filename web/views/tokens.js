@@ -1,4 +1,4 @@
-/** An answer token by token: how much each leans on the evidence, and what both streams thought. */
+/** An answer token by token: how much each depends on the evidence, and both probabilities. */
 
 import { el, onKeys, pager, percent, set, shown } from "./dom.js";
 

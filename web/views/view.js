@@ -111,7 +111,7 @@ export function createView(root, sections, given) {
     refresh() {
       if (!body.hidden) for (const { refresh } of parts) refresh();
     },
-    /** What there is while the node runs: its windows, then its answer as it grows. */
+    /** Results shown while the node runs: its windows, then its answer as it grows. */
     progress(result) {
       host.makeRoom();
       running = true;
