@@ -101,9 +101,9 @@ def evidence_of(
     if counts or sizes do not match.
     """
     if mask is not None:
-        from ..laser_core.steps.vaq import evidence_of_mask
+        from ..laser_core.steps.vaq import make_evidence_of_mask
 
-        return [evidence_of_mask(one) for one in masks_of(mask, pictures)]
+        return [make_evidence_of_mask(one) for one in masks_of(mask, pictures)]
     if evidence is None:
         raise ValueError("connect evidence or a mask: there is nothing that says where to look")
     chosen = spread(evidence.items, len(pictures), "evidence")

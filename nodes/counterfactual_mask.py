@@ -65,7 +65,7 @@ class CounterfactualMask:
     def block(self, image: Any, evidence=None, mask=None, boxes=None, **values: Any):
         import torch
 
-        from ..laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+        from ..laser_core.steps.counterfactual import block, mask_patches, select_patches
 
         chosen = settings_from(CounterfactualSettings, values)
         pictures = pictures_of(image)
@@ -78,7 +78,7 @@ class CounterfactualMask:
                 masks.append(torch.zeros(picture.height, picture.width))
                 blocked.append(picture)
             else:
-                masks.append(patch_mask(evidence_patches(item, chosen, windows), item))
+                masks.append(mask_patches(select_patches(item, chosen, windows), item))
                 blocked.append(block(picture, masks[-1], chosen, colour))
             cut += [blocked[-1].crop(window) for window in windows] or [blocked[-1]]
         return image_of(cut), torch.stack(masks), image_of(blocked)

@@ -54,7 +54,7 @@ class VAQLayerSelect:
 
         from ..laser_core.output.drawing import drawing, on_one_size, vaq_chart
         from ..laser_core.output.heat import heat_map
-        from ..laser_core.steps.vaq import contrast, evidence, layer_map, select_layer
+        from ..laser_core.steps.vaq import contrast, make_evidence, map_layer, select_layer
 
         chosen = settings_from(LayerSettings, values)
         by_rule = dataclasses.replace(chosen, layer=-1)
@@ -62,8 +62,8 @@ class VAQLayerSelect:
         for picture, maps in zip(attention.pictures, attention.maps, strict=True):
             added = contrast(maps, attention.contrast)
             choice = select_layer(added, chosen)
-            items.append(evidence(added, choice, maps))
-            layers = torch.stack([layer_map(added, choice, layer) for layer in range(maps.layers)])
+            items.append(make_evidence(added, choice, maps))
+            layers = torch.stack([map_layer(added, choice, layer) for layer in range(maps.layers)])
             rule = select_layer(added, by_rule)
             views.append(vaq_view(picture, items[-1], layers, rule, chosen.layer >= 0))
         handle = EvidenceHandle(items, attention.mean_colour)

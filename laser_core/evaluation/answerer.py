@@ -186,8 +186,7 @@ class Answerer:
         lvlm, prompt = self._lvlm, settings.prompt
         inputs = [lvlm.encode(picture, prompt.framing) for picture in pictures]
         stream = Stream(lvlm.question_prompt(inputs, question, prompt), shared_prefix=True)
-        plain = dataclasses.replace(settings.decode, alpha=0.0)
-        return decode(lvlm, stream, None, plain)
+        return decode(lvlm, stream, None, settings.decode)
 
 
 def _checked(pictures: Sequence[Any] | None, mode: str) -> Sequence[Image.Image]:

@@ -28,7 +28,7 @@ from ..out_of_memory import is_out_of_memory
 from ..pictures import read_picture
 from ..pipeline import locate
 from ..settings import LOCATE_GROUPS, LaserSettings, LoadSettings
-from ..steps.vaq import contrast, evidence
+from ..steps.vaq import contrast, make_evidence
 from .intervals import Bootstrap
 from .refcoco import ReferringItem, find_picture
 from .resumable_lines import Line, ResultLines
@@ -62,7 +62,7 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
         mapped = contrast(maps, dataclasses.replace(settings.contrast, kind=kind))
         heads = chosen.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
         choice = dataclasses.replace(chosen, heads=heads)
-        shares[kind] = evidence(mapped, choice, maps).share_in(box)
+        shares[kind] = make_evidence(mapped, choice, maps).share_in(box)
         if math.isnan(shares[kind]):
             raise ValueError(f"leave this item out: its {kind} map is empty or not finite")
     window = box.intersect(Box(*found.windows[0]))

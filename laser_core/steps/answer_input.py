@@ -24,18 +24,18 @@ LEAST_MAGNIFICATION = 1.25
 nothing new for its tokens."""
 
 
-def plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
+def make_plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
     """The question on the picture (any form, or encoded), as the model alone would read it."""
     return _stream(lvlm, [lvlm.encode(picture, settings.framing)], question, settings, shared=True)
 
 
-def positive_stream(lvlm: Lvlm, found: Location) -> Stream:
+def make_positive_stream(lvlm: Lvlm, found: Location) -> Stream:
     """The question on the picture's windows, after the picture or alone (step 9)."""
     crops = _cut(found.picture, found.windows)
-    return crops_stream(lvlm, found.inputs, crops, found.question, found.settings)
+    return make_crops_stream(lvlm, found.inputs, crops, found.question, found.settings)
 
 
-def crops_stream(
+def make_crops_stream(
     lvlm: Lvlm,
     whole: PictureInputs,
     crops: Sequence[Any],
@@ -58,7 +58,7 @@ def crops_stream(
     return _stream(lvlm, encoded, question, settings.prompt, shared=False)
 
 
-def negative_stream(
+def make_negative_stream(
     lvlm: Lvlm, found: Location, positive: Stream, blocked: Counterfactual
 ) -> Stream:
     """The positive stream without the evidence (step 8)."""
@@ -69,7 +69,7 @@ def negative_stream(
     if settings.answer.answer_input == "picture + crop" and not shared:
         whole = lvlm.encode(picture, settings.prompt.framing)
     crops = _cut(picture, found.windows)
-    return crops_stream(lvlm, whole, crops, found.question, settings, shared)
+    return make_crops_stream(lvlm, whole, crops, found.question, settings, shared)
 
 
 def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:

@@ -27,9 +27,7 @@ SLACK_PX = 1e-6
 
 def blocks_something(found: Location) -> bool:
     """Whether the windows hold any evidence. If not, both streams would be the same."""
-    return bool(
-        evidence_patches(found.evidence, found.settings.counterfactual, found.windows).any()
-    )
+    return bool(select_patches(found.evidence, found.settings.counterfactual, found.windows).any())
 
 
 def make_counterfactual(found: Location, mean_colour: tuple[int, int, int]) -> Counterfactual:
@@ -39,14 +37,14 @@ def make_counterfactual(found: Location, mean_colour: tuple[int, int, int]) -> C
     """
     settings = found.settings.counterfactual
     with torch.inference_mode(False):  # an ordinary tensor, for whoever is given it
-        patches = evidence_patches(found.evidence, settings, found.windows)
-        mask = patch_mask(patches, found.evidence)
+        patches = select_patches(found.evidence, settings, found.windows)
+        mask = mask_patches(patches, found.evidence)
     if settings.fill == "visual tokens":
         return Counterfactual(mask, None)
     return Counterfactual(mask, block(found.picture, mask, settings, mean_colour))
 
 
-def evidence_patches(
+def select_patches(
     evidence: Evidence, settings: CounterfactualSettings, windows: Sequence[Window] = ()
 ) -> torch.Tensor:
     """The patches that hold the evidence: the strongest `amount` of them.
@@ -78,7 +76,7 @@ def evidence_patches(
     return taken & candidates
 
 
-def patch_mask(patches: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+def mask_patches(patches: torch.Tensor, evidence: Evidence) -> torch.Tensor:
     """The mask of these patches on the picture.
 
     patches: (gh, gw) bool. Returns (H, W) float32 at picture size: 1 on the patches, their edges

@@ -83,24 +83,24 @@ def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice
     return LayerChoice(ranked[0], vaq, heads, weights, reason)
 
 
-def evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
+def make_evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
     """The evidence map (step 6): the layers' maps, each the mean over its top heads, by weight.
 
     contrast: (L, H, gh, gw), the one that `choice` was made from. The weights sum to 1; rule
     'argmax' and a layer given by hand give all of it to one layer, as the paper does.
     """
     layers = [
-        weight * layer_map(contrast, choice, layer) for layer, weight in choice.weights.items()
+        weight * map_layer(contrast, choice, layer) for layer, weight in choice.weights.items()
     ]
     return Evidence(torch.stack(layers).sum(dim=0), maps.grid, maps.picture_size, choice)
 
 
-def layer_map(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
+def map_layer(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
     """(gh, gw): the mean over a layer's top heads: the evidence, if only this layer is chosen."""
     return reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
 
 
-def evidence_of_mask(mask: torch.Tensor) -> Evidence:
+def make_evidence_of_mask(mask: torch.Tensor) -> Evidence:
     """A mask from elsewhere in place of the evidence map.
 
     mask: (H, W) float 0..1 at picture size. The map is the mask itself, averaged exactly over the

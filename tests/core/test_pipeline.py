@@ -26,16 +26,16 @@ from laser_core.settings import (
     PromptSettings,
 )
 from laser_core.steps.answer_input import (
-    crops_stream,
-    negative_stream,
-    plain_stream,
-    positive_stream,
+    make_crops_stream,
+    make_negative_stream,
+    make_plain_stream,
+    make_positive_stream,
 )
 from laser_core.steps.attention import read_attention
-from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.counterfactual import block, mask_patches, select_patches
 from laser_core.steps.crop import place_windows
 from laser_core.steps.decode import decode
-from laser_core.steps.vaq import contrast, evidence, evidence_of_mask, select_layer
+from laser_core.steps.vaq import contrast, make_evidence, make_evidence_of_mask, select_layer
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows, library_inputs, two_loops
 
@@ -51,7 +51,7 @@ def settings(**groups):
 
 def located(lvlm, picture, windows, chosen):
     """A location at these windows, whatever the evidence."""
-    found = evidence_of_mask(torch.ones(picture.height, picture.width))
+    found = make_evidence_of_mask(torch.ones(picture.height, picture.width))
     placement = Placement(tuple(windows), (0.0,) * len(windows))
     return Location(picture, lvlm.encode(picture), QUESTION, chosen, None, found, placement)
 
@@ -111,7 +111,7 @@ def test_answers_equal_two_loops_over_cropped_and_blocked_pictures(
 def test_the_plain_answer_is_the_librarys_own(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     result = pipeline.answer(lvlm, picture, QUESTION, settings(), with_plain=True)
-    prompt = plain_stream(lvlm, picture, QUESTION, PromptSettings()).prompt
+    prompt = make_plain_stream(lvlm, picture, QUESTION, PromptSettings()).prompt
     generated = lvlm.model.generate(
         **library_inputs(lvlm, prompt), max_new_tokens=4, do_sample=False
     )
@@ -165,8 +165,8 @@ def test_blocked_visual_tokens_are_those_under_the_mask():
     mask[round(box.y1) : round(box.y2), round(box.x1) : round(box.x2)] = 1
     window = Window(42, 28, 84, 70)  # half the picture: its cells are half as large
     found = located(lvlm, picture, [window], chosen)
-    positive = positive_stream(lvlm, found)
-    negative = negative_stream(lvlm, found, positive, Counterfactual(mask, None))
+    positive = make_positive_stream(lvlm, found)
+    negative = make_negative_stream(lvlm, found, positive, Counterfactual(mask, None))
     whole, crop = negative.prompt.spans
     in_crop = [lvlm.encode(picture.crop(window)).grid.cell_at(x, y) for x, y in ((1, 1), (13, 13))]
     cells = {row * grid.columns + column for row, column in in_crop}
@@ -180,18 +180,18 @@ def by_hand(lvlm, picture, chosen):
     inputs = lvlm.encode(picture, chosen.prompt.framing)
     maps = read_attention(lvlm, inputs, QUESTION, chosen.prompt)
     contrasted = contrast(maps, chosen.contrast)
-    found = evidence(contrasted, select_layer(contrasted, chosen.layer), maps)
+    found = make_evidence(contrasted, select_layer(contrasted, chosen.layer), maps)
     placement = place_windows(found, chosen.crop)
-    patches = evidence_patches(found, chosen.counterfactual, placement.windows)
-    mask = patch_mask(patches, found)
+    patches = select_patches(found, chosen.counterfactual, placement.windows)
+    mask = mask_patches(patches, found)
 
     def stream(seen):
         crops = [seen.crop(window) for window in placement.windows]
-        return crops_stream(lvlm, inputs, crops, QUESTION, chosen)
+        return make_crops_stream(lvlm, inputs, crops, QUESTION, chosen)
 
     if chosen.counterfactual.fill == "visual tokens":
         where = Location(picture, inputs, QUESTION, chosen, maps, found, placement)
-        negative = negative_stream(lvlm, where, stream(picture), Counterfactual(mask, None))
+        negative = make_negative_stream(lvlm, where, stream(picture), Counterfactual(mask, None))
     else:
         negative = stream(block(picture, mask, chosen.counterfactual, lvlm.mean_colour))
     return decode(lvlm, stream(picture), negative, chosen.decode).tokens
@@ -264,7 +264,7 @@ def crop_tokens(window, budget=1.0, windows=1):
     assert lvlm.encode(picture).token_count == 256
     chosen = settings(answer=AnswerSettings(crop_budget=budget))
     found = located(lvlm, picture, [Window(*window)] * windows, chosen)
-    stream = positive_stream(lvlm, found)
+    stream = make_positive_stream(lvlm, found)
     return [one.token_count for one in stream.prompt.pictures[1:]]
 
 
