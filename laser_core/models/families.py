@@ -18,7 +18,13 @@ from PIL import Image
 from ..geometry import Box, Grid
 from ..pictures import PictureInputs
 from . import chat_formats
-from .image_processors import load_image_processor, mean_colour, set_token_range, token_side_px
+from .image_processors import (
+    OF_TOWER,
+    load_image_processor,
+    mean_colour,
+    set_token_range,
+    token_side_px,
+)
 from .layouts import CLASS_TOKENS, LayoutRule, base_view_and_tiles, merged_patches, one_view
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "load_image_processor",
     "mean_colour",
     "set_visual_token_limits",
+    "usual_image_processor",
 ]
 
 LARGEST_PADDING_PX = 4_000_000
@@ -48,6 +55,7 @@ class Family:
     layout: where visual tokens lie on the picture.
     chat_template: Jinja; used where the model's folder has none.
     vision_towers: model types of vision tower that the layout holds for; empty: any.
+    image_processor: its class where the model's folder names none; empty: the vision tower's.
     causal_prefix: keys and values of a picture do not depend on what follows it.
     instruction: the answer-format sentence its models were tuned with.
     """
@@ -62,6 +70,7 @@ class Family:
     layout: LayoutRule
     chat_template: str
     vision_towers: tuple[str, ...] = ()
+    image_processor: str = "Qwen2VLImageProcessor"
     causal_prefix: bool = True
     instruction: str = "Answer the question using a single word or phrase."
 
@@ -78,6 +87,7 @@ _RECORDS = (
         layout=one_view,
         chat_template=chat_formats.VICUNA,
         vision_towers=tuple(CLASS_TOKENS),
+        image_processor="",
     ),
     Family(
         model_type="llava_next",
@@ -92,6 +102,7 @@ _RECORDS = (
         layout=base_view_and_tiles,
         chat_template=chat_formats.MISTRAL,
         vision_towers=tuple(CLASS_TOKENS),
+        image_processor="LlavaNextImageProcessor",
     ),
     Family(
         model_type="qwen2_vl",
@@ -146,6 +157,11 @@ def family_of(config: Any) -> Family:
             f"{', '.join(family.vision_towers)}: type {tower!r} is not supported"
         )
     return family
+
+
+def usual_image_processor(config: Any) -> str:
+    """The class of image processor that a model has where its folder names none."""
+    return family_of(config).image_processor or OF_TOWER[config.vision_config.model_type]
 
 
 def set_visual_token_limits(

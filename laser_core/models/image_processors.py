@@ -8,34 +8,57 @@ from __future__ import annotations
 
 from typing import Any
 
+OF_TOWER = {
+    "clip_vision_model": "CLIPImageProcessor",
+    "siglip_vision_model": "SiglipImageProcessor",
+}
+"""The image processor that comes with a vision tower, for folders that name none."""
 
-def load_image_processor(path: str, **kwargs: Any) -> Any:
+# What development versions called a class that never had that name in a release
+_RENAMED = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
+
+
+def load_image_processor(path: str, usual: str = "", **kwargs: Any) -> Any:
     """The image processor of a model folder or hub id, on Pillow even where torchvision is there.
 
     Pillow and torchvision resample differently; one of them everywhere gives the same pixels on
-    every machine. kwargs go to `AutoImageProcessor.from_pretrained` (revision, cache_dir, ...).
+    every machine. usual: the class where the folder names none. kwargs say where to look
+    (revision, cache_dir, ...). Raises ValueError for a class that this transformers lacks.
     """
-    from transformers import AutoImageProcessor
+    import transformers
 
-    try:  # 5.x chooses a backend; 4.57 a "fast" class or its counterpart on Pillow
-        from transformers.image_processing_backends import PilBackend  # noqa: F401
-
-        choice = {"backend": "pil"}
-    except ImportError:
-        choice = {"use_fast": False}
-    processor = AutoImageProcessor.from_pretrained(path, **choice, **kwargs)
-    if hasattr(processor, "max_pixels"):
-        _restore_size(processor, path, kwargs)
+    stored, _ = transformers.ImageProcessingMixin.get_image_processor_dict(path, **kwargs)
+    old = str(stored.get("feature_extractor_type") or "").replace("Feature", "Image")
+    named = stored.get("image_processor_type") or old.replace("Extractor", "Processor") or usual
+    name = str(named).removesuffix("Fast").removesuffix("Pil")
+    name = _RENAMED.get(name, name)
+    # 5.x calls it by a name of its own, 4.57 by the plain one
+    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
+    if kind is None:
+        raise ValueError(
+            f"update transformers, or choose another model: its image processor is a {named}, "
+            f"which transformers {transformers.__version__} does not have"
+        )
+    if name != "Qwen2VLImageProcessor":
+        return kind.from_dict(stored)
+    low, high = _pixel_limits(stored)
+    processor = kind.from_dict({**stored, "size": {"shortest_edge": low, "longest_edge": high}})
+    _set_pixel_limits(processor, low, high)
     return processor
 
 
-def _restore_size(processor: Any, path: str, kwargs: dict[str, Any]) -> None:
-    """4.57's class for Qwen on Pillow puts its own default in place of the folder's `size`."""
-    stored = {**processor.get_image_processor_dict(path, **kwargs)[0], **kwargs}
-    size = dict(stored.get("size") or {})
-    lowest = stored.get("min_pixels") or size.get("shortest_edge") or processor.min_pixels
-    highest = stored.get("max_pixels") or size.get("longest_edge") or processor.max_pixels
-    _set_pixel_limits(processor, lowest, highest)
+def _pixel_limits(stored: dict[str, Any]) -> tuple[int, int]:
+    """The least and most pixels of a picture, in whichever of three places the file has them."""
+    size = stored.get("size") or {}
+    # The last are those of files that 4.45 to 4.48 saved; then the library's own
+    low = (stored.get("min_pixels"), size.get("shortest_edge"), size.get("min_pixels"), 56**2)
+    high = (
+        stored.get("max_pixels"),
+        size.get("longest_edge"),
+        size.get("max_pixels"),
+        1280 * 28**2,
+    )
+    return next(filter(None, low)), next(filter(None, high))
 
 
 def mean_colour(image_processor: Any) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from ..errors import is_for_the_user
 from ..one_at_a_time import one_at_a_time
 from ..settings import LoadSettings
 from .download import downloaded, is_hub_id
-from .families import load_image_processor, set_visual_token_limits
+from .families import load_image_processor, set_visual_token_limits, usual_image_processor
 from .folder_check import check_contents, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
@@ -62,7 +62,8 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
 
     model = _load_weights(folder, name, _device(settings), settings)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
+    usual = usual_image_processor(model.config)
+    image_processor = load_image_processor(str(folder), usual, **_OWN_FILES_ONLY)
     lvlm = Lvlm(
         model,
         tokenizer,

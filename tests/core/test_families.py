@@ -26,6 +26,7 @@ from laser_core.models.families import (
     load_image_processor,
     mean_colour,
     set_visual_token_limits,
+    usual_image_processor,
 )
 from tools.testbed import tiny
 
@@ -650,6 +651,58 @@ def test_the_folders_size_is_honoured(model_type, tmp_path):
     path.write_text(json.dumps(settings))
     inputs = encode(model_type, flat((100, 70)), processor=load_image_processor(str(tmp_path)))
     assert 50 <= inputs.token_count <= 60
+
+
+@pytest.mark.parametrize("model_type", NATIVE)
+def test_limits_are_read_as_transformers_of_2024_saved_them(model_type, tmp_path):
+    built(model_type).image_processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    settings = {k: v for k, v in settings.items() if k not in ("min_pixels", "max_pixels")}
+    side = settings["patch_size"] * settings["merge_size"]
+    settings["size"] = {"min_pixels": 50 * side**2, "max_pixels": 60 * side**2}
+    path.write_text(json.dumps(settings))
+    inputs = encode(model_type, flat((100, 70)), processor=load_image_processor(str(tmp_path)))
+    assert 50 <= inputs.token_count <= 60
+
+
+def test_a_class_that_only_a_development_version_had_is_todays(tmp_path):
+    built("qwen2_5_vl").image_processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    plain = load_image_processor(str(tmp_path))
+    named = {**json.loads(path.read_text()), "image_processor_type": "Qwen2_5_VLImageProcessor"}
+    path.write_text(json.dumps(named))
+    assert type(load_image_processor(str(tmp_path))) is type(plain)
+
+
+def test_an_image_processor_that_transformers_lacks_is_named(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NewProcessor"}')
+    with pytest.raises(ValueError, match=r"^update transformers, .* is a NewProcessor, which"):
+        load_image_processor(str(tmp_path))
+
+
+def without_its_class(processor, folder):
+    processor.save_pretrained(folder)
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    del settings["image_processor_type"]
+    path.write_text(json.dumps(settings))
+    return str(folder)
+
+
+@families
+def test_a_folder_that_names_no_image_processor_gets_its_familys(model_type, tmp_path):
+    model = built(model_type)
+    folder = without_its_class(model.image_processor, tmp_path)
+    found = load_image_processor(folder, usual_image_processor(model.config))
+    assert type(found) is type(model.image_processor)
+
+
+def test_a_llava_on_siglip_gets_siglips(tmp_path):
+    own = tiny.on_pillow("SiglipImageProcessor")(size={"height": 84, "width": 84})
+    config = transformers.LlavaConfig(vision_config=transformers.SiglipVisionConfig())
+    folder = without_its_class(own, tmp_path)
+    assert type(load_image_processor(folder, usual_image_processor(config))) is type(own)
 
 
 @families
