@@ -36,8 +36,8 @@ def load_image_processor(path: str, usual: str = "", **kwargs: Any) -> Any:
     kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
     if kind is None:
         raise ValueError(
-            f"update transformers, or choose another model: its image processor is a {named}, "
-            f"which transformers {transformers.__version__} does not have"
+            f"choose another model, or update transformers: its image processor is a {named}, "
+            f"which {transformers.__version__} does not have"
         )
     if name != "Qwen2VLImageProcessor":
         return kind.from_dict(stored)
@@ -50,15 +50,10 @@ def load_image_processor(path: str, usual: str = "", **kwargs: Any) -> Any:
 def _pixel_limits(stored: dict[str, Any]) -> tuple[int, int]:
     """The least and most pixels of a picture, in whichever of three places the file has them."""
     size = stored.get("size") or {}
-    # The last are those of files that 4.45 to 4.48 saved; then the library's own
-    low = (stored.get("min_pixels"), size.get("shortest_edge"), size.get("min_pixels"), 56**2)
-    high = (
-        stored.get("max_pixels"),
-        size.get("longest_edge"),
-        size.get("max_pixels"),
-        1280 * 28**2,
-    )
-    return next(filter(None, low)), next(filter(None, high))
+    # The last are those of files that 4.45 to 4.48 saved
+    low = stored.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
+    high = stored.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
+    return low or 56 * 56, high or 1280 * 28 * 28  # the library's own
 
 
 def mean_colour(image_processor: Any) -> tuple[int, int, int]:

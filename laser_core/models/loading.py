@@ -216,13 +216,17 @@ def _is_tied(folder: Path) -> bool:
 
 
 def _chat_template(folder: Path) -> Any:
-    """The template that older model folders keep in chat_template.json, which tokenizers ignore."""
-    path = folder / "chat_template.json"
-    if not path.is_file():
-        return None
-    try:
-        return read_json(path).get("chat_template")
-    except ValueError as error:
-        raise ValueError(
-            f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
-        ) from error
+    """The template where a processor keeps it, which the tokenizer does not read."""
+    for name in ("chat_template.json", "processor_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            template = read_json(path).get("chat_template")
+        except ValueError as error:
+            raise ValueError(
+                f"mend or remove {name} in the model's folder: it cannot be read ({error})"
+            ) from error
+        if template is not None:
+            return template
+    return None

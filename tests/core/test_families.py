@@ -19,8 +19,10 @@ from einops import rearrange
 from PIL import Image
 
 from laser_core.geometry import Box
+from laser_core.models import chat_formats
 from laser_core.models.families import (
     FAMILIES,
+    chat_template_of,
     encode_picture,
     family_of,
     load_image_processor,
@@ -272,7 +274,10 @@ def prompt_ids(model_type, token_count):
     model, family = built(model_type), FAMILIES[model_type]
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What ?"}]}]
     text = model.tokenizer.apply_chat_template(
-        chat, chat_template=family.chat_template, tokenize=False, add_generation_prompt=True
+        chat,
+        chat_template=chat_template_of(model.config, model.tokenizer),
+        tokenize=False,
+        add_generation_prompt=True,
     )
     assert text.count(family.image_token) == 1
     text = text.replace(family.image_token, family.image_token * token_count)
@@ -547,6 +552,11 @@ def test_the_digest_tells_pictures_apart(model_type):
 
 
 SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
+YI = "{system}<|im_start|>user\n<image>\nWhat ?<|im_end|><|im_start|>assistant\n"
+LLAMA3 = (
+    "{system}<|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat ?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
 CHATML = (
     "{system}<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What ?<|im_end|>\n"
     "<|im_start|>assistant\n"
@@ -577,32 +587,79 @@ def test_an_unsupported_vision_tower_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("model_type", "system", "expected"),
+    ("template", "system", "expected"),
     [
-        ("llava", "", "USER: <image>\nWhat ? ASSISTANT:"),
-        ("llava", "Be brief.", "Be brief. USER: <image>\nWhat ? ASSISTANT:"),
-        ("llava_next", "", "[INST] <image>\nWhat ? [/INST]"),
+        (chat_formats.VICUNA, "", "USER: <image>\nWhat ? ASSISTANT:"),
+        (chat_formats.VICUNA, "Be brief.", "Be brief. USER: <image>\nWhat ? ASSISTANT:"),
+        (chat_formats.MISTRAL, "", "[INST] <image>\nWhat ? [/INST]"),
         (
-            "llava_next",
+            chat_formats.MISTRAL,
             "Be brief.",
             "<<SYS>>\nBe brief.\n<</SYS>>\n\n[INST] <image>\nWhat ? [/INST]",
         ),
-        ("qwen2_vl", "", CHATML.format(system=SYSTEM.format("You are a helpful assistant."))),
-        ("qwen2_vl", "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
-        ("qwen3_vl", "", CHATML.format(system="")),
-        ("qwen3_vl", "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
+        (chat_formats.LLAVA_CHATML, "", YI.format(system="")),
+        (
+            chat_formats.LLAVA_CHATML,
+            "Be brief.",
+            YI.format(system="<|im_start|>system\nBe brief.<|im_end|>"),
+        ),
+        (chat_formats.LLAVA_LLAMA3, "", LLAMA3.format(system="")),
+        (
+            chat_formats.LLAVA_LLAMA3,
+            "Be brief.",
+            LLAMA3.format(
+                system="<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+            ),
+        ),
+        (
+            chat_formats.QWEN2_CHATML,
+            "",
+            CHATML.format(system=SYSTEM.format("You are a helpful assistant.")),
+        ),
+        (
+            chat_formats.QWEN2_CHATML,
+            "Be brief.",
+            CHATML.format(system=SYSTEM.format("Be brief.")),
+        ),
+        (chat_formats.CHATML, "", CHATML.format(system="")),
+        (chat_formats.CHATML, "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
     ],
 )
-def test_chat_templates_give_the_published_formats(model_type, system, expected):
+def test_chat_templates_give_the_published_formats(template, system, expected):
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What ?"}]}]
     if system:
         chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    assert expected == built(model_type).tokenizer.apply_chat_template(
-        chat,
-        chat_template=FAMILIES[model_type].chat_template,
-        tokenize=False,
-        add_generation_prompt=True,
+    assert expected == built("llava").tokenizer.apply_chat_template(
+        chat, chat_template=template, tokenize=False, add_generation_prompt=True
     )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text_model", "token", "template"),
+    [
+        ("llava", "llama", "<s>", chat_formats.VICUNA),
+        ("llava", "mistral", "<s>", chat_formats.VICUNA),  # BakLLaVA
+        ("llava", "llama", "<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
+        ("llava", "qwen2", "<|im_start|>", chat_formats.LLAVA_CHATML),
+        ("llava", "gemma", "<bos>", None),
+        ("llava_next", "llama", "<s>", chat_formats.VICUNA),
+        ("llava_next", "mistral", "<s>", chat_formats.MISTRAL),
+        ("llava_next", "llama", "<|im_start|>", chat_formats.LLAVA_CHATML),  # 34B, on Yi
+        ("llava_next", "llama", "<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
+        ("llava_next", "granite", "<s>", None),
+        ("qwen2_vl", "qwen2_vl_text", "<|im_start|>", chat_formats.QWEN2_CHATML),
+        ("qwen2_5_vl", "qwen2_5_vl_text", "<|im_start|>", chat_formats.QWEN2_CHATML),
+        ("qwen3_vl", "qwen3_vl_text", "<|im_start|>", chat_formats.CHATML),
+    ],
+)
+def test_the_text_model_says_how_a_chat_is_written(model_type, text_model, token, template):
+    config = SimpleNamespace(
+        model_type=model_type,
+        vision_config=SimpleNamespace(model_type="clip_vision_model"),
+        get_text_config=lambda: SimpleNamespace(model_type=text_model),
+    )
+    tokenizer = SimpleNamespace(unk_token_id=0, convert_tokens_to_ids={token: 5}.get)
+    assert chat_template_of(config, tokenizer) == template
 
 
 @families
@@ -677,7 +734,7 @@ def test_a_class_that_only_a_development_version_had_is_todays(tmp_path):
 
 def test_an_image_processor_that_transformers_lacks_is_named(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NewProcessor"}')
-    with pytest.raises(ValueError, match=r"^update transformers, .* is a NewProcessor, which"):
+    with pytest.raises(ValueError, match=r"^choose another model, or update .* is a NewProcessor"):
         load_image_processor(str(tmp_path))
 
 

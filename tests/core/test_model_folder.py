@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from laser_core.models.chat_formats import VICUNA
 from laser_core.models.loading import load_lvlm
 from laser_core.out_of_memory import is_out_of_memory
 from laser_core.settings import LoadSettings
@@ -275,7 +276,7 @@ def test_a_tokenizer_without_a_chat_template_gets_its_familys(copy):
     (copy / "chat_template.jinja").unlink()
     lvlm = load_lvlm(str(copy))
     assert lvlm.tokenizer.chat_template is None
-    assert lvlm.chat.template == lvlm.family.chat_template
+    assert lvlm.chat.template == VICUNA
 
 
 def places(value, path=()):
