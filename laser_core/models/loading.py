@@ -8,6 +8,7 @@ is asked for by name, and nothing is written but that download.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from ..one_at_a_time import one_at_a_time
 from ..settings import LoadSettings
 from .download import downloaded, is_hub_id
 from .families import load_image_processor, set_visual_token_limits, usual_image_processor
-from .folder_check import check_contents, check_type
+from .folder_check import check_contents, check_format, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
-from .model_files import read_json
+from .model_files import quantized_by, read_json
 
 DEMO, DEMO_QWEN = "demo", "demo-qwen"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -35,6 +36,14 @@ DEMO_FOLDERS = {
 _OWN_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _ATTENTION = {"auto": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+# Modules that transformers runs already quantized weights with
+_NEEDED_BY = {
+    "bitsandbytes": ("bitsandbytes",),
+    "gptq": ("optimum", "gptqmodel"),
+    "awq": ("gptqmodel",),
+    "compressed-tensors": ("compressed_tensors",),
+    "fp8": (),
+}
 LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the most is less
 
 
@@ -105,6 +114,7 @@ def _resolve(name: str, pickled: bool) -> Path:
         raise _no_model(name) from error
     if found:
         if not (path / "config.json").is_file():
+            check_format(path, name)
             raise ValueError(f"choose a folder with a config.json: {name} has none")
         check_type(path, name)
         return path
@@ -142,6 +152,47 @@ def _dtype(settings: LoadSettings, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def _stored_quantization(method: str, name: str, settings: LoadSettings) -> Any:
+    """What to tell the library of weights that are quantized already; ValueError if it cannot.
+
+    Methods that are not named here might have the library fetch kernels from the hub.
+    """
+    from transformers import FineGrainedFP8Config, __version__
+
+    plain = "choose the model without quantization"
+    if settings.quantization != "none":
+        raise ValueError(
+            f"set quantization to none: the weights of {name} are quantized already ({method})"
+        )
+    if method not in _NEEDED_BY:
+        raise ValueError(f"{plain}: {name} is quantized by {method}, which is not supported")
+    if method in ("awq", "fp8") and int(__version__.split(".")[0]) < 5:
+        raise ValueError(
+            f"update transformers to 5 or newer, or {plain}: {name} is quantized by {method}, "
+            f"which {__version__} cannot run here"
+        )
+    lacking = [each for each in _NEEDED_BY[method] if importlib.util.find_spec(each) is None]
+    if lacking:
+        packages = " and ".join(lacking).replace("_", "-")
+        raise ValueError(f"install {packages}, or {plain}: {name} is quantized by {method}")
+    if method == "bitsandbytes":
+        _import_bitsandbytes()
+    # Computing in FP8 takes kernels that the library fetches; as ordinary weights it takes none
+    return FineGrainedFP8Config(dequantize=True) if method == "fp8" else None
+
+
+def _import_bitsandbytes() -> None:
+    """Without the kernel that it would fetch from the hub while it is imported on some CPUs."""
+    kept = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        del sys.modules["kernels"]
+        if kept is not None:
+            sys.modules["kernels"] = kept
+
+
 def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.device) -> Any:
     if settings.quantization == "none":
         return None
@@ -155,6 +206,7 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
         )
     from transformers import BitsAndBytesConfig
 
+    _import_bitsandbytes()
     if settings.quantization == "8-bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -174,10 +226,15 @@ def _load_weights(
         raise ValueError(
             "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
         )
-    quantization = _quantization(settings, dtype, device)
+    stored = quantized_by(folder)
+    if stored is None:
+        quantization = _quantization(settings, dtype, device)
+    else:
+        quantization = _stored_quantization(stored, name, settings)
     extra = {} if quantization is None else {"quantization_config": quantization}
     attention = _ATTENTION[settings.attention]
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+    _check_rotary_settings(folder, name, config)
     # The file's own choice would win over the argument, and may be a compiled kernel to fetch
     config._attn_implementation = attention
     model, info = AutoModelForImageTextToText.from_pretrained(
@@ -204,6 +261,25 @@ def _load_weights(
             f"tensors that its config.json asks for, such as {min(lacking)}"
         )
     return model
+
+
+def _check_rotary_settings(folder: Path, name: str, config: Any) -> None:
+    """Raise ValueError where 4.57 would pass over what 5.x saved of rotary positions."""
+    from transformers import __version__
+
+    stored = read_json(folder / "config.json")
+    rope = stored.get("text_config", stored).get("rope_parameters")
+    if not rope or int(__version__.split(".")[0]) >= 5:
+        return
+    text = config.get_text_config()
+    read = {"rope_type": "default", **(getattr(text, "rope_scaling", None) or {})}
+    read["rope_theta"] = getattr(text, "rope_theta", None)
+    ignored = [key for key, value in rope.items() if read.get(key) != value]
+    if ignored:
+        raise ValueError(
+            f"update transformers to 5 or newer: {name} was saved by it, and {__version__} would "
+            f"ignore the {ignored[0]} of its rope_parameters and answer wrongly"
+        )
 
 
 def _is_tied(folder: Path) -> bool:
