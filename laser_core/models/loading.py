@@ -8,6 +8,7 @@ is asked for by name, and nothing is written but that download.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ _NEEDED_BY = {
     "compressed-tensors": ("compressed_tensors",),
     "fp8": (),
 }
+_SKIPPED = "llm_int8_skip_modules"
 LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the most is less
 
 
@@ -181,6 +183,23 @@ def _stored_quantization(method: str, name: str, settings: LoadSettings) -> Any:
     return FineGrainedFP8Config(dequantize=True) if method == "fp8" else None
 
 
+def _keep_unquantized(config: Any) -> None:
+    """Name the modules that bitsandbytes left as they were so that every transformers finds them.
+
+    4.57 looks for a name anywhere in a module's own, 5.x at its start, as a pattern, or at its
+    end; and folders of before 4.52 call the decoder's layers `model.layers`.
+    """
+    block = config.quantization_config
+    decoder = re.compile(r"^(language_model\.)?(model\.)?(language_model\.)?(?=layers\.)")
+    names = {decoder.sub("language_model.", name) for name in block.get(_SKIPPED) or ()}
+    if names:
+        patterns = {f".*{re.escape(name)}" for name in names}
+        config.quantization_config = {
+            **block,
+            _SKIPPED: sorted({*block[_SKIPPED], *names, *patterns}),
+        }
+
+
 def _import_bitsandbytes() -> None:
     """Without the kernel that it would fetch from the hub while it is imported on some CPUs."""
     kept = sys.modules.get("kernels")
@@ -221,20 +240,25 @@ def _load_weights(
 
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("install flash-attn, or set attention to auto: flash needs it")
+    stored = quantized_by(folder)
     dtype = _dtype(settings, device)
+    if stored not in (None, "fp8") and dtype == torch.float32:  # what is quantized runs in 16 bits
+        if settings.precision != "auto":
+            raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
+        dtype = torch.bfloat16
     if settings.attention == "flash" and (device.type == "cpu" or dtype == torch.float32):
         raise ValueError(
             "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
         )
-    stored = quantized_by(folder)
+    config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+    _check_rotary_settings(folder, name, config)
     if stored is None:
         quantization = _quantization(settings, dtype, device)
     else:
         quantization = _stored_quantization(stored, name, settings)
+        _keep_unquantized(config)
     extra = {} if quantization is None else {"quantization_config": quantization}
     attention = _ATTENTION[settings.attention]
-    config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    _check_rotary_settings(folder, name, config)
     # The file's own choice would win over the argument, and may be a compiled kernel to fetch
     config._attn_implementation = attention
     model, info = AutoModelForImageTextToText.from_pretrained(

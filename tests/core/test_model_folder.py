@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -499,6 +501,31 @@ def test_weights_are_not_quantized_twice(copy):
         load_lvlm(str(copy), LoadSettings(quantization="4-bit"))
 
 
+def test_modules_that_bitsandbytes_skipped_are_found_by_their_old_names():
+    names = ["lm_head", "merger", "model.layers.1.mlp", "language_model.model.layers.2.self_attn"]
+    config = SimpleNamespace(quantization_config={"llm_int8_skip_modules": names})
+    loading._keep_unquantized(config)
+    skipped = config.quantization_config["llm_int8_skip_modules"]
+
+    def is_skipped(module):
+        by_name = any(f"{name}." in module or name == module for name in skipped)  # 4.57
+        patterns = (rf"(?:{name})(?:(?<=\.)|(?=\.|$))" for name in skipped)  # 5.x
+        return by_name, any(re.match(pattern, module) for pattern in patterns)
+
+    decoder = "model.language_model.layers"
+    whole = (f"{decoder}.1.mlp.up_proj", f"{decoder}.2.self_attn.q_proj")
+    for module in ("lm_head", "model.visual.merger.mlp.0", *whole):
+        assert is_skipped(module) == (True, True), module
+    for module in (f"{decoder}.11.mlp.up_proj", f"{decoder}.2.mlp.up_proj"):
+        assert is_skipped(module) == (False, False), module
+
+
+def test_weights_that_are_quantized_are_not_computed_in_32_bits(copy):
+    edit(copy / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ValueError, match=r"^set precision to auto: .* quantized already"):
+        load_lvlm(str(copy), LoadSettings(precision="fp32"))
+
+
 def test_bitsandbytes_fetches_no_kernel_while_it_is_imported(tmp_path, monkeypatch):
     (tmp_path / "bitsandbytes.py").write_text(
         "try:\n    import kernels\n    fetched = True\nexcept ImportError:\n    fetched = False\n"
@@ -546,10 +573,12 @@ def test_memory_that_runs_out_on_the_tokenizer_is_told_from_a_broken_one(folder,
     refused(folder, "^choose a smaller model or a quantization: .* does not fit into the memory")
 
 
-def test_a_library_that_is_lacking_is_named(copy):
-    edit(copy / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
-    with pytest.raises(ValueError, match=r"^(install what|download) "):
-        load_lvlm(str(copy), LoadSettings(device="cpu"))
+def test_a_library_that_is_lacking_is_named(copy, monkeypatch):
+    def from_pretrained(*args, **kwargs):
+        raise ImportError("this tokenizer requires the sentencepiece library")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
+    refused(copy, r"^install what .* needs, or .*sentencepiece")
 
 
 def test_loading_writes_nothing_into_the_folder(copy):
