@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..laser_core.geometry import Window
     from ..laser_core.results import Evidence, Placement
 
-# Load Image reads full opacity of a WebP as 254/255: that is no mask over the whole picture
+# Load Image reads a WebP's full opacity as 254/255, which must not mask the whole picture
 LEAK = 1.5 / 255
 
 
@@ -34,8 +34,8 @@ def pictures_of(image: torch.Tensor, name: str = "image") -> list[Image.Image]:
 
 
 def image_of(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures -> IMAGE; of unequal sizes, all become as wide as the widest and as high as the
-    highest: a batch has one size, and enlarging loses no detail."""
+    """Pictures -> IMAGE. A batch has one size: pictures of different sizes are enlarged to the
+    largest width and height, which loses no detail."""
     import torch
 
     from ..laser_core.pictures import to_tensor
@@ -45,7 +45,7 @@ def image_of(pictures: Sequence[Image.Image]) -> torch.Tensor:
 
 
 def unchanged(crop: Image.Image, own: Image.Image) -> bool:
-    """True where `crop` is `own`, at its own size or at that of its batch (`image_of`)."""
+    """True if `crop` is `own`, at its own size or at its batch's (`image_of`)."""
     return resized(own, crop.size).tobytes() == crop.tobytes()
 
 
@@ -66,9 +66,9 @@ def mask_batch(mask: torch.Tensor) -> torch.Tensor:
 def masks_of(mask: torch.Tensor, pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
     """MASK -> an (H, W) float32 mask 0..1 for every picture.
 
-    One mask serves all pictures. An empty mask of the picture's size means that nothing was
-    found there. Raises ValueError for another size: Load Image gives an empty mask of 64 x 64 for
-    a picture without transparency.
+    One mask serves all pictures. An empty mask of the picture's size means that nothing was found.
+    Raises ValueError for another size, such as the empty 64 x 64 that Load Image gives for a
+    picture without transparency.
     """
     import torch
 
@@ -101,9 +101,9 @@ def evidence_of(
     if counts or sizes do not match.
     """
     if mask is not None:
-        from ..laser_core.steps.vaq import evidence_of_mask
+        from ..laser_core.steps.vaq import make_evidence_of_mask
 
-        return [evidence_of_mask(one) for one in masks_of(mask, pictures)]
+        return [make_evidence_of_mask(one) for one in masks_of(mask, pictures)]
     if evidence is None:
         raise ValueError("connect evidence or a mask: there is nothing that says where to look")
     chosen = spread(evidence.items, len(pictures), "evidence")
@@ -159,7 +159,9 @@ def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
         boxes = [boxes]
     nested = isinstance(boxes, (list, tuple)) and all(isinstance(o, (list, tuple)) for o in boxes)
     if not nested or not all(isinstance(box, dict) for one in boxes for box in one):
-        raise ValueError("connect boxes of type BOUNDING_BOX: these are not records of x, y, ...")
+        raise ValueError(
+            "connect boxes of type BOUNDING_BOX: these are not records of x, y, width, height"
+        )
     lists = [list(one) for one in boxes]
     return lists if count is None else spread(lists, count, "list of boxes")
 
@@ -167,7 +169,7 @@ def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
 def windows_of(boxes: Any, pictures: Sequence[Image.Image]) -> list[list[Window]]:
     """BOUNDING_BOX -> windows on each picture, cut to it; a picture with no box gets it whole.
 
-    Raises ValueError for another shape or count, or for a box that lies beside its picture.
+    Raises ValueError for another shape or count, or for a box that lies outside its picture.
     """
     from ..laser_core.geometry import whole_picture
 
@@ -191,8 +193,8 @@ def window_on(box: dict[str, Any], size: tuple[int, int]) -> Window:
     window = Window(max(x, 0), max(y, 0), min(x + width, across), min(y + height, down))
     if window.width <= 0 or window.height <= 0:
         raise ValueError(
-            f"connect a box that lies on the picture: {width}x{height} at ({x}, {y}) has no part "
-            f"of a picture of {across}x{down}"
+            f"connect a box that lies on the picture: {width}x{height} at ({x}, {y}) lies outside "
+            f"a picture of {across}x{down}"
         )
     return window
 
@@ -217,7 +219,8 @@ def shared_out(sizes: Sequence[int], crops: int) -> None:
     """ValueError unless windows, `sizes` of them per picture, are as many as there are crops."""
     if sum(sizes) != crops:
         raise ValueError(
-            f"connect the boxes the crops were cut by: {sum(sizes)} boxes, {crops} crops"
+            "connect the boxes that the crops were cut by: "
+            f"there are {sum(sizes)} for {crops} crops"
         )
 
 

@@ -14,7 +14,7 @@ from .widgets import CATEGORY, SETTINGS, preset_widget, widgets
 class LaserSettingsNode:
     DESCRIPTION = (
         "Holds every setting that LASER Answer does not show. Connect it to LASER Answer's input "
-        "'settings': it then decides all of them, whatever preset is chosen there."
+        "'settings'. It then decides all of them, whatever preset is chosen there."
     )
     SEARCH_ALIASES = ("laser", "options", "parameters", "preset", "advanced settings", "paper")
     CATEGORY = CATEGORY

@@ -18,8 +18,8 @@ JAVASCRIPT_MAX = 2**53 - 1  # larger whole numbers lose digits on the canvas
 LVLM_SOCKET = (LVLM, {"tooltip": "The model, from Load LVLM."})
 IMAGE_SOCKET = (
     "IMAGE",
-    {"tooltip": "The picture, or a batch of them: each is handled by itself, in order. "
-                "Transparency is laid on white."},
+    {"tooltip": "The picture, or a batch: each picture is handled on its own, in order. "
+                "Transparent parts become white."},
 )  # fmt: skip
 EVIDENCE_SOCKET = (
     EVIDENCE,
@@ -27,16 +27,16 @@ EVIDENCE_SOCKET = (
 )
 MASK_SOCKET = (
     "MASK",
-    {"tooltip": "Where to look, as any mask of the picture's size: drawn by hand, by SAM or by "
-                "another node. Used instead of the evidence. One for all pictures, or one each."},
+    {"tooltip": "Where to look: any mask of the picture's size, drawn by hand, by SAM or by "
+                "another node. It replaces the evidence. One for all pictures, or one for each."},
 )  # fmt: skip
 QUESTION = (
     "STRING",
     {
         "default": "",
         "multiline": True,
-        "tooltip": "What to ask about the picture. It may not be empty: the method compares the "
-        "model's attention with and without it.",
+        "tooltip": "Your question about the picture. It must not be empty: the method compares "
+        "the model's attention with and without it.",
     },
 )
 UNIQUE_ID = {"unique_id": "UNIQUE_ID"}

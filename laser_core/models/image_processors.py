@@ -19,10 +19,10 @@ _RENAMED = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
 
 
 def load_image_processor(path: str, usual: str = "", **kwargs: Any) -> Any:
-    """The image processor of a model folder or hub id, on Pillow even where torchvision is there.
+    """The image processor of a model folder or hub id, on Pillow even if torchvision is installed.
 
-    Pillow and torchvision resample differently; one of them everywhere gives the same pixels on
-    every machine. usual: the class where the folder names none. kwargs say where to look
+    Pillow and torchvision resample differently. Using only Pillow gives the same pixels on every
+    machine. usual: the class where the folder names none. kwargs say where to look
     (revision, cache_dir, ...). Raises ValueError for a class that this transformers lacks.
     """
     import transformers

@@ -34,7 +34,7 @@ def overlay(location: Location) -> Image.Image:
     """The picture under its evidence map, with the windows, a colour bar and a legend.
 
     The longer side of the picture is drawn with 560 to 1280 pixels. Parts of the picture that the
-    model did not see are striped. A degenerate map is said in words and covers nothing.
+    model did not see are striped. A degenerate map is described in words and covers nothing.
     """
     return drawing(location.picture, location.evidence, location.placement)
 
@@ -42,7 +42,7 @@ def overlay(location: Location) -> Image.Image:
 def drawing(
     picture: Image.Image, evidence: Evidence | None = None, placement: Placement | None = None
 ) -> Image.Image:
-    """As `overlay`, of what there is: a picture, the evidence found in it, windows placed on it."""
+    """As `overlay`, from its parts: a picture, the evidence found in it, windows placed on it."""
     drawn_size = _drawn_size(picture.size)
     found = evidence is not None and not evidence.degenerate
     lines = _legend(evidence, placement)
@@ -104,7 +104,8 @@ def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) at which a picture of `size` is drawn."""
     long = max(size)
     scale = min(max(long, DRAWN_SIDE_PX[0]), DRAWN_SIDE_PX[1]) / long
-    return tuple(max(LEAST_DRAWN_PX, round(side * scale)) for side in size)
+    width, height = (max(LEAST_DRAWN_PX, round(side * scale)) for side in size)
+    return width, height
 
 
 def _legend(evidence: Evidence | None, placement: Placement | None) -> list[str]:
