@@ -162,7 +162,7 @@ def _stored_quantization(method: str, name: str, settings: LoadSettings) -> Any:
 
     Methods that are not named here might have the library fetch kernels from the hub.
     """
-    from transformers import FineGrainedFP8Config, __version__
+    from transformers import CompressedTensorsConfig, FineGrainedFP8Config, __version__
 
     plain = "choose the model without quantization"
     if settings.quantization != "none":
@@ -182,12 +182,14 @@ def _stored_quantization(method: str, name: str, settings: LoadSettings) -> Any:
         raise ValueError(f"install {packages}, or {plain}: {name} is quantized by {method}")
     if method == "bitsandbytes":
         _import_bitsandbytes()
+    if method == "compressed-tensors":  # as ordinary weights too
+        return CompressedTensorsConfig(run_compressed=False)
     # Computing in FP8 takes kernels that the library fetches; as ordinary weights it takes none
     return FineGrainedFP8Config(dequantize=True) if method == "fp8" else None
 
 
 def _keep_unquantized(config: Any) -> None:
-    """Name the modules that bitsandbytes left as they were so that every transformers finds them.
+    """Name the modules that were left as they are so that every transformers finds them.
 
     4.57 looks for a name anywhere in a module's own, 5.x at its start, as a pattern, or at its
     end; and folders of before 4.52 call the decoder's layers `model.layers`.
@@ -201,6 +203,10 @@ def _keep_unquantized(config: Any) -> None:
             **block,
             _SKIPPED: sorted({*block[_SKIPPED], *names, *patterns}),
         }
+    ignored = block.get("ignore")  # compressed-tensors' list, by the names of before 4.52 as well
+    if ignored:
+        anywhere = [f"re:.*{name.removeprefix('re:')}" for name in ignored]
+        config.quantization_config = {**block, "ignore": [*ignored, *anywhere]}
 
 
 def _import_bitsandbytes() -> None:

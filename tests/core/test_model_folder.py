@@ -518,6 +518,16 @@ def test_modules_that_bitsandbytes_skipped_are_found_by_their_old_names():
         assert is_skipped(module) == (False, False), module
 
 
+def test_modules_that_compressed_tensors_skipped_are_found_inside_another_too():
+    config = SimpleNamespace(quantization_config={"ignore": ["re:vision_tower.*", "lm_head"]})
+    loading._keep_unquantized(config)
+    patterns = [name.removeprefix("re:") for name in config.quantization_config["ignore"]]
+    for module in ("model.vision_tower.encoder.layers.0.mlp.fc1", "lm_head"):
+        assert any(re.match(pattern, module) for pattern in patterns), module
+    layer = "model.language_model.layers.0.mlp.up_proj"
+    assert not any(re.match(pattern, layer) for pattern in patterns)
+
+
 def test_weights_that_are_quantized_are_not_computed_in_32_bits(copy):
     edit(copy / "config.json", quantization_config={"quant_method": "bitsandbytes"})
     with pytest.raises(ValueError, match=r"^set precision to auto: .* quantized already"):
