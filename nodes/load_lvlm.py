@@ -140,20 +140,23 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
     import torch
 
     from ..laser_core.models.loading import load_lvlm
-    from ..laser_core.models.model_files import weights_in
+    from ..laser_core.models.model_files import quantized_by, weights_in
 
+    stored = quantized_by(Path(source))
+    # FP8 is read as ordinary weights; others may be quantized in the folder or on loading
+    movable = settings.quantization == "none" and stored in (None, "fp8")
     device = run_device(cpu=settings.device == "cpu")
     if device is None or device.type == "cpu":
         used = settings if device is None else dataclasses.replace(settings, device="cpu")
-    elif settings.quantization == "none":
+    elif movable:
         precision = best_precision(device) if settings.precision == "auto" else settings.precision
         used = dataclasses.replace(settings, device="cpu", precision=precision)
     else:
         used = settings
         on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
-        make_room(device, int(on_disk * QUANTIZED_SHARE[settings.quantization]))
+        make_room(device, int(on_disk * QUANTIZED_SHARE.get(settings.quantization, 1.0)))
     with torch.inference_mode(False):  # weights made in inference mode could not be moved later
         lvlm = load_lvlm(source, used)
     lvlm.name = name
-    movable = device is not None and device.type != "cpu" and settings.quantization == "none"
-    return lvlm, manage(lvlm.model, device, lvlm.release) if movable else None
+    managed = movable and device is not None and device.type != "cpu"
+    return lvlm, manage(lvlm.model, device, lvlm.release) if managed else None

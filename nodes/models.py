@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..laser_core.models.download import CURATED, LONGEST_ID, curated, downloaded, is_hub_id
-from ..laser_core.models.model_files import SUPPORTED, model_type_of
+from ..laser_core.models.folder_check import is_listed
 from . import runtime
 
 DEMO_LABEL = "demo (shapes, colours, digits)"
@@ -31,7 +31,7 @@ def local_models() -> dict[str, Path]:
             folder = config.parent
             name = folder.relative_to(root).as_posix()
             hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
-            if not hidden and name not in found and model_type_of(folder) in SUPPORTED:
+            if not hidden and name not in found and is_listed(folder):
                 found[name] = folder
     return dict(sorted(found.items()))
 

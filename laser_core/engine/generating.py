@@ -23,7 +23,7 @@ from ..results import Answer
 from ..settings import DecodeSettings
 from .kernels import heads_as_rows
 from .reading import ReadStream, read_blocked, read_stream
-from .token_records import Recorder
+from .token_records import Recorder, whole_characters
 from .two_streams import Mix, Rows, TwoStreams
 
 
@@ -64,7 +64,7 @@ def generate(
             lvlm.release()
             raise
     return Answer(
-        text=lvlm.tokenizer.decode(token_ids, skip_special_tokens=True).strip(),
+        text=whole_characters(lvlm, token_ids),
         tokens=tuple(records),
         stop_reason=_stop_reason(lvlm, token_ids, settings),
         prompt_tokens=tuple(stream.prompt.length for stream in streams),
@@ -137,7 +137,7 @@ class _Watcher(StoppingCriteria):
             self.progress("answering", self._done, self.max_tokens)
         if self.on_text:
             answer = input_ids[0, self.prompt_length :]
-            self.on_text(self.lvlm.tokenizer.decode(answer, skip_special_tokens=True).strip())
+            self.on_text(whole_characters(self.lvlm, answer))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
@@ -221,10 +221,12 @@ def _stop_reason(lvlm: Lvlm, token_ids: list[int], settings: DecodeSettings) -> 
 
 
 def _end_tokens(lvlm: Lvlm) -> list[int]:
+    """Those that end an answer: the folder's, and the one that ends the tokenizer's turns."""
     end = lvlm.model.generation_config.eos_token_id
     ends = [] if end is None else list(end) if isinstance(end, (list, tuple)) else [end]
     if not all(type(token) is int for token in ends):
         raise ValueError(
             f"fix generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
         )
-    return ends
+    turn = lvlm.tokenizer.eos_token_id
+    return ends if turn is None or turn in ends else [*ends, turn]

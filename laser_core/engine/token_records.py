@@ -7,6 +7,7 @@ waits.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -15,6 +16,8 @@ from ..results import Alternative, TokenRecord
 from .two_streams import Mix
 
 TOP_ALTERNATIVES = 5
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what decoders make of a character's first bytes
+PART_OF_CHARACTER = "\N{HORIZONTAL ELLIPSIS}"  # in the text of an alternative
 
 
 class Recorder:
@@ -48,9 +51,14 @@ class Recorder:
         values = torch.stack([values for values, _ in steps]).tolist()
         indices = torch.stack([indices for _, indices in steps]).tolist()
         records: list[TokenRecord] = []
+        known: list[int] = []  # the tokens of the last whole characters
+        begun: list[int] = []  # those of a character that is not whole yet
         for step in zip(indices, values, strict=True):
-            before = records[-1].token_id if records else None
-            records.append(self._record(*step, before))
+            texts = [_added_text(self._lvlm, known, [*begun, index]) for index in step[0]]
+            begun.append(token_ids[len(records)])
+            records.append(self._record(*step, texts))
+            if texts[0] is not None:
+                known, begun = begun, []
         return records
 
     def _note(
@@ -68,9 +76,10 @@ class Recorder:
         self._steps.append((values, indices))
 
     def _record(
-        self, indices: list[int], values: list[list[float]], before: int | None
+        self, indices: list[int], values: list[list[float]], texts: list[str | None]
     ) -> TokenRecord:
-        """indices: the token and the best others; values: of `_note`, a list per stream."""
+        """indices: the token and the best others; values: of `_note`, a list per stream; texts:
+        what each adds, None for a part of a character."""
         probabilities = [
             [math.exp(logit - row[-1]) for logit in row[:-1]]  # row[-1]: the normaliser
             for row in values
@@ -80,7 +89,7 @@ class Recorder:
         without = probabilities[2] if contrasted else None
         alternatives = tuple(
             Alternative(
-                text=_token_text(self._lvlm, index, before),
+                text=_shown(texts[place]),
                 token_id=index,
                 probability=mixed[place],
                 probability_with=with_evidence[place],
@@ -90,7 +99,7 @@ class Recorder:
             if place  # the first is the token itself
         )
         return TokenRecord(
-            text=_token_text(self._lvlm, indices[0], before),
+            text=texts[0] or "",
             token_id=indices[0],
             logit_with=values[1][0],
             logit_without=values[2][0] if contrasted else None,
@@ -101,10 +110,22 @@ class Recorder:
         )
 
 
-def _token_text(lvlm: Lvlm, token: int, before: int | None) -> str:
-    """The text a token adds, with its leading space, which decoders drop at the start of a text."""
-    if before is None:
-        return lvlm.tokenizer.decode([token])
-    start = lvlm.tokenizer.decode([before])
-    both = lvlm.tokenizer.decode([before, token])
-    return both[len(start) :] if both.startswith(start) else lvlm.tokenizer.decode([token])
+def _added_text(lvlm: Lvlm, known: list[int], new: list[int]) -> str | None:
+    """The text that `new` tokens add, None while they end within a character.
+
+    With its leading space, which decoders drop at the start of a text.
+    """
+    start, both = lvlm.tokenizer.decode(known), lvlm.tokenizer.decode([*known, *new])
+    added = both[len(start) :] if both.startswith(start) else lvlm.tokenizer.decode(new)
+    return None if added.endswith(UNFINISHED) else added
+
+
+def _shown(text: str | None) -> str:
+    """An alternative's text; it may be a part of a character, or break one off."""
+    return PART_OF_CHARACTER if text is None else text.replace(UNFINISHED, PART_OF_CHARACTER)
+
+
+def whole_characters(lvlm: Lvlm, token_ids: Any) -> str:
+    """The text of an answer so far, without a character whose last bytes are still to come."""
+    text = lvlm.tokenizer.decode(token_ids, skip_special_tokens=True)
+    return text.rstrip(UNFINISHED).strip()

@@ -67,14 +67,33 @@ class Stream:
 class Chat:
     """How a model's conversations become token ids.
 
-    template: Jinja, or several templates of which one is named default. picture_ids: token ids
-    that stand for a picture or a video; None among them is ignored. Raises ValueError for what is
-    no template.
+    template: the folder's, Jinja, or several of which one is named default; None: it has none.
+    picture_ids: token ids that stand for a picture and, if not None, a video. known: how the makers
+    of its text model write chats with pictures, None where that is not known. picture_text: how
+    the family writes a picture, {} the placeholder. Raises ValueError for a template that is
+    none, and where there is none at all.
     """
 
-    def __init__(self, tokenizer: Any, template: Any, picture_ids: set, name: str) -> None:
-        self.template = _default_of(template, name)
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: Any,
+        picture_ids: tuple[int, int | None],
+        name: str,
+        *,
+        known: str | None,
+        picture_text: str,
+    ) -> None:
+        if not template and not known:
+            raise ValueError(
+                f"put the model's chat template into its folder as chat_template.jinja: {name} has "
+                "none, and how its text model is addressed is not known"
+            )
+        self.template = _default_of(template, name) if template else known
         self._tokenizer, self._picture_ids, self._name = tokenizer, picture_ids, name
+        self._known = known
+        self._image = tokenizer.convert_ids_to_tokens(picture_ids[0])
+        self._picture = picture_text.format(self._image)
 
     def ids(self, pictures: int, text: str, system: str = "") -> list[int]:
         """Token ids of a chat up to where the answer begins, one placeholder for each picture.
@@ -103,15 +122,51 @@ class Chat:
         return self._tokenizer(rendered, add_special_tokens=not begun)["input_ids"]
 
     def _rendered(self, pictures: int, text: str, system: str) -> str:
-        content = [{"type": "image"} for _ in range(pictures)]
-        if text:
-            content.append({"type": "text", "text": text})
+        template, takes = self._form
+        if takes == "parts":
+            content: Any = _parts(pictures, text)
+        else:
+            content = self._picture * pictures + text if takes == "pictures in texts" else text
         chat = [{"role": "user", "content": content}]
         if system:
-            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+            chat.insert(0, {"role": "system", "content": system})
+            if takes == "parts":
+                chat[0]["content"] = _parts(0, system)
+        rendered = self._apply(template, chat)
+        if takes == "texts" and pictures != 1:  # its one picture with the marks around it, repeated
+            marks = "|".join(map(re.escape, self._control_tokens.values()))
+            picture = rf"(?:{marks})*{re.escape(self._image)}(?:{marks})*"
+            rendered = re.sub(picture, lambda found: found[0] * pictures, rendered, count=1)
+        return rendered
+
+    @cached_property
+    def _form(self) -> tuple[str, str]:
+        """The template to use, and what it takes as a turn.
+
+        "parts": pictures and texts; "texts": texts, and it places the one picture itself;
+        "pictures in texts": texts in which the picture is written.
+        """
+        refused = None
+        try:
+            rendered = self._apply(self.template, [_user(_parts(1, _PROBE))])
+            if self._image in rendered and "'type'" not in rendered:  # of a list written out
+                return self.template, "parts"
+        except ValueError as error:
+            refused = error
+        try:
+            plain = self._apply(self.template, [_user(_PROBE)])
+        except ValueError as error:
+            raise refused or error from error
+        if self._image in plain:
+            return self.template, "texts"
+        if self._known and _PROBE in plain:  # a text model's own template
+            return self._known, "parts"
+        return self.template, "pictures in texts"
+
+    def _apply(self, template: str, chat: list[dict[str, Any]]) -> str:
         try:
             return self._tokenizer.apply_chat_template(
-                chat, chat_template=self.template, tokenize=False, add_generation_prompt=True
+                chat, chat_template=template, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a program and may raise anything
             raise ValueError(
@@ -142,6 +197,16 @@ class Chat:
 
     def _control_ids(self, ids: list[int]) -> list[int]:
         return [index for index in ids if index in self._control_tokens]
+
+
+def _user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def _parts(pictures: int, text: str) -> list[dict[str, str]]:
+    """A turn's content as templates of vision-language models take it."""
+    parts = [{"type": "image"} for _ in range(pictures)]
+    return [*parts, {"type": "text", "text": text}] if text else parts
 
 
 def _default_of(found: Any, name: str) -> str:

@@ -75,6 +75,32 @@ MISTRAL = (
 )
 """LLaVA-NeXT on Mistral: `[INST] <image>\\nquestion [/INST]`."""
 
+LLAVA_CHATML = (
+    _MACROS
+    + r"""
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\n' -}}
+{{- pictures(message, '<image>\n') + text(message) + '<|im_end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}
+"""
+)
+"""LLaVAs on Yi and Qwen."""
+
+LLAVA_LLAMA3 = (
+    _MACROS
+    + r"""
+{%- for message in messages -%}
+{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}
+{{- pictures(message, '<image>\n') + text(message) + '<|eot_id|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
+{%- endif -%}
+"""
+)
+"""LLaVAs on Llama 3."""
+
 CHATML = (
     _MACROS
     + r"""

@@ -38,6 +38,7 @@ CURATED = (
     Curated("LLaVA-1.5 7B", "llava-hf/llava-1.5-7b-hf", 14.1),
     Curated("LLaVA-1.5 13B", "llava-hf/llava-1.5-13b-hf", 26.7),
     Curated("LLaVA-NeXT 7B", "llava-hf/llava-v1.6-mistral-7b-hf", 15.1),
+    Curated("JoyCaption Beta One", "fancyfeast/llama-joycaption-beta-one-hf-llava", 17.0),
     Curated("Qwen2-VL 2B", "Qwen/Qwen2-VL-2B-Instruct", 4.4),
     Curated("Qwen2-VL 7B", "Qwen/Qwen2-VL-7B-Instruct", 16.6),
     Curated("Qwen2.5-VL 3B", "Qwen/Qwen2.5-VL-3B-Instruct", 7.5),

@@ -18,21 +18,43 @@ from PIL import Image
 from ..geometry import Box, Grid
 from ..pictures import PictureInputs
 from . import chat_formats
-from .image_processors import load_image_processor, mean_colour, set_token_range, token_side_px
+from .image_processors import (
+    OF_TOWER,
+    load_image_processor,
+    mean_colour,
+    set_token_range,
+    token_side_px,
+)
 from .layouts import CLASS_TOKENS, LayoutRule, base_view_and_tiles, merged_patches, one_view
 
 __all__ = [
     "FAMILIES",
     "Family",
+    "TextModel",
+    "chat_template_of",
     "encode_picture",
     "family_of",
     "load_image_processor",
     "mean_colour",
     "set_visual_token_limits",
+    "usual_image_processor",
 ]
 
 LARGEST_PADDING_PX = 4_000_000
 """Padding never makes a small picture larger than this (3 x 5000 would become 25 megapixels)."""
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A text model that a family stands on, and how it is addressed.
+
+    token: one that only its vocabulary has among the family's. chat_template: Jinja, as its makers
+    published the format. model_types: transformers' names for it; empty: any.
+    """
+
+    token: str
+    chat_template: str
+    model_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,13 +63,16 @@ class Family:
 
     model_type: transformers' name for it.
     image_token: the placeholder's usual text.
+    picture_text: how a picture is written, where {} is the placeholder.
     max_aspect: framing "pad" pads pictures to at most this ratio of long to short side.
     processor_aspect: framing "processor" refuses pictures of a larger ratio.
     native_resolution: the number of visual tokens follows the picture's size.
     max_pictures: pictures per prompt that its models were made for.
     layout: where visual tokens lie on the picture.
-    chat_template: Jinja; used where the model's folder has none.
+    text_models: what its models stand on, the first that fits; their chat templates are used where
+        a model's folder has none that knows pictures.
     vision_towers: model types of vision tower that the layout holds for; empty: any.
+    image_processor: its class where the model's folder names none; empty: the vision tower's.
     causal_prefix: keys and values of a picture do not depend on what follows it.
     instruction: the answer-format sentence its models were tuned with.
     """
@@ -55,34 +80,47 @@ class Family:
     model_type: str
     name: str
     image_token: str
+    picture_text: str
     max_aspect: float
     processor_aspect: float
     native_resolution: bool
     max_pictures: int
     layout: LayoutRule
-    chat_template: str
+    text_models: tuple[TextModel, ...]
     vision_towers: tuple[str, ...] = ()
+    image_processor: str = "Qwen2VLImageProcessor"
     causal_prefix: bool = True
     instruction: str = "Answer the question using a single word or phrase."
 
+
+_CHATML_AND_LLAMA3 = (
+    TextModel("<|im_start|>", chat_formats.LLAVA_CHATML),
+    TextModel("<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
+)
 
 _RECORDS = (
     Family(
         model_type="llava",
         name="LLaVA-1.5",
         image_token="<image>",
+        picture_text="{}\n",
         max_aspect=1.0,  # to a square, as the original LLaVA does: a crop would cut the edges
         processor_aspect=32.0,  # beyond, it enlarges the picture to more than 336 x 10752
         native_resolution=False,
         max_pictures=1,
         layout=one_view,
-        chat_template=chat_formats.VICUNA,
+        text_models=(
+            *_CHATML_AND_LLAMA3,
+            TextModel("<s>", chat_formats.VICUNA, ("llama", "mistral")),
+        ),
         vision_towers=tuple(CLASS_TOKENS),
+        image_processor="",
     ),
     Family(
         model_type="llava_next",
         name="LLaVA-NeXT",
         image_token="<image>",
+        picture_text="{}\n",
         # The widest tilings are 3 : 1, so a longer picture is no finer on them; and at 4 : 1 a
         # view of as few as 4 x 4 patches keeps a row when its padding is taken off again.
         max_aspect=4.0,
@@ -90,41 +128,49 @@ _RECORDS = (
         native_resolution=False,
         max_pictures=1,
         layout=base_view_and_tiles,
-        chat_template=chat_formats.MISTRAL,
+        text_models=(
+            *_CHATML_AND_LLAMA3,
+            TextModel("<s>", chat_formats.VICUNA, ("llama",)),
+            TextModel("<s>", chat_formats.MISTRAL, ("mistral",)),
+        ),
         vision_towers=tuple(CLASS_TOKENS),
+        image_processor="LlavaNextImageProcessor",
     ),
     Family(
         model_type="qwen2_vl",
         name="Qwen2-VL",
         image_token="<|image_pad|>",
+        picture_text="<|vision_start|>{}<|vision_end|>",
         max_aspect=32.0,  # a row of tokens fits any limit of 32 tokens or more
         processor_aspect=200.0,  # the processor's own limit
         native_resolution=True,
         max_pictures=32,
         layout=merged_patches,
-        chat_template=chat_formats.QWEN2_CHATML,
+        text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
     ),
     Family(
         model_type="qwen2_5_vl",
         name="Qwen2.5-VL",
         image_token="<|image_pad|>",
+        picture_text="<|vision_start|>{}<|vision_end|>",
         max_aspect=32.0,
         processor_aspect=200.0,
         native_resolution=True,
         max_pictures=32,
         layout=merged_patches,
-        chat_template=chat_formats.QWEN2_CHATML,
+        text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
     ),
     Family(
         model_type="qwen3_vl",
         name="Qwen3-VL",
         image_token="<|image_pad|>",
+        picture_text="<|vision_start|>{}<|vision_end|>",
         max_aspect=32.0,
         processor_aspect=200.0,
         native_resolution=True,
         max_pictures=32,
         layout=merged_patches,
-        chat_template=chat_formats.CHATML,
+        text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
     ),
 )
 
@@ -146,6 +192,22 @@ def family_of(config: Any) -> Family:
             f"{', '.join(family.vision_towers)}: type {tower!r} is not supported"
         )
     return family
+
+
+def chat_template_of(config: Any, tokenizer: Any) -> str | None:
+    """How the makers of a model's text model write chats; None where that is not known."""
+    text = config.get_text_config().model_type
+    for known in family_of(config).text_models:
+        index = tokenizer.convert_tokens_to_ids(known.token)
+        has_token = index is not None and index != tokenizer.unk_token_id
+        if has_token and (not known.model_types or text in known.model_types):
+            return known.chat_template
+    return None
+
+
+def usual_image_processor(config: Any) -> str:
+    """The class of image processor that a model has where its folder names none."""
+    return family_of(config).image_processor or OF_TOWER[config.vision_config.model_type]
 
 
 def set_visual_token_limits(

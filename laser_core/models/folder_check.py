@@ -8,19 +8,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .model_files import SUPPORTED, missing_files, read_json
+from .model_files import SUPPORTED, metadata_of, missing_files, read_json
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TRAINERS = ("trainer_state.json", "global_step*", "pytorch_model_fsdp*", "*.distcp")
+"""What trainers write beside or in place of a model."""
 
 
 def check_type(folder: Path, name: str) -> None:
-    """Raise ValueError unless config.json names a supported model type."""
-    kind = _json(folder / "config.json", name).get("model_type")
+    """Raise ValueError unless config.json describes a model of a supported type, as transformers
+    writes it."""
+    config = _json(folder / "config.json", name)
+    kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in SUPPORTED:
         raise ValueError(
             f"choose a model of type {', '.join(SUPPORTED)}: {name} is of type {kind!r}, "
             "which is not supported"
         )
+    other = _described_otherwise(config)
+    if other:
+        raise _not_for_transformers(name, other)
+    text = config.get("text_config")
+    if not isinstance(config.get("vision_config"), dict) or not (
+        isinstance(text, dict) or "hidden_size" in config
+    ):
+        # The library would make up the model's sizes, and fill many gigabytes with random values
+        raise ValueError(
+            f"choose a folder with the model's whole config.json: that of {name} does not "
+            "describe its text model and its vision tower"
+        )
+
+
+def is_listed(folder: Path) -> bool:
+    """Whether a folder is a model's of a supported type, in a format that can be loaded."""
+    try:
+        check_type(folder, "")
+        return not _stored_otherwise(folder)
+    except (OSError, ValueError):
+        return False
 
 
 def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
@@ -65,7 +90,47 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
     _check_weights(folder, name, pickled)
 
 
+def check_format(folder: Path, name: str) -> None:
+    """Raise ValueError for weights in a format of other programs."""
+    other = _stored_otherwise(folder)
+    if other:
+        raise _not_for_transformers(name, other)
+    if any(any(folder.glob(mark)) for mark in TRAINERS):
+        missing = missing_files(folder)
+        if missing:
+            raise ValueError(
+                "choose the model that the training exported, or complete this folder from its "
+                f"base model: {name} is a trainer's checkpoint without {missing[0]}"
+            )
+
+
+def _not_for_transformers(name: str, other: str) -> ValueError:
+    return ValueError(
+        f"choose the same model as transformers saves it (safetensors): {name} is in the format "
+        f"of {other}"
+    )
+
+
+def _described_otherwise(config: dict[str, Any]) -> str | None:
+    """Whose format a config.json is in, None for transformers'."""
+    if "mm_vision_tower" in config:
+        return "LLaVA's own code (such as llava-hf/llava-1.5-7b-hf has it for transformers)"
+    return "MLX" if isinstance(config.get("quantization"), dict) else None
+
+
+def _stored_otherwise(folder: Path) -> str | None:
+    """Whose format weights are in, None for those that transformers reads, and where none are."""
+    safetensors = sorted(folder.glob("*.safetensors"))
+    if safetensors:
+        return "MLX" if metadata_of(safetensors[0]).get("format") == "mlx" else None
+    if any(folder.glob("pytorch_model*")):
+        return None
+    others = {"*.gguf": "llama.cpp (GGUF)", "*.onnx": "ONNX", "onnx/*.onnx": "ONNX"}
+    return next((other for files, other in others.items() if any(folder.glob(files))), None)
+
+
 def _check_weights(folder: Path, name: str, pickled: bool) -> None:
+    check_format(folder, name)
     if not any(folder.glob("*.safetensors*")):  # or their index
         found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if found and not pickled:

@@ -8,35 +8,52 @@ from __future__ import annotations
 
 from typing import Any
 
+OF_TOWER = {
+    "clip_vision_model": "CLIPImageProcessor",
+    "siglip_vision_model": "SiglipImageProcessor",
+}
+"""The image processor that comes with a vision tower, for folders that name none."""
 
-def load_image_processor(path: str, **kwargs: Any) -> Any:
+# What development versions called a class that never had that name in a release
+_RENAMED = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
+
+
+def load_image_processor(path: str, usual: str = "", **kwargs: Any) -> Any:
     """The image processor of a model folder or hub id, on Pillow even if torchvision is installed.
 
     Pillow and torchvision resample differently. Using only Pillow gives the same pixels on every
-    machine. kwargs go to `AutoImageProcessor.from_pretrained` (revision, cache_dir, ...).
+    machine. usual: the class where the folder names none. kwargs say where to look
+    (revision, cache_dir, ...). Raises ValueError for a class that this transformers lacks.
     """
-    from transformers import AutoImageProcessor
+    import transformers
 
-    choice: dict[str, Any]
-    try:  # 5.x chooses a backend; 4.57 a "fast" class or its counterpart on Pillow
-        from transformers.image_processing_backends import PilBackend  # noqa: F401
-
-        choice = {"backend": "pil"}
-    except ImportError:
-        choice = {"use_fast": False}
-    processor = AutoImageProcessor.from_pretrained(path, **choice, **kwargs)
-    if hasattr(processor, "max_pixels"):
-        _restore_size(processor, path, kwargs)
+    stored, _ = transformers.ImageProcessingMixin.get_image_processor_dict(path, **kwargs)
+    old = str(stored.get("feature_extractor_type") or "").replace("Feature", "Image")
+    named = stored.get("image_processor_type") or old.replace("Extractor", "Processor") or usual
+    name = str(named).removesuffix("Fast").removesuffix("Pil")
+    name = _RENAMED.get(name, name)
+    # 5.x calls it by a name of its own, 4.57 by the plain one
+    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
+    if kind is None:
+        raise ValueError(
+            f"choose another model, or update transformers: its image processor is a {named}, "
+            f"which {transformers.__version__} does not have"
+        )
+    if name != "Qwen2VLImageProcessor":
+        return kind.from_dict(stored)
+    low, high = _pixel_limits(stored)
+    processor = kind.from_dict({**stored, "size": {"shortest_edge": low, "longest_edge": high}})
+    _set_pixel_limits(processor, low, high)
     return processor
 
 
-def _restore_size(processor: Any, path: str, kwargs: dict[str, Any]) -> None:
-    """4.57's class for Qwen on Pillow puts its own default in place of the folder's `size`."""
-    stored = {**processor.get_image_processor_dict(path, **kwargs)[0], **kwargs}
-    size = dict(stored.get("size") or {})
-    lowest = stored.get("min_pixels") or size.get("shortest_edge") or processor.min_pixels
-    highest = stored.get("max_pixels") or size.get("longest_edge") or processor.max_pixels
-    _set_pixel_limits(processor, lowest, highest)
+def _pixel_limits(stored: dict[str, Any]) -> tuple[int, int]:
+    """The least and most pixels of a picture, in whichever of three places the file has them."""
+    size = stored.get("size") or {}
+    # The last are those of files that 4.45 to 4.48 saved
+    low = stored.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
+    high = stored.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
+    return low or 56 * 56, high or 1280 * 28 * 28  # the library's own
 
 
 def mean_colour(image_processor: Any) -> tuple[int, int, int]:

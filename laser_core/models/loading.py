@@ -8,6 +8,8 @@ only that download is written.
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +19,11 @@ from ..errors import is_for_the_user
 from ..one_at_a_time import one_at_a_time
 from ..settings import LoadSettings
 from .download import downloaded, is_hub_id
-from .families import load_image_processor, set_visual_token_limits
-from .folder_check import check_contents, check_type
+from .families import load_image_processor, set_visual_token_limits, usual_image_processor
+from .folder_check import check_contents, check_format, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
-from .model_files import read_json
+from .model_files import quantized_by, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +40,15 @@ DEMO_FOLDERS = {
 _OWN_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _ATTENTION = {"auto": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
+# Modules that transformers runs already quantized weights with
+_NEEDED_BY = {
+    "bitsandbytes": ("bitsandbytes",),
+    "gptq": ("optimum", "gptqmodel"),
+    "awq": ("gptqmodel",),
+    "compressed-tensors": ("compressed_tensors",),
+    "fp8": (),
+}
+_SKIPPED = "llm_int8_skip_modules"
 LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the most is less
 
 
@@ -65,7 +76,8 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
 
     model = _load_weights(folder, name, device_of(settings), settings)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
+    usual = usual_image_processor(model.config)
+    image_processor = load_image_processor(str(folder), usual, **_OWN_FILES_ONLY)
     lvlm = Lvlm(
         model,
         tokenizer,
@@ -107,6 +119,7 @@ def _resolve(name: str, pickled: bool) -> Path:
         raise _no_model(name) from error
     if found:
         if not (path / "config.json").is_file():
+            check_format(path, name)
             raise ValueError(f"choose a folder with a config.json: {name} has none")
         check_type(path, name)
         return path
@@ -144,6 +157,70 @@ def _dtype(settings: LoadSettings, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def _stored_quantization(method: str, name: str, settings: LoadSettings) -> Any:
+    """What to tell the library of weights that are quantized already; ValueError if it cannot.
+
+    Methods that are not named here might have the library fetch kernels from the hub.
+    """
+    from transformers import CompressedTensorsConfig, FineGrainedFP8Config, __version__
+
+    plain = "choose the model without quantization"
+    if settings.quantization != "none":
+        raise ValueError(
+            f"set quantization to none: the weights of {name} are quantized already ({method})"
+        )
+    if method not in _NEEDED_BY:
+        raise ValueError(f"{plain}: {name} is quantized by {method}, which is not supported")
+    if method in ("awq", "fp8") and int(__version__.split(".")[0]) < 5:
+        raise ValueError(
+            f"update transformers to 5 or newer, or {plain}: {name} is quantized by {method}, "
+            f"which {__version__} cannot run here"
+        )
+    lacking = [each for each in _NEEDED_BY[method] if importlib.util.find_spec(each) is None]
+    if lacking:
+        packages = " and ".join(lacking).replace("_", "-")
+        raise ValueError(f"install {packages}, or {plain}: {name} is quantized by {method}")
+    if method == "bitsandbytes":
+        _import_bitsandbytes()
+    if method == "compressed-tensors":  # as ordinary weights too
+        return CompressedTensorsConfig(run_compressed=False)
+    # Computing in FP8 takes kernels that the library fetches; as ordinary weights it takes none
+    return FineGrainedFP8Config(dequantize=True) if method == "fp8" else None
+
+
+def _keep_unquantized(config: Any) -> None:
+    """Name the modules that were left as they are so that every transformers finds them.
+
+    4.57 looks for a name anywhere in a module's own, 5.x at its start, as a pattern, or at its
+    end; and folders of before 4.52 call the decoder's layers `model.layers`.
+    """
+    block = config.quantization_config
+    decoder = re.compile(r"^(language_model\.)?(model\.)?(language_model\.)?(?=layers\.)")
+    names = {decoder.sub("language_model.", name) for name in block.get(_SKIPPED) or ()}
+    if names:
+        patterns = {f".*{re.escape(name)}" for name in names}
+        config.quantization_config = {
+            **block,
+            _SKIPPED: sorted({*block[_SKIPPED], *names, *patterns}),
+        }
+    ignored = block.get("ignore")  # compressed-tensors' list, by the names of before 4.52 as well
+    if ignored:
+        anywhere = [f"re:.*{name.removeprefix('re:')}" for name in ignored]
+        config.quantization_config = {**block, "ignore": [*ignored, *anywhere]}
+
+
+def _import_bitsandbytes() -> None:
+    """Without the kernel that it would fetch from the hub while it is imported on some CPUs."""
+    kept = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        del sys.modules["kernels"]
+        if kept is not None:
+            sys.modules["kernels"] = kept
+
+
 def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.device) -> Any:
     if settings.quantization == "none":
         return None
@@ -157,6 +234,7 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
         )
     from transformers import BitsAndBytesConfig
 
+    _import_bitsandbytes()
     if settings.quantization == "8-bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -171,15 +249,25 @@ def _load_weights(
 
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("install flash-attn, or set attention to auto: flash needs it")
+    stored = quantized_by(folder)
     dtype = _dtype(settings, device)
+    if stored not in (None, "fp8") and dtype == torch.float32:  # what is quantized runs in 16 bits
+        if settings.precision != "auto":
+            raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
+        dtype = torch.bfloat16
     if settings.attention == "flash" and (device.type == "cpu" or dtype == torch.float32):
         raise ValueError(
             "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
         )
-    quantization = _quantization(settings, dtype, device)
+    config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+    _check_rotary_settings(folder, name, config)
+    if stored is None:
+        quantization = _quantization(settings, dtype, device)
+    else:
+        quantization = _stored_quantization(stored, name, settings)
+        _keep_unquantized(config)
     extra = {} if quantization is None else {"quantization_config": quantization}
     attention = _ATTENTION[settings.attention]
-    config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     # The file's own choice would win over the argument, and may be a compiled kernel to download
     config._attn_implementation = attention
     # Any: by the library's types there is never loading info
@@ -210,6 +298,25 @@ def _load_weights(
     return model
 
 
+def _check_rotary_settings(folder: Path, name: str, config: Any) -> None:
+    """Raise ValueError where 4.57 would pass over what 5.x saved of rotary positions."""
+    from transformers import __version__
+
+    stored = read_json(folder / "config.json")
+    rope = stored.get("text_config", stored).get("rope_parameters")
+    if not rope or int(__version__.split(".")[0]) >= 5:
+        return
+    text = config.get_text_config()
+    read = {"rope_type": "default", **(getattr(text, "rope_scaling", None) or {})}
+    read["rope_theta"] = getattr(text, "rope_theta", None)
+    ignored = [key for key, value in rope.items() if read.get(key) != value]
+    if ignored:
+        raise ValueError(
+            f"update transformers to 5 or newer: {name} was saved by it, and {__version__} would "
+            f"ignore the {ignored[0]} of its rope_parameters and answer wrongly"
+        )
+
+
 def _is_tied(folder: Path) -> bool:
     """Whether config.json has the output share the input's weights: library versions look in
     different places for it."""
@@ -220,13 +327,17 @@ def _is_tied(folder: Path) -> bool:
 
 
 def _chat_template(folder: Path) -> Any:
-    """The template that older model folders keep in chat_template.json, which tokenizers ignore."""
-    path = folder / "chat_template.json"
-    if not path.is_file():
-        return None
-    try:
-        return read_json(path).get("chat_template")
-    except ValueError as error:
-        raise ValueError(
-            f"fix or remove chat_template.json in the model's folder: it cannot be read ({error})"
-        ) from error
+    """The template where a processor keeps it, which the tokenizer does not read."""
+    for name in ("chat_template.json", "processor_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            template = read_json(path).get("chat_template")
+        except ValueError as error:
+            raise ValueError(
+                f"fix or remove {name} in the model's folder: it cannot be read ({error})"
+            ) from error
+        if template is not None:
+            return template
+    return None

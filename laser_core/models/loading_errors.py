@@ -7,11 +7,12 @@ nothing of how a model is loaded.
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import TORCHVISION, first_words
 from ..out_of_memory import is_out_of_memory
-from .model_files import damaged_file
+from .model_files import damaged_file, read_json
 
 _ACCELERATOR = re.compile(r"\b(CUDA|cuDNN|NVIDIA|HIP|ROCm|XPU|driver|kernel image)\b", re.I)
 
@@ -45,6 +46,17 @@ def explained(error: Exception, name: str, folder: Path | None) -> ValueError:
         remedy = f"{TORCHVISION}: {name} cannot be loaded"
     elif isinstance(error, OSError) and error.errno:
         remedy = f"check that the disk or network drive of {name} is there and may be read"
+    elif folder and _newer_transformers(folder):
+        remedy = f"update transformers to 5 or newer: {name} was saved by it"
     else:
         remedy = f"choose another model, or fix what the library names: {name} cannot be loaded"
     return ValueError(f"{remedy} ({said})")
+
+
+def _newer_transformers(folder: Path) -> bool:
+    """Whether a later major version saved the model than the one that runs."""
+    try:
+        saved = read_json(folder / "config.json").get("transformers_version")
+        return int(str(saved).split(".")[0]) > int(version("transformers").split(".")[0])
+    except (OSError, ValueError):
+        return False

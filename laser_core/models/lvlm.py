@@ -19,7 +19,7 @@ from ..pictures import PictureInputs, to_picture
 from ..settings import PromptSettings
 from .chat import Chat, Prompt
 from .closed_vocabulary import ClosedVocabulary
-from .families import Family, encode_picture, family_of, mean_colour
+from .families import Family, chat_template_of, encode_picture, family_of, mean_colour
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,9 +55,11 @@ class Lvlm:
         self.name = name or self.family.name
         self.chat = Chat(
             tokenizer,
-            chat_template or tokenizer.chat_template or self.family.chat_template,
-            {self.image_token_id, getattr(model.config, "video_token_id", None)},
+            chat_template or tokenizer.chat_template,
+            (self.image_token_id, getattr(model.config, "video_token_id", None)),
             self.name,
+            known=chat_template_of(model.config, tokenizer),
+            picture_text=self.family.picture_text,
         )
         extras = _read_extras(folder)
         own = extras.get("instruction")

@@ -26,15 +26,6 @@ _NEEDED = (
 _LONGEST_NAME = 255  # bytes, of any file system
 
 
-def model_type_of(folder: Path) -> str | None:
-    """The type that config.json names, None where it cannot be read."""
-    try:
-        kind = read_json(folder / "config.json").get("model_type")
-    except (OSError, ValueError):
-        return None
-    return kind if isinstance(kind, str) else None
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError where it holds none."""
     try:
@@ -44,6 +35,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
     return content
+
+
+def quantized_by(folder: Path) -> str | None:
+    """The method that a folder's weights are quantized with, as transformers names it."""
+    try:
+        block = read_json(folder / "config.json").get("quantization_config")
+    except (OSError, ValueError):
+        return None
+    if not isinstance(block, dict):
+        return None
+    old = block.get("load_in_4bit") or block.get("load_in_8bit")  # bitsandbytes before it had names
+    return str(block.get("quant_method") or ("bitsandbytes" if old else "an unknown method"))
 
 
 def is_weights(name: str) -> bool:
@@ -96,6 +99,19 @@ def damaged_file(folder: Path) -> str | None:
         if not whole(path):
             return path.name
     return None
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """What a file of safetensors says of itself; nothing where its header cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > path.stat().st_size:
+                return {}
+            said = json.loads(file.read(length)).get("__metadata__")
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _whole_safetensors(path: Path) -> bool:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from PIL import ImageFilter
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
+    PreTrainedTokenizerFast,
     StoppingCriteria,
     TemperatureLogitsWarper,
     TextIteratorStreamer,
@@ -27,6 +29,7 @@ from laser_core.models.families import FAMILIES
 from laser_core.settings import DecodeSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode, mix_logits
+from tools.testbed import tiny
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs, next_logits, two_loops
 
@@ -496,6 +499,72 @@ def test_text_grows_to_the_answer_while_it_is_generated():
     answer = decode(lvlm, positive, negative, settings(), on_text=texts.append)
     assert texts[-1] == answer.text
     assert len(texts) == len(answer.tokens)
+
+
+@pytest.fixture(scope="module")
+def bytes_lvlm():
+    """A model whose tokens are bytes, as the rarer characters of Qwen's vocabulary are."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    marks += ["<|image_pad|>", "<|video_pad|>"]
+    core.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "_tokenizer", lambda row: tokenizer)
+        return lvlm_of("qwen3_vl", fresh=True)
+
+
+def saying(lvlm, text, max_tokens):
+    """(the answer, the texts it grew by) where every step's token is that of `text`, then the
+    end."""
+    ends = [lvlm.tokenizer.eos_token_id]
+    said = [*lvlm.tokenizer(text, add_special_tokens=False)["input_ids"], *ends]
+    stream = Stream(lvlm.prompt([lvlm.encode(noise_picture())], "what ?"))
+
+    def force(sequence, scores):
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, said[sequence.shape[1] - stream.prompt.length]] = 0
+        return forced
+
+    grown = []
+    limit = DecodeSettings(max_tokens=max_tokens)
+    answer = decode(
+        lvlm,
+        stream,
+        None,
+        limit,
+        on_text=grown.append,
+        logits_processor=LogitsProcessorList([force]),
+    )
+    return answer, grown
+
+
+def test_a_character_of_several_tokens_belongs_to_the_one_that_completes_it(bytes_lvlm):
+    answer, grown = saying(bytes_lvlm, "a é🫠.", 64)
+    assert answer.text == "a é🫠."
+    texts = [token.text for token in answer.tokens[:-1]]
+    assert texts == ["a", " ", "", "é", "", "", "", "🫠", "."]
+    assert grown == ["a", "a", "a", "a é", "a é", "a é", "a é", "a é🫠", "a é🫠.", "a é🫠."]
+    others = [other.text for token in answer.tokens for other in token.alternatives]
+    assert not any("\N{REPLACEMENT CHARACTER}" in text for text in others)
+
+
+def test_an_answer_cut_off_within_a_character_ends_before_it(bytes_lvlm):
+    answer, grown = saying(bytes_lvlm, "a é🫠.", 6)
+    assert answer.text == grown[-1] == "a é"
+    assert [token.text for token in answer.tokens] == ["a", " ", "", "é", "", ""]
+
+
+@pytest.mark.parametrize("own", [None, 5])
+def test_the_tokenizers_end_token_ends_an_answer_too(own, bytes_lvlm, monkeypatch):
+    monkeypatch.setattr(bytes_lvlm.model.generation_config, "eos_token_id", own)
+    answer, _ = saying(bytes_lvlm, "ab", 64)
+    assert (answer.text, answer.stop_reason) == ("ab", "end of answer")
 
 
 def test_the_stop_reason_tells_the_token_limit_from_the_end():

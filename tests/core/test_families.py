@@ -19,13 +19,16 @@ from einops import rearrange
 from PIL import Image
 
 from laser_core.geometry import Box
+from laser_core.models import chat_formats
 from laser_core.models.families import (
     FAMILIES,
+    chat_template_of,
     encode_picture,
     family_of,
     load_image_processor,
     mean_colour,
     set_visual_token_limits,
+    usual_image_processor,
 )
 from tools.testbed import tiny
 
@@ -271,7 +274,10 @@ def prompt_ids(model_type, token_count):
     model, family = built(model_type), FAMILIES[model_type]
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What ?"}]}]
     text = model.tokenizer.apply_chat_template(
-        chat, chat_template=family.chat_template, tokenize=False, add_generation_prompt=True
+        chat,
+        chat_template=chat_template_of(model.config, model.tokenizer),
+        tokenize=False,
+        add_generation_prompt=True,
     )
     assert text.count(family.image_token) == 1
     text = text.replace(family.image_token, family.image_token * token_count)
@@ -546,6 +552,11 @@ def test_the_digest_tells_pictures_apart(model_type):
 
 
 SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
+YI = "{system}<|im_start|>user\n<image>\nWhat ?<|im_end|><|im_start|>assistant\n"
+LLAMA3 = (
+    "{system}<|start_header_id|>user<|end_header_id|>\n\n<image>\nWhat ?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
 CHATML = (
     "{system}<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What ?<|im_end|>\n"
     "<|im_start|>assistant\n"
@@ -576,32 +587,79 @@ def test_an_unsupported_vision_tower_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("model_type", "system", "expected"),
+    ("template", "system", "expected"),
     [
-        ("llava", "", "USER: <image>\nWhat ? ASSISTANT:"),
-        ("llava", "Be brief.", "Be brief. USER: <image>\nWhat ? ASSISTANT:"),
-        ("llava_next", "", "[INST] <image>\nWhat ? [/INST]"),
+        (chat_formats.VICUNA, "", "USER: <image>\nWhat ? ASSISTANT:"),
+        (chat_formats.VICUNA, "Be brief.", "Be brief. USER: <image>\nWhat ? ASSISTANT:"),
+        (chat_formats.MISTRAL, "", "[INST] <image>\nWhat ? [/INST]"),
         (
-            "llava_next",
+            chat_formats.MISTRAL,
             "Be brief.",
             "<<SYS>>\nBe brief.\n<</SYS>>\n\n[INST] <image>\nWhat ? [/INST]",
         ),
-        ("qwen2_vl", "", CHATML.format(system=SYSTEM.format("You are a helpful assistant."))),
-        ("qwen2_vl", "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
-        ("qwen3_vl", "", CHATML.format(system="")),
-        ("qwen3_vl", "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
+        (chat_formats.LLAVA_CHATML, "", YI.format(system="")),
+        (
+            chat_formats.LLAVA_CHATML,
+            "Be brief.",
+            YI.format(system="<|im_start|>system\nBe brief.<|im_end|>"),
+        ),
+        (chat_formats.LLAVA_LLAMA3, "", LLAMA3.format(system="")),
+        (
+            chat_formats.LLAVA_LLAMA3,
+            "Be brief.",
+            LLAMA3.format(
+                system="<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+            ),
+        ),
+        (
+            chat_formats.QWEN2_CHATML,
+            "",
+            CHATML.format(system=SYSTEM.format("You are a helpful assistant.")),
+        ),
+        (
+            chat_formats.QWEN2_CHATML,
+            "Be brief.",
+            CHATML.format(system=SYSTEM.format("Be brief.")),
+        ),
+        (chat_formats.CHATML, "", CHATML.format(system="")),
+        (chat_formats.CHATML, "Be brief.", CHATML.format(system=SYSTEM.format("Be brief."))),
     ],
 )
-def test_chat_templates_give_the_published_formats(model_type, system, expected):
+def test_chat_templates_give_the_published_formats(template, system, expected):
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What ?"}]}]
     if system:
         chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    assert expected == built(model_type).tokenizer.apply_chat_template(
-        chat,
-        chat_template=FAMILIES[model_type].chat_template,
-        tokenize=False,
-        add_generation_prompt=True,
+    assert expected == built("llava").tokenizer.apply_chat_template(
+        chat, chat_template=template, tokenize=False, add_generation_prompt=True
     )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text_model", "token", "template"),
+    [
+        ("llava", "llama", "<s>", chat_formats.VICUNA),
+        ("llava", "mistral", "<s>", chat_formats.VICUNA),  # BakLLaVA
+        ("llava", "llama", "<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
+        ("llava", "qwen2", "<|im_start|>", chat_formats.LLAVA_CHATML),
+        ("llava", "gemma", "<bos>", None),
+        ("llava_next", "llama", "<s>", chat_formats.VICUNA),
+        ("llava_next", "mistral", "<s>", chat_formats.MISTRAL),
+        ("llava_next", "llama", "<|im_start|>", chat_formats.LLAVA_CHATML),  # 34B, on Yi
+        ("llava_next", "llama", "<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
+        ("llava_next", "granite", "<s>", None),
+        ("qwen2_vl", "qwen2_vl_text", "<|im_start|>", chat_formats.QWEN2_CHATML),
+        ("qwen2_5_vl", "qwen2_5_vl_text", "<|im_start|>", chat_formats.QWEN2_CHATML),
+        ("qwen3_vl", "qwen3_vl_text", "<|im_start|>", chat_formats.CHATML),
+    ],
+)
+def test_the_text_model_says_how_a_chat_is_written(model_type, text_model, token, template):
+    config = SimpleNamespace(
+        model_type=model_type,
+        vision_config=SimpleNamespace(model_type="clip_vision_model"),
+        get_text_config=lambda: SimpleNamespace(model_type=text_model),
+    )
+    tokenizer = SimpleNamespace(unk_token_id=0, convert_tokens_to_ids={token: 5}.get)
+    assert chat_template_of(config, tokenizer) == template
 
 
 @families
@@ -650,6 +708,58 @@ def test_the_folders_size_is_honoured(model_type, tmp_path):
     path.write_text(json.dumps(settings))
     inputs = encode(model_type, flat((100, 70)), processor=load_image_processor(str(tmp_path)))
     assert 50 <= inputs.token_count <= 60
+
+
+@pytest.mark.parametrize("model_type", NATIVE)
+def test_limits_are_read_as_transformers_of_2024_saved_them(model_type, tmp_path):
+    built(model_type).image_processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    settings = {k: v for k, v in settings.items() if k not in ("min_pixels", "max_pixels")}
+    side = settings["patch_size"] * settings["merge_size"]
+    settings["size"] = {"min_pixels": 50 * side**2, "max_pixels": 60 * side**2}
+    path.write_text(json.dumps(settings))
+    inputs = encode(model_type, flat((100, 70)), processor=load_image_processor(str(tmp_path)))
+    assert 50 <= inputs.token_count <= 60
+
+
+def test_a_class_that_only_a_development_version_had_is_todays(tmp_path):
+    built("qwen2_5_vl").image_processor.save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    plain = load_image_processor(str(tmp_path))
+    named = {**json.loads(path.read_text()), "image_processor_type": "Qwen2_5_VLImageProcessor"}
+    path.write_text(json.dumps(named))
+    assert type(load_image_processor(str(tmp_path))) is type(plain)
+
+
+def test_an_image_processor_that_transformers_lacks_is_named(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NewProcessor"}')
+    with pytest.raises(ValueError, match=r"^choose another model, or update .* is a NewProcessor"):
+        load_image_processor(str(tmp_path))
+
+
+def without_its_class(processor, folder):
+    processor.save_pretrained(folder)
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    del settings["image_processor_type"]
+    path.write_text(json.dumps(settings))
+    return str(folder)
+
+
+@families
+def test_a_folder_that_names_no_image_processor_gets_its_familys(model_type, tmp_path):
+    model = built(model_type)
+    folder = without_its_class(model.image_processor, tmp_path)
+    found = load_image_processor(folder, usual_image_processor(model.config))
+    assert type(found) is type(model.image_processor)
+
+
+def test_a_llava_on_siglip_gets_siglips(tmp_path):
+    own = tiny.on_pillow("SiglipImageProcessor")(size={"height": 84, "width": 84})
+    config = transformers.LlavaConfig(vision_config=transformers.SiglipVisionConfig())
+    folder = without_its_class(own, tmp_path)
+    assert type(load_image_processor(folder, usual_image_processor(config))) is type(own)
 
 
 @families

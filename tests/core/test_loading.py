@@ -348,7 +348,7 @@ BROKEN = {
     ),
     "an image processor without the name of a class": (
         _written("preprocessor_config.json", '{"image_processor_type": 5}'),
-        "choose another model, or fix what the library names: ",
+        "choose another model, or update transformers: its image processor is a 5",
     ),
     "chat_template.json is no JSON": (
         _written("chat_template.json", "{"),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from laser_core.models import loading
+from laser_core.models.chat_formats import VICUNA
+from laser_core.models.folder_check import is_listed
 from laser_core.models.loading import load_lvlm
 from laser_core.out_of_memory import is_out_of_memory
 from laser_core.settings import LoadSettings
@@ -273,7 +280,7 @@ def test_a_tokenizer_without_a_chat_template_gets_its_familys(copy):
     (copy / "chat_template.jinja").unlink()
     lvlm = load_lvlm(str(copy))
     assert lvlm.tokenizer.chat_template is None
-    assert lvlm.chat.template == lvlm.family.chat_template
+    assert lvlm.chat.template == VICUNA
 
 
 def places(value, path=()):
@@ -305,6 +312,238 @@ def test_any_broken_entry_of_a_config_loads_or_is_refused_in_our_words(
     except ValueError as error:
         assert str(error).startswith(("choose ", "download ", "install ", "set "))
     shutil.rmtree(copy)
+
+
+# ---- formats of other programs -----------------------------------------------------------------
+
+
+def drop(folder, *patterns):
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def without(path, *keys):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in content.items() if k not in keys}))
+
+
+def _original_llava(folder):
+    without(folder / "config.json", "vision_config", "text_config")
+    edit(folder / "config.json", mm_vision_tower="openai/clip-vit-large-patch14-336")
+
+
+def _only(name):
+    def make(folder):
+        drop(folder, "*.safetensors")
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+    return make
+
+
+def _mlx_weights(folder):
+    path = folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "mlx"})
+
+
+def _trainers(folder):
+    (folder / "trainer_state.json").write_text("{}")
+    drop(folder, "*processor_config.json")
+
+
+FORMATS = {
+    "LLaVA's own": (_original_llava, "format of LLaVA's own code"),
+    "GGUF": (_only("model-q4.gguf"), r"format of llama\.cpp \(GGUF\)"),
+    "ONNX": (_only("onnx/decoder.onnx"), "format of ONNX"),
+    "MLX, quantized": (
+        lambda folder: edit(folder / "config.json", quantization={"bits": 4, "group_size": 64}),
+        "format of MLX",
+    ),
+    "MLX": (_mlx_weights, "format of MLX"),
+}
+LOST = {
+    "a config of a type alone": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "llava"}'),
+        "^choose a folder with the model's whole config.json",
+    ),
+    "a trainer's checkpoint": (_trainers, "^choose the model that the training exported"),
+}
+
+
+@pytest.mark.parametrize("case", [*FORMATS, *LOST])
+def test_what_is_no_model_of_transformers_is_named_before_a_weight_is_made(case, copy, monkeypatch):
+    make, message = {**FORMATS, **LOST}[case]
+    make(copy)
+
+    def from_pretrained(*args, **kwargs):
+        raise AssertionError("weights were asked for")
+
+    library = "transformers.AutoModelForImageTextToText.from_pretrained"
+    monkeypatch.setattr(library, from_pretrained)
+    refused(copy, message if case in LOST else f"^choose the same model as .*{message}")
+
+
+@pytest.mark.parametrize("case", FORMATS)
+def test_what_is_no_model_of_transformers_is_not_listed(case, copy):
+    assert is_listed(copy)
+    FORMATS[case][0](copy)
+    assert not is_listed(copy)
+
+
+def test_gguf_without_a_config_is_named(tmp_path):
+    (tmp_path / "model-q4.gguf").write_bytes(b"")
+    refused(tmp_path, r"^choose the same model as .*llama\.cpp \(GGUF\)")
+
+
+# ---- another transformers ----------------------------------------------------------------------
+
+MAJOR = int(transformers.__version__.split(".")[0])
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 5e5},
+        {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4},
+    ],
+)
+def test_rotary_settings_of_transformers_5_are_used_or_refused(copy, rope):
+    config = json.loads((copy / "config.json").read_text())
+    text = {k: v for k, v in config["text_config"].items() if not k.startswith("rope_")}
+    edit(copy / "config.json", text_config={**text, "rope_parameters": rope})
+    if MAJOR < 5:
+        refused(copy, r"^update transformers to 5 or newer: .* would ignore the (rope_t|factor)")
+    else:
+        read = load_lvlm(str(copy)).model.config.get_text_config().rope_parameters
+        assert {key: read[key] for key in rope} == rope
+
+
+def test_rotary_settings_that_both_transformers_read_alike_serve_both(copy):
+    config = json.loads((copy / "config.json").read_text())
+    text = {k: v for k, v in config["text_config"].items() if not k.startswith("rope_")}
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    text = {**text, "rope_parameters": rope, "rope_theta": 5e5}
+    edit(copy / "config.json", text_config=text)
+    rotary = load_lvlm(str(copy)).model.get_decoder().rotary_emb
+    exponents = torch.arange(0, 16, 2) / 16  # the tiny models' heads have 16 dimensions
+    assert torch.allclose(rotary.inv_freq, 5e5**-exponents)
+
+
+def test_a_folder_of_a_later_transformers_that_fails_says_to_update(copy):
+    edit(copy / "config.json", transformers_version=f"{MAJOR + 1}.0.0")
+    edit(copy / "tokenizer_config.json", tokenizer_class=["of", "another", "kind"])
+    refused(copy, "^update transformers to 5 or newer: .* was saved by it")
+
+
+# ---- weights that are quantized already --------------------------------------------------------
+
+
+def quantize_fp8(folder):
+    """A folder's decoder in blocks of 32 x 32 FP8 values, as Qwen3-VL's FP8 repositories have it.
+
+    The weights that it stands for, by name.
+    """
+    path, stored, meant = folder / "model.safetensors", {}, {}
+    for name, tensor in load_file(path).items():
+        stored[name] = tensor
+        if "layers." not in name or "vision" in name or not name.endswith("proj.weight"):
+            continue
+        rows, columns = tensor.shape
+        blocks = tensor.float().reshape(rows // 32, 32, columns // 32, 32)
+        scale = blocks.abs().amax((1, 3)) / 448
+        eight = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+        stored[name] = eight.reshape(rows, columns)
+        stored[name + "_scale_inv"] = scale
+        meant[name] = (eight.float() * scale[:, None, :, None]).reshape(rows, columns)
+    save_file(stored, path, metadata={"format": "pt"})
+    skipped = ["lm_head", "vision_tower", "multi_modal_projector"]
+    block = {"quant_method": "fp8", "weight_block_size": [32, 32], "activation_scheme": "dynamic"}
+    edit(folder / "config.json", quantization_config={**block, "modules_to_not_convert": skipped})
+    return meant
+
+
+def test_fp8_weights_are_read_as_ordinary_ones_or_refused(copy):
+    meant = quantize_fp8(copy)
+    if MAJOR < 5:
+        refused(copy, r"^update transformers to 5 or newer, or choose the model without quant")
+        return
+    loaded = load_lvlm(str(copy), LoadSettings(device="cpu")).model.state_dict()
+    for name, tensor in meant.items():
+        decoder = (have for have in loaded if "language_model" in have)
+        here = next(have for have in decoder if have.endswith(name.partition("layers.")[2]))
+        assert loaded[here].dtype == torch.float32
+        assert torch.allclose(loaded[here], tensor, atol=0.01 * tensor.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("block", "module", "remedy"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptqmodel", "install .*gptqmodel, or choose the"),
+        ({"quant_method": "awq", "bits": 4}, "gptqmodel", "install gptqmodel, or|update transf"),
+        ({"quant_method": "compressed-tensors"}, "compressed_tensors", "install compressed-ten"),
+        ({"quant_method": "bitsandbytes"}, "bitsandbytes", "install bitsandbytes, or choose the"),
+        ({"load_in_4bit": True}, "bitsandbytes", "install bitsandbytes, or choose the"),
+        ({"quant_method": "mxfp4"}, "kernels", "choose the model without quantization: .*mxfp4"),
+    ],
+)
+def test_quantized_weights_say_in_a_line_what_to_install(copy, block, module, remedy, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    edit(copy / "config.json", quantization_config=block)
+    refused(copy, f"^({remedy})")
+
+
+def test_weights_are_not_quantized_twice(copy):
+    edit(copy / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ValueError, match=r"^set quantization to none: .* already \(bitsandbytes\)"):
+        load_lvlm(str(copy), LoadSettings(quantization="4-bit"))
+
+
+def test_modules_that_bitsandbytes_skipped_are_found_by_their_old_names():
+    names = ["lm_head", "merger", "model.layers.1.mlp", "language_model.model.layers.2.self_attn"]
+    config = SimpleNamespace(quantization_config={"llm_int8_skip_modules": names})
+    loading._keep_unquantized(config)
+    skipped = config.quantization_config["llm_int8_skip_modules"]
+
+    def is_skipped(module):
+        by_name = any(f"{name}." in module or name == module for name in skipped)  # 4.57
+        patterns = (rf"(?:{name})(?:(?<=\.)|(?=\.|$))" for name in skipped)  # 5.x
+        return by_name, any(re.match(pattern, module) for pattern in patterns)
+
+    decoder = "model.language_model.layers"
+    whole = (f"{decoder}.1.mlp.up_proj", f"{decoder}.2.self_attn.q_proj")
+    for module in ("lm_head", "model.visual.merger.mlp.0", *whole):
+        assert is_skipped(module) == (True, True), module
+    for module in (f"{decoder}.11.mlp.up_proj", f"{decoder}.2.mlp.up_proj"):
+        assert is_skipped(module) == (False, False), module
+
+
+def test_modules_that_compressed_tensors_skipped_are_found_inside_another_too():
+    config = SimpleNamespace(quantization_config={"ignore": ["re:vision_tower.*", "lm_head"]})
+    loading._keep_unquantized(config)
+    patterns = [name.removeprefix("re:") for name in config.quantization_config["ignore"]]
+    for module in ("model.vision_tower.encoder.layers.0.mlp.fc1", "lm_head"):
+        assert any(re.match(pattern, module) for pattern in patterns), module
+    layer = "model.language_model.layers.0.mlp.up_proj"
+    assert not any(re.match(pattern, layer) for pattern in patterns)
+
+
+def test_weights_that_are_quantized_are_not_computed_in_32_bits(copy):
+    edit(copy / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ValueError, match=r"^set precision to auto: .* quantized already"):
+        load_lvlm(str(copy), LoadSettings(precision="fp32"))
+
+
+def test_bitsandbytes_fetches_no_kernel_while_it_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "bitsandbytes.py").write_text(
+        "try:\n    import kernels\n    fetched = True\nexcept ImportError:\n    fetched = False\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    monkeypatch.setitem(sys.modules, "kernels", json)  # any module
+    loading._import_bitsandbytes()
+    assert sys.modules.pop("bitsandbytes").fetched is False
+    assert sys.modules["kernels"] is json
 
 
 # ---- memory ------------------------------------------------------------------------------------
@@ -342,10 +581,12 @@ def test_memory_that_runs_out_on_the_tokenizer_is_told_from_a_broken_one(folder,
     refused(folder, "^choose a smaller model or a quantization: .* does not fit into the memory")
 
 
-def test_a_library_that_is_lacking_is_named(copy):
-    edit(copy / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
-    with pytest.raises(ValueError, match=r"^(install what|download) "):
-        load_lvlm(str(copy), LoadSettings(device="cpu"))
+def test_a_library_that_is_lacking_is_named(copy, monkeypatch):
+    def from_pretrained(*args, **kwargs):
+        raise ImportError("this tokenizer requires the sentencepiece library")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
+    refused(copy, r"^install what .* needs, or .*sentencepiece")
 
 
 def test_loading_writes_nothing_into_the_folder(copy):

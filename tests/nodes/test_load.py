@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ def choices() -> list[str]:
 def model_folder(folder, model_type="llava"):
     """A model's folder that lacks its weights alone."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    config = {"model_type": model_type, "text_config": {}, "vision_config": {}}
+    (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "preprocessor_config.json"):
         (folder / name).write_text("{}")
     return folder
@@ -45,7 +47,7 @@ def test_the_demo_models_come_first_and_ids_to_download_last(comfyui):
     assert listed[0] == models.DEMO_LABEL
     assert listed[1].startswith("demo Qwen2.5-VL")
     assert listed[2] == "my-llava"
-    assert len(listed) == 3 + 10
+    assert len(listed) == 3 + 11
     assert all("download" in label and "GB memory" in label for label in listed[3:])
 
 
@@ -72,7 +74,7 @@ def test_extra_paths_are_kept(comfyui, tmp_path):
 
 
 def test_without_comfyui_there_are_the_demos_and_the_ids():
-    assert len(choices()) == 12
+    assert len(choices()) == 13
 
 
 def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
@@ -404,6 +406,28 @@ def test_a_quantized_model_has_room_made_and_leaves_with_keep_loaded_off(
         with lvlm.running():
             assert asked[-1][1] > 0
         assert lvlm.loaded == kept
+
+
+def test_a_folder_that_is_quantized_already_is_not_moved(comfyui, tiny_folder, monkeypatch):
+    module, asked = part("nodes.load_lvlm"), []
+    comfyui.device = "cuda"
+    monkeypatch.setattr(module, "make_room", lambda device, size: asked.append(size))
+    config = os.path.join(tiny_folder, "config.json")
+    with open(config, encoding="utf-8") as file:
+        described = json.load(file)
+    with open(config, "w", encoding="utf-8") as file:
+        json.dump({**described, "quantization_config": {"quant_method": "bitsandbytes"}}, file)
+
+    def quantized(source, settings):
+        assert settings.device == "auto"
+        return SimpleNamespace()
+
+    monkeypatch.setattr(part("laser_core.models.loading"), "load_lvlm", quantized)
+    _, manager = module.load_managed(
+        "name", tiny_folder, part("laser_core.settings").LoadSettings()
+    )
+    assert manager is None
+    assert asked == [os.path.getsize(os.path.join(tiny_folder, "model.safetensors"))]
 
 
 def test_load_nodes_of_equal_settings_share_one_model(tiny_folder):

@@ -25,7 +25,7 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from laser_core.models.families import FAMILIES
+from laser_core.models.families import chat_template_of
 
 HEAD_DIM = 16
 HIDDEN = 64
@@ -147,7 +147,7 @@ def save(tiny: TinyLvlm, folder: Path, *, chat_template: bool = True) -> Path:
     tiny.image_processor.save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
     if chat_template:
-        template = FAMILIES[tiny.config.model_type].chat_template
+        template = chat_template_of(tiny.config, tiny.tokenizer)
         (Path(folder) / "chat_template.jinja").write_text(template, "utf-8")
     return Path(folder)
 

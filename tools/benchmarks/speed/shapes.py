@@ -110,7 +110,7 @@ def lvlm_of_shape(name: str, device: str, dtype: torch.dtype) -> Lvlm:
         lvlm.closed_vocabulary = None
     else:
         lvlm = _random_lvlm(SHAPES[name], device, dtype)
-    lvlm.model.generation_config.eos_token_id = None
+    lvlm.model.generation_config.eos_token_id = lvlm.tokenizer.eos_token = None  # full length
     lvlm.model.generation_config.pad_token_id = 0
     return lvlm
 
