@@ -381,7 +381,7 @@ class DecodeSettings(Settings):
     top_k: int = setting(
         0, "When sampling, keep this many tokens. 0: all.", low=0, high=1000, step=1, advanced=True
     )
-    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
+    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**64 - 1, step=1)
     adaptive: float = setting(
         0.0,
         "Save time where the model is sure: at this probability or more of its first token, the "

@@ -229,6 +229,10 @@ MISTAKES = {
         "the question is empty: write what to look for, since the method compares the model's "
         "attention with and without it",
     ),
+    "another pack's seed for any": (
+        lambda _: answer(seed=-1),
+        "seed is -1: choose a value from 0 to 18446744073709551615",
+    ),
     "a mask of another size": (
         lambda _: answer(mask=torch.ones(1, 32, 48)),
         "resize the mask, or leave it unconnected: it is 48x32 but the picture is 90x60",
