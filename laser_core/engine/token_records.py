@@ -7,6 +7,7 @@ there, and no step waits for another's.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -15,6 +16,8 @@ from ..results import Alternative, TokenRecord
 from .two_streams import Mix
 
 TOP_ALTERNATIVES = 5
+NO_CHARACTER = "\ufffd"  # what decoders put for bytes that make no character
+LONGEST_CHARACTER = 4  # tokens: a byte each, in UTF-8
 
 
 class Recorder:
@@ -47,11 +50,8 @@ class Recorder:
             return []
         values = torch.stack([values for values, _ in steps]).tolist()
         indices = torch.stack([indices for _, indices in steps]).tolist()
-        records: list[TokenRecord] = []
-        for step in zip(indices, values, strict=True):
-            before = records[-1].token_id if records else None
-            records.append(self._record(*step, before))
-        return records
+        pieces = _Pieces(self._lvlm)
+        return [self._record(*step, pieces) for step in zip(indices, values, strict=True)]
 
     def _note(self, token: torch.Tensor) -> None:
         """Keep (logits of the token and the best others, their normalisers), one row a stream."""
@@ -64,9 +64,11 @@ class Recorder:
         self._steps.append((values, indices))
 
     def _record(
-        self, indices: list[int], values: list[list[float]], before: int | None
+        self, indices: list[int], values: list[list[float]], pieces: _Pieces
     ) -> TokenRecord:
         """indices: the token and the best others; values: of `_note`, a list per stream."""
+        texts = [pieces.text_of(index) for index in indices]
+        pieces.add(indices[0])
         probabilities = [
             [math.exp(logit - row[-1]) for logit in row[:-1]]  # row[-1]: the normaliser
             for row in values
@@ -77,7 +79,7 @@ class Recorder:
         mixed, with_evidence, without = probabilities
         alternatives = tuple(
             Alternative(
-                text=_token_text(self._lvlm, index, before),
+                text=texts[place],
                 token_id=index,
                 probability=mixed[place],
                 probability_with=with_evidence[place],
@@ -87,7 +89,7 @@ class Recorder:
             if place  # the first is the token itself
         )
         return TokenRecord(
-            text=_token_text(self._lvlm, indices[0], before),
+            text=texts[0],
             token_id=indices[0],
             logit_with=positive[0],
             logit_without=None if negative is None else negative[0],
@@ -98,10 +100,39 @@ class Recorder:
         )
 
 
-def _token_text(lvlm: Lvlm, token: int, before: int | None) -> str:
-    """The text a token adds, with its leading space, which decoders drop at the start of a text."""
-    if before is None:
-        return lvlm.tokenizer.decode([token])
-    start = lvlm.tokenizer.decode([before])
-    both = lvlm.tokenizer.decode([before, token])
-    return both[len(start) :] if both.startswith(start) else lvlm.tokenizer.decode([token])
+def answer_text(lvlm: Lvlm, token_ids: Sequence[int]) -> str:
+    """What these tokens say, without special ones and without a character that lacks tokens.
+
+    The last few are left out while they are part of one: some decoders spoil its neighbours too.
+    """
+    least = max(len(token_ids) - LONGEST_CHARACTER, 0)
+    for end in range(len(token_ids), least - 1, -1):
+        text = lvlm.tokenizer.decode(token_ids[:end], skip_special_tokens=True).strip()
+        if not text.endswith(NO_CHARACTER):
+            break
+    return text.replace(NO_CHARACTER, "")
+
+
+class _Pieces:
+    """The text that each token of an answer adds; of several tokens' character, the last has it."""
+
+    def __init__(self, lvlm: Lvlm) -> None:
+        self._decode = lvlm.tokenizer.decode
+        self._before: list[int] = []  # decoders drop the leading space of a text's first token
+        self._unfinished: list[int] = []
+
+    def text_of(self, token: int) -> str:
+        """The text this token would add: "" where it leaves a character unfinished."""
+        text = self._with(token)
+        return "" if text.endswith(NO_CHARACTER) else text.replace(NO_CHARACTER, "")
+
+    def add(self, token: int) -> None:
+        finished = not self._with(token).endswith(NO_CHARACTER)
+        self._unfinished.append(token)
+        if finished or len(self._unfinished) == LONGEST_CHARACTER:
+            self._before, self._unfinished = self._unfinished, []
+
+    def _with(self, token: int) -> str:
+        new = [*self._unfinished, token]
+        start, both = self._decode(self._before), self._decode([*self._before, *new])
+        return both[len(start) :] if both.startswith(start) else self._decode(new)
