@@ -103,6 +103,36 @@ class ViewProgress:
         server.send_sync(PROGRESS_EVENT, {**node, **to_plain(shown)}, server.client_id)
 
 
+class DrawsWhatIsConnected:
+    """A node whose output `overlay` is drawn only where the graph takes it: a video's are large."""
+
+    @classmethod
+    def draws(cls, node_id: str | None) -> bool:
+        return is_connected(node_id, cls.RETURN_NAMES.index("overlay"))
+
+    @classmethod
+    def IS_CHANGED(cls, unique_id: str | None = None, **_: Any) -> bool:
+        """Has ComfyUI run the node anew, not reuse a run without the drawing, once it is taken."""
+        return cls.draws(unique_id)
+
+
+def is_connected(node_id: str | None, output: int) -> bool:
+    """Whether a node of the running graph takes this output; True where no graph is known.
+
+    ComfyUI gives the graph to a running node, but not to IS_CHANGED, which must say the same.
+    """
+    if "server" not in sys.modules:
+        return True
+    import server
+
+    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    queue = getattr(instance, "prompt_queue", None)
+    graphs = [item[2] for item in list(getattr(queue, "currently_running", {}).values())]
+    own = [graph for graph in graphs if node_id in graph]  # not the nodes that others expand to
+    links = [link for graph in own for node in graph.values() for link in node["inputs"].values()]
+    return not own or [node_id, output] in links
+
+
 def models_folders() -> list[str]:
     """Folders that may hold model folders: models/LLM first, then the user's extra paths."""
     if "folder_paths" not in sys.modules:
