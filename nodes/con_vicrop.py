@@ -59,7 +59,7 @@ class ConViCrop(DrawsWhatIsConnected):
         return {
             "required": {"image": IMAGE_SOCKET},
             "optional": {
-                **widgets(CropSettings),
+                **widgets(CropSettings, "scale", "min_side_px", "placement", "margin", "windows"),
                 "override": (
                     "STRING",
                     {
@@ -69,6 +69,7 @@ class ConViCrop(DrawsWhatIsConnected):
                         "advanced": True,
                     },
                 ),
+                **widgets(CropSettings, "multiple_of"),
                 "evidence": EVIDENCE_SOCKET,
                 "mask": MASK_SOCKET,
             },

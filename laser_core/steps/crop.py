@@ -7,7 +7,7 @@ through patches. What the grid holds beyond the picture (padding) does not count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -29,7 +29,8 @@ TOP_FRACTION = 0.05  # of all patches, that placement 'top patches box' encloses
 def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     """Windows on the picture and the share of the map's mass on the picture that each holds.
 
-    A window's side is `scale` of the picture's, at least `min_side_px`, at most the picture's. The
+    A window's side is `scale` of the picture's, at least `min_side_px`, at most the picture's, and
+    the next multiple of `multiple_of` up, or the largest on the picture where that has one. The
     first window lies as `placement` says, never over the picture's edge:
 
     most mass: where its inside, the window less `margin` of its side at each edge, holds the most
@@ -115,8 +116,19 @@ def _patch_and_part(edges: np.ndarray, positions: np.ndarray) -> tuple[np.ndarra
 
 def _window_size(picture_size: tuple[int, int], settings: CropSettings) -> tuple[int, int]:
     """(width, height) of the normal window."""
-    return tuple(
+    size = (
         max(round(settings.scale * side), min(settings.min_side_px, side)) for side in picture_size
+    )
+    return _in_multiples(size, picture_size, settings.multiple_of)
+
+
+def _in_multiples(
+    size: Iterable[int], picture_size: Iterable[int], multiple_of: int
+) -> tuple[int, ...]:
+    """The sides as multiples, none smaller while the picture holds it."""
+    return tuple(
+        min(-(-side // multiple_of), limit // multiple_of) * multiple_of or limit
+        for side, limit in zip(size, picture_size, strict=True)
     )
 
 
@@ -207,6 +219,7 @@ def _around_top_patches(density: _Density, size: tuple[int, int], settings: Crop
     x1, x2 = _enclosing(density.x_edges, columns)
     y1, y2 = _enclosing(density.y_edges, rows)
     widened = max(x2 - x1, size[0]), max(y2 - y1, size[1])
+    widened = _in_multiples(widened, density.evidence.picture_size, settings.multiple_of)
     return _centred((x1 + x2) / 2, (y1 + y2) / 2, widened, density.picture)
 
 
@@ -221,9 +234,9 @@ def _adaptive(density: _Density, size: tuple[int, int], settings: CropSettings) 
     """ViCrop's ratio search, in pixels instead of whole patches."""
     best, best_score = None, -np.inf
     for ratio in ADAPTIVE_RATIOS:
-        width = min(round(ratio * size[0]), density.picture.width)
-        height = min(round(ratio * size[1]), density.picture.height)
-        window = _best_window(density, (width, height))
+        limits = density.evidence.picture_size
+        larger = [min(round(ratio * side), most) for side, most in zip(size, limits, strict=True)]
+        window = _best_window(density, _in_multiples(larger, limits, settings.multiple_of))
         score = _prominence(density, window)
         # A later ratio must be better by more than rounding to be preferred.
         if best is None or score > best_score + NO_MASS / (size[0] * size[1]):

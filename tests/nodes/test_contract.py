@@ -32,7 +32,7 @@ CONTRACT = {
     ),
     "LaserConViCrop": (
         "image",
-        "scale min_side_px placement margin windows override evidence mask",
+        "scale min_side_px placement margin windows override multiple_of evidence mask",
         "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
     ),
     "LaserCounterfactualMask": (
@@ -57,7 +57,7 @@ CONTRACT = {
         "",
         "preset query_free framing system kind top_heads rule first_depth last_depth layer "
         "min_side_px placement margin windows amount fill block crop_budget alpha beta top_p "
-        "top_k adaptive",
+        "top_k adaptive multiple_of",
         "settings:LASER_SETTINGS",
     ),
     "LaserBoxPick": (
@@ -102,7 +102,7 @@ LEFT_OUT = {
     # Either node has what the other lacks
     "LaserAnswer": {
         "query_free", "framing", "system", "min_side_px", "placement", "margin", "windows",
-        "crop_budget", "alpha", "beta", "top_p", "top_k", "adaptive",
+        "multiple_of", "crop_budget", "alpha", "beta", "top_p", "top_k", "adaptive",
     },
     "LaserSettings": {
         "instruction", "scale", "answer_input", "max_tokens", "temperature", "seed",
