@@ -134,8 +134,7 @@ class LoadSettings(Settings):
     )
     device: str = setting(
         "auto",
-        "Where the model runs. auto: the GPU if there is one.",
-        choices=("auto", "cpu"),
+        "Where the model runs. auto: the GPU if there is one. Others by name: cpu, cuda:1, mps.",
         advanced=True,
     )
     max_visual_tokens: int = setting(
@@ -155,6 +154,13 @@ class LoadSettings(Settings):
         choices=("safetensors", "safetensors or pickled"),
         advanced=True,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"auto|[a-z]+(:\d+)?", self.device):
+            raise ValueError(
+                f"device is {self.device!r}: choose auto, or a name like cpu or cuda:1"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ..laser_core.errors import explained_imports
 from ..laser_core.settings import LoadSettings
 from . import models
 from .handles import LvlmHandle
-from .runtime import NodeProgress, best_precision, make_room, manage, run_device
+from .runtime import NodeProgress, best_precision, devices, make_room, manage, run_device
 from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
 
 # Two Load LVLM nodes of the same settings share one model
@@ -56,7 +56,7 @@ class LoadLVLM:
                         "Empty: the one chosen above.",
                     },
                 ),
-                **widgets(LoadSettings),
+                **widgets(LoadSettings, device={"choices": device_choices()}),
                 "keep_loaded": (
                     "BOOLEAN",
                     {
@@ -131,6 +131,10 @@ class UnloadLVLM:
         return (any,)
 
 
+def device_choices() -> list[str]:
+    return list(dict.fromkeys(["auto", *devices(), "cpu"]))
+
+
 def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, Any]:
     """(the model, ComfyUI's manager of its memory or None).
 
@@ -142,14 +146,14 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
     from ..laser_core.models.loading import load_lvlm
     from ..laser_core.models.model_files import weights_in
 
-    device = run_device(cpu=settings.device == "cpu")
+    device = run_device(settings.device)
     if device is None or device.type == "cpu":
         used = settings if device is None else dataclasses.replace(settings, device="cpu")
     elif settings.quantization == "none":
         precision = best_precision(device) if settings.precision == "auto" else settings.precision
         used = dataclasses.replace(settings, device="cpu", precision=precision)
     else:
-        used = settings
+        used = dataclasses.replace(settings, device=str(device))
         on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
         make_room(device, int(on_disk * QUANTIZED_SHARE[settings.quantization]))
     with torch.inference_mode(False):  # weights made inside could not be moved later

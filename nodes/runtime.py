@@ -200,14 +200,33 @@ def explain_out_of_memory(node: type) -> None:
     setattr(node, node.FUNCTION, explained)
 
 
-def run_device(cpu: bool) -> torch.device | None:
-    """Where ComfyUI runs models; None without ComfyUI: the core then chooses."""
+def devices() -> list[str]:
+    """Names of the devices that ComfyUI runs models on, its own choice first; without it, none."""
+    if not in_comfyui():
+        return []
+    import comfy.model_management as memory
+
+    every = getattr(memory, "get_all_torch_devices", None)  # newer versions know of several
+    found = [memory.get_torch_device(), *(every() if every else [])]
+    return list(dict.fromkeys(str(device) for device in found))
+
+
+def run_device(name: str) -> torch.device | None:
+    """The device of this name, or for "auto" ComfyUI's choice; None without ComfyUI.
+
+    Without ComfyUI the core then chooses. Raises ValueError for a device that is not here.
+    """
     if not in_comfyui():
         return None
     import comfy.model_management as memory
     import torch
 
-    return torch.device("cpu") if cpu else memory.get_torch_device()
+    if name == "auto":
+        return memory.get_torch_device()
+    known = list(dict.fromkeys(["cpu", *devices()]))
+    if name not in known:
+        raise ValueError(f"set device to auto or one of {', '.join(known)}: there is no {name!r}")
+    return torch.device(name)
 
 
 def best_precision(device: torch.device) -> str:
