@@ -50,7 +50,7 @@ if ($installed -ne $wanted) {
     [Console]::Error.WriteLine("setting up $folder")
     if (-not $installed) {
         $base = Find-Python
-        $options = @('--clear') # a setup that was interrupted starts anew
+        $options = @('--clear') # a setup that was interrupted starts again
         if (Test-Torch $base) { $options += '--system-site-packages' }
         Invoke-Program $base -m venv @options $folder
     }

@@ -7,7 +7,7 @@
 # Installs torch where it is missing, then requirements.txt and what the arguments name. With the
 # same files and arguments a second call does nothing. setup_env.ps1 is the same for Windows.
 #
-#   PYTHON  the Python to build on, 3.10 or newer; one that has torch lends it
+#   PYTHON  the Python to build on, 3.10 or newer; if it has torch, that torch is used
 #   TORCH   what pip installs where torch is missing
 set -euo pipefail
 
@@ -45,7 +45,7 @@ if [ "$(cat "$folder/installed" 2>/dev/null)" != "$wanted" ]; then
     say "setting up $folder"
     if [ ! -e "$folder/installed" ]; then
         base=$(find_python)
-        options=(--clear) # a setup that was interrupted starts anew
+        options=(--clear) # a setup that was interrupted starts again
         if "$base" -c 'import torch' 2>/dev/null; then
             options+=(--system-site-packages)
         fi

@@ -20,13 +20,19 @@ __all__ = ["__version__", "answer", "load_lvlm", "locate", "overlay", "read_pict
 
 def __getattr__(name: str) -> Any:
     if name in ("answer", "locate"):
-        from . import pipeline as home
-    elif name == "load_lvlm":
-        from .models import loading as home
-    elif name == "overlay":
-        from .output import drawing as home
-    elif name == "read_picture":
-        from . import pictures as home
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(home, name)
+        from . import pipeline
+
+        return getattr(pipeline, name)
+    if name == "load_lvlm":
+        from .models.loading import load_lvlm
+
+        return load_lvlm
+    if name == "overlay":
+        from .output.drawing import overlay
+
+        return overlay
+    if name == "read_picture":
+        from .pictures import read_picture
+
+        return read_picture
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-# C0 but for line break and tab, C1, and what turns the direction of writing around
+# C0 except line break and tab, C1, and characters that reverse the writing direction
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """A text as a terminal may have it: control characters are written out, line breaks kept.
+    """A text safe for a terminal: control characters are written out, line breaks kept.
 
-    Questions, answers and names come from elsewhere, and could steer the terminal otherwise.
+    Questions, answers and names come from elsewhere and could otherwise control the terminal.
     """
     text = text.replace("\r\n", "\n")
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
@@ -49,7 +49,7 @@ class ProgressLine:
     def bar(self, stage: str, done: int, total: int) -> None:
         """Show a bar and the time left of a long stage; without a terminal a line every tenth.
 
-        Call it with done = 0 first, from when the time is taken.
+        Call it with done = 0 first: this starts the clock.
         """
         if not done:
             self._started = time.monotonic()
@@ -106,7 +106,7 @@ class Stopwatch:
 def quiet_libraries() -> Iterator[None]:
     """Inside, transformers and matplotlib print neither warnings nor progress of their own.
 
-    The hub's progress of a download stays on a terminal. As it was before on any exit.
+    The hub's download progress stays on a terminal. Any exit restores what was before.
     """
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging

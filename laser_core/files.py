@@ -1,4 +1,4 @@
-"""Plain JSON values, and files that are whole or not there. Knows nothing of what they say."""
+"""Plain JSON values, and files written completely or not at all. Knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def to_json(content: dict[str, Any], ascii: bool = False) -> str:
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str | Image.Image) -> None:
-    """Write a file that is whole or not there at all.
+    """Write a file completely or not at all.
 
     Text is written as UTF-8, a picture in the format of the path's suffix. The data goes to a
     hidden file in the same folder, which then takes the place of `path`; on any error or
@@ -73,7 +73,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str | Image.Image) -
             else:
                 file.write(data.encode("utf-8") if isinstance(data, str) else data)
             file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name with no content
+            os.fsync(file.fileno())  # else a power cut could leave the new name without content
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

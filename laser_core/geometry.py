@@ -73,8 +73,8 @@ class Window(NamedTuple):
 class Grid(NamedTuple):
     """Patches in rows and columns over `view`, the part of the picture plane the model was fed.
 
-    `view` may reach beyond the picture (padding) or cover only part of it (a centre crop);
-    every patch has the same size in it, so a cell and its rectangle determine each other.
+    `view` may reach beyond the picture (padding) or cover only part of it (a centre crop). All
+    patches have the same size, so a cell and its rectangle determine each other.
     """
 
     rows: int
@@ -134,7 +134,7 @@ def _overlap_shares(edges: list[float], low: float, high: float) -> list[float]:
     shares = []
     for start, end in pairwise(edges):
         share = max(min(end, high) - max(start, low), 0.0) / (end - start)
-        # Rounding must not make one of two whole patches of equal evidence the stronger one.
+        # Rounding must not make one of two whole, equal patches the stronger one.
         shares.append(float(round(share)) if abs(share - round(share)) < 1e-9 else share)
     return shares
 

@@ -1,7 +1,8 @@
-"""One run at a time, whatever the threads.
+"""One run at a time, across all threads.
 
-A run hangs hooks on its model, keeps a prefix there and seeds the process's random generator: two
-at once would mix. They take turns; on one device they would hardly be faster together.
+A run adds hooks to its model, keeps a prefix there and seeds the process's random generator. Two
+runs at once would interfere, so they take turns. On one device, running together would hardly be
+faster.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 _TURN = threading.RLock()
 
 

@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and {error.errno, getattr(error, "winerror", 0)} & _CODES:
         return True
-    # The CPU's allocator, MPS and memory-mapped files have no type of their own; those of
-    # safetensors are of its own type
+    # The CPU's allocator, MPS and memory-mapped files raise ordinary types; safetensors has one of
+    # its own
     own = isinstance(error, (RuntimeError, OSError)) or type(error).__name__ == "SafetensorError"
     return own and _WORDS.search(str(error)) is not None

@@ -1,8 +1,7 @@
-"""Pictures and masks in, upright RGB pictures and tensors out: where file formats end.
+"""Any picture or mask in, upright RGB pictures and tensors out.
 
 Knows PIL, NumPy and ComfyUI's tensors (IMAGE (B, H, W, C), MASK (B, H, W), float 0..1); knows no
-model and no setting, only what it makes of a picture. Everything after this module sees PIL
-pictures in mode RGB and float32 masks.
+model and no setting. Everything after this module sees PIL pictures in mode RGB and float32 masks.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .geometry import Grid
 
 WHITE = (255, 255, 255)
 
-# Float arrays above this are no overshoot of 0..1 (resampling, HDR) but values meant for 0..255.
+# Floats above this are values from 0 to 255, and no overshoot of 0..1 (resampling, HDR).
 _LARGEST_OVERSHOOT = 2.0
 _BLOCK_VALUES = 1 << 20  # converted at a time
 
@@ -58,8 +57,8 @@ def to_picture(value: Any) -> Image.Image:
 
     value: one of
       - a PIL picture of any mode: EXIF orientation applied, transparency laid on white, the first
-        frame of an animation. Wide greys: I;16 is 0..65535; I and F have no fixed white, so theirs
-        is the first of 1 (F only), 255, 65535 or the picture's own maximum that none exceeds.
+        frame of an animation. White of wide greys: 65535 for I;16; for I and F,
+        the first of 1 (F only), 255, 65535 that no pixel exceeds, else the picture's maximum.
       - a NumPy array (H, W) or (H, W, 1|3|4): bool, uint8, uint16 or float 0..1.
       - a tensor (H, W, 1|3|4) or (1, H, W, 1|3|4), as ComfyUI's IMAGE: float 0..1, clamped.
 
@@ -98,12 +97,12 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
         raise ValueError(f"make {os.fspath(path)!r} smaller: {error}") from error
     except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise
         raise ValueError(
-            f"save the picture anew: {os.fspath(path)!r} is truncated or damaged ({error})"
+            f"save the picture again: {os.fspath(path)!r} is truncated or damaged ({error})"
         ) from error
 
 
 def _decoded(path: str | os.PathLike) -> Image.Image:
-    """The opened and decoded file. Raises OSError for what decoders raise without a type of it."""
+    """The opened and decoded file. Raises OSError where decoders raise other types."""
     try:
         opened = Image.open(path)
         opened.load()
@@ -136,7 +135,7 @@ def to_mask(value: Any, size: tuple[int, int]) -> torch.Tensor:
             f"{size[0]}x{size[1]}"
         )
     if not np.isfinite(mask).all():
-        raise ValueError("mend the mask, or leave it unconnected: it holds NaN or infinity")
+        raise ValueError("fix the mask, or leave it unconnected: it holds NaN or infinity")
     mask = np.clip(mask, 0.0, 1.0)
     if not mask.any():
         raise ValueError(
@@ -173,12 +172,12 @@ def _first_frame_upright(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # errors of the decoder come from here, not from within the next line
+    image.load()  # so that the decoder's errors are raised here and not in the next line
     try:
         return ImageOps.exif_transpose(image)
     except Exception:
-        # A camera's broken EXIF block raises whatever its parser stumbles on (struct.error,
-        # SyntaxError, TypeError, ...), and is no reason to refuse the pixels.
+        # A broken EXIF block raises almost anything (struct.error, SyntaxError, TypeError, ...).
+        # The pixels are good.
         return image.copy()
 
 
@@ -191,7 +190,7 @@ def _wide_grey_bytes(image: Image.Image) -> np.ndarray:
     """(H, W) uint8 from the grey modes of more than 8 bits; `to_picture` documents their white."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("mend the picture: its pixels hold NaN or infinity")
+        raise ValueError("fix the picture: its pixels hold NaN or infinity")
     whites = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
     largest = values.max()
     white = next((white for white in whites if largest <= white), largest)
@@ -235,7 +234,7 @@ def _bytes_of(array: np.ndarray, clamped: bool) -> np.ndarray:
     for start in range(0, len(array), rows):
         values = _unit_range(array[start : start + rows], "picture")
         if not np.isfinite(values).all():
-            raise ValueError("mend the picture: its pixels hold NaN or infinity")
+            raise ValueError("fix the picture: its pixels hold NaN or infinity")
         if not clamped and values.max() > _LARGEST_OVERSHOOT:
             raise ValueError(
                 f"divide the picture by 255, or pass it as uint8: floats go from 0 to 1, these "

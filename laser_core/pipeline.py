@@ -5,8 +5,7 @@ Joins the steps and decides which of them run. Knows no tensor, no prompt and no
 
 from __future__ import annotations
 
-import dataclasses
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,12 +15,12 @@ from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
 from .results import Answer, LaserAnswer, Location
 from .settings import LaserSettings
-from .steps.answer_input import negative_stream, plain_stream, positive_stream
+from .steps.answer_input import make_negative_stream, make_plain_stream, make_positive_stream
 from .steps.attention import ReadAttention, read_attention
 from .steps.counterfactual import blocks_something, make_counterfactual
 from .steps.crop import place_windows
 from .steps.decode import decode
-from .steps.vaq import contrast, evidence, evidence_of_mask, select_layer
+from .steps.vaq import contrast, make_evidence, make_evidence_of_mask, select_layer
 
 
 def locate(
@@ -37,7 +36,7 @@ def locate(
     """Steps 1-7: the windows of the picture (PIL, NumPy or tensor) that the question is about.
 
     mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 1-6 are left out.
-    read: steps 1-2, or what remembers their outcome. Raises what the steps raise.
+    read: steps 1-2, or a version that remembers its results. Raises what the steps raise.
     """
     picture = to_picture(picture)
     inputs = lvlm.encode(picture, settings.prompt.framing)
@@ -45,10 +44,10 @@ def locate(
         maps = read(lvlm, inputs, question, settings.prompt, progress)  # steps 1-2
         contrasted = contrast(maps, settings.contrast)  # step 3
         choice = select_layer(contrasted, settings.layer)  # steps 4-5
-        found = evidence(contrasted, choice, maps)  # step 6
+        found = make_evidence(contrasted, choice, maps)  # step 6
     else:
         check_mask(mask, picture)
-        maps, found = None, evidence_of_mask(mask)
+        maps, found = None, make_evidence_of_mask(mask)
     placement = place_windows(found, settings.crop)  # step 7
     return Location(picture, inputs, question, settings, maps, found, placement)
 
@@ -82,18 +81,19 @@ def answer_from(
     looks = not (sure or found.evidence.degenerate)
     contrasts = looks and decoding.alpha > 0 and blocks_something(found)
 
-    plain = plain_stream(lvlm, found.inputs, found.question, found.settings.prompt)
-    positive = positive_stream(lvlm, found) if looks else plain  # step 9
     block = cache(lambda: make_counterfactual(found, lvlm.mean_colour))  # step 8, if it is read
-    negative = (lambda: negative_stream(lvlm, found, positive, block())) if contrasts else None
-
     plain_answer: Answer | None = None
-    if with_plain:
-        undisturbed = dataclasses.replace(decoding, alpha=0.0)
-        shown, stage = None if looks else on_text, as_one_stage(progress, "answering plainly")
-        plain_answer = decode(lvlm, plain, None, undisturbed, stage, shown)
-    laser = None if looks else plain_answer  # nothing else to answer from
-    laser = laser or decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
+    if with_plain or not looks:
+        plain = make_plain_stream(lvlm, found.inputs, found.question, found.settings.prompt)
+        stage = as_one_stage(progress, "answering plainly") if with_plain else progress
+        plain_answer = decode(lvlm, plain, None, decoding, stage, None if looks else on_text)
+    if plain_answer is not None and not looks:
+        laser = plain_answer
+    else:
+        positive = make_positive_stream(lvlm, found)  # step 9
+        blind = partial(make_negative_stream, lvlm, found, positive)
+        negative = (lambda: blind(block())) if contrasts else None
+        laser = decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
     blocked = block() if laser.contrasted else None
     skipped = "crop" if sure else "counterfactual" if contrasts and blocked is None else ""
-    return LaserAnswer(laser, found, blocked, plain_answer, skipped)
+    return LaserAnswer(laser, found, blocked, plain_answer if with_plain else None, skipped)

@@ -1,4 +1,4 @@
-"""How a run tells what it is doing. Knows no stage and no answer: only the shape of the calls."""
+"""How a run reports its progress: the shape of the calls. Knows no stage and no answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def as_one_stage(progress: Progress | None, stage: str) -> Progress | None:
-    """A run's own stages, told as the progress of one stage of a larger run."""
+    """A run's own stages, reported as one stage of a larger run."""
     if progress is None:
         return None
     return lambda _, done, total: progress(stage, done, total)

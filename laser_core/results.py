@@ -58,7 +58,7 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where the question looks (step 6): map (gh, gw) float32 >= 0, over `grid`.
+    """Where the question makes the model look (step 6): map (gh, gw) float32 >= 0, over `grid`.
 
     choice is None when the map is a mask from elsewhere. A degenerate map is not finite, or all
     zero on the picture (padding beyond it does not count): nothing was found, and the answer is
@@ -72,14 +72,14 @@ class Evidence:
 
     @property
     def mass(self) -> float:
-        """The map's sum over the picture; a patch that reaches beyond it counts in part."""
+        """The map's sum over the picture; of a patch, only the part on the picture counts."""
         return self._mass_in(Box(*whole_picture(self.picture_size)))
 
     def share_in(self, box: Box | Window) -> float:
         """The share of the map's mass that lies in `box`, 0..1; NaN for a degenerate map.
 
-        box: pixels of the picture, outside of which nothing counts. A patch that the box cuts
-        counts by the part inside.
+        box: in pixels of the picture; nothing outside the picture counts. Of a patch that the box
+        cuts, the part inside counts.
         """
         if self.degenerate:
             return math.nan
@@ -107,7 +107,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Location:
-    """Where the question looks: the outcome of steps 1-7, with what it was asked of.
+    """Where the evidence lies: the outcome of steps 1-7, with its picture and question.
 
     picture: RGB; inputs: the same as encoded. maps: None where a mask from elsewhere is the
     evidence.
@@ -128,7 +128,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """What the stream without the evidence does not see (step 8).
+    """What is hidden from the stream without the evidence (step 8).
 
     mask: (H, W) float32 0..1 at picture size. picture: with the mask filled, None where the
     model's picture tokens are blocked instead.
@@ -140,7 +140,7 @@ class Counterfactual:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token the model might have said: its probability as decoded, with and without evidence."""
+    """Another possible token: its probability as decoded, with and without the evidence."""
 
     text: str
     token_id: int
@@ -151,7 +151,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class TokenRecord:
-    """One token of an answer and what each stream thought of it (step 10).
+    """One token of an answer and its scores in each stream (step 10).
 
     Logits are raw (z+, z-); probabilities are softmax values. The values without the evidence
     are None where no counterfactual stream ran.
@@ -198,7 +198,7 @@ class LaserAnswer:
     """The outcome of the whole method.
 
     counterfactual: None where nothing was blocked. plain: the model's answer without the method,
-    None unless asked for. skipped: "crop" or "counterfactual" where `adaptive` spared it, else "".
+    None unless asked for. skipped: "crop" or "counterfactual" if `adaptive` left it out, else "".
     """
 
     answer: Answer

@@ -44,10 +44,10 @@ REMOVED = {
     "attention sdpa": "auto",
     "beams": "{temperature} and {seed} for other answers",
     "crop_tokens": "{crop_budget}, a share of the picture's tokens,",
-    "feather_px": "{fill} blur",
+    "feather_px": "{fill} blur, or a mask feathered by another node,",
     "fill black": "mean",
     "fill grey": "mean",
-    "fill_seed": "{fill} blur",
+    "fill_seed": "{fill} noise, which is the same every time,",
     "fused_layers": "{rule}, {first_depth} and {last_depth}",
     "grow_px": "{amount}",
     "min_visual_tokens": "{max_visual_tokens}",
@@ -55,7 +55,7 @@ REMOVED = {
     "placement centroid": "most mass",
     "top_fraction": "{scale}",
 }
-"""Settings and choices that there are no longer: what to use instead, settings in braces."""
+"""Removed settings and choices, with what to use instead; settings in braces."""
 
 
 def removal(name: str, written: Callable[[str], str] = str) -> str | None:
@@ -69,6 +69,7 @@ def removal(name: str, written: Callable[[str], str] = str) -> str | None:
     return f"removed: use {instead} instead of {written(name)}"
 
 
+@dataclass(frozen=True)
 class Settings:
     """Base of all settings: validates on construction, so an invalid one cannot exist."""
 
@@ -87,17 +88,17 @@ def _checked(spec: dataclasses.Field, value: Any) -> Any:
     if kind is float and type(value) is int:
         value = _as_float(value)
     if type(value) is not kind:
-        raise ValueError(f"{spec.name} is {value!r}: give it a value of type {kind.__name__}")
+        raise ValueError(f"give it a value of type {kind.__name__}: {spec.name} is {value!r}")
     if isinstance(value, Settings):  # a group of settings, which has checked itself
         return value
     instead = REMOVED.get(f"{spec.name} {value}")
     if instead:
-        raise ValueError(f"{spec.name} is {value!r}: removed, use {instead}")
+        raise ValueError(f"removed, use {instead}: {spec.name} is {value!r}")
     if meta["choices"] and value not in meta["choices"]:
-        raise ValueError(f"{spec.name} is {value!r}: choose one of {', '.join(meta['choices'])}")
+        raise ValueError(f"choose one of {', '.join(meta['choices'])}: {spec.name} is {value!r}")
     low, high = meta["low"], meta["high"]
     if low is not None and not low <= value <= high:  # not-a-number fails this too
-        raise ValueError(f"{spec.name} is {value}: choose a value from {low} to {high}")
+        raise ValueError(f"choose a value from {low} to {high}: {spec.name} is {value}")
     return value
 
 
@@ -115,20 +116,21 @@ class LoadSettings(Settings):
 
     precision: str = setting(
         "auto",
-        "Number format of the weights. auto: bfloat16 on a GPU that has it, float16 on other "
+        "Number format of the weights. auto: bfloat16 on a GPU that supports it, float16 on other "
         "GPUs, float32 on the CPU.",
         choices=("auto", "bf16", "fp16", "fp32"),
     )
     quantization: str = setting(
         "none",
-        "Compress the weights with bitsandbytes, which must be installed and needs a GPU.",
+        "Compress the weights to save GPU memory (quantization). Needs a GPU and the package "
+        "bitsandbytes.",
         choices=("none", "8-bit", "4-bit"),
         advanced=True,
     )
     attention: str = setting(
         "auto",
-        "Attention kernel. auto: PyTorch's scaled dot product attention. Maps are the same with "
-        "every kernel.",
+        "The code that computes attention (the kernel). auto: PyTorch's own (SDPA). The maps are "
+        "the same with every kernel.",
         choices=("auto", "flash", "eager"),
         advanced=True,
     )
@@ -139,9 +141,9 @@ class LoadSettings(Settings):
     )
     max_visual_tokens: int = setting(
         1280,
-        "Largest number of visual tokens for a picture, on native-resolution models (Qwen-VL). "
-        "More tokens show finer details and cost more time and memory. At the default, the demo "
-        "Qwen2.5-VL keeps to its own, about 144.",
+        "Most visual tokens for a picture, on native-resolution models (Qwen-VL). More tokens "
+        "show finer details and cost more time and memory. At the default, the demo Qwen2.5-VL "
+        "uses its own limit, about 144.",
         low=4,
         high=16384,
         step=4,
@@ -149,8 +151,8 @@ class LoadSettings(Settings):
     )
     weights: str = setting(
         "safetensors",
-        "Files that weights are read from. safetensors or pickled: also pytorch_model.bin files "
-        "where a model has no safetensors, with a reader that runs no code in them.",
+        "Which weight files may be read. safetensors or pickled: also pytorch_model.bin, where a "
+        "model has no safetensors. Code inside such a file is never run.",
         choices=("safetensors", "safetensors or pickled"),
         advanced=True,
     )
@@ -169,22 +171,23 @@ class PromptSettings(Settings):
 
     instruction: str = setting(
         "auto",
-        "Answer-format sentence added after the question and kept in the query-free branch. "
-        "auto: the sentence the model was tuned with; empty: none.",
+        "A sentence about the answer's format, added after the question. The reading without the "
+        "question keeps it. auto: the sentence the model was tuned with; empty: none.",
         multiline=True,
     )
     query_free: str = setting(
         "keep instruction",
-        "What the second reading, without the question, is given. keep instruction: the "
-        "instruction alone; image only: nothing; generic question: ViCrop's request for a general "
-        "description.",
+        "What the model reads in place of the question, for comparison (query-free branch). keep "
+        "instruction: the instruction alone; image only: no text. generic question: ViCrop's "
+        "request for a general description.",
         choices=("keep instruction", "image only", "generic question"),
         advanced=True,
     )
     framing: str = setting(
         "pad",
-        "pad: widen pictures the model would crop or refuse to a shape it takes whole (LLaVA-1.5: "
-        "a square). processor: leave them to the model's own processor, which may cut the edges.",
+        "How a picture is fitted that the model would crop or refuse. pad: add borders until the "
+        "model takes all of it (LLaVA-1.5: a square). processor: as the model's own processor "
+        "does, which may cut the edges.",
         choices=("pad", "processor"),
         advanced=True,
     )
@@ -201,7 +204,7 @@ class ContrastSettings(Settings):
         "contrastive",
         "How the readings with and without the question are compared. contrastive: what the "
         "question adds, ReLU of the difference (the paper). raw: the reading with the question "
-        "alone. relative: their ratio (ViCrop), best with the generic question.",
+        "alone; relative: their ratio (ViCrop), best with the generic question.",
         choices=("contrastive", "raw", "relative"),
     )
 
@@ -212,21 +215,22 @@ class LayerSettings(Settings):
 
     top_heads: int = setting(
         8,
-        "Heads per layer that count, those the question moves most; all where a layer has fewer. "
-        "The paper gives no number.",
+        "How many attention heads count in each layer: those the question moves most. All count "
+        "where a layer has fewer. The paper gives no number.",
         low=1,
         high=256,
         step=1,
     )
     rule: str = setting(
         "fuse",
-        "fuse: the mean of all layers, weighed by VAQ, which found more on the demo model. argmax: "
-        "the one layer with the highest VAQ (the paper).",
+        "Which layers the evidence comes from. fuse: all, averaged by how much the question moves "
+        "them (VAQ); it found more on the demo model. argmax: the one the question moves most "
+        "(the paper).",
         choices=("fuse", "argmax"),
     )
     first_depth: float = setting(
         0.0,
-        "Start of the range of layers searched, as a fraction of the model's depth.",
+        "Where the searched layers begin, as a fraction of the model's depth.",
         low=0.0,
         high=1.0,
         step=0.05,
@@ -234,7 +238,7 @@ class LayerSettings(Settings):
     )
     last_depth: float = setting(
         1.0,
-        "End of the range of layers searched, as a fraction of the model's depth.",
+        "Where the searched layers end, as a fraction of the model's depth.",
         low=0.0,
         high=1.0,
         step=0.05,
@@ -249,8 +253,8 @@ class LayerSettings(Settings):
         super().__post_init__()
         if self.first_depth > self.last_depth:
             raise ValueError(
-                f"first_depth is {self.first_depth}: choose at most last_depth, which is "
-                f"{self.last_depth}"
+                f"choose at most last_depth, which is {self.last_depth}: first_depth is "
+                f"{self.first_depth}"
             )
 
 
@@ -260,29 +264,30 @@ class CropSettings(Settings):
 
     scale: float = setting(
         0.5,
-        "Width and height of the window as a fraction of the picture's. 0.5 is the paper's.",
+        "Width and height of the window, as a fraction of the picture's. The paper uses 0.5.",
         low=0.1,
         high=1.0,
         step=0.05,
     )
     min_side_px: int = setting(
         224,
-        "Smallest width and height of the window in pixels, as far as the picture has them.",
+        "Smallest width and height of the window in pixels, but never more than the picture's own.",
         low=1,
         high=8192,
         step=1,
     )
     placement: str = setting(
         "most mass",
-        "most mass: the window whose inside, without the margin, holds most of the map. peak: "
-        "around its strongest patch. top patches box: around the box of the strongest 5 % of the "
-        "patches, which may widen it. adaptive: ViCrop's search over window sizes.",
+        "Where the window goes. most mass: where its inside, without the margin, holds most "
+        "evidence; peak: around the strongest patch. top patches box: around the strongest 5 % of "
+        "patches, and larger if they need it; adaptive: ViCrop's search over window sizes.",
         choices=("most mass", "peak", "top patches box", "adaptive"),
     )
     margin: float = setting(
         0.1,
-        "With 'most mass': the share of the window's sides at each edge that does not count, so "
-        "that things lie inside and are not cut by the edge. 0: the whole window counts.",
+        "With 'most mass': evidence this near to the window's edge does not count, as a fraction "
+        "of the window's sides. So the window holds whole objects more often. 0: the whole window "
+        "counts.",
         low=0.0,
         high=0.4,
         step=0.05,
@@ -290,8 +295,8 @@ class CropSettings(Settings):
     )
     windows: int = setting(
         1,
-        "Number of windows, which do not overlap. The first lies as placement says; each further "
-        "one holds the most of what is left of the map, and fewer are made when none fits.",
+        "Number of windows; they do not overlap. The first follows placement, each further one "
+        "holds most of the evidence that is left. There are fewer when no other fits.",
         low=1,
         high=16,
         step=1,
@@ -313,22 +318,24 @@ class CounterfactualSettings(Settings):
 
     amount: float = setting(
         0.05,
-        "How much is blocked, as a share of all patches; one patch at least. The paper gives no "
-        "number; 5 % was chosen.",
+        "How much is blocked, as a share of all patches; at least one patch. The paper gives no "
+        "number, so we chose 5 %.",
         low=0.0,
         high=1.0,
         step=0.01,
     )
     fill: str = setting(
         "mean",
-        "What replaces the evidence. mean: the model's mean colour; blur and noise keep the "
-        "surroundings plausible; visual tokens: blocks the model's picture tokens, not pixels.",
+        "What replaces the evidence. mean: the model's mean colour; blur: the picture, blurred; "
+        "noise: random pixels. visual tokens: changes the model's picture tokens there, not the "
+        "pixels.",
         choices=("mean", "blur", "noise", "visual tokens"),
     )
     block: str = setting(
         "crop",
-        "With the answer input 'picture + crop': block the evidence in the crop (the picture is "
-        "read once for both streams), or in both, which is stronger and forgives a miss less.",
+        "Where the evidence is blocked, with the answer input 'picture + crop'. crop: in the crop "
+        "alone, which is faster and forgives a window that misses. picture and crop: in both, "
+        "which is stronger.",
         choices=("crop", "picture and crop"),
         advanced=True,
     )
@@ -340,13 +347,14 @@ class AnswerSettings(Settings):
 
     answer_input: str = setting(
         "picture + crop",
-        "crop: the window alone (a reading of the paper). picture + crop: keeps the context, "
-        "which forgives a window that misses, most of all in questions about relations.",
+        "What the model sees when it answers. crop: the window alone (a reading of the paper). "
+        "picture + crop: the whole picture too, which helps where the window misses, most of all "
+        "in questions about relations.",
         choices=("picture + crop", "crop"),
     )
     crop_budget: float = setting(
         1.0,
-        "Visual tokens of the crop as a share of the picture's, on native-resolution models "
+        "Visual tokens of the crop, as a share of the picture's, on native-resolution models "
         "(Qwen-VL). Less is faster. Never below what magnifies the crop 1.25 times, capped at the "
         "picture's tokens.",
         low=0.05,
@@ -362,16 +370,16 @@ class DecodeSettings(Settings):
 
     alpha: float = setting(
         1.0,
-        "Weight of the difference between the streams with and without the evidence. 0: plain "
-        "decoding, and the second stream is not computed. 1 is the paper's.",
+        "How strongly the evidence counts (alpha): the weight of the difference it makes. 0: "
+        "plain decoding, with no second stream. 1: as in the paper.",
         low=0.0,
         high=10.0,
         step=0.1,
     )
     beta: float = setting(
         0.5,
-        "Of what alpha raises, keep only tokens at least this likely, against the best one, with "
-        "the evidence. 0: off (the paper). 0.5 leaves alpha the close calls, and kept more right "
+        "Drop tokens less probable than beta times the best token, judged with the evidence. 0: "
+        "off, as in the paper. At 0.5 alpha decides only close calls; it kept more answers right "
         "than 0.1.",
         low=0.0,
         high=1.0,
@@ -380,7 +388,7 @@ class DecodeSettings(Settings):
     max_tokens: int = setting(64, "Longest answer, in tokens.", low=1, high=4096, step=1)
     temperature: float = setting(
         0.0,
-        "0: the most likely token every time. Above 0: sample, the more freely the higher.",
+        "0: the most likely token every time. Above 0: sample; higher is more random.",
         low=0.0,
         high=5.0,
         step=0.05,
@@ -394,14 +402,19 @@ class DecodeSettings(Settings):
         advanced=True,
     )
     top_k: int = setting(
-        0, "When sampling, keep this many tokens. 0: all.", low=0, high=1000, step=1, advanced=True
+        0,
+        "When sampling, keep this many of the most likely tokens. 0: all.",
+        low=0,
+        high=1000,
+        step=1,
+        advanced=True,
     )
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**64 - 1, step=1)
     adaptive: float = setting(
         0.0,
-        "Save time where the model is sure: at this probability or more of its first token, the "
-        "comparison is left out. LASER Answer leaves the crop out too where the plain answer is as "
-        "sure. 0: off.",
+        "Save time where the model is sure: skip the comparison when its first token is at least "
+        "this probable. LASER Answer skips the crop too when the plain answer is that sure. 0: "
+        "off.",
         low=0.0,
         high=1.0,
         step=0.01,
@@ -429,18 +442,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "fast": {"crop_budget": 0.4, "alpha": 0.0, "adaptive": 0.9},
 }
-"""Settings by name. What a preset leaves out has its default; what is given wins over it."""
+"""Settings by name. What a preset leaves out has its default; a given value wins over a preset."""
 
 
 @dataclass(frozen=True)
 class PresetSettings(Settings):
-    """What the settings are where none is given."""
+    """The values of settings that are not given."""
 
     preset: str = setting(
         "default",
-        "Sets several settings at once. What you set yourself wins. paper: as published, one layer "
-        "and the crop alone. fast: looks closer only when unsure, reads no second stream, and "
-        "gives crops fewer tokens on native-resolution models.",
+        "Sets several settings at once; what you set yourself wins. paper: as published, with one "
+        "layer and the crop alone. fast: looks closer only when unsure, skips the second stream, "
+        "and gives crops fewer tokens on native-resolution models.",
         choices=tuple(PRESETS),
     )
 
@@ -458,19 +471,18 @@ class LaserSettings(Settings):
     decode: DecodeSettings = DecodeSettings()
 
     @classmethod
-    def of(cls, preset: str = "default", /, **given: Any) -> LaserSettings:
+    def of(cls, preset: str = "default", **given: Any) -> LaserSettings:
         """Settings by name over those of a preset: `LaserSettings.of("paper", alpha=0.5)`.
 
         Raises ValueError for an unknown preset, an unknown name and a value out of range.
         """
         values = {**preset_values(preset), **given}
         groups = {}
-        for group in fields(cls):
-            kind = type(group.default)
-            names = [spec.name for spec in fields(kind) if spec.name in values]
-            groups[group.name] = kind(**{name: values.pop(name) for name in names})
+        for group, settings in vars(cls()).items():
+            names = [spec.name for spec in fields(settings) if spec.name in values]
+            groups[group] = type(settings)(**{name: values.pop(name) for name in names})
         for name in values:
-            raise ValueError(removal(name) or f"{name} is no setting of the method: leave it out")
+            raise ValueError(removal(name) or f"leave out {name}: it is no setting of the method")
         return cls(**groups)
 
     @property
@@ -480,7 +492,7 @@ class LaserSettings(Settings):
 
     @property
     def preset(self) -> str | None:
-        """The preset whose settings these are; None where one that a preset sets is another."""
+        """The preset whose settings these are; None if they are those of no preset."""
         for preset in PRESETS:
             if preset_values(preset).items() <= self.by_name.items():
                 return preset
@@ -490,12 +502,12 @@ class LaserSettings(Settings):
 GROUPS: dict[str, type[Settings]] = {
     "preset": PresetSettings,
     "load": LoadSettings,
-    **{group.name: type(group.default) for group in fields(LaserSettings)},
+    **{name: type(settings) for name, settings in vars(LaserSettings()).items()},
 }
 
 
 LOCATE_GROUPS = ("preset", "load", "prompt", "contrast", "layer", "crop")
-"""The groups that say where the evidence is, and nothing of answers."""
+"""The groups that find the evidence; the others concern the answer."""
 
 
 def preset_values(preset: str) -> dict[str, Any]:

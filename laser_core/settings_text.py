@@ -64,7 +64,7 @@ def flags(groups: Iterable[str] = tuple(GROUPS)) -> list[Flag]:
 
 
 def title(group: str) -> str:
-    """What a settings group is about, a line for people."""
+    """What a settings group is about, in one line for people."""
     return (GROUPS[group].__doc__ or "").split("\n")[0].rstrip(".")
 
 
@@ -93,12 +93,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
-    """The settings that were given, elsewhere the preset's. Raises ValueError, remedy first."""
+    """The given settings; the preset decides the others. Raises ValueError, remedy first."""
     return _settings(flags(), vars(arguments))
 
 
 def read_named(texts: Mapping[str, str]) -> tuple[LoadSettings, LaserSettings]:
-    """The settings from texts by field name, {"alpha": "0.5"}, elsewhere the preset's.
+    """The settings from texts by field name, {"alpha": "0.5"}; the preset decides the others.
 
     Raises ValueError, remedy first and with the fields' own names.
     """
@@ -132,7 +132,7 @@ def _settings(
 
 
 def _value(flag: Flag, text: str) -> Any:
-    """The text as the field's type; a choice may be typed without its spaces and signs."""
+    """The text as the field's type; a choice may be typed without spaces and signs."""
     choices = flag.spec.metadata["choices"]
     if choices:
         alike = [choice for choice in choices if _letters(choice) == _letters(text)]
@@ -149,10 +149,10 @@ def _letters(text: str) -> str:
 
 
 def _in_flags(message: str, own: Sequence[Flag]) -> str:
-    """A settings' error, "field is value: remedy", with the remedy first and flags for fields."""
-    found, _, remedy = message.rpartition(": ")
+    """A settings' error, "remedy: field is value", with flags for fields."""
     for flag in own:
-        found = re.sub(rf"^{flag.spec.name}\b", flag.name, found)
-        if "_" in flag.spec.name:  # others are ordinary words
-            remedy = re.sub(rf"\b{flag.spec.name}\b", flag.name, remedy)
-    return f"{remedy}: {found}"
+        name = flag.spec.name
+        message = re.sub(rf": {name} is\b", f": {flag.name} is", message)
+        if "_" in name:  # others are ordinary words
+            message = re.sub(rf"(?<!-)\b{name}\b", flag.name, message)
+    return message

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..laser_core.geometry import Window
     from ..laser_core.results import Evidence, Placement
 
-# Load Image reads full opacity of a WebP as 254/255: that is no mask over the whole picture
+# Load Image reads a WebP's full opacity as 254/255, which must not mask the whole picture
 LEAK = 1.5 / 255
 HALF_A_LEVEL = 0.5001 / 255
 
@@ -137,9 +137,9 @@ def mask_batch(mask: torch.Tensor) -> torch.Tensor:
 def masks_of(mask: torch.Tensor, count: int, size: tuple[int, int]) -> Iterator[torch.Tensor]:
     """MASK -> an (H, W) float32 mask 0..1 for each of `count` pictures of (width, height).
 
-    One mask serves all pictures. An empty mask of the picture's size means that nothing was
-    found there. Raises ValueError for another size: Load Image gives an empty mask of 64 x 64 for
-    a picture without transparency.
+    One mask serves all pictures. An empty mask of the picture's size means that nothing was found.
+    Raises ValueError for another size, such as the empty 64 x 64 that Load Image gives for a
+    picture without transparency.
     """
     given = mask_batch(mask)
     if len(given) == 1:
@@ -174,9 +174,9 @@ def evidence_of(
     connected, or if counts or sizes do not match.
     """
     if mask is not None:
-        from ..laser_core.steps.vaq import evidence_of_mask
+        from ..laser_core.steps.vaq import make_evidence_of_mask
 
-        return map(evidence_of_mask, masks_of(mask, count, size))
+        return map(make_evidence_of_mask, masks_of(mask, count, size))
     if evidence is None:
         raise ValueError("connect evidence or a mask: there is nothing that says where to look")
     chosen = spread(evidence.items, count, "evidence")
@@ -231,7 +231,9 @@ def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
         boxes = [boxes]
     nested = isinstance(boxes, (list, tuple)) and all(isinstance(o, (list, tuple)) for o in boxes)
     if not nested or not all(isinstance(box, dict) for one in boxes for box in one):
-        raise ValueError("connect boxes of type BOUNDING_BOX: these are not records of x, y, ...")
+        raise ValueError(
+            "connect boxes of type BOUNDING_BOX: these are not records of x, y, width, height"
+        )
     lists = [list(one) for one in boxes]
     return lists if count is None else spread(lists, count, "list of boxes")
 
@@ -261,8 +263,8 @@ def window_on(box: dict[str, Any], size: tuple[int, int]) -> Window:
     window = Window(max(x, 0), max(y, 0), min(x + width, across), min(y + height, down))
     if window.width <= 0 or window.height <= 0:
         raise ValueError(
-            f"connect a box that lies on the picture: {width}x{height} at ({x}, {y}) has no part "
-            f"of a picture of {across}x{down}"
+            f"connect a box that lies on the picture: {width}x{height} at ({x}, {y}) lies outside "
+            f"a picture of {across}x{down}"
         )
     return window
 
@@ -287,7 +289,8 @@ def shared_out(sizes: Sequence[int], crops: int) -> None:
     """ValueError unless windows, `sizes` of them per picture, are as many as there are crops."""
     if sum(sizes) != crops:
         raise ValueError(
-            f"connect the boxes the crops were cut by: {sum(sizes)} boxes, {crops} crops"
+            "connect the boxes that the crops were cut by: "
+            f"there are {sum(sizes)} for {crops} crops"
         )
 
 

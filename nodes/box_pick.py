@@ -12,8 +12,8 @@ FORMATS = ("BOUNDING_BOX", "BBOX x1 y1 x2 y2", "BBOX x y width height")
 
 class BoxPick:
     DESCRIPTION = (
-        "Takes one box out of the boxes of this pack or another, as a box and as four numbers. Say "
-        "which format they have: it is never guessed."
+        "Picks one box from the boxes of this pack or another, as a box and as four numbers. "
+        "Choose the format of the boxes: it is never guessed."
     )
     SEARCH_ALIASES = ("laser", "bounding box", "bbox", "select box", "box to numbers")
     CATEGORY = CATEGORY
@@ -35,7 +35,7 @@ class BoxPick:
             "required": {
                 "boxes": (
                     f"{BOUNDING_BOX},{BBOX}",
-                    {"tooltip": "Boxes: from Con-ViCrop, LASER Answer or another pack."},
+                    {"tooltip": "The boxes, from Con-ViCrop, LASER Answer or another pack."},
                 ),
             },
             "optional": {
@@ -44,8 +44,8 @@ class BoxPick:
                     {
                         "default": FORMATS[0],
                         "tooltip": "How the boxes are written. BOUNDING_BOX: records with x, y, "
-                        "width and height. BBOX: four numbers, either the corners x1, y1, x2, y2 "
-                        "or x, y, width, height. Numbers do not say which they are.",
+                        "width and height. BBOX: four numbers, either two corners (x1 y1 x2 y2) "
+                        "or a corner and a size (x y width height).",
                     },
                 ),
                 "image_index": ("INT", {**whole, "tooltip": "Which picture, counted from 0."}),

@@ -35,9 +35,9 @@ from .widgets import (
 
 class ConViCrop(DrawsWhatIsConnected):
     DESCRIPTION = (
-        "Cuts out the window of the picture that holds most of the evidence, or of any mask: no "
-        "model is needed. Where nothing was found, the window is the whole picture. Crops of "
-        "unequal size are enlarged to the widest and the highest of their batch."
+        "Cuts out the window that holds most of the evidence, or of any mask; it needs no model. "
+        "Where nothing was found, the window is the whole picture. Crops of different sizes are "
+        "enlarged to the largest width and height of their batch."
     )
     SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
     CATEGORY = CATEGORY
@@ -46,12 +46,14 @@ class ConViCrop(DrawsWhatIsConnected):
     RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE")
     RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay")
     OUTPUT_TOOLTIPS = (
-        "What the windows show: one per picture, or several in the order of the pictures.",
-        "Where each crop was cut out, as a mask of the picture's size, for Paste Back or "
+        "The crops: what the windows show. One per picture, or several, in the order of the "
+        "pictures.",
+        "Where each crop was cut out, as a mask of the picture's size. For Paste Back or "
         "inpainting; one per crop.",
-        "The windows as x, y, width, height in pixels: a list per picture.",
-        "The windows as x1, y1, x2, y2 in pixels: a list per picture, as SAM nodes take them.",
-        "The picture with its heat map and windows, a colour bar and a legend: a drawing to show.",
+        "The windows as x, y, width, height in pixels; one list per picture.",
+        "The windows as x1, y1, x2, y2 in pixels, as SAM nodes take them; one list per picture.",
+        "The picture with its heat map and windows, a colour bar and a legend: a drawing to look "
+        "at.",
     )
 
     @classmethod
@@ -64,8 +66,8 @@ class ConViCrop(DrawsWhatIsConnected):
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "A window by hand, for every picture: 'x, y, width, height' in "
-                        "pixels. Empty: placed by the evidence.",
+                        "tooltip": "A window you set by hand, for every picture: 'x, y, width, "
+                        "height' in pixels. Empty: the evidence places it.",
                         "advanced": True,
                     },
                 ),

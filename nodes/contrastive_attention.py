@@ -32,8 +32,8 @@ class ContrastiveAttention:
     RETURN_NAMES = ("attention", "layers")
     OUTPUT_TOOLTIPS = (
         "The attention of every layer and head, for VAQ Layer Select.",
-        "A sheet per picture: what the question adds in every layer, each scaled to its own "
-        "strongest patch. The layer of the highest VAQ is framed.",
+        "One sheet per picture: what the question adds in every layer. Each map is scaled to its "
+        "own strongest patch. The layer with the highest VAQ is framed.",
     )
 
     @classmethod

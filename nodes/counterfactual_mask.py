@@ -27,17 +27,17 @@ from .widgets import (
 USUAL_MEAN_COLOUR = (122, 116, 104)  # of CLIP, which most vision towers were made with
 FILLS = ("mean", "blur", "noise")  # 'visual tokens' exists inside a model alone
 FILL_HELP = (
-    "What replaces the evidence. mean: the model's mean colour, or the usual one where only a mask "
-    "is connected; blur and noise keep the surroundings plausible. LASER Answer also has "
-    "'visual tokens', which works inside the model alone."
+    "What replaces the evidence. mean: the model's mean colour (CLIP's, where only a mask is "
+    "connected); blur: the picture, blurred; noise: random pixels. LASER Settings also offers "
+    "'visual tokens', which works only inside the model."
 )
 
 
 class CounterfactualMask:
     DESCRIPTION = (
-        "Blocks the evidence on the picture, or what any mask covers: no model is needed. VAT "
-        "Decode compares the answers with and without it. A mask is blocked as a whole, whatever "
-        "the amount; where nothing was found, nothing is blocked."
+        "Blocks the evidence on the picture, or what any mask covers; it needs no model. VAT "
+        "Decode compares the answers with and without it. A mask is blocked whole, whatever the "
+        "amount; where nothing was found, nothing is blocked."
     )
     SEARCH_ALIASES = ("laser", "counterfactual", "block", "mask out", "hide object", "ablate")
     CATEGORY = CATEGORY
@@ -45,7 +45,7 @@ class CounterfactualMask:
     RETURN_TYPES = ("IMAGE", "MASK", "IMAGE")
     RETURN_NAMES = ("counterfactual", "patches", "counterfactual_context")
     OUTPUT_TOOLTIPS = (
-        "The picture without its evidence; cut out by the windows when they are connected.",
+        "The picture without its evidence, cut to the windows if boxes are connected.",
         "What is blocked, as a mask of the picture's size.",
         "The whole picture without its evidence, for VAT Decode's input of the same name.",
     )
@@ -63,8 +63,8 @@ class CounterfactualMask:
                 "mask": MASK_SOCKET,
                 "boxes": (
                     BOUNDING_BOX,
-                    {"tooltip": "The windows, from Con-ViCrop: the evidence inside them is "
-                                "blocked, and the picture is cut out by them.",
+                    {"tooltip": "The windows, from Con-ViCrop. The evidence inside them is "
+                                "blocked, and the picture is cut to them.",
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
             },
@@ -74,7 +74,7 @@ class CounterfactualMask:
         import torch
 
         from ..laser_core.pictures import to_tensor
-        from ..laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+        from ..laser_core.steps.counterfactual import block, mask_patches, select_patches
 
         chosen = settings_from(CounterfactualSettings, values)
         batch = batch_of(image)
@@ -88,7 +88,7 @@ class CounterfactualMask:
             blocked[index] = on_white(batch[index])
             if not item.degenerate:
                 windows = () if looks is None else looks[index]
-                masks[index] = patch_mask(evidence_patches(item, chosen, windows), item)
+                masks[index] = mask_patches(select_patches(item, chosen, windows), item)
                 inside = masks[index] > 0
                 filled = to_tensor(block(picture, masks[index], chosen, colour))[0]
                 blocked[index][inside] = filled[inside]

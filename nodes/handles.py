@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ..laser_core.settings import ContrastSettings, LoadSettings, PromptSettings
 
 MAPS_BYTES = 512 * 2**20  # of maps that a loaded model remembers: 100 readings of a 7B model
-TOKENS_OF_A_RUN = 4096  # both streams, the kept prefix and what decoding merges
-PICTURES_OF_A_RUN = 5  # of which each holds tokens: picture and crop of both streams, the prefix
+TOKENS_OF_A_RUN = 4096  # both streams, the kept prefix and the merged batch
+PICTURES_OF_A_RUN = 5  # that hold tokens: picture and crop of both streams, the prefix
 BYTES_OF_A_TOKEN = 64  # of working memory, per hidden unit of a layer in flight
 
 
 class LvlmHandle:
-    """LASER_LVLM: a model that is loaded, and loaded again after it was unloaded.
+    """LASER_LVLM: a loaded model; after it was unloaded, it is loaded again on use.
 
     load: gives (the model, ComfyUI's manager of its memory or None). All use of the model goes
     through `running`, which brings it to its device.
@@ -50,7 +50,7 @@ class LvlmHandle:
     def running(self) -> Iterator[Lvlm]:
         """The model on its device, for a `with` block.
 
-        After an error or interrupt no cached prefix stays, and no maps where memory ran out.
+        An error or interrupt drops the cached prefix; running out of memory also drops the maps.
         """
         from ..laser_core.out_of_memory import is_out_of_memory
 
@@ -125,7 +125,7 @@ class LvlmHandle:
         return sum(maps.nbytes for maps in self._maps.values())
 
     def _leave_the_gpu(self) -> None:
-        """Weights that the manager moves wait in ordinary memory; quantized ones are given up."""
+        """Move the weights to ordinary memory; quantized ones cannot move and are unloaded."""
         if self._patcher is not None:
             runtime.send_away(self._patcher)
         elif self._lvlm is not None and self._lvlm.device.type != "cpu":
@@ -208,7 +208,7 @@ def _bytes_of(pictures: list[Image.Image]) -> int:
 
 
 def _memory_of_a_run(lvlm: Lvlm, settings: LoadSettings) -> int:
-    """A generous guess at the bytes a run needs beside the weights."""
+    """A generous guess at the bytes that a run needs in addition to the weights."""
     text = lvlm.model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

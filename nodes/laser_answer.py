@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..laser_core.results import LaserAnswer
 
 CARRIED = ("answer_input", "scale", "max_tokens", "temperature", "seed", "instruction")
-"""The settings that people turn; all others are LASER Settings'."""
+"""The settings that people change most; LASER Settings has all others."""
 
 
 class LaserAnswerNode(DrawsWhatIsConnected):
@@ -50,14 +50,16 @@ class LaserAnswerNode(DrawsWhatIsConnected):
     OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
-        "What the model says without the method; empty when it was not asked for.",
-        "What the windows show: one per picture, or several in the order of the pictures.",
-        "The picture with its heat map and windows, a colour bar and a legend: a drawing to show.",
+        "The model's answer without the method; empty if with_plain is off.",
+        "The crops: what the windows show. One per picture, or several, in the order of the "
+        "pictures.",
+        "The picture with its heat map and windows, a colour bar and a legend: a drawing to look "
+        "at.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
-        "The windows as x, y, width, height in pixels: a list per picture.",
+        "The windows as x, y, width, height in pixels; one list per picture.",
         "Everything about the run as JSON; one per picture.",
-        "The answer with its number of tokens, its time and why it stopped, the plain answer and "
-        "where the evidence comes from; one per picture.",
+        "The answer, its number of tokens, its time and, if it stopped early, the reason. Then "
+        "the plain answer and where the evidence comes from; one per picture.",
     )
 
     @classmethod
@@ -83,13 +85,14 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 **widgets(PromptSettings, "instruction", instruction={"advanced": True}),
                 "mask": (
                     "MASK",
-                    {"tooltip": "Where to look, as any mask of the picture's size, instead of the "
-                                "evidence the model finds. One for all pictures, or one each."},
+                    {"tooltip": "Where to look: any mask of the picture's size. It replaces the "
+                                "evidence the model would find. One for all pictures, or one for "
+                                "each."},
                 ),
                 "settings": (
                     SETTINGS,
-                    {"tooltip": "From LASER Settings, which then decides every setting that this "
-                                "node lacks. Not connected: the preset decides them."},
+                    {"tooltip": "From LASER Settings. It then decides every setting that this "
+                                "node does not show. Not connected: the preset decides them."},
                 ),
             },
             "hidden": NODE_ON_PAGE,

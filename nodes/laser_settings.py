@@ -17,7 +17,7 @@ ADDED = ("multiple_of",)
 class LaserSettingsNode:
     DESCRIPTION = (
         "Holds every setting that LASER Answer does not show. Connect it to LASER Answer's input "
-        "'settings': it then decides all of them, whatever preset is chosen there."
+        "'settings'. It then decides all of them, whatever preset is chosen there."
     )
     SEARCH_ALIASES = ("laser", "options", "parameters", "preset", "advanced settings", "paper")
     CATEGORY = CATEGORY
@@ -28,7 +28,7 @@ class LaserSettingsNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
-        groups = [type(group.default) for group in fields(LaserSettings)]
+        groups = [type(group) for group in vars(LaserSettings()).values()]
         names = [[s.name for s in fields(group) if s.name not in CARRIED] for group in groups]
         own = [widgets(group, *some) for group, some in zip(groups, names, strict=True) if some]
         found = [widget for group in own for widget in group.items()]

@@ -16,15 +16,15 @@ from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
 
 # Two Load LVLM nodes of the same settings share one model
 _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
-# Of the bytes that weights have on disk, in 16 bits, with what stays unquantized
+# Memory as a share of the weights' bytes on disk (16 bits), with what stays unquantized
 QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 
 
 class LoadLVLM:
     DESCRIPTION = (
         "Loads a vision-language model: LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL. "
-        "The demo models are part of this pack and run on any computer; models in models/LLM are "
-        "listed after them; the ones named with a size are downloaded there when first used."
+        "The demo models come with this pack and run on any computer. Models named with a size "
+        "are downloaded to models/LLM on first use."
     )
     SEARCH_ALIASES = ("laser", "vlm", "vision language model", "llava", "qwen", "load vqa model")
     CATEGORY = CATEGORY
@@ -42,18 +42,18 @@ class LoadLVLM:
                     models.choices(),
                     {
                         "default": models.DEMO_LABEL,
-                        "tooltip": "The demo models need no download and know shapes, colours and "
-                        "digits only. Then come the models in models/LLM, then models that are "
-                        "downloaded there when first used.",
+                        "tooltip": "The demo models come first: they need no download and know "
+                        "only shapes, colours and digits. The models in models/LLM follow. Models "
+                        "named with a size are downloaded there on first use.",
                     },
                 ),
                 "custom_model": (
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "Another model instead: a folder, or a Hugging Face id like "
-                        "'Qwen/Qwen2.5-VL-3B-Instruct', which is downloaded to models/LLM. "
-                        "Empty: the one chosen above.",
+                        "tooltip": "Another model: a folder, or a Hugging Face id like "
+                        "'Qwen/Qwen2.5-VL-3B-Instruct', which is downloaded to models/LLM. Empty: "
+                        "the model chosen above.",
                     },
                 ),
                 **widgets(LoadSettings, device={"choices": device_choices()}),
@@ -61,10 +61,10 @@ class LoadLVLM:
                     "BOOLEAN",
                     {
                         "default": True,
-                        "tooltip": "On: the model stays on the GPU until ComfyUI needs the room; "
-                        "8-bit and 4-bit models, which ComfyUI cannot move, until Unload LVLM. "
-                        "Off: it leaves the GPU after every node that used it; an 8-bit or 4-bit "
-                        "model is then loaded anew for the next.",
+                        "tooltip": "On: the model stays on the GPU until ComfyUI needs the "
+                        "memory. Off: it leaves the GPU after every node that uses it. ComfyUI "
+                        "cannot move 8-bit and 4-bit models: on, they stay until Unload LVLM; "
+                        "off, they are loaded again for each node.",
                         "advanced": True,
                     },
                 ),
@@ -102,9 +102,9 @@ class LoadLVLM:
 
 class UnloadLVLM:
     DESCRIPTION = (
-        "Frees the memory of a model, on the GPU and off it, and passes anything through. Connect "
-        "the last result to 'any', so that the model is freed after it and not before. The model "
-        "is loaded again when it is next used."
+        "Frees a model's memory, on the GPU and off it. Connect the last result to 'any', so the "
+        "model is freed afterwards; the result passes through. The model is loaded again on its "
+        "next use."
     )
     SEARCH_ALIASES = ("laser", "free memory", "vram", "unload model", "purge")
     CATEGORY = CATEGORY
@@ -121,7 +121,7 @@ class UnloadLVLM:
             "optional": {
                 "any": (
                     ANY,
-                    {"tooltip": "Anything that has to be finished before the model is freed."},
+                    {"tooltip": "Whatever must be finished before the model is freed."},
                 )
             },
         }
@@ -138,8 +138,8 @@ def device_choices() -> list[str]:
 def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, Any]:
     """(the model, ComfyUI's manager of its memory or None).
 
-    source: what the core loads. Weights that ComfyUI is to move are read into ordinary memory
-    first; quantized ones cannot be moved and go to the GPU at once.
+    source: what the core loads. Weights that ComfyUI will move are read into ordinary memory first.
+    Quantized ones cannot be moved, so they go to the GPU at once.
     """
     import torch
 
@@ -156,7 +156,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
         used = dataclasses.replace(settings, device=str(device))
         on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
         make_room(device, int(on_disk * QUANTIZED_SHARE[settings.quantization]))
-    with torch.inference_mode(False):  # weights made inside could not be moved later
+    with torch.inference_mode(False):  # weights made in inference mode could not be moved later
         lvlm = load_lvlm(source, used)
     lvlm.name = name
     movable = device is not None and device.type != "cpu" and settings.quantization == "none"

@@ -1,6 +1,6 @@
 """Which models there are: the bundled demos, folders in models/LLM, and ids that are downloaded.
 
-Lists without importing torch or transformers, since ComfyUI asks for the list again and again.
+Lists without importing torch or transformers, because ComfyUI asks for the list often.
 Nothing is downloaded before a model is used.
 """
 
@@ -60,7 +60,7 @@ def find(
     progress: Callable[[str, int, int], None] | None = None,
     pickled: bool = False,
 ) -> tuple[str, str]:
-    """(name for people, what the core loads) of a choice, downloaded to models/LLM if need be.
+    """(name for people, what the core loads) of a choice, downloaded to models/LLM if missing.
 
     pickled: whether weights may be pickled where there are no safetensors.
     Raises ValueError for a model that is not there or cannot be downloaded.
@@ -84,7 +84,7 @@ def find(
 
 
 def _custom_folder(custom: str) -> Path | None:
-    """The model folder that a text names; a way up (`..`) names none."""
+    """The model folder that a text names; a path with `..` names none."""
     try:
         path = Path(custom).expanduser()
         if ".." not in path.parts and (path / "config.json").is_file():

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 class PasteBack:
     DESCRIPTION = (
-        "Puts an edited crop, of any size, back where Con-ViCrop cut it out. Outside the region "
-        "not a single value of the picture changes."
+        "Puts an edited crop of any size back where Con-ViCrop cut it out. Outside the region the "
+        "picture does not change at all."
     )
     SEARCH_ALIASES = ("laser", "uncrop", "stitch", "composite", "paste crop", "inpaint stitch")
     CATEGORY = CATEGORY
@@ -44,18 +44,18 @@ class PasteBack:
             "required": {
                 "image": (
                     "IMAGE",
-                    {"tooltip": "The picture, or pictures, that the crop was cut from."},
+                    {"tooltip": "The picture or pictures that the crop was cut from."},
                 ),
                 "crop": (
                     "IMAGE",
-                    {"tooltip": "The crop after editing: it may be larger or smaller than the "
-                                "region, and is resized to it, or put where VAE Encode cut it to "
-                                "multiples of 8. One without transparency takes the picture's."},
+                    {"tooltip": "The edited crop. It may have any size and is resized to the "
+                                "region, or put back where VAE Encode cut it to multiples of 8. "
+                                "A crop without transparency takes the picture's."},
                 ),
                 "region": (
                     "MASK",
                     {"tooltip": "Where the crop was cut out: Con-ViCrop's region, one per crop. "
-                                "Partial values blend."},
+                                "Values between 0 and 1 blend."},
                 ),
             },
             "optional": {
@@ -66,15 +66,15 @@ class PasteBack:
                         "min": 0,
                         "max": 1024,
                         "step": 1,
-                        "tooltip": "Blend the crop in over this many pixels inside the edges of "
-                        "the window, except along the picture's own.",
+                        "tooltip": "Blend the crop in over this many pixels inside the window's "
+                        "edges. Edges that lie on the picture's own edge are not blended.",
                     },
                 ),
                 "boxes": (
                     BOUNDING_BOX,
-                    {"tooltip": "The windows of Con-ViCrop: which crops belong to which picture, "
-                                "and where they were cut out when the region was changed since. "
-                                "Needed for several crops of each of several pictures.",
+                    {"tooltip": "Con-ViCrop's windows. They tell which crops belong to which "
+                                "picture, and where a crop was cut out if you changed its region. "
+                                "Needed when several pictures have several crops each.",
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
             },
@@ -101,16 +101,16 @@ class PasteBack:
 
 
 def _check_values(**given: torch.Tensor) -> None:
-    """ValueError for pixels that are no number, or that may go from 0 to 255."""
+    """ValueError for pixels that are not finite, or not floats (they may go from 0 to 255)."""
     for name, values in given.items():
         if name != "region" and not values.is_floating_point():
             raise ValueError(f"convert {name} to floats from 0 to 1: its values are {values.dtype}")
         if not values.isfinite().all():
-            raise ValueError(f"mend {name}: it holds NaN or infinity")
+            raise ValueError(f"fix {name}: it holds NaN or infinity")
 
 
 class Piece(NamedTuple):
-    """One paste: which crop, in which region, and the box it was cut by where that is known."""
+    """One paste: which crop, in which region, and the box it was cut by, if known."""
 
     crop: int
     region: int
@@ -120,8 +120,8 @@ class Piece(NamedTuple):
 def _evenly(pictures: int, crops: int, regions: int) -> list[list[Piece]]:
     """What to paste into each resulting picture, by numbers alone.
 
-    One crop for each picture, all crops into one picture, or, with one region, the same place in
-    every picture or every crop another version of the one picture.
+    One crop for each picture, or all crops into one picture. With one region: the same place in
+    every picture, or one version of the picture for every crop.
     """
     if regions == crops and pictures in (1, crops):
         each = crops // pictures

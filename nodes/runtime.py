@@ -1,7 +1,7 @@
 """What ComfyUI offers a running node: progress, interrupts, memory, folders, files for the views.
 
-The only file that imports ComfyUI, and only when asked: without ComfyUI the pack imports and its
-nodes work, with no bar, no preview and no memory manager.
+The only file that imports ComfyUI, and only inside functions. Without ComfyUI the nodes still work,
+with no bar, no preview and no memory manager.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ class NodeProgress:
         if self._bar is None:
             return
         self._memory.throw_exception_if_processing_interrupted()
-        # An answer that is decoded twice, with and without the method, must not run backwards
+        # An answer is decoded twice, with and without the method; the bar must not run backwards
         self._value = max(self._value, round(STEPS * pictures_done / self._pictures))
         self._bar.update_absolute(self._value, STEPS)
 
 
 class ViewProgress:
-    """Shows in a node's view what there is before the run ends; does nothing without ComfyUI."""
+    """Shows results in a node's view before the run ends; does nothing without ComfyUI."""
 
     def __init__(self, node_id: str | None, extra_pnginfo: dict[str, Any] | None) -> None:
         self._node_id, self._last = node_id, 0.0
-        # Which workflow the node is of: node ids repeat in each
+        # Node ids repeat in every workflow, so the message names the workflow too
         self._workflow = ((extra_pnginfo or {}).get("workflow") or {}).get("id")
 
     def text(self, text: str) -> None:
@@ -172,7 +172,7 @@ def ui(text: Sequence[str], **views: list) -> dict[str, list]:
 
 
 def explain_out_of_memory(node: type) -> None:
-    """Have a node class name the remedy wherever in its function memory runs out.
+    """Make a node class name the remedy when its function runs out of memory.
 
     The function then raises torch.OutOfMemoryError, for which ComfyUI frees memory, or MemoryError.
     """
@@ -241,7 +241,7 @@ def best_precision(device: torch.device) -> str:
 
 
 def make_room(device: torch.device, memory_bytes: int) -> None:
-    """Have the manager free this much of a GPU, for what it does not put there itself."""
+    """Have the manager free this much GPU memory for what it does not load itself."""
     if not in_comfyui() or device.type == "cpu":
         return
     import comfy.model_management as memory
@@ -267,7 +267,7 @@ def manage(model: torch.nn.Module, device: torch.device, on_unload: Callable[[],
             self.device = next(model.parameters()).device
 
     class WholePatcher(comfy.model_patcher.ModelPatcher):
-        """Half a transformers model on each device computes wrongly: all of it moves, or none."""
+        """Moves the whole model or nothing: a model split over two devices computes wrongly."""
 
         def partially_load(
             self, device_to: Any, extra_memory: float = 0, force_patch_weights: bool = False
@@ -289,7 +289,7 @@ def manage(model: torch.nn.Module, device: torch.device, on_unload: Callable[[],
 
 
 def bring(patcher: Any, memory_bytes: int) -> None:
-    """Have the manager put the weights where they run, with this much room for the run itself."""
+    """Have the manager put the weights on their device and keep this much free for the run."""
     import comfy.model_management as memory
     import torch
 

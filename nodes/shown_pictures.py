@@ -1,4 +1,4 @@
-"""Which pictures, crops and counterfactuals VAT Decode was given belong together. Runs no model."""
+"""Sorts VAT Decode's pictures, crops and counterfactuals by picture. Runs no model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Shown:
 
     @property
     def nothing_found(self) -> bool:
-        """True when the crop is the whole picture and nothing was blocked: it is shown once."""
+        """True when the crop is the whole picture and nothing is blocked: then it is shown once."""
         if self.context is None or len(self.crops) > 1:
             return False
         blocked = self.blocked_crops or self.crops
@@ -50,14 +50,14 @@ class Shown:
 
     def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
         """The positive stream and, where there is a counterfactual, what makes the negative one."""
-        from ..laser_core.steps.answer_input import crops_stream, plain_stream
+        from ..laser_core.steps.answer_input import make_crops_stream, make_plain_stream
 
         if self.nothing_found:
-            return plain_stream(model, self.context, question, settings.prompt), None
+            return make_plain_stream(model, self.context, question, settings.prompt), None
         if self.context is None:
             return self._without_context(model, question, settings)
         whole = model.encode(self.context, settings.prompt.framing)
-        positive = crops_stream(model, whole, self.crops, question, settings)
+        positive = make_crops_stream(model, whole, self.crops, question, settings)
         if self.blocked_crops is None or settings.decode.alpha == 0:
             return positive, None
 
@@ -65,23 +65,23 @@ class Shown:
             seen, shared = whole, self.blocked_context is None
             if not shared and settings.answer.answer_input == "picture + crop":
                 seen = model.encode(self.blocked_context, settings.prompt.framing)
-            return crops_stream(model, seen, self.blocked_crops, question, settings, shared)
+            return make_crops_stream(model, seen, self.blocked_crops, question, settings, shared)
 
         return positive, negative
 
     def _without_context(
         self, model: Any, question: str, settings: LaserSettings
     ) -> tuple[Any, Any]:
-        """Each picture as the model takes any picture: nothing says how far to enlarge a crop."""
-        from ..laser_core.steps.answer_input import crops_stream, plain_stream
+        """Each crop is read as an ordinary picture: nothing says how far to enlarge it."""
+        from ..laser_core.steps.answer_input import make_crops_stream, make_plain_stream
 
         if self.blocked_crops is None and len(self.crops) == 1:
-            return plain_stream(model, self.crops[0], question, settings.prompt), None
+            return make_plain_stream(model, self.crops[0], question, settings.prompt), None
         crop_alone = dataclasses.replace(settings, answer=AnswerSettings(answer_input="crop"))
 
         def stream(crops: list[Image.Image]) -> Any:
             encoded = [model.encode(crop, settings.prompt.framing) for crop in crops]
-            return crops_stream(model, encoded[0], encoded, question, crop_alone)
+            return make_crops_stream(model, encoded[0], encoded, question, crop_alone)
 
         blocked = self.blocked_crops if settings.decode.alpha else None
         return stream(self.crops), None if blocked is None else partial(stream, blocked)
@@ -150,7 +150,7 @@ def _crops_per_picture(crops: int, contexts: Any, boxes: Any) -> list[int]:
         return [1] * crops
     if crops % len(contexts):
         raise ValueError(
-            f"connect Con-ViCrop's boxes too: {crops} crops are no equal number for each of "
+            f"connect Con-ViCrop's boxes too: {crops} crops cannot be shared equally among "
             f"{len(contexts)} context pictures"
         )
     return [crops // len(contexts)] * len(contexts)

@@ -1,4 +1,4 @@
-"""VAQ Layer Select: layers by how much the question moves them, and the evidence (steps 4-6)."""
+"""VAQ Layer Select: scores layers by how much the question moves them (steps 4-6)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .widgets import ATTENTION, CATEGORY, EVIDENCE, UNIQUE_ID, settings_from, wi
 class VAQLayerSelect(DrawsWhatIsConnected):
     DESCRIPTION = (
         "Scores every layer by how much the question moves its attention (Visual Activation by "
-        "Query). The evidence is the mean of them all, weighed by that score, or of the best one "
-        "alone (rule argmax, the paper's)."
+        "Query, VAQ). The evidence is the average of all layers, weighted by that score. With "
+        "rule argmax, as in the paper, it is the best layer alone."
     )
     SEARCH_ALIASES = ("laser", "layer", "visual activation by query", "heat map", "grounding")
     CATEGORY = CATEGORY
@@ -27,13 +27,13 @@ class VAQLayerSelect(DrawsWhatIsConnected):
     RETURN_NAMES = ("evidence", "heat_map", "overlay", "layer", "report", "chart")
     OUTPUT_IS_LIST = (False, False, False, True, True, False)
     OUTPUT_TOOLTIPS = (
-        "Where the question looks, for Con-ViCrop and Counterfactual Mask.",
+        "Where the question makes the model look, for Con-ViCrop and Counterfactual Mask.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
-        "The picture under its heat map, with a colour bar: a drawing to show.",
-        "The layer with the highest VAQ of those searched, or the one set by hand, counted from 0; "
-        "one per picture.",
-        "Which layers the evidence comes from and why, in a sentence; one per picture.",
-        "The VAQ of every layer as a bar chart; the layers the evidence comes from are coloured.",
+        "The picture under its heat map, with a colour bar: a drawing to look at.",
+        "The searched layer with the highest VAQ, or the layer you set. Counted from 0; one per "
+        "picture.",
+        "Which layers the evidence comes from, and why, in one sentence; one per picture.",
+        "A bar chart of every layer's VAQ. The layers that the evidence comes from are coloured.",
     )
 
     @classmethod
@@ -55,7 +55,7 @@ class VAQLayerSelect(DrawsWhatIsConnected):
 
         from ..laser_core.output.drawing import drawing, vaq_chart
         from ..laser_core.output.heat import heat_map
-        from ..laser_core.steps.vaq import contrast, evidence, layer_map, select_layer
+        from ..laser_core.steps.vaq import contrast, make_evidence, map_layer, select_layer
 
         chosen = settings_from(LayerSettings, values)
         by_rule, draws = dataclasses.replace(chosen, layer=-1), self.draws(unique_id)
@@ -66,8 +66,8 @@ class VAQLayerSelect(DrawsWhatIsConnected):
         for picture, maps, heat in zip(attention.pictures, attention.maps, heats, strict=True):
             added = contrast(maps, attention.contrast)
             choice = select_layer(added, chosen)
-            item = evidence(added, choice, maps)
-            layers = torch.stack([layer_map(added, choice, layer) for layer in range(maps.layers)])
+            item = make_evidence(added, choice, maps)
+            layers = torch.stack([map_layer(added, choice, layer) for layer in range(maps.layers)])
             rule = select_layer(added, by_rule)
             items.append(item)
             views.append(vaq_view(picture, item, layers, rule, chosen.layer >= 0))

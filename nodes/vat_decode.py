@@ -1,8 +1,8 @@
-"""VAT Decode: the answer that leans on the evidence (steps 9-10, Eqs. 10-11)."""
+"""VAT Decode: the answer, weighed with and without the evidence (steps 9-10, Eqs. 10-11)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..laser_core.output.sentences import describe_answer
 from ..laser_core.settings import (
@@ -26,17 +26,13 @@ from .widgets import (
     widgets,
 )
 
-if TYPE_CHECKING:
-    pass
-
 
 class VATDecode:
     DESCRIPTION = (
-        "Answers the question from the positive picture, and favours words that are likelier with "
-        "the evidence than without it (Visual Activation of Tokens). With no counterfactual it is "
-        "the model's plain answer. With the context picture the model sees picture and crop, and "
-        "models of native resolution (Qwen-VL) get the crop enlarged; without it the positive "
-        "picture is read as it is."
+        "Answers the question and favours words that are likelier with the evidence than without "
+        "it (Visual Activation of Tokens, VAT). Without a counterfactual, decoding is plain. With "
+        "a context the model sees picture and crop, and native-resolution models (Qwen-VL) get "
+        "the crop enlarged."
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
     CATEGORY = CATEGORY
@@ -47,9 +43,10 @@ class VATDecode:
     OUTPUT_IS_LIST = (True, False, True, True)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
-        "Every token with its probability in both streams.",
+        "Every token with its probability with and without the evidence.",
         "Everything about the answer as JSON; one per picture.",
-        "The answer with its number of tokens, its time and why it stopped; one per picture.",
+        "The answer, its number of tokens, its time and, if it stopped early, the reason; one per "
+        "picture.",
     )
 
     @classmethod
@@ -59,8 +56,8 @@ class VATDecode:
                 "lvlm": LVLM_SOCKET,
                 "positive": (
                     "IMAGE",
-                    {"tooltip": "What the answer is read from: the crop of Con-ViCrop, or a whole "
-                                "picture. Several crops of a picture follow one another."},
+                    {"tooltip": "What the answer is read from: Con-ViCrop's crop, or a whole "
+                                "picture. Several crops of one picture follow one another."},
                 ),
                 "question": QUESTION,
             },
@@ -79,22 +76,22 @@ class VATDecode:
                 ),
                 "context": (
                     "IMAGE",
-                    {"tooltip": "The whole picture the crop was cut from. The model sees it before "
-                                "the crop (answer_input 'picture + crop'); in any case it sets how "
-                                "far a crop is enlarged on models of native resolution."},
+                    {"tooltip": "The whole picture that the crop was cut from. With answer_input "
+                                "'picture + crop' the model sees it before the crop. It also sets "
+                                "how far native-resolution models enlarge the crop."},
                 ),
                 "counterfactual_context": (
                     "IMAGE",
                     {"tooltip": "The whole picture without its evidence, from Counterfactual "
-                                "Mask: for evidence that is sure, as a mask of yours. Not "
-                                "connected: both streams see the same context, which is faster "
-                                "and forgives a window that missed."},
+                                "Mask. Connect it where the evidence is certain, such as a mask "
+                                "you drew. Not connected: both streams see the same context, "
+                                "which is faster and forgives a window that misses."},
                 ),
                 "boxes": (
                     BOUNDING_BOX,
-                    {"tooltip": "The windows of Con-ViCrop: they tell how many crops each picture "
-                                "has, and with the context connected each crop is read at its own "
-                                "size, whatever the others of its batch have.",
+                    {"tooltip": "Con-ViCrop's windows. They tell which crops belong to which "
+                                "picture. With the context connected, each crop is read at its "
+                                "own size instead of its batch's.",
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
             },

@@ -95,7 +95,7 @@ def _token(token: TokenRecord) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    """More digits than a view shows would double what is sent."""
+    """Four digits: more would double what is sent and are not shown."""
     return None if value is None else float(f"{value:.4g}")
 
 
@@ -118,10 +118,10 @@ def _picture_and_maps(
 def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, Any]:
     """Maps as tiles of one file, row by row, each up to its own maximum in the core's colours.
 
-    tile: (width, height) in pixels, one for each cell, within a gutter that repeats the outermost
-    ones: so that what is drawn enlarged and smooth does not mix with its neighbours.
-    place: what a tile covers of the picture, (x, y, width, height) as shares of its size.
-    peaks: the centre of the strongest cell of each map, likewise; None where a map holds nothing.
+    tile: (width, height) in pixels, one for each cell. A gutter around it repeats its outermost
+    pixels, so that a tile drawn enlarged and smooth does not mix with its neighbours.
+    place: the part of the picture that a tile covers, (x, y, width, height) as shares of its size.
+    peaks: the centre of each map's strongest cell, as shares too; None where a map holds nothing.
     """
     import torch
     from einops import rearrange

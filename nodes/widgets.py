@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import Field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ..laser_core.settings import PresetSettings, Settings, preset_values
 
 CATEGORY = "LASER"
+_Group = TypeVar("_Group", bound=Settings)
 
 LVLM, ATTENTION, EVIDENCE, TRACE = "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE"
 SETTINGS = "LASER_SETTINGS"
@@ -16,8 +17,8 @@ BOUNDING_BOX, BBOX = "BOUNDING_BOX", "BBOX"
 LVLM_SOCKET = (LVLM, {"tooltip": "The model, from Load LVLM."})
 IMAGE_SOCKET = (
     "IMAGE",
-    {"tooltip": "The picture, or a batch of them: each is handled by itself, in order. "
-                "Transparency is laid on white."},
+    {"tooltip": "The picture, or a batch: each picture is handled on its own, in order. "
+                "Transparent parts become white."},
 )  # fmt: skip
 EVIDENCE_SOCKET = (
     EVIDENCE,
@@ -25,16 +26,16 @@ EVIDENCE_SOCKET = (
 )
 MASK_SOCKET = (
     "MASK",
-    {"tooltip": "Where to look, as any mask of the picture's size: drawn by hand, by SAM or by "
-                "another node. Used instead of the evidence. One for all pictures, or one each."},
+    {"tooltip": "Where to look: any mask of the picture's size, drawn by hand, by SAM or by "
+                "another node. It replaces the evidence. One for all pictures, or one for each."},
 )  # fmt: skip
 QUESTION = (
     "STRING",
     {
         "default": "",
         "multiline": True,
-        "tooltip": "What to ask about the picture. It may not be empty: the method compares the "
-        "model's attention with and without it.",
+        "tooltip": "Your question about the picture. It must not be empty: the method compares "
+        "the model's attention with and without it.",
     },
 )
 UNIQUE_ID = {"unique_id": "UNIQUE_ID"}
@@ -71,7 +72,7 @@ def preset_widget() -> tuple:
     return choices, {**options, "presets": {name: preset_values(name) for name in choices}}
 
 
-def settings_from(settings: type[Settings], values: dict[str, Any]) -> Settings:
+def settings_from(settings: type[_Group], values: dict[str, Any]) -> _Group:
     """The settings whose fields are among a node's inputs; the others keep their defaults."""
     names = {spec.name for spec in fields(settings)}
     return settings(**{name: value for name, value in values.items() if name in names})

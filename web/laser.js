@@ -6,10 +6,11 @@ import { el } from "./views/dom.js";
 import { fileQuery, kept, picturesOf, restored } from "./views/payload.js";
 import { fillIn, presetsOf } from "./views/presets.js";
 import { translator } from "./views/strings.js";
-import { VIEWS, createView } from "./views/view.js";
+import { createView, VIEWS } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
-const LEAST_WIDTH = 320; // of a new node with a view, in CSS pixels
+const LEAST_WIDTH_PX = 320; // of a new node with a view
+const EMPTY_HEIGHT_PX = 64; // of a view with nothing to show
 const views = new Map(); // node -> its view while the node is on a graph
 const folds = new Map(); // node -> what folds its rarely used inputs
 const presets = new Map(); // type of node -> the values that each preset writes
@@ -17,7 +18,7 @@ let texts = {};
 let made = 0;
 
 const t = translator(
-  new Proxy({}, { get: (_, language) => texts[language] }),
+  () => texts,
   () => app.extensionManager.setting.get("Comfy.Locale"),
 );
 
@@ -38,10 +39,14 @@ app.registerExtension({
       views.get(nodeOf(String(detail.node).split(":"), root))?.progress(detail);
     });
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
-      setTimeout(() => folds.forEach((fold) => fold())),
+      setTimeout(() => {
+        for (const fold of folds.values()) fold();
+      }),
     );
     for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
-      api.addEventListener(end, () => views.forEach((view) => view.settle()));
+      api.addEventListener(end, () => {
+        for (const view of views.values()) view.settle();
+      });
     }
   },
 
@@ -68,16 +73,24 @@ app.registerExtension({
 
 /** Puts a view on a node for as long as the node is on a graph. */
 function attach(node, { sections, height }) {
-  const root = el("div", { class: "laser-view", style: `--comfy-widget-min-height:${height}` });
-  root.style.minHeight = `${height}px`; // the newer renderer measures the element itself
+  const root = el("div", { class: "laser-view" });
+  let leastHeight;
+  const reserve = (px) => {
+    leastHeight = px;
+    root.style.minHeight = `${px}px`; // the newer renderer measures the element itself
+  };
+  reserve(EMPTY_HEIGHT_PX);
   const widget = node.addDOMWidget("laser_view", "laser_view", root, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
+    getMinHeight: () => leastHeight,
   });
   widget.serialize = false;
-  node.setSize([Math.max(node.size[0], LEAST_WIDTH), node.size[1]]);
-  const host = hostOf(node);
+  node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
+  const host = hostOf(node, () => {
+    reserve(height);
+    node.expandToFitContent?.();
+  });
 
   const showKept = () => {
     const result = restored(node.properties?.[KEPT]);
@@ -89,6 +102,8 @@ function attach(node, { sections, height }) {
     if (views.has(node)) return;
     views.set(node, createView(root, sections, host));
     forwarding = forwardToCanvas(root);
+    root.dataset.node = node.id;
+    setTimeout(() => remount(root, node)); // after the page has mounted what it mounts
     showKept();
   });
   chain(node, "onConfigure", showKept);
@@ -108,6 +123,17 @@ function attach(node, { sections, height }) {
     views.delete(node);
     forwarding?.abort();
   });
+}
+
+/**
+ * After undo the newer renderer shows the new node, but keeps the emptied root of the old one, of
+ * the same id, where the new root belongs.
+ */
+function remount(root, node) {
+  if (root.isConnected || !window.LiteGraph?.vueNodesMode || node.graph !== app.canvas.graph)
+    return;
+  const id = CSS.escape(String(node.id));
+  document.querySelector(`.laser-view:empty[data-node="${id}"]`)?.replaceWith(root);
 }
 
 /**
@@ -147,9 +173,10 @@ function followPreset(node, values) {
 }
 
 /** What a view asks of the canvas, see Host in views/view.js. */
-function hostOf(node) {
+function hostOf(node, makeRoom) {
+  made += 1;
   return {
-    id: `laser-${(made += 1)}`,
+    id: `laser-${made}`,
     t,
     url: (entry) => {
       const query = fileQuery(entry);
@@ -178,6 +205,7 @@ function hostOf(node) {
     },
     begin: () => app.canvas.emitBeforeChange(),
     end: () => app.canvas.emitAfterChange(),
+    makeRoom,
   };
 }
 
@@ -188,23 +216,34 @@ function hostOf(node) {
 function keep(node, result) {
   node.properties[KEPT] = result;
   const state = app.extensionManager.workflow?.activeWorkflow?.activeState;
-  const graph = node.graph === (app.rootGraph ?? app.graph)
-    ? state
-    : state?.definitions?.subgraphs?.find(({ id }) => id === node.graph?.id);
+  const graph =
+    node.graph === (app.rootGraph ?? app.graph)
+      ? state
+      : state?.definitions?.subgraphs?.find(({ id }) => id === node.graph?.id);
   const saved = graph?.nodes?.find(({ id }) => String(id) === String(node.id));
   if (!saved) return;
   saved.properties = { ...saved.properties, [KEPT]: structuredClone(result) };
+  saved.size = [...node.size]; // the view has made room for it
   api.dispatchCustomEvent("graphChanged", state); // so that the page's draft has it too
 }
+
+const CANVAS_METHODS = {
+  pointerdown: "processMouseDown",
+  pointermove: "processMouseMove",
+  pointerup: "processMouseUp",
+};
 
 /** In the classic renderer a DOM widget would swallow the wheel and the middle button. */
 function forwardToCanvas(root) {
   const controller = new AbortController();
   const { signal } = controller;
   const classic = () => !window.LiteGraph?.vueNodesMode;
-  root.addEventListener("wheel", (event) => classic() && !scrolls(event) && app.canvas.processMouseWheel(event), { signal });
-  const middle = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
-  for (const [type, method] of Object.entries(middle)) {
+  root.addEventListener(
+    "wheel",
+    (event) => classic() && !scrolls(event) && app.canvas.processMouseWheel(event),
+    { signal },
+  );
+  for (const [type, method] of Object.entries(CANVAS_METHODS)) {
     root.addEventListener(
       type,
       (event) => {

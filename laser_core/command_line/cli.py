@@ -2,7 +2,7 @@
 
     python -m laser_core ask PICTURE "QUESTION" [--model demo] [--out laser-out] [--json]
 
-Exit code 0 on success, 2 with one line on stderr for what the user can mend, 130 after Ctrl-C.
+Exit codes: 0 for success; 2, with one line on stderr, for what the user can fix; 130 after Ctrl-C.
 Anything else is a bug and shows its traceback. torch is imported once the arguments are read.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import io
 import json
 import os
 import re
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code. Only --help and --version leave by SystemExit."""
     progress = ProgressLine()
     for stream in (sys.stdout, sys.stderr):  # an answer may have letters the terminal lacks
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):  # whoever calls `main` may have put another there
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
         code = arguments.run(arguments, progress)
@@ -107,6 +109,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         progress.stage("loading the model")
         lvlm = load_lvlm(arguments.model, load)
         seconds = {"loading": watch.lap()}
+        result: LaserAnswer | Location
         if answering:
             result = answer(
                 lvlm, picture, arguments.question, settings,
@@ -116,7 +119,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
             result = locate(lvlm, picture, arguments.question, settings, progress.stage)
         seconds["method"] = watch.lap()
         progress.stage("drawing")
-        pictures = _pictures(result, answering)
+        pictures = _pictures(result)
         seconds["drawing"] = watch.lap()
     content = report(result, lvlm, load=load, files=[*pictures, "report.json"])
     _write(out, pictures, to_json(content))
@@ -168,24 +171,28 @@ def _megabytes(size: int) -> str:
 # ---- files -------------------------------------------------------------------------------------
 
 
-def _pictures(result: LaserAnswer | Location, answering: bool) -> dict[str, Image.Image]:
+def _pictures(result: LaserAnswer | Location) -> dict[str, Image.Image]:
     """The pictures of a run by file name."""
     from ..output.drawing import overlay, vaq_chart
+    from ..results import LaserAnswer
 
-    location = result.location if answering else result
+    location = result.location if isinstance(result, LaserAnswer) else result
+    choice = location.evidence.choice
+    assert choice is not None  # no command takes a mask as the evidence
     pictures = {"overlay.png": overlay(location)}
     if not location.evidence.degenerate:
         for index, window in enumerate(location.windows, 1):
             name = "crop.png" if index == 1 else f"crop-{index}.png"
             pictures[name] = location.picture.crop(window)
-    if answering and result.counterfactual and result.counterfactual.picture:
-        pictures["counterfactual.png"] = result.counterfactual.picture
-    pictures["vaq.png"] = vaq_chart(location.evidence.choice)
+    blocked = result.counterfactual if isinstance(result, LaserAnswer) else None
+    if blocked and blocked.picture:
+        pictures["counterfactual.png"] = blocked.picture
+    pictures["vaq.png"] = vaq_chart(choice)
     return pictures
 
 
 def _check_folder(out: Path) -> None:
-    """Raise ValueError now, rather than after the work, if `out` cannot be written."""
+    """Raise ValueError before the work, not after it, if `out` cannot be written."""
     existing = next(
         folder for folder in (out.absolute(), *out.absolute().parents) if _there(folder)
     )
@@ -196,16 +203,16 @@ def _check_folder(out: Path) -> None:
 
 
 def _check_files(out: Path, asked: Path, windows: int) -> None:
-    """Raise ValueError if the run would write over a file that no earlier run has written."""
+    """Raise ValueError if the run would overwrite a file that no earlier run wrote."""
     names = ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", "report.json"]
     names += [f"crop-{index}.png" for index in range(2, windows + 1)]
-    earlier = _earlier_files(out)
-    for name in names:
+    earlier = _earlier_files(out)  # these are removed
+    for name in dict.fromkeys([*names, *earlier]):
         there = out / name
         if os.path.lexists(there) and (name not in earlier or _same(there, asked)):
             raise ValueError(
-                f"choose another --out, or move {str(there)!r} away: it is not of an earlier run, "
-                "or what is asked about, and would be lost"
+                f"choose another --out, or move {str(there)!r} away: the run would overwrite it, "
+                "and no earlier run wrote it, or it is the picture you ask about"
             )
 
 
@@ -217,7 +224,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _there(path: Path) -> bool:
-    """Path.exists, and True for a path below a file, which is the file's own fault."""
+    """As Path.exists, but True for a path below a file: the caller then names that file."""
     try:
         path.stat()
     except NotADirectoryError:
@@ -230,7 +237,7 @@ def _there(path: Path) -> bool:
 
 
 def _write(out: Path, pictures: dict[str, Image.Image], report: str) -> None:
-    """The pictures, then the report that names them; what an earlier run left there goes first."""
+    """Remove an earlier run's files, then write the pictures and the report that names them."""
     from ..files import write_atomically
 
     try:
@@ -267,14 +274,22 @@ def _earlier_files(out: Path) -> list[str]:
 class _Parser(argparse.ArgumentParser):
     """Refuses with a ValueError of one line, instead of the usage text."""
 
+    def parse_known_args(self, *args: Any, **options: Any) -> Any:  # a command's own, in its name
+        known, unknown = super().parse_known_args(*args, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split()
-        names = [flag.name for flag in flags()]
+        names, own = [flag.name for flag in flags()], set(self._option_string_actions)
         for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
             removed = removal(word[2:].replace("-", "_"), flag_name)
-            if removed:
+            if removed and own & set(names):
                 raise ValueError(removed)
-            alike = difflib.get_close_matches(word, names, n=1)
+            if removed or word in names:
+                raise ValueError(f"leave out {word}: `{self.prog}` does not take it")
+            alike = difflib.get_close_matches(word, sorted(own & set(names)), n=1)
             if alike:
                 raise ValueError(f"did you mean {alike[0]}? There is no {word}")
         raise ValueError(f"see `{self.prog} --help`: {message}")

@@ -44,7 +44,7 @@ def read_branches(lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | 
 def _both_rows(
     lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The two branches' rows, each (L, H, N), and with the question the hidden state (D,)."""
+    """(rows with the question, rows without, hidden state with): (L, H, N), (L, H, N), (D,)."""
     suffixes = asked.suffix_length, free.suffix_length
     shared = lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key
     if not (shared and min(suffixes) > 0):  # a template may write nothing after the picture
@@ -54,11 +54,11 @@ def _both_rows(
     if progress:
         progress("reading the picture", 1, 2)
     if torch.equal(asked.input_ids, free.input_ids):
-        # Two runs would differ by rounding, and the method would take that for evidence.
+        # Two runs would differ by rounding, and that difference would count as evidence.
         row, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
         return row, row, hidden
-    # A free-form mask would override a sliding window, flash attention takes none, and for long
-    # texts it would be large.
+    # A free-form mask would override a sliding window. Flash attention takes none. For long texts
+    # it would be large.
     packed = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
     if not packed or sum(suffixes) > STRETCH:
         with_query, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
@@ -73,7 +73,7 @@ def _map_keys(prompt: Prompt) -> slice:
 
 
 def _last_row(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last token's (L, H, N) and hidden state (D,), after what `cache` lacks of the prompt."""
+    """The last token's rows (L, H, N) and hidden state (D,), once `cache` holds the prompt."""
     with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
         _, hidden = extend(lvlm, prompt, cache, prompt.length)
     return capture.rows_by_layer()[0], hidden[0, -1]

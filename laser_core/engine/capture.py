@@ -1,9 +1,9 @@
 """Attention rows, captured while the model runs its own fast kernel (docs/method.md, step 2).
 
-The attention function that transformers has registered is wrapped for the time of a `with`
-block; the wrapper computes the few wanted rows from the very q and k it is handed, then calls
-the kernel. No weights are touched, nothing of size N x N is made, and grouped-query heads, RoPE
-of any kind, q/k norms, sliding windows and soft caps are right by construction.
+Inside a `with` block, a wrapper replaces the attention function that transformers has registered.
+It computes the few wanted rows from the q and k it receives, then calls the kernel. It touches no
+weights and makes nothing of size N x N. Grouped-query heads, RoPE of any kind, q/k norms, sliding
+windows and soft caps are right by construction.
 
     with RowCapture(lvlm, rows=[-1], keys=slice(5, 581)) as capture:
         lvlm.model(**inputs)
@@ -16,6 +16,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -79,7 +80,15 @@ class RowCapture:
 
     def _wrap(self, kernel: Callable) -> Callable:
         @functools.wraps(kernel)
-        def attention(module, query, key, value, attention_mask, *args, **kwargs):
+        def attention(
+            module: torch.nn.Module,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            attention_mask: torch.Tensor | None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
             layer = self._layer_of.get(id(module))
             if layer is not None and threading.get_ident() == self._thread:
                 rows = attention_rows(
@@ -130,7 +139,7 @@ def attention_rows(
 
 
 def _rows_of(values: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """(B, H, R, D) of (B, H, S, D); an index tensor would make a GPU wait in every layer."""
+    """(B, H, S, D) -> (B, H, R, D); an index tensor would make a GPU wait in every layer."""
     return torch.stack([values[:, :, row] for row in rows], dim=2)
 
 

@@ -1,8 +1,8 @@
 """An answer token by token, from one stream or from two side by side.
 
-Rides on the library's own `generate()`: it sees one answer, while two hooks let the model run a
-row for each stream, positive above negative, and hand back the mixed logits. Sampling, stopping
-and streaming are the library's and work unchanged. Does not know how the logits are mixed.
+Uses the library's own `generate()`, which sees one answer. Two hooks let the model run one row for
+each stream, positive above negative, and return the mixed logits. Sampling, stopping and streaming
+are the library's, unchanged. Does not know how the logits are mixed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def generate(
     try:
         rows = Rows.of(lvlm, streams, read_streams)
     except BaseException:
-        lvlm.release()  # part of the prefix is lent, into tensors twice its size
+        lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise
     del read_streams  # with what the decoder was fed
     read = time.perf_counter()
@@ -90,9 +90,9 @@ def _read_streams(
     settings: DecodeSettings,
     progress: Progress | None,
 ) -> tuple[list[Stream], list[ReadStream]]:
-    """The streams, and their keys and values, one after the other: half the peak of a batch of two.
+    """The streams with their keys and values, read one after the other: half a batch's peak memory.
 
-    The first alone where there is no other, or it is sure enough for settings.adaptive.
+    Only the first, where there is no other or it is as sure as settings.adaptive asks.
     """
     adaptive = settings.adaptive > 0 and negative is not None
     total = 1 if negative is None else 2
@@ -104,7 +104,8 @@ def _read_streams(
 
     _check_length(lvlm, positive, settings)
     read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
-    if negative is None or (adaptive and read[0].certainty >= settings.adaptive):
+    certainty = read[0].certainty  # None unless adaptive
+    if negative is None or (certainty is not None and certainty >= settings.adaptive):
         total = 1
         report()
         return [positive], read
@@ -147,7 +148,8 @@ def _library_generate(
     options: dict[str, Any],
 ) -> list[int]:
     """The answer's token ids from the library's `generate`."""
-    model, length = lvlm.model, rows.input_ids.shape[1]
+    model: Any = lvlm.model  # not every model has the library's `generate`; those of families do
+    length = rows.input_ids.shape[1]
     sampling = settings.temperature > 0
     ends = _end_tokens(lvlm)
     config = GenerationConfig(
@@ -175,7 +177,7 @@ def _library_generate(
 
 @contextmanager
 def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
-    """Inside, the model has no other generation config, which `generate` would merge into ours."""
+    """Inside, the model has no generation config: `generate` would merge it into ours."""
     own = model.generation_config
     model.generation_config = config
     try:
@@ -188,9 +190,9 @@ def _only(config: GenerationConfig, model: Any) -> Iterator[None]:
 def _no_rope_deltas(lvlm: Lvlm) -> Iterator[None]:
     """Older Qwen code reads these while it prepares inputs; our positions then replace its own.
 
-    Afterwards there are none, as before a model's first prompt: the library works them out anew.
+    Afterwards there are none, as before a model's first prompt: the library works them out again.
     """
-    body = lvlm.model.model
+    body: Any = lvlm.body
     if not hasattr(body, "rope_deltas"):
         yield
         return
@@ -222,6 +224,6 @@ def _end_tokens(lvlm: Lvlm) -> list[int]:
     ends = [] if end is None else list(end) if isinstance(end, (list, tuple)) else [end]
     if not all(type(token) is int for token in ends):
         raise ValueError(
-            f"mend generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
+            f"fix generation_config.json of {lvlm.name}: its eos_token_id {end!r} is no token"
         )
     return ends

@@ -1,7 +1,7 @@
-"""The attention function that transformers has registered, wrapped for the time of a block.
+"""The attention function that transformers has registered, wrapped inside a `with` block.
 
-A wrapper is handed the very q and k of every layer, after RoPE and q/k norms, whatever the
-family; no weights are touched.
+In every family, the wrapper receives each layer's q and k after RoPE and q/k norms. It touches no
+weights.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _REGISTRY_LOCK = threading.RLock()
 
 @contextmanager
 def wrapped_kernel(implementation: str, wrap: Callable[[Callable], Callable]) -> Iterator[None]:
-    """Inside, `wrap(kernel)` stands in the registry; what was there is put back on any exit.
+    """Inside, the registry holds `wrap(kernel)`; any exit restores what was there.
 
-    Other threads meet the wrapper too: it has to tell them apart.
+    Other threads call the wrapper too: it must tell them apart.
     """
     with _REGISTRY_LOCK:
         kernel = ALL_ATTENTION_FUNCTIONS[implementation]
@@ -47,10 +47,10 @@ def wrapped_kernel(implementation: str, wrap: Callable[[Callable], Callable]) ->
 
 @contextmanager
 def heads_as_rows(lvlm: Lvlm) -> Iterator[None]:
-    """Inside, grouped query heads are given to SDPA as rows of the key they share, on a CPU.
+    """Inside, on a CPU, SDPA gets grouped query heads as rows of the key they share.
 
-    For a single new token the answer is the same, and each key is read once rather than once a
-    head: twice as fast in float32, ten times in bfloat16. GPU kernels do so by themselves.
+    For a single new token the result is the same, and each key is read once instead of once per
+    head: twice as fast in float32, ten times in bfloat16. GPU kernels do this by themselves.
     """
     if lvlm.attention != "sdpa" or lvlm.device.type != "cpu":
         yield

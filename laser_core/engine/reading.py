@@ -1,11 +1,11 @@
 """Prompts into key-value caches: whole, or continued from the one cached prefix.
 
-A chat that begins with the same system prompt and the same picture has the same first tokens,
-and attention is causal: their keys and values are computed once, kept on the `Lvlm` (one entry),
-and continued by the question, the query-free branch and the picture + crop streams alike.
-A forward here never takes more than one picture, so no family has to merge pictures of
-different sizes. What continues a cache is read in stretches: a kernel that starts within a
-prompt needs a mask, and of all tokens at once that would be as large as an attention matrix.
+Chats with the same system prompt and the same picture begin with the same tokens, and attention is
+causal. So the keys and values of these tokens are computed once and kept on the `Lvlm` (one entry).
+The question, the query-free branch and the picture + crop streams all continue from them.
+A forward here takes at most one picture, so no family has to merge pictures of different sizes.
+What continues a cache is read in stretches: a kernel that starts within a prompt needs a mask, and
+one mask for all tokens would be as large as an attention matrix.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
 
 @dataclass
 class ReadStream:
-    """A stream's prompt but for the last token, which starts the answer, as the decoder holds it.
+    """A stream's prompt as the decoder holds it, without the last token, which starts the answer.
 
-    shared: what it has in common with others, kept elsewhere too; own: what follows that.
-    inputs: what the decoder was called with, shared part and own. certainty: probability of the
+    shared: the part it shares with other streams, kept elsewhere too; own: what follows.
+    inputs: what the decoder was called with, for both parts. certainty: probability of the
     likeliest first token of its answer, where that was asked for.
     """
 
@@ -67,8 +67,8 @@ def read_stream(
 ) -> ReadStream:
     """The stream's prompt, continued from the cached prefix where it may.
 
-    certainty: read the last token with the others and note how sure the model then is: a token
-    more in the same forward. check: called before each forward.
+    certainty: read the last token too, in the same forward, and note how sure the model is of the
+    first answer token. check: called before each forward.
     """
     prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
     # A prefix that ends where the answer begins leaves nothing to read
@@ -80,14 +80,14 @@ def read_stream(
         inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
         return ReadStream(shared, layers_of(cache), inputs)
     more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
-    own = [tuple(tensor[:, :, :-1] for tensor in layer) for layer in layers_of(cache)]
+    own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
     return ReadStream(shared, own, inputs + more, first_token_certainty(lvlm, hidden[0, -1]))
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
     """Probability of the likeliest token after one with this last hidden state (D,).
 
-    Raises ValueError where the scores overflowed: nothing that led to them means anything.
+    Raises ValueError where the scores overflowed: then the whole reading means nothing.
     """
     logits = lvlm.model.get_output_embeddings()(hidden)
     certainty = float(logits.float().softmax(-1).max())
@@ -107,10 +107,10 @@ def overflow(lvlm: Lvlm) -> ValueError:
 def read_blocked(
     lvlm: Lvlm, stream: Stream, unblocked: ReadStream, check: Check | None = None
 ) -> ReadStream:
-    """The stream of `unblocked`'s prompt with its blocked tokens, from what the decoder was fed.
+    """The stream with its blocked tokens, from what the decoder was fed for the same prompt.
 
-    Nothing is encoded anew: the vision tower does not run. The shared part is taken over where
-    nothing in it is blocked. check: called before each forward.
+    The vision tower does not run again. The shared part is reused where nothing in it is blocked.
+    check: called before each forward.
     """
     prefix = stream.prompt.prefix_length
     spared = bool(unblocked.shared) and min(stream.blocked) >= prefix
@@ -125,14 +125,14 @@ def read_blocked(
         start += length
     # Without the last token, which the calls hold where the other stream's certainty was read
     length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
-    own = [tuple(tensor[:, :, :length] for tensor in layer) for layer in layers_of(cache)]
+    own = [(keys[:, :, :length], values[:, :, :length]) for keys, values in layers_of(cache)]
     return ReadStream(shared, own, [])
 
 
 def extend(
     lvlm: Lvlm, prompt: Prompt, cache: DynamicCache, stop: int, check: Check | None = None
 ) -> tuple[DecoderInputs, torch.Tensor]:
-    """Run the prompt's tokens from where `cache` ends up to `stop`, at most a picture a forward.
+    """Run the prompt's tokens from the end of `cache` to `stop`, at most one picture per forward.
 
     check: called before each forward. Returns what the decoder was called with, and the last
     forward's hidden states (1, S, D).
@@ -174,8 +174,8 @@ def forward(
     """
     device = lvlm.device
     if position_ids.ndim == 3:
-        # Before M-RoPE's rows, where the tokens are in the text: without, code of 4.57 takes a
-        # picture's tokens, all of one time, for many packed sequences
+        # Put each token's index in the text before M-RoPE's rows. Without it, code of 4.57 takes a
+        # picture's tokens, which share one time, for many packed sequences
         past = cache.get_seq_length()
         index = torch.arange(past, past + input_ids.shape[1]).expand(1, 1, -1)
         position_ids = torch.cat([index, position_ids])
@@ -184,7 +184,7 @@ def forward(
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
     if lvlm.takes_token_types:
         kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
-    return lvlm.model.model(
+    return lvlm.body(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
         attention_mask=mask,
@@ -196,7 +196,7 @@ def forward(
 
 @contextmanager
 def _recorded(lvlm: Lvlm, inputs: DecoderInputs) -> Iterator[None]:
-    """Note what the decoder is called with, the cache apart."""
+    """Note what the decoder is called with, except the cache."""
 
     thread = threading.get_ident()
 
@@ -238,8 +238,8 @@ def _in_stretches(
 ) -> Any:
     """`run`, the decoder, on `call`: its output for all of the call's tokens; `cache` grows."""
     length, held = call["inputs_embeds"].shape[1], {lvlm.cache_name: cache}
-    # From the start on, kernels know causality without a mask. Offloaded weights would be loaded
-    # anew for each stretch, which takes longer than the mask is worth.
+    # An empty cache needs no mask: kernels know causality. Offloaded weights would be loaded again
+    # for each stretch, which takes longer than the mask is worth.
     if not cache.get_seq_length() or lvlm.offloaded:
         return run(**call, **held)
     outputs = [

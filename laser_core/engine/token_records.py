@@ -1,7 +1,7 @@
-"""What both streams thought of each token of an answer, noted while it is generated.
+"""Each token's probabilities in both streams, noted while the answer is generated.
 
-Nothing is moved off the device before the answer is finished: a step keeps a handful of numbers
-there, and no step waits for another's.
+A step keeps a few numbers on the device. They are moved off it only after the answer, so no step
+waits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LONGEST_CHARACTER = 4  # tokens: a byte each, in UTF-8
 class Recorder:
     """Notes one answer's tokens, step by step.
 
-    `observe` takes a step's logits when they are known, and with the next step's the token that
-    was chosen from them; `records` ends it.
+    `observe` takes a step's logits; the next call also brings the token that was chosen from them.
+    `records` ends it.
     """
 
     def __init__(self, lvlm: Lvlm, mix: Mix) -> None:
@@ -37,13 +37,13 @@ class Recorder:
     ) -> None:
         """fed: (1,) the token given to the model; positive, negative: (1, V) logits."""
         if self._pending is not None:
-            self._note(fed[0])
+            self._note(fed[0], *self._pending)
         self._pending = positive[0], None if negative is None else negative[0]
 
     def records(self, token_ids: list[int]) -> list[TokenRecord]:
         """A record for each token of the answer."""
         if self._pending is not None and len(self._steps) < len(token_ids):
-            self._note(torch.tensor(token_ids[-1]))
+            self._note(torch.tensor(token_ids[-1]), *self._pending)
         self._pending = None
         steps = self._steps[: len(token_ids)]
         if not steps:
@@ -53,9 +53,13 @@ class Recorder:
         pieces = _Pieces(self._lvlm)
         return [self._record(*step, pieces) for step in zip(indices, values, strict=True)]
 
-    def _note(self, token: torch.Tensor) -> None:
-        """Keep (logits of the token and the best others, their normalisers), one row a stream."""
-        positive, negative = self._pending
+    def _note(
+        self, token: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
+    ) -> None:
+        """Keep logits of the token and the best others, and their normaliser, a row per stream.
+
+        positive, negative: (V,), those that the token was chosen from.
+        """
         mixed = self._mixed(positive, negative)
         best = mixed.topk(min(TOP_ALTERNATIVES, len(mixed))).indices
         indices = torch.cat([token.to(best).reshape(1), best])
@@ -73,10 +77,9 @@ class Recorder:
             [math.exp(logit - row[-1]) for logit in row[:-1]]  # row[-1]: the normaliser
             for row in values
         ]
-        if len(values) == 2:
-            values, probabilities = [*values, None], [*probabilities, None]
-        _, positive, negative = values
-        mixed, with_evidence, without = probabilities
+        mixed, with_evidence = probabilities[:2]
+        contrasted = len(values) == 3
+        without = probabilities[2] if contrasted else None
         alternatives = tuple(
             Alternative(
                 text=texts[place],
@@ -91,8 +94,8 @@ class Recorder:
         return TokenRecord(
             text=texts[0],
             token_id=indices[0],
-            logit_with=positive[0],
-            logit_without=None if negative is None else negative[0],
+            logit_with=values[1][0],
+            logit_without=values[2][0] if contrasted else None,
             probability=mixed[0],
             probability_with=with_evidence[0],
             probability_without=None if without is None else without[0],

@@ -1,7 +1,7 @@
 """Both streams as one batch: their caches merged, and the hooks that mix their logits.
 
-Knows nothing of prompts' contents or of how an answer is chosen: `generate()` sees one row per
-answer, the model runs it once per stream.
+`generate()` sees one row per answer; the model runs it once per stream. Knows neither what prompts
+say nor how an answer is chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .caches import ROOM, RoomyLayer, cache_of_layers
 from .reading import ReadStream, overflow
 
 Mix = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""Logits (..., V) to choose from, of those with and, where it ran, without the evidence."""
+"""(logits with the evidence, logits without it or None) -> logits to choose from; all (..., V)."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Rows:
 
     input_ids: (1, N), what `generate` sees. offsets: position of a row's token minus its index.
     mask: (S, N), 0 on the left padding of a shorter stream, or None where none is padded.
-    lent: the positive stream's shared part, which meanwhile lies in the cache's first row.
+    lent: the prefix that the positive stream shares, as views of the cache's first row.
     """
 
     cache: DynamicCache
@@ -44,21 +44,22 @@ class Rows:
     def of(cls, lvlm: Lvlm, streams: list[Stream], read: list[ReadStream]) -> Rows:
         """Merge what was read of each stream, layer by layer, so that no token is held twice.
 
-        Leaves `read` empty and the shared part lent: call `give_back` when the answer is there.
+        Empties `read`. The shared prefix then lies in this cache: call `give_back` afterwards.
         """
         device = lvlm.device
         lengths = [stream.prompt.length for stream in streams]
         longest = max(lengths)
         pads = [longest - length for length in lengths]
-        layers, lent = [], read[0].shared
-        for index in range(len(read[0].own)):
-            merged = [_merged(read, index, part, pads, longest - 1) for part in (0, 1)]
-            layers.append(RoomyLayer(*merged, longest - 1))
+        layers: list[RoomyLayer] = []
+        lent = read[0].shared
+        for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
+            keys, values = (merge_layer(read, index, part, pads, longest - 1) for part in (0, 1))
+            layers.insert(0, RoomyLayer(keys, values, longest - 1))
             for one in read:
-                one.own[index] = None
+                one.own.pop()
             if lent:
-                end = pads[0] + lent[index][0].shape[2]
-                lent[index] = tuple(tensor[:1, :, pads[0] : end] for tensor in merged)
+                held = slice(pads[0], pads[0] + lent[index][0].shape[2])
+                lent[index] = keys[:1, :, held], values[:1, :, held]
         ids = streams[0].prompt.input_ids
         # generate() only counts these: the cache holds all but the last.
         input_ids = torch.nn.functional.pad(ids, (pads[0], 0), value=int(ids[0, 0]))
@@ -72,10 +73,11 @@ class Rows:
         return cls(cache, len(streams), input_ids.to(device), offsets.to(device), mask, lent)
 
     def give_back(self) -> None:
-        """Copy the lent part out of the cache, which can then be freed."""
-        for index, tensors in enumerate(self.lent):
-            self.lent[index] = tuple(tensor.clone() for tensor in tensors)
-            self.cache.layers[index] = None
+        """Copy the shared prefix out of the cache, so that the cache can be freed."""
+        for index in reversed(range(len(self.lent))):
+            keys, values = self.lent[index]
+            self.lent[index] = keys.clone(), values.clone()
+            self.cache.layers.pop()
 
     def position_ids(self, first: int, count: int, mrope: bool) -> torch.Tensor:
         """(S, count) positions of the tokens at indices from `first` on, or (3, S, count)."""
@@ -90,7 +92,7 @@ class Rows:
         return torch.nn.functional.pad(self.mask, (0, total - self.mask.shape[1]), value=1)
 
 
-def _merged(
+def merge_layer(
     read: list[ReadStream], index: int, part: int, pads: list[int], length: int
 ) -> torch.Tensor:
     """(S, H_kv, length + room, D): a layer's keys (part 0) or values (1) of every stream."""
@@ -119,7 +121,7 @@ class TwoStreams:
         observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
     ) -> None:
         self._lvlm, self._rows, self._mixed = lvlm, rows, mix
-        self._mrope = hasattr(lvlm.model.model, "get_rope_index")
+        self._mrope = hasattr(lvlm.body, "get_rope_index")
         self._observe = observe
 
     def __enter__(self) -> TwoStreams:

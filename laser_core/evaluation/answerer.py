@@ -37,7 +37,7 @@ _UNDERSTOOD = {*GENERATION_SETTINGS, "do_sample", "num_beams", "until"}
 
 
 class UnsuitableTask(ValueError):
-    """What a task asks can never be answered: its score would mean nothing."""
+    """A task whose questions can never be answered: its score would mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
 
 
 def _typed(value: Any) -> str:
-    """A value as it was typed: the harness makes numbers of what looks like one, -1.0 of -1."""
+    """A value as it was typed: the harness turns what looks like a number into one."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value)
@@ -84,13 +84,13 @@ def _typed(value: Any) -> str:
 def decode_settings(
     settings: DecodeSettings, generation: Mapping[str, Any], given: Collection[str]
 ) -> DecodeSettings:
-    """How a task wants its answers generated, but for the settings that were `given`.
+    """How a task wants its answers generated, except for the settings that were `given`.
 
     Greedy where do_sample is false or the temperature 0; do_sample without a temperature samples
     at 1, as transformers does. A limit beyond a setting's range becomes the range's end. Raises
     UnsuitableTask for a beam search.
     """
-    if (generation.get("num_beams") or 1) > 1:
+    if int(generation.get("num_beams") or 1) > 1:
         raise UnsuitableTask(
             "set num_beams to 1 (--gen_kwargs num_beams=1), or choose another task: LASER decodes "
             f"one answer, without a beam search, and this task asks for {generation['num_beams']} "
@@ -106,7 +106,7 @@ def decode_settings(
     values = {}
     for spec in fields(settings):
         if spec.name in wanted and spec.name not in given:
-            kind, meta = type(spec.default), spec.metadata
+            kind, meta = type(getattr(settings, spec.name)), spec.metadata
             values[spec.name] = kind(min(max(wanted[spec.name], meta["low"]), meta["high"]))
     return dataclasses.replace(settings, **values)
 
@@ -128,8 +128,8 @@ def stop_texts(generation: Mapping[str, Any]) -> list[str]:
 def split_instruction(context: str, post_prompt: str) -> tuple[str, str]:
     """A task's text as (question, answer-format instruction), without picture placeholders.
 
-    post_prompt: what the task says it puts after its questions. The instruction is empty where
-    question, line break and instruction would not give back the very text of the task.
+    post_prompt: what the task says it puts after its questions. The instruction is empty unless
+    question, line break and instruction together give exactly the task's text.
     """
     text, instruction = context.replace("<image>", "").strip(), post_prompt.strip()
     question = text.removesuffix(f"\n{instruction}")
@@ -155,11 +155,11 @@ class Answerer:
         """The answer to a task's text, cut where the task says.
 
         context: question and instruction, as the task joined them; post_prompt: the instruction
-        at its end, kept in the query-free branch. Given as a model argument, an instruction takes
-        its place. repeat: which of several answers to the same request, each of its own seed.
+        at its end, kept in the query-free branch. An instruction among the model arguments replaces
+        it. repeat: which of several answers to the same request, each with its own seed.
 
-        Raises UnsuitableTask for a request without pictures, with something else than pictures,
-        or with several in mode laser; ValueError for what the model cannot take.
+        Raises UnsuitableTask for a request without pictures, with anything but pictures, or with
+        several pictures in mode laser; ValueError for what the model cannot take.
         """
         settings = self._arguments.settings
         question, instruction = split_instruction(context, post_prompt)
@@ -186,8 +186,7 @@ class Answerer:
         lvlm, prompt = self._lvlm, settings.prompt
         inputs = [lvlm.encode(picture, prompt.framing) for picture in pictures]
         stream = Stream(lvlm.question_prompt(inputs, question, prompt), shared_prefix=True)
-        plain = dataclasses.replace(settings.decode, alpha=0.0)
-        return decode(lvlm, stream, None, plain)
+        return decode(lvlm, stream, None, settings.decode)
 
 
 def _checked(pictures: Sequence[Any] | None, mode: str) -> Sequence[Image.Image]:
@@ -201,7 +200,7 @@ def _checked(pictures: Sequence[Any] | None, mode: str) -> Sequence[Image.Image]
         raise UnsuitableTask("choose a task about pictures: a question of this one has none")
     if len(pictures) > 1 and mode != "plain":
         raise UnsuitableTask(
-            f"choose a task with one picture a question, or mode=plain: the method looks into one "
+            f"choose a task with one picture a question, or mode=plain: LASER looks into one "
             f"picture, and a question of this task has {len(pictures)}"
         )
     return pictures

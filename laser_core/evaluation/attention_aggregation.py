@@ -1,7 +1,7 @@
 """Attention Aggregation: the share of the evidence map that lies in the ground-truth box.
 
 `Aggregation` measures many referring expressions, on as many processes as `accelerate launch`
-starts, into one JSONL file that a killed run continues (`result_lines`).
+starts, into one JSONL file that a stopped run continues (`resumable_lines`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..out_of_memory import is_out_of_memory
 from ..pictures import read_picture
 from ..pipeline import locate
 from ..settings import LOCATE_GROUPS, LaserSettings, LoadSettings
-from ..steps.vaq import contrast, evidence
+from ..steps.vaq import contrast, make_evidence
 from .intervals import Bootstrap
 from .refcoco import ReferringItem, find_picture
 from .resumable_lines import Line, ResultLines
@@ -41,11 +41,11 @@ SHARES = (*KINDS, "area", "window")
 def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettings) -> Line:
     """What one item shows: shares 0..1, and the layer of the highest VAQ, or the one set.
 
-    contrastive, raw, relative: of each kind of map in the box, all of the layers and heads that
-    VAQ chose and of the same two readings, so that they differ by the kind alone. ViCrop's own
-    relative map divides by a generic question's reading: set `query_free` for that. area: of the
-    picture in the box, which a map that knows nothing would score. window: of the box in the first
-    window.
+    contrastive, raw, relative: share of each kind of map that lies in the box. All use the layers
+    and heads that VAQ chose and the same two readings, so they differ only by kind. ViCrop's own
+    relative map divides by a generic question's reading: set `query_free` for that. area: share of
+    the picture in the box, which is what a blind map would score. window: share of the box in the
+    first window.
 
     Raises ValueError for a picture that cannot be read, a box outside it and an empty map.
     """
@@ -55,24 +55,26 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
     if min(box.width, box.height) <= 0:
         raise ValueError("correct the box: nothing of it lies on the picture")
     found = locate(lvlm, picture, item.question, settings)
+    maps, chosen = found.maps, found.evidence.choice
+    assert maps is not None and chosen is not None  # no mask from elsewhere was the evidence
     shares = {}
     for kind in KINDS:
-        mapped = contrast(found.maps, dataclasses.replace(settings.contrast, kind=kind))
-        heads = found.evidence.choice.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
-        choice = dataclasses.replace(found.evidence.choice, heads=heads)
-        shares[kind] = evidence(mapped, choice, found.maps).share_in(box)
+        mapped = contrast(maps, dataclasses.replace(settings.contrast, kind=kind))
+        heads = chosen.heads.clamp(max=mapped.shape[1] - 1)  # a ratio has but one
+        choice = dataclasses.replace(chosen, heads=heads)
+        shares[kind] = make_evidence(mapped, choice, maps).share_in(box)
         if math.isnan(shares[kind]):
             raise ValueError(f"leave this item out: its {kind} map is empty or not finite")
     window = box.intersect(Box(*found.windows[0]))
     shares |= {"area": box.area / whole.area, "window": window.area / box.area}
-    return {"layer": found.evidence.choice.layer, "layers": found.maps.layers, **shares}
+    return {"layer": chosen.layer, "layers": maps.layers, **shares}
 
 
 @dataclasses.dataclass(frozen=True)
 class Aggregation:
     """What to measure, by which model, into which .jsonl file.
 
-    items: all that the file may hold, of which the first `limit` are wanted (0: all).
+    items: all that the file may hold; the first `limit` of them are measured (0: all).
     source: what else two runs must share to fill the same file, such as the input's digest.
     """
 
@@ -86,8 +88,8 @@ class Aggregation:
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def run(self, progress: ProgressLine) -> dict[str, Any] | None:
-        """Measure what is missing; the record of the run with its summary, None but in the first
-        process. Items that failed before are tried again.
+        """Measure what is missing. Returns the run's record with its summary in the first process,
+        else None. Items that failed before are tried again.
 
         Raises ValueError, remedy first, for files of another run and if nothing could be measured.
         """
@@ -132,7 +134,7 @@ class Aggregation:
         return {"model": self.model, **self.source, "load": load, **used}
 
     def _own_share(self, state: PartialState) -> list[ReferringItem]:
-        """Every n-th picture, with all its items: it is then read once for all of them."""
+        """Every n-th picture, with all its items, so that it is read once for all of them."""
         numbers = {name: n for n, name in enumerate(dict.fromkeys(i.picture for i in self.items))}
         return [
             item
@@ -166,7 +168,7 @@ class Aggregation:
             if not is_for_the_user(error):
                 raise
             return {"error": " ".join(str(error).split())}
-        # Here, where the error no longer holds on to the tensors that filled the memory
+        # Only here: the error no longer holds the tensors that filled the memory
         lvlm.release()
         clear_device_cache()
         return {"error": failure}
@@ -185,7 +187,8 @@ class Aggregation:
 def summarise(lines: Sequence[Line]) -> dict[str, Any]:
     """Means of the shares with 95 % intervals, how often each layer was best, what failed.
 
-    lines: at least one. The intervals are of a bootstrap over pictures, whose items go together.
+    lines: at least one. The intervals come from a bootstrap over pictures; a picture's items stay
+    together.
     Raises ValueError if there is no result.
     """
     measured = [line for line in lines if "error" not in line]

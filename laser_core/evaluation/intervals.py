@@ -1,4 +1,4 @@
-"""Figures with 95 % intervals from a bootstrap over pictures: questions on one go together."""
+"""Figures with 95 % intervals from a bootstrap over pictures, not over questions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Estimate:
 
 
 class Bootstrap:
-    """Resamples of pictures, the same for every figure: differences of rows are paired.
+    """Resamples of pictures, the same for every figure, so that differences are paired.
 
     pictures: (items,) which picture each item is of. Intervals are percentiles of the resamples.
     """
 
     def __init__(self, pictures: Sequence[Hashable], seed: int = 0) -> None:
-        _, self.group = np.unique(pictures, return_inverse=True)
+        _, self.group = np.unique(np.asarray(pictures), return_inverse=True)
         groups = int(self.group.max()) + 1
         rng = np.random.default_rng(seed)
         # (resamples, groups): how often each picture was drawn

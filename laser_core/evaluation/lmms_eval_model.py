@@ -1,8 +1,8 @@
-"""`--model laser` of lmms-eval: the harness asks, `benchmark` answers.
+"""`--model laser` of lmms-eval: the harness asks, `answerer` answers.
 
-The harness shares the questions out among the processes that `accelerate launch` started; each
-answers its own share on its own device, one at a time, in the harness's order: questions about
-one picture stand together, and the picture is read once for them.
+The harness divides the questions among the processes that `accelerate launch` started. Each answers
+its share on its own device, one question at a time, in the harness's order. That order keeps
+questions about one picture together, so the picture is read once for them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Laser(lmms):
         if str(batch_size) not in ("1", "auto"):
             raise ValueError(
                 f"set --batch_size to 1, and let `accelerate launch` start more processes: a "
-                f"picture is answered at a time, and the batch size is {batch_size}"
+                f"picture is answered at a time, but the batch size is {batch_size}"
             )
         self.accelerator = Accelerator()
         self._rank = self.accelerator.process_index
@@ -66,7 +66,7 @@ class Laser(lmms):
 
     def clean(self) -> None:
         """Free the model, which the harness asks for once all answers are there."""
-        self._lvlm = self._answer = None
+        del self._lvlm, self._answer
         super().clean()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -95,7 +95,7 @@ class Laser(lmms):
         return answers
 
     def _one(self, request: Instance, repeat: int) -> tuple[str, str]:
-        """(answer, "") or ("", why there is none)."""
+        """(answer, "") or ("", the reason that there is none)."""
         context, generation, doc_to_visual, doc_id, task, split = request.args
         post_prompt = self._post_prompt(task, context, doc_to_visual)
         for name in ignored_arguments(generation):
@@ -119,7 +119,7 @@ class Laser(lmms):
                     task, "the task sets no limit, and answers were cut off: raise max_tokens"
                 )
             return found.text, ""
-        # Here, where the error no longer holds on to the tensors that filled the memory
+        # Only here: the error no longer holds the tensors that filled the memory
         self._lvlm.release()
         clear_device_cache()
         return "", failure
@@ -127,7 +127,7 @@ class Laser(lmms):
     def _post_prompt(self, task: str, context: str, doc_to_visual: Any) -> str:
         """The answer-format instruction that the task put after the question.
 
-        A request does not say; the task's configuration does, and `doc_to_visual` is its method.
+        The request does not hold it. The task's configuration does: `doc_to_visual` is its method.
         """
         configured = getattr(doc_to_visual, "__self__", None)
         specific = getattr(configured, "lmms_eval_specific_kwargs", None) or {}
@@ -157,7 +157,7 @@ class Laser(lmms):
         )
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
-        """Raises NotImplementedError: the method decides what is said, not how likely a text is."""
+        """Raises NotImplementedError: the method writes answers and rates no given text."""
         raise NotImplementedError(
             "choose tasks of output type generate_until: LASER generates answers and gives no "
             "likelihood of a given one"

@@ -1,7 +1,7 @@
 """What lmms-eval, the evaluation harness, finds of this package: its model `--model laser`.
 
 The entry point in pyproject.toml (group "lmms_eval.models") names `manifest`. The class is in a
-module of its own, imported once the model is asked for: nothing else may need lmms-eval.
+module of its own, which is imported only when the model is asked for: nothing else needs lmms-eval.
 """
 
 from __future__ import annotations

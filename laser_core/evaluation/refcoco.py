@@ -41,10 +41,10 @@ def read_items(
     """Every expression of a file, in its order.
 
     instances: refer's instances.json, which its refs need. split: only the refs of this one.
-    question: how an expression is asked for, with {} in its place; own rows are asked as they are.
+    question: what is asked about an expression, which replaces {}; own rows are asked as they are.
 
-    Raises ValueError, remedy first, for another kind of file, rows that are incomplete or hold
-    values of another kind, no expression at all and equal ids.
+    Raises ValueError, remedy first, for another kind of file, for rows that are incomplete or hold
+    values of another kind, for equal ids and where there is no expression.
     """
     if "{}" not in question:
         raise ValueError(f"write {{}} where the expression goes: the question is {question!r}")
@@ -61,15 +61,15 @@ def read_items(
         splits = sorted({str(row.get("split")) for row in rows})
         rows = [row for row in rows if row.get("split") == split]
         if not rows:
-            raise ValueError(f"choose a --split of {', '.join(splits)}: none is {split!r}")
+            raise ValueError(f"choose a --split of {', '.join(splits)}: there is no {split!r}")
     coco = _Instances(instances, path) if kind.needs_instances else None
-    items = []
+    items: list[ReferringItem] = []
     for number, row in enumerate(rows):
         try:
             items += kind.items(row, number, question, coco)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"mend row {number + 1} of {str(path)!r}: {type(error).__name__} {error}"
+                f"fix row {number + 1} of {str(path)!r}: {type(error).__name__} {error}"
             ) from error
     if not items:
         raise ValueError(f"add expressions to the rows of {str(path)!r}: none has any")
@@ -81,8 +81,8 @@ def find_picture(folder: Path, name: str) -> Path:
     """The file of a picture: by its name, or by the names COCO gives the same picture.
 
     COCO_train2014_000000581857_16.jpg, as lmms-lab names it by its annotation, is
-    COCO_train2014_000000581857.jpg in COCO 2014 and 000000581857.jpg in COCO 2017. Where none is
-    there, the first.
+    COCO_train2014_000000581857.jpg in COCO 2014 and 000000581857.jpg in COCO 2017. If none
+    exists, the first.
     """
     of_2014 = re.sub(r"^(COCO_\w+?_\d{12})_\d+(?=\.\w+$)", r"\1", name)
     of_2017 = re.sub(r"^COCO_\w+?_(?=\d{12}\.)", "", of_2014)
@@ -99,7 +99,7 @@ def _rows(path: Path) -> list[Row]:
     text = _text(path)
     try:
         if path.suffix == ".jsonl":
-            # Not splitlines: U+2028 and its like end no line, and JSON texts may hold them
+            # Not splitlines: JSON texts may hold U+2028 and the like, which end no line here
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = json.loads(text)
@@ -160,20 +160,23 @@ class _Kind:
     needs_instances: bool = False
 
 
-def _own(row: Row, number: int, question: str, coco: None) -> Iterator[ReferringItem]:
+def _own(row: Row, number: int, question: str, coco: object) -> Iterator[ReferringItem]:
     box = Box(*_four_numbers(row["box"]))
     yield _item(str(row["id"]), row["image"], row["question"], box)
 
 
-def _lmms_lab(row: Row, number: int, question: str, coco: None) -> Iterator[ReferringItem]:
-    """Row numbers in the ids: one object may be in the file several times."""
+def _lmms_lab(row: Row, number: int, question: str, coco: object) -> Iterator[ReferringItem]:
+    """Ids get row numbers, because one object may be in the file several times."""
     answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
     for index, expression in enumerate(answers):
         id = f"{row['question_id']}-{number}-{index}"
         yield _item(id, row["file_name"], expression, _corners(row["bbox"]), question)
 
 
-def _refer(row: Row, number: int, question: str, coco: _Instances) -> Iterator[ReferringItem]:
+def _refer(
+    row: Row, number: int, question: str, coco: _Instances | None
+) -> Iterator[ReferringItem]:
+    assert coco is not None  # needs_instances
     for sentence in row["sentences"]:
         id = f"{row['ref_id']}-{sentence['sent_id']}"
         picture, box = coco.pictures[row["image_id"]], _corners(coco.boxes[row["ann_id"]])
@@ -181,7 +184,7 @@ def _refer(row: Row, number: int, question: str, coco: _Instances) -> Iterator[R
 
 
 def _item(id: str, picture: Any, expression: Any, box: Box, question: str = "{}") -> ReferringItem:
-    """All that a row can be wrong in is found here, before a model is loaded for its sake."""
+    """Finds every error of a row here, before a model is loaded for it."""
     for what, value in (("picture's name", picture), ("expression", expression)):
         if not isinstance(value, str):
             raise ValueError(f"the {what} is {value!r}, and no text")

@@ -1,9 +1,9 @@
-"""Results of many items in a JSONL file that no crash and no second process can spoil.
+"""Results of many items in a JSONL file that no crash and no second process can damage.
 
-Beside FILE.jsonl lie, while a run goes on, FILE.part-N.jsonl, one per process, to which it appends
-a line in one write. A run that is killed leaves at most one torn line, which the next one cuts off.
-At the end the parts become FILE.jsonl, in the items' order, whole or not at all. FILE.run.json says
-what was run, so that no other run fills the same file. Knows nothing of what is measured.
+During a run, each process appends whole lines to its own FILE.part-N.jsonl, next to FILE.jsonl. A
+killed run leaves at most one torn line, which the next run cuts off. At the end the parts become
+FILE.jsonl, in the items' order, completely or not at all. FILE.run.json says what was run, so that
+no other run fills the same file. Knows nothing of what is measured.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class ResultLines:
     def begin(self, schema: str, version: int, run: Mapping[str, Any]) -> None:
         """Make the files ready, in one process before the others touch them.
 
-        run: what was asked for, nested plain values. Raises ValueError if the files are another
-        run's, naming what differs.
+        run: what was asked for, as nested plain values. Raises ValueError, which names the
+        difference, if the files belong to another run.
         """
         run = to_plain(run)
         with _writable(self._path):
@@ -46,8 +46,8 @@ class ResultLines:
             if not self._record_path.exists():
                 if self._path.exists() or self._parts():
                     raise ValueError(
-                        f"choose another --out: {str(self._path)!r} is there, and no "
-                        f"{self._record_path.name} says what it holds"
+                        f"choose another --out: {str(self._path)!r} exists, and no "
+                        f"{self._record_path.name} says which run wrote it"
                     )
                 self._write_record({"schema": schema, "version": version, "run": run})
             record = self._read_record()
@@ -60,7 +60,7 @@ class ResultLines:
                 _cut_torn_line(part)
 
     def lines(self) -> dict[str, Line]:
-        """All lines by id; one with a result counts before one with an error."""
+        """All lines by id; a result takes precedence over an error."""
         found: dict[str, Line] = {}
         for path in [self._path, *self._parts()]:
             for line in _read_lines(path):
@@ -77,7 +77,7 @@ class ResultLines:
         def append(line: Line) -> None:
             data = f"{_to_line(line)}\n".encode()
             with _writable(self._part):
-                # One write: a reader never meets half a line, nor does a kill leave one
+                # One write: a reader never sees half a line, and a kill leaves none
                 if os.write(file, data) < len(data):
                     raise OSError(None, "the disk is full")
 

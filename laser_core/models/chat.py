@@ -41,7 +41,7 @@ class Prompt:
 
     @property
     def suffix_length(self) -> int:
-        """Tokens behind the prefix."""
+        """Tokens after the prefix."""
         return self.length - self.prefix_length
 
     @property
@@ -54,9 +54,9 @@ class Prompt:
 class Stream:
     """A prompt to decode from.
 
-    shared_prefix: continue from the cached prefix, computing it if need be; for prompts that
-    begin with the picture itself. blocked: indices of picture tokens whose embeddings are
-    replaced by the mean of their picture's.
+    shared_prefix: continue from the cached prefix, computed if missing; for prompts that begin with
+    the whole picture. blocked: indices of picture tokens whose embeddings are replaced by their
+    picture's mean.
     """
 
     prompt: Prompt
@@ -68,8 +68,8 @@ class Chat:
     """How a model's conversations become token ids.
 
     template: Jinja, or several templates of which one is named default. picture_ids: token ids
-    that stand for a picture or a video; None among them is passed over. Raises ValueError for a
-    template that is none.
+    that stand for a picture or a video; None among them is ignored. Raises ValueError for what is
+    no template.
     """
 
     def __init__(self, tokenizer: Any, template: Any, picture_ids: set, name: str) -> None:
@@ -79,16 +79,16 @@ class Chat:
     def ids(self, pictures: int, text: str, system: str = "") -> list[int]:
         """Token ids of a chat up to where the answer begins, one placeholder for each picture.
 
-        The texts may hold anything: the model's control tokens and turn marks in them are read as
-        the characters they are, and inject neither a picture nor a role. Raises ValueError for a
+        The texts may hold anything: control tokens and turn marks in them are read as plain
+        characters, and inject neither a picture nor a role. Raises ValueError for a
         chat that the template refuses.
         """
         ids = self._ids(pictures, self.harmless(text), self.harmless(system))
-        # The control tokens must be the template's own, whatever the tokenizer made of the texts
+        # All control tokens must come from the template, whatever the tokenizer made of the texts
         bare = self._ids(pictures, "." if text else "", "." if system else "")
         if self._control_ids(ids) != self._control_ids(bare):
             raise ValueError(
-                f"take what looks like a control token out of the texts: {self._name} would read a "
+                f"remove what looks like a control token from the texts: {self._name} would read a "
                 "picture or a change of speaker there"
             )
         return ids
@@ -113,9 +113,9 @@ class Chat:
             return self._tokenizer.apply_chat_template(
                 chat, chat_template=self.template, tokenize=False, add_generation_prompt=True
             )
-        except Exception as error:  # a template is a program: it raises whatever it stumbles on
+        except Exception as error:  # a template is a program and may raise anything
             raise ValueError(
-                f"leave the system prompt empty, or mend the chat template of {self._name}: it "
+                f"leave the system prompt empty, or fix the chat template of {self._name}: it "
                 f"refuses this chat ({error})"
             ) from error
 
@@ -152,6 +152,6 @@ def _default_of(found: Any, name: str) -> str:
         found = found.get("default")
     if not isinstance(found, str):
         raise ValueError(
-            f"mend the chat template of {name}: it is neither a text nor texts with a default"
+            f"fix the chat template of {name}: it is neither a text nor texts with a default"
         )
     return found

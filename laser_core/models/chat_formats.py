@@ -21,12 +21,12 @@ BREAK = "\N{ZERO WIDTH SPACE}"
 
 
 def plain_text(text: str, control_tokens: Iterable[str] = ()) -> str:
-    """`text` with every control token and turn mark in it broken by an invisible character.
+    """`text`, in which an invisible character breaks every control token and turn mark.
 
     The tokenizer then reads their characters one by one, as it reads any others. An exact way
     exists only for special tokens, and not in every tokenizer: "USER:" and "[INST]" are ordinary
-    text that the model was tuned to obey. Other text stays as it is, to the byte, but for half
-    characters, which no tokenizer takes: each becomes "?".
+    text that the model was tuned to obey. Other text does not change by a byte. Only half
+    characters, which no tokenizer takes, become "?".
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     marks = "|".join(map(re.escape, {*TURN_MARKS, *control_tokens}))

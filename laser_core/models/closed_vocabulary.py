@@ -1,4 +1,4 @@
-"""What a model that knows few words says to others. Knows nothing of pictures or weights."""
+"""What a model that knows few words answers to unknown ones. Knows neither pictures nor weights."""
 
 from __future__ import annotations
 
@@ -42,4 +42,4 @@ class ClosedVocabulary:
         words = ", ".join(f'"{word}"' for word in short)
         if len(unknown) > NAMED_WORDS:
             words += f" and {len(unknown) - NAMED_WORDS} more"
-        return f"{self.message} It does not know {words}. Try: {self.example}"
+        return f"try {self.example!r}: this model does not know {words}. {self.message}"

@@ -53,7 +53,7 @@ _REPOSITORIES = {model.repository for model in CURATED}
 
 
 def curated(label: str) -> Curated | None:
-    """The model of the list that a label names, also one of before its sizes were measured anew."""
+    """The listed model that a label names; labels with older sizes count too."""
     return CURATED_BY_NAME.get(label.partition(" (download ")[0])
 
 
@@ -69,11 +69,12 @@ def downloaded(
     gigabytes: float | None = None,
     pickled: bool = False,
 ) -> Path:
-    """The folder of a hub model: in one of `roots`, whole in the hub's own cache, or fetched.
+    """The folder of a hub model: in one of `roots`, complete in the hub's own cache, or downloaded.
 
-    It is fetched to the first root, without roots to the cache. What is there is not looked up on
-    the hub again. pickled: also fetch pickled weights, where there are no safetensors.
-    Raises ValueError, remedy first, for a model that is half there or cannot be fetched.
+    Downloads go to the first root, or to the cache if there are no roots. A model that is already
+    there is not looked up on the hub. pickled: also download pickled weights, where there are no
+    safetensors. Raises ValueError, remedy first, for a model that is incomplete or cannot be
+    downloaded.
     """
     owner, name = repository.split("/")
     for root in map(Path, roots):
@@ -106,7 +107,7 @@ def downloaded(
 
 
 def cached(repository: str) -> Path | None:
-    """The folder of a model in the hub's own cache, whole or not. Asks nobody."""
+    """The folder of a model in the hub's own cache, complete or not. Uses no network."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repository, "config.json")
@@ -130,7 +131,7 @@ def _holds(folder: Path, repository: str) -> bool:
     missing = missing_files(folder)
     if missing:
         raise ValueError(
-            f"delete {folder} to download the model anew, or complete it: it lacks {len(missing)} "
+            f"delete {folder} to download the model again, or complete it: it lacks {len(missing)} "
             f"files, such as {missing[0]}"
         )
     return True
@@ -143,9 +144,9 @@ def _download(
     gigabytes: float | None,
     pickled: bool,
 ) -> Path:
-    """Fetch the model's files into `folder`, continuing what is there, or into the hub's cache.
+    """Download the model's files into `folder`, continuing what is there, or into the cache.
 
-    The folder where they are. ValueError if it fails.
+    Returns the folder that holds them. Raises ValueError if the download fails.
     """
     task = _Download(repository, folder, pickled)
     task.start()
@@ -159,7 +160,7 @@ def _download(
                 total = task.total or guess
                 progress(f"downloading {repository}", min(_size(folder), total), total)
     finally:
-        task.stop = True  # after an interrupt: no further file is begun, the next try continues
+        task.stop = True  # after an interrupt: no further file begins; the next try continues
     error = task.error
     if isinstance(error, _Unusable):
         raise error
@@ -173,6 +174,7 @@ def _download(
             "check the name and the network (proxy, HF_ENDPOINT), or give a local folder: "
             f"{repository} cannot be downloaded ({first_words(error)})"
         ) from error
+    assert task.folder is not None  # where config.json, the first file, was put
     missing = missing_files(task.folder)
     if missing:
         raise ValueError(
@@ -183,11 +185,11 @@ def _download(
 
 
 class _Unusable(ValueError):
-    """A model that no network brings: of a type, or with weights, that cannot be loaded."""
+    """A model that cannot be loaded for its type or its weights, whatever the network does."""
 
 
 class _Download(threading.Thread):
-    """The hub's client, file by file, beside the thread that watches for interrupts."""
+    """Runs the hub's client, file by file, while another thread watches for interrupts."""
 
     def __init__(self, repository: str, folder: Path | None, pickled: bool) -> None:
         super().__init__(daemon=True)
@@ -199,7 +201,7 @@ class _Download(threading.Thread):
     def run(self) -> None:
         try:
             self._fetch()
-        except Exception as error:  # whatever the client or the network raises: told in `_download`
+        except Exception as error:  # whatever client or network raise: `_download` reports it
             self.error = error
 
     def _fetch(self) -> None:
@@ -207,7 +209,7 @@ class _Download(threading.Thread):
         from huggingface_hub.utils import filter_repo_objects
 
         info = HfApi().model_info(self.repository, files_metadata=True)
-        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings}
+        sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
         names = sorted(filter_repo_objects(sizes, allow_patterns=list(FETCHED)))
         if self.pickled and not any(map(is_weights, names)):
             names = sorted(filter_repo_objects(sizes, allow_patterns=[*FETCHED, PICKLED]))
@@ -219,31 +221,33 @@ class _Download(threading.Thread):
                 "choose a model with safetensors weights, or set weights to 'safetensors or "
                 f"pickled' (--weights): {self.repository} has none"
             )
-        # An unsupported model is found out by its first file, before its weights are here
+        # The first file shows whether a model is supported, before its weights are downloaded
         names.sort(key=lambda name: (name != "config.json", is_weights(name)))
-        # By a commit the cache would not note which one is the newest
-        wanted = {"revision": info.sha, "local_dir": self.folder} if self.folder else {}
+        # Given a commit, the cache would not note which one is the newest
+        into, revision = self.folder, info.sha if self.folder else None
         for name in names:
             if self.stop:
                 return
             _check_inside(name, self.repository)
-            path = Path(hf_hub_download(self.repository, name, **wanted))
+            path = hf_hub_download(self.repository, name, revision=revision, local_dir=into)
             if name == "config.json":
-                self.folder = path.parent
-                self._check_type()
+                self.folder = Path(path).parent
+                self._check_type(self.folder)
 
-    def _check_type(self) -> None:
+    def _check_type(self, folder: Path) -> None:
         try:
-            check_type(self.folder, self.repository)
+            check_type(folder, self.repository)
         except ValueError as error:
             raise _Unusable(str(error)) from error
 
 
 def _check_inside(name: str, repository: str) -> None:
-    """The list of files comes from outside, and the client would write where it says."""
+    """Refuse names that lead out of the folder: the client writes where the list says."""
     parts = re.split(r"[/\\]", name)
     if ".." in parts or not parts[0] or ":" in parts[0]:
-        raise _Unusable(f"choose another model: {repository} names a file elsewhere, {name!r}")
+        raise _Unusable(
+            f"choose another model: {repository} lists a file outside its folder: {name!r}"
+        )
 
 
 def _size(folder: Path) -> int:

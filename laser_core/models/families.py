@@ -1,7 +1,7 @@
 """Supported model families: one record each says how its models take a picture.
 
-A record answers where the visual tokens are, what grid they form and how the grid lies on the
-picture; nothing else compares model types. To add a family, add a record (and, if it cuts
+A record says where the visual tokens are, what grid they form and how the grid lies on the
+picture. Nothing else compares model types. To add a family, add a record (and, if it cuts
 pictures up in a new way, a rule in `layouts`) and a row in tools/testbed/tiny.py.
 """
 
@@ -253,8 +253,8 @@ def _token_grid(aspect: float, tokens: int) -> tuple[int, int]:
 
 
 def _digest(fed: Image.Image, tensors: dict[str, torch.Tensor]) -> str:
-    # Of the pixels the processor is given, an eighth of its output's bytes; the shapes tell apart
-    # what it makes of them under other limits.
+    # Digest the pixels that the processor gets: an eighth of its output's bytes. The shapes tell
+    # apart what it makes of them under other limits.
     digest = hashlib.blake2b(fed.tobytes(), digest_size=16)
     shapes = {name: tuple(tensor.shape) for name, tensor in sorted(tensors.items())}
     digest.update(f"{fed.size} {shapes}".encode())

@@ -10,7 +10,7 @@ from typing import Any
 
 from .model_files import SUPPORTED, missing_files, read_json
 
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def check_type(folder: Path, name: str) -> None:
@@ -27,10 +27,9 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
     """Raise ValueError for a folder with code, pickles, an adapter or files from elsewhere.
 
     pickled: whether weights may be pickled where there are no safetensors.
-    The folder itself may be a link, as on a second disk. A file in it may be a link inside the
-    folder or, in a hub cache, to a blob of the same model, which is how the hub's client stores
-    models; any other would let a downloaded folder read files of the user's that are no part of a
-    model.
+    The folder itself may be a link, as on a second disk. A file in it may be a link to inside the
+    folder or, in a hub cache, to a blob of the same model, as the hub's client stores models. Any
+    other link would let a downloaded folder read the user's own files.
     """
     home = folder.resolve()
     # models--owner--name/snapshots/revision beside models--owner--name/blobs
@@ -40,12 +39,13 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
             target = path.resolve(strict=path.is_symlink())
         except (OSError, RuntimeError) as error:  # a loop, or a link to nothing
             raise ValueError(
-                f"download {name} again: {path.name} is a link that leads nowhere"
+                f"make {path.name} in the folder of {name} readable, or connect its drive: "
+                f"the link leads nowhere ({error})"
             ) from error
         if not target.is_relative_to(home) and not target.is_relative_to(blobs):
             raise ValueError(
                 f"copy {path.name} into the folder of {name}, or link the whole folder: it is a "
-                "link to a file outside of it, which is not read"
+                "link to a file outside the folder, which is not read"
             )
     if (folder / "custom_generate").exists():
         raise ValueError(
@@ -67,7 +67,7 @@ def check_contents(folder: Path, name: str, *, pickled: bool = False) -> None:
 
 def _check_weights(folder: Path, name: str, pickled: bool) -> None:
     if not any(folder.glob("*.safetensors*")):  # or their index
-        found = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+        found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if found and not pickled:
             raise ValueError(
                 f"convert {name} to safetensors, or set weights to 'safetensors or pickled' "

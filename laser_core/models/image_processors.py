@@ -10,13 +10,14 @@ from typing import Any
 
 
 def load_image_processor(path: str, **kwargs: Any) -> Any:
-    """The image processor of a model folder or hub id, on Pillow even where torchvision is there.
+    """The image processor of a model folder or hub id, on Pillow even if torchvision is installed.
 
-    Pillow and torchvision resample differently; one of them everywhere gives the same pixels on
-    every machine. kwargs go to `AutoImageProcessor.from_pretrained` (revision, cache_dir, ...).
+    Pillow and torchvision resample differently. Using only Pillow gives the same pixels on every
+    machine. kwargs go to `AutoImageProcessor.from_pretrained` (revision, cache_dir, ...).
     """
     from transformers import AutoImageProcessor
 
+    choice: dict[str, Any]
     try:  # 5.x chooses a backend; 4.57 a "fast" class or its counterpart on Pillow
         from transformers.image_processing_backends import PilBackend  # noqa: F401
 

@@ -1,15 +1,15 @@
 """From a name to a loaded model: a bundled demo model, a folder, or a hub id.
 
-Weights are read from safetensors, pickled ones only if the settings say so and without running
-what they hold; no code from a model's folder is ever run. Nothing is downloaded unless a hub id
-is asked for by name, and nothing is written but that download.
+Weights are read from safetensors. Pickled weights are read only if the settings say so, and without
+running what they hold. No code from a model's folder is ever run. Only a hub id is downloaded, and
+only that download is written.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from .folder_check import check_contents, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DEMO, DEMO_QWEN = "demo", "demo-qwen"
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -41,9 +44,9 @@ LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
     """Load "demo", "demo-qwen", a model folder or a hub id.
 
-    Raises ValueError, remedy first, for an unknown model, an unsupported type, incomplete,
-    truncated or pickled weights, a folder that asks for code of its own or links to files
-    elsewhere, settings this machine cannot serve, and whatever else a library raises on the way.
+    Raises ValueError, remedy first, for an unknown model, an unsupported type, weights that are
+    incomplete, truncated or pickled, a folder that asks for its own code or links to files outside,
+    settings that this machine cannot serve, and whatever a library raises while loading.
     """
     folder = None
     try:
@@ -56,11 +59,11 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
         raise explained(error, name, folder) from error
 
 
-@one_at_a_time  # the library changes torch's initialisers and default dtype while it loads
+@one_at_a_time  # while it loads, the library changes torch's initialisers and default dtype
 def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
     from transformers import AutoTokenizer
 
-    model = _load_weights(folder, name, _device(settings), settings)
+    model = _load_weights(folder, name, device_of(settings), settings)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     image_processor = load_image_processor(str(folder), **_OWN_FILES_ONLY)
     lvlm = Lvlm(
@@ -81,7 +84,7 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
 
 
 def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:
-    """The least and the most; where the setting is the default, the model's own, if any."""
+    """(least, most) visual tokens; at the default setting the model's own limits, if it has any."""
     most = settings.max_visual_tokens
     if lvlm.visual_tokens and most == LoadSettings().max_visual_tokens:
         return lvlm.visual_tokens
@@ -122,7 +125,7 @@ def _no_model(name: str) -> ValueError:
     )
 
 
-def _device(settings: LoadSettings) -> torch.device:
+def device_of(settings: LoadSettings) -> torch.device:
     if settings.device != "auto":
         return _device_of_name(settings.device)
     accelerator = getattr(torch, "accelerator", None)
@@ -178,7 +181,7 @@ def _quantization(settings: LoadSettings, dtype: torch.dtype, device: torch.devi
 
 def _load_weights(
     folder: Path, name: str, device: torch.device, settings: LoadSettings
-) -> torch.nn.Module:
+) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
@@ -192,9 +195,10 @@ def _load_weights(
     extra = {} if quantization is None else {"quantization_config": quantization}
     attention = _ATTENTION[settings.attention]
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    # The file's own choice would win over the argument, and may be a compiled kernel to fetch
+    # The file's own choice would win over the argument, and may be a compiled kernel to download
     config._attn_implementation = attention
-    model, info = AutoModelForImageTextToText.from_pretrained(
+    # Any: by the library's types there is never loading info
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         str(folder),
         config=config,
         dtype=dtype,
@@ -207,6 +211,7 @@ def _load_weights(
         **_OWN_FILES_ONLY,
         **extra,
     )
+    model, info = loaded
     lacking = {*info["missing_keys"], *map(str, info["mismatched_keys"])}
     if "lm_head.weight" in lacking and _is_tied(folder):
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
@@ -238,5 +243,5 @@ def _chat_template(folder: Path) -> Any:
         return read_json(path).get("chat_template")
     except ValueError as error:
         raise ValueError(
-            f"mend or remove chat_template.json in the model's folder: it cannot be read ({error})"
+            f"fix or remove chat_template.json in the model's folder: it cannot be read ({error})"
         ) from error

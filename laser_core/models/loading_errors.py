@@ -1,6 +1,6 @@
-"""What a user can do about whatever was raised while a model was loaded.
+"""What a user can do about an error that was raised while a model was loaded.
 
-Looks at the error and at the model's files, which alone can prove that they are damaged; knows
+Looks at the error and at the model's files: only the files can prove that they are damaged. Knows
 nothing of how a model is loaded.
 """
 
@@ -32,7 +32,7 @@ def explained(error: Exception, name: str, folder: Path | None) -> ValueError:
         damaged = damaged_file(folder) if folder else None
     except OSError as failure:
         error, said, damaged = failure, first_words(failure), None
-    if damaged:  # its own format proves it, whatever the library made of it
+    if damaged:  # the file's own format proves it, whatever error the library raised
         remedy = f"download {name} again: its {damaged} is damaged"
     elif isinstance(error, ImportError):
         remedy = f"install what {name} needs, or choose another model"
@@ -46,5 +46,5 @@ def explained(error: Exception, name: str, folder: Path | None) -> ValueError:
     elif isinstance(error, OSError) and error.errno:
         remedy = f"check that the disk or network drive of {name} is there and may be read"
     else:
-        remedy = f"choose another model, or mend what the library names: {name} cannot be loaded"
+        remedy = f"choose another model, or fix what the library names: {name} cannot be loaded"
     return ValueError(f"{remedy} ({said})")

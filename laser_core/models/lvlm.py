@@ -22,6 +22,8 @@ from .closed_vocabulary import ClosedVocabulary
 from .families import Family, encode_picture, family_of, mean_colour
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .prefix import Prefix
 
 GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
@@ -31,14 +33,14 @@ class Lvlm:
     """A vision-language model, ready to read prompts.
 
     model: a transformers image-text-to-text model in evaluation mode; tokenizer and
-    image_processor: its own. folder: where `laser.json` may hold the model's own instruction, its
-    closed vocabulary, and the least and most visual tokens of the pictures it was made for
+    image_processor: its own. folder: its `laser.json`, if any, holds the model's own instruction,
+    its closed vocabulary, and the least and most visual tokens of the pictures it was made for
     (visual_tokens). Raises ValueError for an unsupported model type.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: PreTrainedModel,
         tokenizer: Any,
         image_processor: Any,
         *,
@@ -46,7 +48,7 @@ class Lvlm:
         folder: Path | None = None,
         chat_template: str | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model: PreTrainedModel = model.eval()
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
@@ -62,7 +64,7 @@ class Lvlm:
         self.instruction: str = self.family.instruction if own is None else own
         self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
-        self.prefix: Prefix | None = None  # the one cached prefix, managed by prefill
+        self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
 
     def __str__(self) -> str:
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
@@ -70,16 +72,21 @@ class Lvlm:
         return f"{self.name} ({self.family.name}, {size} parameters, {self.dtype}, {self.device})"
 
     @property
+    def body(self) -> torch.nn.Module:
+        """The model without its output embeddings: picture and text to hidden states."""
+        return self.model.get_submodule("model")
+
+    @property
     def device(self) -> torch.device:
         """Where token embeddings live, hence where inputs go; a sharded model spans several."""
         embeddings = self.model.get_input_embeddings()
         hook = getattr(embeddings, "_hf_hook", None)  # accelerate's, on offloaded weights
-        offloaded = embeddings.weight.device.type == "meta" and hook is not None
-        return torch.device(hook.execution_device) if offloaded else embeddings.weight.device
+        device = embeddings.get_parameter("weight").device
+        return torch.device(hook.execution_device) if hook and device.type == "meta" else device
 
     @property
     def offloaded(self) -> bool:
-        """True if weights of the decoder are loaded for each forward anew."""
+        """True if weights of the decoder are loaded again for each forward."""
         return any(weight.device.type == "meta" for weight in self.model.get_decoder().parameters())
 
     @property
@@ -155,7 +162,7 @@ class Lvlm:
         """
         if not question.strip():
             raise ValueError(
-                "the question is empty: write what to look for, since the method compares the "
+                "write what to look for: the question is empty, and the method compares the "
                 "model's attention with and without it"
             )
         if self.closed_vocabulary is not None:
@@ -231,7 +238,7 @@ class Lvlm:
     @cached_property
     def takes_token_types(self) -> bool:
         """True if the model wants to be told which tokens are a picture's (newer M-RoPE code)."""
-        rope_index = getattr(self.model.model, "get_rope_index", None)
+        rope_index = getattr(self.body, "get_rope_index", None)
         return rope_index is not None and (
             "mm_token_type_ids" in inspect.signature(rope_index).parameters
         )
@@ -244,7 +251,7 @@ class Lvlm:
         self, input_ids: torch.Tensor, pictures: tuple[PictureInputs, ...]
     ) -> torch.Tensor:
         """(1, N) positions, or (3, 1, N) from the model's own M-RoPE index."""
-        rope_index = getattr(self.model.model, "get_rope_index", None)
+        rope_index = getattr(self.body, "get_rope_index", None)
         if rope_index is None:
             return torch.arange(input_ids.shape[1])[None]
         kwargs = {}
@@ -255,7 +262,7 @@ class Lvlm:
 
 
 def _read_extras(folder: Path | None) -> dict[str, Any]:
-    """The model folder's `laser.json`: what it says of the model, if anything."""
+    """What the model folder's `laser.json` says of the model; empty if there is none."""
     path = folder / "laser.json" if folder else None
     if path is None or not path.is_file():
         return {}
@@ -264,13 +271,16 @@ def _read_extras(folder: Path | None) -> dict[str, Any]:
         closed, instruction = extras.get("closed_vocabulary"), extras.get("instruction")
         if not isinstance(instruction, str | None):
             raise TypeError("its instruction must be a text")
-        low, high = extras.get("visual_tokens") or (None, None)
+        visual_tokens = None
+        if extras.get("visual_tokens"):
+            low, high = extras["visual_tokens"]
+            visual_tokens = int(low), int(high)
         return {
             "instruction": instruction,
             "closed_vocabulary": ClosedVocabulary(**closed) if closed else None,
-            "visual_tokens": None if low is None else (int(low), int(high)),
+            "visual_tokens": visual_tokens,
         }
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"mend or remove laser.json in the model's folder: it cannot be read ({error})"
+            f"fix or remove laser.json in the model's folder: it cannot be read ({error})"
         ) from error

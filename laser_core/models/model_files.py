@@ -1,7 +1,7 @@
-"""Which files a model has: what is fetched, what is lacking, what its own format proves broken.
+"""Which files a model has: which are downloaded, missing, or broken by their own format.
 
-Reads names, small JSON files and headers, never weights; knows neither torch nor transformers nor
-what is refused (that is in `folder_check`).
+Reads names, small JSON files and headers, never weights. Knows neither torch nor transformers, and
+refuses nothing (`folder_check` does).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a folder lacks to be a whole model: weights by their index, or as one file."""
+    """What a folder lacks to be a complete model: weights by their index, or as one file."""
     # An index alone counts as well
     whole = any(folder.glob("*.safetensors*")) or not any(folder.glob(PICKLED))
     weights = "model.safetensors" if whole else "pytorch_model.bin"
@@ -81,7 +81,7 @@ def _shards(index: Path) -> set[str]:
 
 
 def damaged_file(folder: Path) -> str | None:
-    """The name of a file that its own format proves to be broken, None if none is.
+    """The name of a file that is broken by its own format, None if there is none.
 
     JSON that does not parse, weights that end before or after what their header says, a zip (the
     form of a pickle) without its end. Raises OSError for files that cannot be read at all.

@@ -1,4 +1,4 @@
-"""The part of a prompt that runs share, as the decoder holds it. Knows not how it is read."""
+"""The part of a prompt that runs share, as the decoder holds it. Does not know how it is read."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def overlay(location: Location) -> Image.Image:
     """The picture under its evidence map, with the windows, a colour bar and a legend.
 
     The longer side of the picture is drawn with 560 to 1280 pixels. Parts of the picture that the
-    model did not see are striped. A degenerate map is said in words and covers nothing.
+    model did not see are striped. A degenerate map is described in words and covers nothing.
     """
     return drawing(location.picture, location.evidence, location.placement)
 
@@ -105,7 +105,8 @@ def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) at which a picture of `size` is drawn."""
     long = max(size)
     scale = min(max(long, DRAWN_SIDE_PX[0]), DRAWN_SIDE_PX[1]) / long
-    return tuple(max(LEAST_DRAWN_PX, round(side * scale)) for side in size)
+    width, height = (max(LEAST_DRAWN_PX, round(side * scale)) for side in size)
+    return width, height
 
 
 def _legend(evidence: Evidence | None, placement: Placement | None) -> list[str]:

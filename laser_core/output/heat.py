@@ -13,7 +13,7 @@ from ..geometry import Box, Grid, whole_picture
 from ..results import Evidence
 
 COLOUR_MAP = "inferno"  # perceptually uniform, and the same to colour-blind eyes
-# How far the heat covers the picture, at no evidence and at the most: what it marks stays legible.
+# Opacity of the heat where evidence is least and most: what it covers stays legible.
 COVER_LEAST, COVER_MOST = 0.25, 0.62
 
 
@@ -29,9 +29,9 @@ def heat_map(evidence: Evidence) -> torch.Tensor:
 def on_picture(
     maps: torch.Tensor, grid: Grid, picture_size: tuple[int, int]
 ) -> tuple[torch.Tensor, Box]:
-    """Maps (n, gh, gw) without the rows and columns that lie beside the picture, and their box.
+    """Maps (n, gh, gw) without the rows and columns that lie outside the picture, and their box.
 
-    Patches that lie in the padding alone are not part of the picture and must not shine into it.
+    Patches that lie only in the padding are no part of the picture and must not blur into it.
     """
     rows, columns = grid.shares_inside(whole_picture(picture_size))
     first_row, last_row = _touching(rows)

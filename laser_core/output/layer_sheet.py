@@ -30,8 +30,8 @@ def layer_sheet(picture: Image.Image, maps: torch.Tensor, grid: Grid, vaq: Any) 
     tiles = _Sheet(picture.size, len(scores))
     for layer, score in enumerate(scores):
         found = Evidence(maps[layer], grid, picture.size)
-        found = None if found.degenerate else found
-        tile = Image.fromarray(covered(picture, found, tiles.tile_size))
+        shown = None if found.degenerate else found
+        tile = Image.fromarray(covered(picture, shown, tiles.tile_size))
         tiles.put(layer, tile, score, layer == best)
     return tiles.picture
 

@@ -1,4 +1,4 @@
-"""What a run found, as plain JSON values and as sentences, and files that are whole or not there.
+"""What a run found, as plain JSON values and as sentences.
 
 `report` is the one description of a run: the command line prints from it, nodes pass it on.
 Its layout is versioned; a field may be added within a version, never changed or removed.
@@ -38,20 +38,20 @@ def report(
     """A run as a dict of plain JSON values, in a fixed order.
 
     result: of `pipeline.answer` or `pipeline.locate`. load: how the model was loaded, if known.
-    files: names of what was written. It holds no times: the same run gives the same bytes. NaN
+    files: names of what was written. It holds no times, so the same run gives the same bytes. NaN
     and infinity become null.
     """
-    answered = isinstance(result, LaserAnswer)
-    location = result.location if answered else result
-    notes = _notes_on_location(location, answered)
+    answered = result if isinstance(result, LaserAnswer) else None
+    location = result.location if isinstance(result, LaserAnswer) else result
+    notes = _notes_on_location(location, answered is not None)
     return _report(
         location.question,
         {"preset": location.settings.preset, **location.settings.to_dict()},
         model,
-        answer=result.answer if answered else None,
-        plain=result.plain if answered else None,
+        answer=answered.answer if answered else None,
+        plain=answered.plain if answered else None,
         location=location,
-        notes=notes + _notes_on_answer(result) if answered else notes,
+        notes=notes + _notes_on_answer(answered) if answered else notes,
         load=load,
         files=files,
     )
@@ -60,7 +60,7 @@ def report(
 def report_answer(
     answer: Answer, question: str, model: Lvlm, settings: LaserSettings, load: LoadSettings
 ) -> dict[str, Any]:
-    """As `report`, of an answer whose evidence came from elsewhere."""
+    """As `report`, for an answer whose evidence came from elsewhere."""
     used = ("prompt", "answer", "decode")
     chosen = {name: group for name, group in settings.to_dict().items() if name in used}
     notes = _notes_on_length(answer, settings)

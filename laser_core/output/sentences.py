@@ -1,4 +1,4 @@
-"""What is said of a result, a sentence each, wherever it is said. Knows no file and no view."""
+"""What is said of a result, one sentence each, in every place. Knows no file and no view."""
 
 from __future__ import annotations
 

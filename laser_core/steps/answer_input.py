@@ -20,22 +20,22 @@ from ..results import Counterfactual, Location
 from ..settings import LaserSettings, PromptSettings
 
 LEAST_MAGNIFICATION = 1.25
-"""A crop is shown at least this much larger than in the picture, a side: or it shows nothing new
-for its tokens."""
+"""A crop's side is shown at least this many times larger than in the picture: less would show
+nothing new for its tokens."""
 
 
-def plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
+def make_plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
     """The question on the picture (any form, or encoded), as the model alone would read it."""
     return _stream(lvlm, [lvlm.encode(picture, settings.framing)], question, settings, shared=True)
 
 
-def positive_stream(lvlm: Lvlm, found: Location) -> Stream:
+def make_positive_stream(lvlm: Lvlm, found: Location) -> Stream:
     """The question on the picture's windows, after the picture or alone (step 9)."""
     crops = _cut(found.picture, found.windows)
-    return crops_stream(lvlm, found.inputs, crops, found.question, found.settings)
+    return make_crops_stream(lvlm, found.inputs, crops, found.question, found.settings)
 
 
-def crops_stream(
+def make_crops_stream(
     lvlm: Lvlm,
     whole: PictureInputs,
     crops: Sequence[Any],
@@ -46,8 +46,8 @@ def crops_stream(
     """The question on crops (any form) of a picture, after the picture or alone.
 
     whole: the picture as `lvlm.encode` gave it. shared: whether a stream that begins with the
-    picture is to continue from the cached prefix. On native-resolution models a crop is enlarged
-    to a share of the picture's tokens: at its own size it would be no clearer than before.
+    picture continues from the cached prefix. On native-resolution models a crop is enlarged to a
+    share of the picture's tokens: at its own size it would be no clearer than in the picture.
     """
     encoded = [
         lvlm.encode(crop, settings.prompt.framing, _tokens(whole, crop, len(crops), settings))
@@ -58,7 +58,7 @@ def crops_stream(
     return _stream(lvlm, encoded, question, settings.prompt, shared=False)
 
 
-def negative_stream(
+def make_negative_stream(
     lvlm: Lvlm, found: Location, positive: Stream, blocked: Counterfactual
 ) -> Stream:
     """The positive stream without the evidence (step 8)."""
@@ -69,13 +69,13 @@ def negative_stream(
     if settings.answer.answer_input == "picture + crop" and not shared:
         whole = lvlm.encode(picture, settings.prompt.framing)
     crops = _cut(picture, found.windows)
-    return crops_stream(lvlm, whole, crops, found.question, settings, shared)
+    return make_crops_stream(lvlm, whole, crops, found.question, settings, shared)
 
 
 def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:
     """Visual tokens for one of `crops` crops of a picture, on native-resolution models.
 
-    A budget below the picture's own tokens is raised to what magnifies the crop (up to that).
+    A budget below the picture's tokens is raised to what magnifies the crop, up to those tokens.
     """
     even_share = whole.token_count / crops
     budget = settings.answer.crop_budget * even_share
@@ -104,7 +104,7 @@ def _stream(
 def _blocked_tokens(
     prompt: Prompt, windows: Sequence[Window], mask: torch.Tensor, settings: LaserSettings
 ) -> Stream:
-    """The positive prompt with the picture tokens blocked that lie mostly under the mask."""
+    """The positive prompt, with those picture tokens blocked that lie mostly under the mask."""
     with_picture = settings.answer.answer_input == "picture + crop"
     whole = Window(0, 0, mask.shape[1], mask.shape[0])
     regions = [whole, *windows] if with_picture else list(windows)

@@ -16,7 +16,7 @@ from ..settings import PromptSettings
 
 
 class ReadAttention(Protocol):
-    """`read_attention`, or what remembers what it found."""
+    """`read_attention`, or a version that remembers its results."""
 
     def __call__(
         self,

@@ -26,10 +26,8 @@ SLACK_PX = 1e-6
 
 
 def blocks_something(found: Location) -> bool:
-    """Whether the windows hold any evidence: without, both streams would be the same."""
-    return bool(
-        evidence_patches(found.evidence, found.settings.counterfactual, found.windows).any()
-    )
+    """Whether the windows hold any evidence. If not, both streams would be the same."""
+    return bool(select_patches(found.evidence, found.settings.counterfactual, found.windows).any())
 
 
 def make_counterfactual(found: Location, mean_colour: tuple[int, int, int]) -> Counterfactual:
@@ -39,24 +37,24 @@ def make_counterfactual(found: Location, mean_colour: tuple[int, int, int]) -> C
     """
     settings = found.settings.counterfactual
     with torch.inference_mode(False):  # an ordinary tensor, for whoever is given it
-        patches = evidence_patches(found.evidence, settings, found.windows)
-        mask = patch_mask(patches, found.evidence)
+        patches = select_patches(found.evidence, settings, found.windows)
+        mask = mask_patches(patches, found.evidence)
     if settings.fill == "visual tokens":
         return Counterfactual(mask, None)
     return Counterfactual(mask, block(found.picture, mask, settings, mean_colour))
 
 
-def evidence_patches(
+def select_patches(
     evidence: Evidence, settings: CounterfactualSettings, windows: Sequence[Window] = ()
 ) -> torch.Tensor:
     """The patches that hold the evidence: the strongest `amount` of them.
 
-    `amount` is a share of all gh x gw patches; at least one is taken, but only patches with
-    evidence above zero. Equal ones are taken in reading order. With windows, only
-    patches count of whose part on the picture the larger part lies inside one window; where none
-    of those has evidence, those that overlap a window. Without windows every patch that touches
-    the picture counts. When the evidence is a mask (no layer choice), the mask itself says how
-    much is blocked: every patch of it that counts is taken, whatever the amount.
+    `amount` is a share of all gh x gw patches. At least one is taken, but only patches with
+    evidence above zero; equal ones in reading order. With windows, only patches that lie mostly
+    inside one window count (by their part on the picture); if none of those has evidence, patches
+    that overlap a window. Without windows every patch that touches the picture counts. A mask as
+    evidence (no layer choice) says itself how much is blocked: all its patches that count, whatever
+    the amount.
 
     Returns (gh, gw) bool; all False when the windows hold no evidence at all.
     Raises ValueError when the map is degenerate.
@@ -78,7 +76,7 @@ def evidence_patches(
     return taken & candidates
 
 
-def patch_mask(patches: torch.Tensor, evidence: Evidence) -> torch.Tensor:
+def mask_patches(patches: torch.Tensor, evidence: Evidence) -> torch.Tensor:
     """The mask of these patches on the picture.
 
     patches: (gh, gw) bool. Returns (H, W) float32 at picture size: 1 on the patches, their edges
@@ -102,10 +100,10 @@ def block(
     picture: RGB. mask: (H, W) of the picture's size, above 0 where it is blocked. mean_colour:
     (red, green, blue) 0..255, the model's, for fill 'mean'.
 
-    mean: one colour. noise: every channel of every pixel anew, uniform, the same every time.
-    blur: a Gaussian whose deviation is half the side of a square as large as the blocked area, at
-    least 4 pixels: a pattern with a period of that side or less keeps under 1 % of its contrast,
-    which leaves a colour but nothing to read.
+    mean: one colour. noise: uniform, every channel of every pixel on its own, the same every time.
+    blur: a Gaussian. Its deviation is half the side of a square as large as the blocked area, and
+    at least 4 pixels. A pattern with a period of that side or less keeps under 1 % of its contrast:
+    colour remains, but nothing to read.
 
     Raises ValueError for fill 'visual tokens', which changes no pixel, and for a mask of another
     size.
@@ -131,7 +129,7 @@ def _candidates(evidence: Evidence, windows: Sequence[Window]) -> torch.Tensor:
         return on_picture
     # Windows lie on the picture, so the share inside one is at most the share seen.
     inside = torch.stack([_shares_inside(evidence, window) for window in windows]).amax(dim=0)
-    # The slack: a patch cut in two equal halves belongs to neither, however they are rounded.
+    # The slack: a patch cut into equal halves belongs to neither, whatever rounding does.
     mostly_inside = on_picture & (inside > seen * (0.5 + 1e-9))
     return mostly_inside if mostly_inside.any() else on_picture & (inside > 0)
 
@@ -149,8 +147,8 @@ def _pixels_of(edges: list[float], side_px: int) -> torch.Tensor:
     clipped = np.clip(edges, 0, side_px)
     rounded = np.floor(clipped + 0.5 + SLACK_PX)  # an edge at 4.4999999 is meant to be at 4.5
     start, end = rounded[:-1], rounded[1:]
-    # Patches smaller than a pixel may round to nothing: they get the pixel their middle is in. A
-    # patch beyond the picture gets none, though inexact edges may leave it a sliver.
+    # A patch smaller than a pixel may round to nothing: it gets the pixel that its middle is in. A
+    # patch outside the picture gets none, though inexact edges may leave it a sliver.
     middle = np.floor((clipped[:-1] + clipped[1:]) / 2 + SLACK_PX).clip(max=side_px - 1)
     lost = (start == end) & (np.diff(clipped) > SLACK_PX)
     start, end = np.where(lost, middle, start), np.where(lost, middle + 1, end)
@@ -160,16 +158,19 @@ def _pixels_of(edges: list[float], side_px: int) -> torch.Tensor:
     return torch.from_numpy(covered.astype(np.float32))
 
 
-def _mean_fill(picture, blocked, mean_colour) -> np.ndarray:
+Colour = tuple[int, int, int]
+
+
+def _mean_fill(picture: Image.Image, blocked: np.ndarray, mean_colour: Colour) -> np.ndarray:
     return np.array(mean_colour, dtype=np.uint8)
 
 
-def _blur_fill(picture, blocked, mean_colour) -> np.ndarray:
+def _blur_fill(picture: Image.Image, blocked: np.ndarray, mean_colour: Colour) -> np.ndarray:
     deviation = max(math.sqrt(blocked.sum()) / 2, LEAST_BLUR_PX)
     return np.asarray(picture.filter(ImageFilter.GaussianBlur(deviation)))
 
 
-def _noise_fill(picture, blocked, mean_colour) -> np.ndarray:
+def _noise_fill(picture: Image.Image, blocked: np.ndarray, mean_colour: Colour) -> np.ndarray:
     generator = np.random.default_rng(NOISE_SEED)
     return generator.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8)
 

@@ -15,9 +15,9 @@ from ..geometry import Box, Window, whole_picture
 from ..results import Evidence, Placement
 from ..settings import CropSettings
 
-# Masses that differ by less than this share of the larger one are equal but for rounding.
+# Masses that differ by less than this share of the larger one count as equal: it is rounding.
 EQUAL_MASS = 1e-9
-# A smaller share of the map is no evidence but rounding, left over by subtractions.
+# A smaller share of the map is no evidence but the rounding of subtractions.
 NO_MASS = 1e-12
 # Squared distances in pixels closer than this are equal.
 EQUAL_DISTANCE = 1e-6
@@ -30,23 +30,22 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     """Windows on the picture and the share of the map's mass on the picture that each holds.
 
     A window's side is `scale` of the picture's, at least `min_side_px`, at most the picture's, and
-    the next multiple of `multiple_of` up, or the largest on the picture where that has one. The
-    first window lies as `placement` says, never over the picture's edge:
+    the next multiple of `multiple_of` up, or the largest on the picture where that has one.
+    No window crosses the picture's edge. `placement` says where the first one lies:
 
-    most mass: where its inside, the window less `margin` of its side at each edge, holds the most
-        of all whole-pixel positions; among equals, nearest to the map's centroid, then topmost,
-        then leftmost. Exact. At the picture's edges the inside may reach into the margin.
+    most mass: where its inside holds the most, of all whole-pixel positions (exact). The inside is
+        the window less `margin` of its side at each edge; at the picture's edges it may reach into
+        the margin. Among equals: nearest to the map's centroid, then topmost, then leftmost.
     peak: centred on the map's strongest patch.
     top patches box: the bounding box of the strongest TOP_FRACTION of all patches, widened evenly
         to at least the window's sides.
-    adaptive: of windows 1 to 2 times the size, each placed by mass, the one that stands out most
-        from its surroundings (ViCrop's ratio search, arXiv 2502.17422, bbox_from_att_image_adaptive
-        of github.com/saccharomycetes/mllms_know).
+    adaptive: windows of 1 to 2 times the size are placed by mass; the one that stands out most from
+        its surroundings is taken (ViCrop's ratio search, arXiv 2502.17422,
+        bbox_from_att_image_adaptive of github.com/saccharomycetes/mllms_know).
 
-    Each further window is one of the normal size that overlaps none before it and holds the most of
-    what is left, by the same margin; there are fewer than asked for when none fits or nothing is
-    left.
-    Of a degenerate map the only window is the whole picture, with a share of 0.
+    Each further window has the normal size, overlaps none before it and holds the most of what is
+    left, by the same margin. There are fewer than asked for when none fits or nothing is left.
+    For a degenerate map the only window is the whole picture, with a share of 0.
     """
     if evidence.degenerate:
         return Placement((whole_picture(evidence.picture_size),), (0.0,))
@@ -62,7 +61,7 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
 
 
 class _Density:
-    """The map's mass on the picture, of sum 1; its integral image gives that of any window."""
+    """The map's mass on the picture, of sum 1. An integral image gives the mass of any window."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, grid = evidence, evidence.grid
@@ -85,7 +84,7 @@ class _Density:
 
     @property
     def strengths(self) -> np.ndarray:
-        """(gh, gw): the patches' masses, 1 the largest, equal ones made so in spite of rounding."""
+        """(gh, gw): the patches' masses over the largest; rounded, so that equal ones are equal."""
         return np.round(self.cells / self.cells.max(), 9)
 
     @property
@@ -124,12 +123,13 @@ def _window_size(picture_size: tuple[int, int], settings: CropSettings) -> tuple
 
 def _in_multiples(
     size: Iterable[int], picture_size: Iterable[int], multiple_of: int
-) -> tuple[int, ...]:
+) -> tuple[int, int]:
     """The sides as multiples, none smaller while the picture holds it."""
-    return tuple(
+    width, height = (
         min(-(-side // multiple_of), limit // multiple_of) * multiple_of or limit
         for side, limit in zip(size, picture_size, strict=True)
     )
+    return width, height
 
 
 def _best_window(
@@ -140,15 +140,16 @@ def _best_window(
 ) -> Window | None:
     """The window of this size whose inside holds most, overlapping no `taken`; None without any.
 
-    The inside is what is left when `margin` of the sides is taken off each edge. It may lie
-    anywhere on the picture, and the window is centred on it as nearly as the picture allows.
+    The inside is the window without `margin` of its sides at each edge. It may lie anywhere on the
+    picture; the window is centred on it as nearly as the picture allows.
 
-    Exact without trying every pixel. Between two breakpoints (positions at which an edge of the
-    window meets an edge of a patch) the mass is linear in x and in y, so over the whole pixels
-    between them it is largest at the first or the last: the ceiling and floor of the breakpoints.
-    Windows flush against those taken bound the allowed positions and are candidates likewise.
-    Where the mass is level between breakpoints, the position nearest to the centroid may lie
-    between them too, which is why the pixels beside the centred position are candidates.
+    Exact without trying every pixel. A breakpoint is a position at which an edge of the window
+    meets an edge of a patch. Between two breakpoints the mass is linear in x and in y. So it is
+    largest at the first or the last whole pixel between them: the ceiling and floor of the
+    breakpoints.
+    Positions flush against a taken window bound what is allowed, so they are candidates too.
+    Where the mass is constant between breakpoints, the position nearest to the centroid may lie
+    between them, so the pixels next to the centred position are candidates too.
     """
     (width, height), picture = size, density.picture
     # The slack: 0.3 * 10 must not count as 2.9999999.
@@ -178,6 +179,13 @@ def _best_window(
     return _window_at(lefts[column], tops[row], size)
 
 
+def _fullest_window(density: _Density, size: tuple[int, int], margin: float = 0.0) -> Window:
+    """`_best_window` where none is taken: the masses sum to 1, so there is one."""
+    window = _best_window(density, size, margin=margin)
+    assert window is not None
+    return window
+
+
 def _candidates(
     edges: np.ndarray, window_side: int, picture_side: int, centre: float, flush: list[int]
 ) -> np.ndarray:
@@ -201,7 +209,7 @@ def _centred(x: float, y: float, size: tuple[int, int], picture: Window) -> Wind
 
 
 def _most_mass(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
-    return _best_window(density, size, margin=settings.margin)
+    return _fullest_window(density, size, settings.margin)
 
 
 def _around_peak(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
@@ -226,26 +234,28 @@ def _around_top_patches(density: _Density, size: tuple[int, int], settings: Crop
 def _enclosing(edges: np.ndarray, cells: np.ndarray) -> tuple[int, int]:
     """The whole pixels that enclose these rows or columns of the grid."""
     low, high = edges[cells.min()], edges[cells.max() + 1]
-    # The slack keeps an edge at 24 from being enclosed at 25 because it was rounded to 24.0000001.
+    # The slack: an edge at 24, rounded to 24.0000001, must not be enclosed at 25.
     return int(np.floor(low + 1e-6)), int(np.ceil(high - 1e-6))
 
 
 def _adaptive(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
     """ViCrop's ratio search, in pixels instead of whole patches."""
-    best, best_score = None, -np.inf
+    windows, limits = [], density.evidence.picture_size
     for ratio in ADAPTIVE_RATIOS:
-        limits = density.evidence.picture_size
         larger = [min(round(ratio * side), most) for side, most in zip(size, limits, strict=True)]
-        window = _best_window(density, _in_multiples(larger, limits, settings.multiple_of))
-        score = _prominence(density, window)
-        # A later ratio must be better by more than rounding to be preferred.
-        if best is None or score > best_score + NO_MASS / (size[0] * size[1]):
-            best, best_score = window, score
-    return best
+        sides = _in_multiples(larger, limits, settings.multiple_of)
+        windows.append(_fullest_window(density, sides))
+    scores = [_prominence(density, window) for window in windows]
+    best = 0
+    for later, score in enumerate(scores):
+        # A larger ratio wins only if it is better by more than rounding.
+        if score > scores[best] + NO_MASS / (size[0] * size[1]):
+            best = later
+    return windows[best]
 
 
 def _prominence(density: _Density, window: Window) -> float:
-    """Mass above that of the windows one patch to each side, per pixel; -inf where none fits."""
+    """Mass per pixel above the mean of the windows one patch to each side; -inf if none fits."""
     share_in, box, picture = density.evidence.share_in, Box(*window), Box(*density.picture)
     step_x, step_y = density.patch_size
     steps = ((-step_x, 0), (step_x, 0), (0, -step_y), (0, step_y))

@@ -26,7 +26,7 @@ def mix_logits(
 ) -> torch.Tensor:
     """s_t = z+ + alpha (z+ - z-), (..., V) float32, implausible tokens at -inf (Eqs. 10-11).
 
-    Without a second stream nothing is mixed, and nothing can have become implausible: z+.
+    Without a second stream nothing is mixed, so nothing is dropped: z+.
     """
     if negative is None:
         return positive
@@ -51,12 +51,12 @@ def decode(
 ) -> Answer:
     """The answer decoded from s_t = z+ + alpha (z+ - z-) (Eqs. 10-11).
 
-    positive, negative: prompts with and without the evidence; negative may be a function that
-    makes it, called when it is to be read. With alpha 0 or no negative stream, plain decoding: the
-    second stream is not computed; nor is it where the positive one's first token is as sure as
-    settings.adaptive asks. A negative stream with blocked tokens must have the positive's prompt.
-    generate_options: the library's streamer, stopping_criteria and logits_processor; they see the
-    positive rows and mixed logits.
+    positive, negative: prompts with and without the evidence; negative may be a function that makes
+    it, called only when it is read. Decoding is plain, with no second stream computed, for alpha 0,
+    without a negative stream, and where the first token is as sure as settings.adaptive asks. A
+    negative stream with blocked tokens must have the positive stream's prompt.
+    generate_options: the library's streamer, stopping_criteria and logits_processor. They see the
+    positive row and the mixed logits.
     Raises ValueError for other options, and for scores that are not finite.
     """
     other = generate_options.keys() - {"streamer", "stopping_criteria", "logits_processor"}

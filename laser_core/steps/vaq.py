@@ -1,7 +1,7 @@
 """Contrastive attention, Visual Activation by Query (VAQ), layers and evidence map.
 
-Steps 3-6 of docs/method.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to the one map of
-where the question looks. Knows no model: the maps are captured elsewhere.
+Steps 3-6 of docs/method.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to one map of where
+the question makes the model look. Knows no model: the maps are captured elsewhere.
 L: decoder layers, H: query heads, K: the top heads, (gh, gw): the picture's patch grid.
 """
 
@@ -14,11 +14,11 @@ from ..geometry import Box, Grid
 from ..results import AttentionMaps, Evidence, LayerChoice
 from ..settings import ContrastSettings, LayerSettings
 
-# The ratio of map kind 'relative' divides by no less than this share of its layer's mean: an
-# attention rounded to almost zero in half precision would otherwise outshine the whole map.
+# Map kind 'relative' divides by at least this share of its layer's mean. Otherwise an attention
+# that half precision rounds to almost zero would outshine the whole map.
 SMALLEST_DIVISOR = 1e-3
 
-REASONS = 3  # layers that the sentence on fused layers names
+REASONS = 3  # layers named in the sentence about fused layers
 
 # A mask may have millions of pixels; more cells than this per side would only cost time.
 MASK_GRID_SIDE = 1024
@@ -61,8 +61,8 @@ def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice
     default, weighs them all by VAQ, evenly when every VAQ is zero. Rule 'argmax' takes the best of
     them alone (Eq. 5). A layer given by hand overrides rule and range.
 
-    NaN counts as larger than any number, so that broken attention is chosen and reported rather
-    than passed over. Raises ValueError when the layer given does not exist or the range holds none.
+    NaN counts as larger than any number, so broken attention is chosen and reported, not skipped.
+    Raises ValueError when the given layer does not exist or the range holds none.
     """
     vaq_of_heads, heads = _descending(score_heads(contrast))
     heads = heads[:, : settings.top_heads]
@@ -83,24 +83,24 @@ def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice
     return LayerChoice(ranked[0], vaq, heads, weights, reason)
 
 
-def evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
+def make_evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
     """The evidence map (step 6): the layers' maps, each the mean over its top heads, by weight.
 
     contrast: (L, H, gh, gw), the one that `choice` was made from. The weights sum to 1; rule
     'argmax' and a layer given by hand give all of it to one layer, as the paper does.
     """
     layers = [
-        weight * layer_map(contrast, choice, layer) for layer, weight in choice.weights.items()
+        weight * map_layer(contrast, choice, layer) for layer, weight in choice.weights.items()
     ]
     return Evidence(torch.stack(layers).sum(dim=0), maps.grid, maps.picture_size, choice)
 
 
-def layer_map(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
-    """(gh, gw): the mean over a layer's top heads, which the evidence is if it is chosen alone."""
+def map_layer(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
+    """(gh, gw): the mean over a layer's top heads: the evidence, if only this layer is chosen."""
     return reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
 
 
-def evidence_of_mask(mask: torch.Tensor) -> Evidence:
+def make_evidence_of_mask(mask: torch.Tensor) -> Evidence:
     """A mask from elsewhere in place of the evidence map.
 
     mask: (H, W) float 0..1 at picture size. The map is the mask itself, averaged exactly over the
@@ -110,7 +110,8 @@ def evidence_of_mask(mask: torch.Tensor) -> Evidence:
     cells = _averaged(mask.double(), min(height, MASK_GRID_SIDE))
     cells = rearrange(cells, "gh w -> w gh")
     cells = rearrange(_averaged(cells, min(width, MASK_GRID_SIDE)), "gw gh -> gh gw")
-    grid = Grid(*cells.shape, view=Box(0.0, 0.0, float(width), float(height)))
+    rows, columns = cells.shape
+    grid = Grid(rows, columns, Box(0.0, 0.0, float(width), float(height)))
     return Evidence(cells.float().contiguous(), grid, (width, height))
 
 
@@ -165,7 +166,7 @@ def _vaq_weights(layers: list[int], vaq: torch.Tensor) -> dict[int, float]:
 
 
 def _averaged(values: torch.Tensor, parts: int) -> torch.Tensor:
-    """Means over `parts` equal stretches of the first axis, which may cut through its items."""
+    """Means over `parts` equal stretches of the first axis; a stretch may end inside an item."""
     length = values.shape[0]
     if parts == length:
         return values

@@ -169,7 +169,7 @@ def test_the_instruction_is_told_from_the_question(context, post_prompt, expecte
 
 
 def same(one, other):
-    """Answers equal but for their timings."""
+    """Answers that are equal except for their timings."""
     return dataclasses.replace(one, seconds_reading=0, seconds_decoding=0) == dataclasses.replace(
         other, seconds_reading=0, seconds_decoding=0
     )

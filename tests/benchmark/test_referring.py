@@ -106,7 +106,7 @@ LAB = {"question_id": 1, "file_name": "a.png", "answer": ["it"], "bbox": [0, 0, 
         ("a.jsonl", "\n", "^fill .* with rows: "),
         ("a.json", '[{"id": 1, "bbox": []}]', "^give every row the fields of one kind, .*: the "),
         ("a.json", json.dumps([ROW, ROW]), "^give every row an id of its own: '1' occurs twice"),
-        ("a.json", json.dumps([ROW, {"id": 2}]), "^mend row 2 of .*: KeyError 'box'"),
+        ("a.json", json.dumps([ROW, {"id": 2}]), "^fix row 2 of .*: KeyError 'box'"),
         ("a.json", json.dumps([{**LAB, "answer": []}]), "^add expressions to the rows of .*a.json"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name, content, message):
 def test_a_row_of_other_values_is_refused_by_its_number(tmp_path, row, message):
     good = {**row, **(ROW if "id" in row else LAB), **({"id": 0} if "id" in row else {})}
     content = json.dumps([good, row])
-    refused(None, tmp_path, "a.json", content, rf"^mend row 2 of '.*a\.json': .*{message}")
+    refused(None, tmp_path, "a.json", content, rf"^fix row 2 of '.*a\.json': .*{message}")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -97,7 +97,7 @@ def test_another_run_is_refused_with_what_differs(path):
 def test_a_file_that_no_record_explains_is_not_touched(path, name):
     path.parent.mkdir()
     (path.parent / name).write_text("mine")
-    with pytest.raises(ValueError, match=r"^choose another --out: .* no out.run.json says what"):
+    with pytest.raises(ValueError, match=r"^choose another --out: .* no out.run.json says which"):
         started(path)
     assert [file.name for file in path.parent.iterdir()] == [name]
     assert (path.parent / name).read_text() == "mine"

@@ -230,7 +230,7 @@ def test_reading_before_the_model_ran_says_what_to_do():
 
 @pytest.mark.parametrize("text", ["", "   ", "\n"])
 def test_an_empty_question_is_refused(text):
-    with pytest.raises(ValueError, match="the question is empty: write what to look for"):
+    with pytest.raises(ValueError, match="write what to look for: the question is empty"):
         read_attention(lvlm_of("llava"), Image.new("RGB", (40, 40)), text)
 
 

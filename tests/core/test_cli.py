@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import os
 import re
 import signal
@@ -244,7 +246,7 @@ MISTAKES = {
     "missing file": (("ask", "nowhere.png", "q"), "check the path: .*nowhere.png"),
     "a folder": (("ask", ".", "q"), "check the path: "),
     "no picture": (("ask", "text.png", "q"), "choose a picture file "),
-    "truncated picture": (("ask", "truncated.png", "q"), "save the picture anew: "),
+    "truncated picture": (("ask", "truncated.png", "q"), "save the picture again: "),
     "empty question": (
         ("ask", "picture.png", " \n"),
         "write what to look for: the question is emp",
@@ -297,7 +299,7 @@ MISTAKES = {
         "removed, use mean: --fill is 'black'",
     ),
     "mistyped flag": (("ask", "picture.png", "q", "--scael", "1"), "did you mean --scale"),
-    "flag of ask": (("locate", "picture.png", "q", "--alpha", "1"), "(see|did you mean)"),
+    "flag of ask": (("locate", "picture.png", "q", "--alpha", "1"), "leave out --alpha: "),
     "no question": (("ask", "picture.png"), "see `.*ask --help`: .*QUESTION"),
     "unknown command": (("answer",), "see `.*--help`: .*invalid choice"),
     "no command": ((), "see `.*--help`: "),
@@ -331,6 +333,12 @@ def test_a_mistake_is_one_line_with_the_remedy_first_and_exit_code_2(case, here,
     assert len(lines) == 1
     assert re.match(message, lines[0])
     assert not (here / "laser-out").exists()
+
+
+def test_a_caller_may_read_the_output_from_a_stream_of_its_own():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert cli.main(["models"]) == 0
+    assert out.getvalue().startswith("bundled\n")
 
 
 def test_an_unwritable_folder_is_refused_before_the_work(here, monkeypatch, capfd):
@@ -570,3 +578,20 @@ def test_a_cache_that_is_a_file_holds_no_models(run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file"))
     code, out, _ = run("models", model=False)
     assert (code, out.split()[-1]) == (0, "none")
+
+
+def test_a_crop_of_an_earlier_run_that_is_asked_about_stays(here):
+    two = ("--windows", "2", "--scale", "0.3", "--min-side-px", "10")
+    assert cli.main(["ask", "picture.png", QUESTION, *two]) == 0
+    crop = Path("laser-out/crop-2.png")
+    before = crop.read_bytes()
+    assert cli.main(["ask", str(crop), QUESTION]) == 2
+    assert crop.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["locate", "aggregate", "models"])
+@pytest.mark.parametrize("flag", ["--alpha", "--beams"])
+def test_a_flag_of_another_command_is_to_be_left_out(here, capsys, command, flag):
+    words = {"locate": ["picture.png", QUESTION], "aggregate": ["rows.json", "."], "models": []}
+    assert cli.main([command, *words[command], flag, "2"]) == 2
+    assert re.match(rf"(leave out {flag}: |removed: use )", capsys.readouterr().err)

@@ -14,8 +14,8 @@ from PIL import Image
 from laser_core.geometry import Box, Grid, Window
 from laser_core.results import Evidence, LayerChoice
 from laser_core.settings import CounterfactualSettings
-from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
-from laser_core.steps.vaq import evidence_of_mask
+from laser_core.steps.counterfactual import block, mask_patches, select_patches
+from laser_core.steps.vaq import make_evidence_of_mask
 
 CHOICE = LayerChoice(0, torch.ones(1), torch.zeros(1, 1, dtype=torch.int64), {0: 1.0}, "")
 PIXEL_FILLS = ("mean", "blur", "noise")
@@ -32,7 +32,7 @@ def evidence_of(values, picture_size=None, view=None):
 
 def patches_taken(settings, evidence, windows=()):
     """The set of (row, column) taken."""
-    taken = evidence_patches(evidence, settings, windows)
+    taken = select_patches(evidence, settings, windows)
     assert (taken.dtype, taken.shape) == (torch.bool, evidence.map.shape)
     return {tuple(cell) for cell in taken.nonzero().tolist()}
 
@@ -168,17 +168,17 @@ def test_a_window_without_evidence_gives_no_patches():
 def test_a_mask_is_taken_whole_whatever_the_amount():
     mask = torch.zeros(6, 8)
     mask[2:5, 3:7] = 0.5
-    evidence = evidence_of_mask(mask)
+    evidence = make_evidence_of_mask(mask)
     settings = CounterfactualSettings(amount=0.0)
-    assert torch.equal(evidence_patches(evidence, settings), mask > 0)
-    inside = evidence_patches(evidence, settings, [Window(0, 0, 5, 6)])
+    assert torch.equal(select_patches(evidence, settings), mask > 0)
+    inside = select_patches(evidence, settings, [Window(0, 0, 5, 6)])
     assert torch.equal(inside.nonzero()[:, 1].unique(), torch.tensor([3, 4]))
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 def test_a_degenerate_map_is_refused_with_the_remedy(value):
     with pytest.raises(ValueError, match="answer without a counterfactual"):
-        evidence_patches(evidence_of([[value, 0]]), CounterfactualSettings())
+        select_patches(evidence_of([[value, 0]]), CounterfactualSettings())
 
 
 # Mask
@@ -209,7 +209,7 @@ def test_the_mask_covers_the_patches_and_nothing_else(evidence, data):
     count = evidence.map.numel()
     chosen = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
     patches = torch.tensor(chosen).reshape(evidence.map.shape)
-    mask = patch_mask(patches, evidence)
+    mask = mask_patches(patches, evidence)
     assert mask.dtype == torch.float32
     np.testing.assert_array_equal(mask.numpy(), reference_mask(patches, evidence))
 
@@ -220,7 +220,7 @@ def test_neighbouring_patches_leave_no_gap_and_no_overlap():
     for cell in itertools.product(range(7), range(9)):
         patches = torch.zeros(7, 9, dtype=torch.bool)
         patches[cell] = True
-        covered += patch_mask(patches, evidence)
+        covered += mask_patches(patches, evidence)
     assert torch.equal(covered, torch.ones(100, 100))
 
 
@@ -229,14 +229,14 @@ def test_a_patch_smaller_than_a_pixel_blocks_one():
     for cell in itertools.product(range(24), range(24)):
         patches = torch.zeros(24, 24, dtype=torch.bool)
         patches[cell] = True
-        assert patch_mask(patches, evidence).sum() == 1
+        assert mask_patches(patches, evidence).sum() == 1
 
 
 def test_a_painted_mask_comes_back_as_it_was():
     mask = (torch.rand(30, 40, generator=torch.Generator().manual_seed(0)) > 0.7).float()
-    evidence = evidence_of_mask(mask)
-    patches = evidence_patches(evidence, CounterfactualSettings())
-    assert torch.equal(patch_mask(patches, evidence), mask)
+    evidence = make_evidence_of_mask(mask)
+    patches = select_patches(evidence, CounterfactualSettings())
+    assert torch.equal(mask_patches(patches, evidence), mask)
 
 
 # Fill

@@ -19,7 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from laser_core.engine import reading as prefill
+from laser_core.engine import reading
 from laser_core.engine.caches import ROOM
 from laser_core.engine.reading import read_blocked, read_prefix, read_stream
 from laser_core.models.chat import Stream
@@ -247,7 +247,7 @@ def test_a_prompt_read_in_stretches_is_read_as_at_once(model_type, window, monke
     )
     try:
         for stretch in (10_000, 5):
-            monkeypatch.setattr(prefill, "STRETCH", stretch)
+            monkeypatch.setattr(reading, "STRETCH", stretch)
             whole = read_stream(lvlm, positive)
             read[stretch] = [*whole.own, *read_blocked(lvlm, blocked, whole).own]
             lengths.append(0)
@@ -283,7 +283,7 @@ def test_offloaded_weights_are_loaded_once_for_each_picture(monkeypatch):
     positive, _ = streams(lvlm, "shared picture + crop")
     expected = read_stream(lvlm, positive)
     lvlm.release()
-    monkeypatch.setattr(prefill, "STRETCH", 5)
+    monkeypatch.setattr(reading, "STRETCH", 5)
     cpu_offload(lvlm.model, execution_device="cpu")
     assert lvlm.offloaded
     forwards = []
@@ -412,7 +412,7 @@ def test_another_thread_runs_the_model_undisturbed_while_it_decodes():
 
 
 def test_another_thread_runs_the_decoder_undisturbed_while_prompts_are_read(monkeypatch):
-    monkeypatch.setattr(prefill, "STRETCH", 5)
+    monkeypatch.setattr(reading, "STRETCH", 5)
     lvlm = lvlm_of("llava", fresh=True)
     positive, _ = streams(lvlm, "shared picture + crop")
     blocked = Stream(positive.prompt, True, blocked=(positive.prompt.spans[1].start,))
@@ -553,7 +553,7 @@ def test_the_models_own_generation_defaults_do_not_leak_in(case, options):
 def test_an_end_token_that_is_none_is_refused(end):
     lvlm = lvlm_of("llava", fresh=True)
     lvlm.model.generation_config.eos_token_id = end
-    with pytest.raises(ValueError, match=r"^mend generation_config.json of .*eos_token_id"):
+    with pytest.raises(ValueError, match=r"^fix generation_config.json of .*eos_token_id"):
         decode(lvlm, *streams(lvlm, "crop"), settings())
 
 

@@ -40,7 +40,7 @@ def run(job) -> bytes:
     result = pipeline.answer(
         lvlm, noise_picture((90, 60), seed), QUESTION, settings, with_plain=True
     )
-    content = report(result, QUESTION, lvlm, settings)
+    content = report(result, lvlm)
     return to_json(content).encode()
 
 

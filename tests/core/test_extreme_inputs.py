@@ -71,7 +71,8 @@ def test_windows_and_masks_fit_a_picture_of_any_size(model_type, size):
         assert 0 <= x1 < x2 <= width
         assert 0 <= y1 < y2 <= height
     assert result.location.evidence.map.isfinite().all()
-    assert result.mask is None or result.mask.shape == (height, width)
+    hidden = result.counterfactual
+    assert hidden is None or hidden.mask.shape == (height, width)
 
 
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -95,7 +96,7 @@ def test_a_tensor_of_any_finite_value_is_clamped(value, dtype, channels):
 def test_one_broken_value_anywhere_is_found(place, broken):
     image = torch.zeros(1, 1500, 1000, 3)
     image[(0, *place)] = broken
-    with pytest.raises(ValueError, match=r"^mend the picture"):
+    with pytest.raises(ValueError, match=r"^fix the picture"):
         to_picture(image)
 
 

@@ -113,7 +113,7 @@ def block_at(size, x_share, y_share):
 
 
 def assert_change_lies_under(block, change, grid):
-    """The fed pixels that changed are those under the block, but for the resampling kernel.
+    """The fed pixels that changed are those under the block, give or take the resampling kernel.
 
     The kernel (bicubic) reaches 2 pixels of the coarser raster; the block's edges and the output
     raster add one. A block of one source pixel may vanish in rounding where it is reduced, so
@@ -401,7 +401,7 @@ def test_towers_of_other_sizes_work_as_well(model_type, vision):
 
 @sizes((704, 396), (752, 423))
 def test_a_row_of_patches_is_not_lost_to_rounding(size):
-    """Of 24 patches a tile, 396 * (48 / 704) is 27 but for the last bit."""
+    """Of 24 patches a tile, 396 * (48 / 704) is 27 except for the last bit."""
     model = tiny.build("llava_next", vision=336)
     inputs = encode_picture(FAMILIES["llava_next"], model.image_processor, model.config, flat(size))
     assert run(model.model, "llava_next", inputs).shape[0] == inputs.token_count

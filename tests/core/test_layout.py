@@ -14,21 +14,16 @@ FLOORS = ("", "models", "engine", "steps", "pipeline", "output", "evaluation", "
 
 def imports_of(path: Path) -> set[str]:
     """Modules of laser_core that a file imports anywhere, type hints included."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        if node.level:
-            folder = path.parents[node.level - 1]
-            base = folder.joinpath(*(node.module or "").split("."))
-        elif node.module and node.module.split(".")[0] == "laser_core":
-            base = ROOT.joinpath(*node.module.split("."))
-        else:
-            continue
-        modules = (
-            [base] if base.with_suffix(".py").is_file() else [base / n.name for n in node.names]
-        )
-        for module in modules:
+        bases, names = [], []
+        if isinstance(node, ast.Import):
+            bases = [ROOT.joinpath(*alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            folder = path.parents[node.level - 1] if node.level else ROOT
+            bases = [folder.joinpath(*(node.module or "").split("."))]
+            names = [alias.name for alias in node.names]
+        for module in [*bases, *(base / name for base in bases for name in names)]:
             if module.is_relative_to(PACKAGE) and module.with_suffix(".py").is_file():
                 found.add(module.relative_to(PACKAGE).as_posix())
     return found
@@ -80,7 +75,14 @@ def test_tools_import_no_tests():
         path.name
         for path in (ROOT / "tools").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tests"
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+        if name.split(".")[0] == "tests"
     ]
     assert not importing
 

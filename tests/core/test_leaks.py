@@ -122,7 +122,7 @@ def test_memory_that_runs_out_while_streams_are_merged_leaves_no_prefix_in_large
     lvlm = lvlm_of("llava", fresh=True)
     expected = pipeline.answer(lvlm, noise_picture(), QUESTION, SHORT).answer.tokens
     lvlm.release()
-    kept, merged, calls = live_bytes(), two_streams._merged, itertools.count()
+    kept, merged, calls = live_bytes(), two_streams.merge_layer, itertools.count()
 
     def fail(*args):
         if next(calls) == 3:
@@ -130,7 +130,7 @@ def test_memory_that_runs_out_while_streams_are_merged_leaves_no_prefix_in_large
         return merged(*args)
 
     with monkeypatch.context() as patched, contextlib.suppress(torch.cuda.OutOfMemoryError):
-        patched.setattr(two_streams, "_merged", fail)
+        patched.setattr(two_streams, "merge_layer", fail)
         pipeline.answer(lvlm, noise_picture(), QUESTION, SHORT)
     assert next(calls) == 4
     assert live_bytes() <= kept

@@ -74,7 +74,9 @@ def test_laser_json_sets_instruction_and_vocabulary(broken):
     (broken / "laser.json").write_text(json.dumps(extras))
     lvlm = load_lvlm(str(broken))
     assert lvlm.instruction == "answer briefly ."
-    with pytest.raises(ValueError, match=r'^I know little\. It does not know "zebra"\. Try: '):
+    with pytest.raises(
+        ValueError, match=r"^try 'what is it .': this model does not know \"zebra\""
+    ):
         lvlm.question_text("what is the zebra ?", PromptSettings())
 
 
@@ -232,7 +234,7 @@ NO_FAULT_OF_THE_FILES = {
     ),
     "whatever else": (
         KeyError("qwen9_vl"),
-        "choose another model, or mend what the library names: ",
+        "choose another model, or fix what the library names: ",
     ),
 }
 
@@ -346,35 +348,35 @@ BROKEN = {
     ),
     "an image processor without the name of a class": (
         _written("preprocessor_config.json", '{"image_processor_type": 5}'),
-        "choose another model, or mend what the library names: ",
+        "choose another model, or fix what the library names: ",
     ),
     "chat_template.json is no JSON": (
         _written("chat_template.json", "{"),
-        "mend or remove chat_template.json",
+        "fix or remove chat_template.json",
     ),
     "laser.json is no JSON": (
         _written("laser.json", "{"),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "laser.json of another shape": (
         _written("laser.json", '{"closed_vocabulary": {"a": 1}}'),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "laser.json with a number for an instruction": (
         _written("laser.json", '{"instruction": 5}'),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "laser.json with a number for a message": (
         _written("laser.json", '{"closed_vocabulary": {"message": 5, "example": "x"}}'),
-        "mend or remove laser.json",
+        "fix or remove laser.json",
     ),
     "a chat template that is a number": (
         _written("chat_template.json", '{"chat_template": 5}'),
-        "mend the chat template",
+        "fix the chat template",
     ),
     "chat templates without a default": (
         _written("chat_template.json", '{"chat_template": {"a": "b"}}'),
-        "mend the chat template",
+        "fix the chat template",
     ),
     "no tokenizer": (
         lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
@@ -393,7 +395,7 @@ def test_a_broken_folder_is_refused_with_the_remedy_first(case, broken):
     breaking(broken)
     with pytest.raises(ValueError, match=message) as caught:
         load_lvlm(str(broken))
-    assert caught.match(r"^(download|choose|mend) ")
+    assert caught.match(r"^(download|choose|fix) ")
 
 
 @pytest.mark.parametrize(
@@ -436,7 +438,7 @@ def test_flash_attention_and_quantization_name_what_is_missing(folder, monkeypat
 def test_a_chat_template_that_fails_is_named(broken, template):
     (broken / "chat_template.jinja").write_text(template)
     lvlm = load_lvlm(str(broken))
-    with pytest.raises(ValueError, match=r"mend the chat template of "):
+    with pytest.raises(ValueError, match=r"fix the chat template of "):
         pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS)
 
 
@@ -451,9 +453,10 @@ def test_a_reply_names_a_handful_of_unknown_words():
     from laser_core.models.closed_vocabulary import ClosedVocabulary
 
     closed = ClosedVocabulary("I know little.", "what is it ?")
-    assert closed.reply(["a", "b"]).endswith('It does not know "a", "b". Try: what is it ?')
+    said = 'try \'what is it ?\': this model does not know "a", "b". I know little.'
+    assert closed.reply(["a", "b"]) == said
     reply = closed.reply(["x" * 100_000, *(f"w{index}" for index in range(15_000))])
-    assert '"w0", "w1", "w2", "w3" and 14996 more. Try: what is it ?' in reply
+    assert '"w0", "w1", "w2", "w3" and 14996 more. I know little.' in reply
     assert len(reply) < 200
 
 

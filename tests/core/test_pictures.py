@@ -150,7 +150,7 @@ def test_a_mode_without_a_way_to_rgb_is_refused_with_its_name():
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_broken_values_in_a_float_picture_are_refused(broken):
-    with pytest.raises(ValueError, match="mend the picture"):
+    with pytest.raises(ValueError, match="fix the picture"):
         to_picture(Image.fromarray(np.array([[0.5, broken]], dtype=np.float32)))
 
 
@@ -199,8 +199,8 @@ def test_an_array_that_is_not_contiguous_is_read_rightly():
         (np.zeros((1, 5, 7, 3)), r"arrange the picture as .*\(1, 5, 7, 3\)"),
         (np.zeros(5), r"arrange the picture as .*\(5,\)"),
         (np.zeros((0, 7, 3)), r"pass a picture that has pixels: its shape is \(0, 7, 3\)"),
-        (np.array([[0.5, np.nan]]), "mend the picture"),
-        (np.array([[0.5, np.inf]]), "mend the picture"),
+        (np.array([[0.5, np.nan]]), "fix the picture"),
+        (np.array([[0.5, np.inf]]), "fix the picture"),
     ],
 )
 def test_an_array_that_is_no_picture_is_refused_with_the_remedy(array, message):
@@ -254,8 +254,8 @@ def test_an_image_that_needs_gradients_is_read():
         (torch.zeros(5, 7), r"arrange the picture as .*\(5, 7\)"),
         (torch.zeros(0, 5, 7, 3), r"arrange the picture as .*\(0, 5, 7, 3\)"),
         (torch.zeros(1, 0, 7, 3), "pass a picture that has pixels"),
-        (torch.full((1, 2, 2, 3), torch.nan), "mend the picture"),
-        (torch.full((1, 2, 2, 3), torch.inf), "mend the picture"),
+        (torch.full((1, 2, 2, 3), torch.nan), "fix the picture"),
+        (torch.full((1, 2, 2, 3), torch.inf), "fix the picture"),
         (torch.zeros(2, 2, 3, dtype=torch.int64), "convert the picture to uint8.*int64"),
     ],
 )
@@ -332,7 +332,7 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
 def test_whatever_a_decoder_raises_the_file_is_named(tmp_path, kind, content):
     path = tmp_path / f"damaged.{kind}"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"^save the picture anew: .*damaged\."):
+    with pytest.raises(ValueError, match=r"^save the picture again: .*damaged\."):
         read_picture(path)
 
 
@@ -343,7 +343,7 @@ def test_a_decoders_error_without_a_type_of_its_own_is_a_damaged_file(tmp_path, 
 
     Image.new("RGB", (4, 4)).save(tmp_path / "picture.bmp")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-    with pytest.raises(ValueError, match=r"^save the picture anew: .*picture\.bmp"):
+    with pytest.raises(ValueError, match=r"^save the picture again: .*picture\.bmp"):
         read_picture(tmp_path / "picture.bmp")
 
 
@@ -417,8 +417,8 @@ def test_the_mask_is_a_copy():
         (torch.ones(3, 2), "it is 2x3 but the picture is 3x2"),
         (torch.zeros(2, 3), "paint something on the mask, or leave it unconnected: all 3x2 pixels"),
         (torch.full((2, 3), -1.0), "paint something on the mask"),
-        (torch.full((2, 3), torch.nan), "mend the mask"),
-        (torch.full((2, 3), torch.inf), "mend the mask"),
+        (torch.full((2, 3), torch.nan), "fix the mask"),
+        (torch.full((2, 3), torch.inf), "fix the mask"),
         (torch.ones(4, 2, 3), "pass the masks one by one: this is a batch of 4"),
         (torch.ones(1, 1, 2, 3), r"arrange the mask as \(height, width\).*\(1, 1, 2, 3\)"),
         (torch.ones(2, 3, dtype=torch.int64), "convert the mask to uint8.*int64"),

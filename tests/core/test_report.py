@@ -1,4 +1,4 @@
-"""The report: strict JSON that says what happened, and files that are whole or not there."""
+"""The report: strict JSON that says what happened, and files written completely or not at all."""
 
 from __future__ import annotations
 

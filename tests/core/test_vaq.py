@@ -13,7 +13,13 @@ from laser_core.geometry import Box, Grid
 from laser_core.results import AttentionMaps
 from laser_core.settings import ContrastSettings, LayerSettings
 from laser_core.steps import vaq
-from laser_core.steps.vaq import contrast, evidence, evidence_of_mask, score_heads, select_layer
+from laser_core.steps.vaq import (
+    contrast,
+    make_evidence,
+    make_evidence_of_mask,
+    score_heads,
+    select_layer,
+)
 
 KINDS = ("contrastive", "raw", "relative")
 
@@ -128,7 +134,7 @@ def test_one_broken_value_makes_the_evidence_degenerate(kind, branch, broken, ru
     getattr(maps, branch)[1, 2, 3, 4] = broken
     compared = contrast(maps, ContrastSettings(kind))
     choice = select_layer(compared, LayerSettings(top_heads=2, rule=rule))
-    assert evidence(compared, choice, maps).degenerate
+    assert make_evidence(compared, choice, maps).degenerate
 
 
 # Step 4
@@ -316,7 +322,7 @@ def test_evidence_is_the_mean_over_the_chosen_layers_top_heads(top_heads):
     maps = random_maps()
     compared = contrast(maps, ContrastSettings())
     choice = select_layer(compared, LayerSettings(top_heads=top_heads, rule="argmax"))
-    found = evidence(compared, choice, maps)
+    found = make_evidence(compared, choice, maps)
     heads = choice.heads[choice.layer].tolist()
     expected = sum(compared[choice.layer, head].numpy() for head in heads) / len(heads)
     np.testing.assert_allclose(found.map.numpy(), expected, rtol=1e-5, atol=1e-9)
@@ -330,7 +336,7 @@ def test_evidence_of_fused_layers_is_the_weighted_sum_of_theirs():
     for layer, weight in choice.weights.items():
         for head in choice.heads[layer].tolist():
             expected += weight * compared[layer, head].numpy() / 2
-    found = evidence(compared, choice, maps)
+    found = make_evidence(compared, choice, maps)
     np.testing.assert_allclose(found.map.numpy(), expected, rtol=1e-5, atol=1e-9)
 
 
@@ -338,7 +344,7 @@ def test_evidence_carries_grid_picture_size_and_choice():
     maps = random_maps()
     compared = contrast(maps, ContrastSettings())
     choice = select_layer(compared, LayerSettings())
-    found = evidence(compared, choice, maps)
+    found = make_evidence(compared, choice, maps)
     assert (found.grid, found.picture_size) == (maps.grid, maps.picture_size)
     assert found.choice is choice
 
@@ -348,7 +354,7 @@ def test_evidence_on_the_padding_alone_is_degenerate():
     maps.with_query[0, 0] = torch.tensor([[0.0, 0.0], [0.3, 0.3]])
     padded = AttentionMaps(maps.with_query, maps.without_query, maps.grid, (20, 10))
     compared = contrast(padded, ContrastSettings("raw"))
-    assert evidence(compared, select_layer(compared, LayerSettings()), padded).degenerate
+    assert make_evidence(compared, select_layer(compared, LayerSettings()), padded).degenerate
 
 
 # Masks
@@ -356,7 +362,7 @@ def test_evidence_on_the_padding_alone_is_degenerate():
 
 def test_a_mask_is_its_own_evidence():
     mask = torch.rand(7, 9, generator=torch.Generator().manual_seed(0))
-    found = evidence_of_mask(mask)
+    found = make_evidence_of_mask(mask)
     assert torch.equal(found.map, mask)
     assert found.grid == Grid(7, 9, Box(0, 0, 9, 7))
     assert (found.picture_size, found.choice) == ((9, 7), None)
@@ -366,7 +372,7 @@ def test_a_mask_is_its_own_evidence():
 def test_a_large_mask_is_averaged_exactly_over_the_cells(height, width, monkeypatch):
     monkeypatch.setattr(vaq, "MASK_GRID_SIDE", 7)
     mask = torch.rand(height, width, generator=torch.Generator().manual_seed(0))
-    found = evidence_of_mask(mask)
+    found = make_evidence_of_mask(mask)
     expected = np.zeros((min(height, 7), min(width, 7)))
     for row, column in np.ndindex(*expected.shape):
         cell = found.grid.cell_box(row, column)
@@ -379,7 +385,7 @@ def test_a_large_mask_is_averaged_exactly_over_the_cells(height, width, monkeypa
 def test_cells_of_a_large_mask_beside_the_painted_area_are_exactly_zero():
     mask = torch.zeros(1, 3000)
     mask[0, 1000:2000] = 1
-    cells = evidence_of_mask(mask).map[0]
+    cells = make_evidence_of_mask(mask).map[0]
     assert torch.equal(cells[:341], torch.zeros(341))
     assert torch.equal(cells[342:682], torch.ones(340))
     assert torch.equal(cells[683:], torch.zeros(341))

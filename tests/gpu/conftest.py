@@ -11,13 +11,13 @@ import pytest
 import torch
 import transformers
 
-from laser_core.models.loading import _device
+from laser_core.models.loading import device_of
 from laser_core.settings import LoadSettings
 
 
 def _gpu() -> torch.device | None:
     """The one that `auto` takes."""
-    device = _device(LoadSettings())
+    device = device_of(LoadSettings())
     return None if device.type == "cpu" else device
 
 

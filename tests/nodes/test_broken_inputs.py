@@ -93,7 +93,7 @@ def test_a_window_by_hand_is_used_or_refused_in_our_words(text):
 def test_masks_that_are_not_finite_are_refused(value, image):
     mask = torch.ones(1, 60, 90)
     mask[0, 5, 5] = value
-    with pytest.raises(ValueError, match=r"^mend the mask, or leave it unconnected"):
+    with pytest.raises(ValueError, match=r"^fix the mask, or leave it unconnected"):
         run("LaserConViCrop", image=image, mask=mask)
 
 

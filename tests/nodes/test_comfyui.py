@@ -114,7 +114,7 @@ def test_crop_upscale_edit_paste_back_changes_nothing_outside_the_window(server,
     rows = slice(box["y"], box["y"] + box["height"])
     columns = slice(box["x"], box["x"] + box["width"])
     inside = np.abs(after[rows, columns] - (255 - before[rows, columns]))
-    assert np.median(inside) <= 8  # the inverted window, but for resampling
+    assert np.median(inside) <= 8  # the inverted window, except for resampling
     after[rows, columns] = before[rows, columns]
     assert np.array_equal(after, before)
 
@@ -230,7 +230,8 @@ def test_one_node_and_the_wired_nodes_agree(server, prompt):
 
 def test_a_prompt_with_only_model_picture_and_question_runs_with_the_defaults(server, prompt):
     """As one stored before any setting existed: this ComfyUI fills in nothing."""
-    ask = {"lvlm": prompt.model(), "image": prompt.picture(), "question": "what is in it ?"}
+    question = "what is in the picture ?"
+    ask = {"lvlm": prompt.model(), "image": prompt.picture(), "question": question}
     bare = prompt.add("LaserAnswer", **ask)
     assert prompt[bare]["inputs"].keys() == ask.keys()
     filled = prompt.add("LaserAnswer", **ask, preset="default", answer_input="picture + crop",
@@ -242,7 +243,8 @@ def test_a_prompt_with_only_model_picture_and_question_runs_with_the_defaults(se
 
 def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
     settings = prompt.add("LaserSettings", preset="fast", beta=0.3)
-    ask = {"lvlm": prompt.model(), "image": prompt.picture(), "question": "what is in it ?"}
+    question = "what is in the picture ?"
+    ask = {"lvlm": prompt.model(), "image": prompt.picture(), "question": question}
     answer = prompt.add("LaserAnswer", **ask, preset="paper", settings=[settings, 0])
     look, text = prompt.look([answer, 6]), prompt.add("PreviewAny", source=[settings, 0])
     outputs = server.run(prompt)

@@ -113,8 +113,8 @@ def test_every_node_of_settings_runs_without_them():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"preset": "papers"}, "preset is 'papers': choose one of default, paper, fast"),
-        ({"scale": 3.0}, "scale is 3.0: choose a value from 0.1 to 1.0"),
+        ({"preset": "papers"}, "choose one of default, paper, fast: preset is 'papers'"),
+        ({"scale": 3.0}, "choose a value from 0.1 to 1.0: scale is 3.0"),
     ],
 )
 def test_a_wrong_value_in_a_prompt_is_refused(inputs, message):

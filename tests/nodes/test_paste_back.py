@@ -232,10 +232,13 @@ def test_a_crop_resized_to_other_sides_is_stretched_to_the_window():
         ({"image": torch.zeros(1, 60, 90, 2)}, "connect pictures of 3 or 4 channels"),
         ({"image": torch.zeros(1, 60, 90, 3, dtype=torch.uint8)}, "convert image to floats from 0"),
         ({"crop": torch.ones(3, 30, 40, 3, dtype=torch.uint8)}, "convert crop to floats from 0"),
-        ({"crop": torch.full((3, 30, 40, 3), math.nan)}, "mend crop: it holds NaN or infinity"),
-        ({"image": torch.full((1, 60, 90, 3), math.inf)}, "mend image: it holds NaN or infinity"),
-        ({"region": region(WINDOW).log()}, "mend region: it holds NaN or infinity"),
-        ({"boxes": [[BOX]]}, "connect the boxes the crops were cut by: 1 boxes, 3 crops"),
+        ({"crop": torch.full((3, 30, 40, 3), math.nan)}, "fix crop: it holds NaN or infinity"),
+        ({"image": torch.full((1, 60, 90, 3), math.inf)}, "fix image: it holds NaN or infinity"),
+        ({"region": region(WINDOW).log()}, "fix region: it holds NaN or infinity"),
+        (
+            {"boxes": [[BOX]]},
+            "connect the boxes that the crops were cut by: there are 1 for 3 crops",
+        ),
         ({"boxes": [[BOX] * 3], "region": region(WINDOW, WINDOW)}, "connect one region for each"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,13 @@ def test_every_page_that_the_code_cites_is_there():
     }
     assert "docs/method.md" in cited
     assert [name for name in cited if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/command-line.md"])
+def test_the_python_on_a_page_runs(page, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "pictures", tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    assert snippets
+    for code in snippets:
+        exec(code, {})

@@ -20,7 +20,11 @@ from laser_core.settings import (
     DecodeSettings,
     LaserSettings,
 )
-from laser_core.steps.answer_input import negative_stream, plain_stream, positive_stream
+from laser_core.steps.answer_input import (
+    make_negative_stream,
+    make_plain_stream,
+    make_positive_stream,
+)
 from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.decode import decode
 from tools.benchmarks.quality import summary, tables
@@ -66,10 +70,10 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
     for name in (CROP, BOTH):
         settings = LaserSettings(answer=AnswerSettings(name), counterfactual=blocking)
         found = locate(lvlm, item.picture, item.question, settings)
-        positive = positive_stream(lvlm, found)
+        positive = make_positive_stream(lvlm, found)
         hidden = make_counterfactual(found, (9, 9, 9))
-        negative = negative_stream(lvlm, found, positive, hidden)
-        plain = plain_stream(lvlm, found.inputs, item.question, settings.prompt)
+        negative = make_negative_stream(lvlm, found, positive, hidden)
+        plain = make_plain_stream(lvlm, found.inputs, item.question, settings.prompt)
         logits = first_logits(lvlm, [plain, positive, negative, positive])
         token = decode(lvlm, positive, negative, once).tokens[0]
         assert logits[1, token.token_id].item() == pytest.approx(token.logit_with, abs=1e-4)
@@ -125,7 +129,7 @@ def test_forward_tokens_of_the_rows_that_need_no_window(lvlm, items):
     record = ItemRun(lvlm, items[0], np.random.default_rng(0)).records([PLAIN, LASER, ORACLE])
     plain, laser, oracle = (record[row.name]["answers"] for row in (PLAIN, LASER, ORACLE))
     prompt = plain[PICTURE]["tokens"]
-    prefix = plain_stream(lvlm, items[0].picture, items[0].question, LaserSettings().prompt)
+    prefix = make_plain_stream(lvlm, items[0].picture, items[0].question, LaserSettings().prompt)
     own = prompt - prefix.prompt.prefix_length  # what follows the picture, read once more
     located = laser[CROP]["tokens"] - oracle[CROP]["tokens"]
     # What VAT blocks is found by both branches; the blocked picture's prompt is read in full

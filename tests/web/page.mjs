@@ -17,7 +17,9 @@ globalThis.PointerEvent = class extends dom.window.MouseEvent {
 export const texts = Object.fromEntries(
   ["en", "ja", "zh"].map((language) => [
     language,
-    JSON.parse(readFileSync(new URL(`../../locales/${language}/main.json`, import.meta.url), "utf-8")),
+    JSON.parse(
+      readFileSync(new URL(`../../locales/${language}/main.json`, import.meta.url), "utf-8"),
+    ),
   ]),
 );
 
@@ -28,7 +30,10 @@ export function fakeHost(values = {}, { files = {}, locked = [] } = {}) {
     values,
     steps: [], // of undo: what each set
     open: 0,
-    t: translator(texts, () => "en"),
+    t: translator(
+      () => texts,
+      () => "en",
+    ),
     url: (entry) => (entry ? `/view/${entry.filename}` : null),
     json: async (entry) => files[entry.filename] ?? null,
     get: (name) => values[name],
@@ -49,7 +54,7 @@ export function fakeHost(values = {}, { files = {}, locked = [] } = {}) {
       host.steps.push([]);
     },
     end: () => (host.open -= 1),
-    count: () => 1,
+    makeRoom() {},
   };
   return host;
 }
@@ -62,7 +67,15 @@ export function press(element, key, options = {}) {
 
 export function point(element, type, clientX = 0, clientY = 0, options = {}) {
   element.dispatchEvent(
-    new PointerEvent(type, { pointerId: 1, button: 0, bubbles: true, cancelable: true, clientX, clientY, ...options }),
+    new PointerEvent(type, {
+      pointerId: 1,
+      button: 0,
+      bubbles: true,
+      cancelable: true,
+      clientX,
+      clientY,
+      ...options,
+    }),
   );
 }
 
@@ -106,7 +119,10 @@ export const token = (text, vat, more = {}) => ({
   vat,
   with: 0.8,
   without: 0.3,
-  alternatives: [[text, 0.8, 0.3], ["other", 0.1, 0.6]],
+  alternatives: [
+    [text, 0.8, 0.3],
+    ["other", 0.1, 0.6],
+  ],
   ...more,
 });
 

@@ -1,10 +1,10 @@
 /** Arithmetic of windows, what a workflow keeps, texts. */
 
 import assert from "node:assert/strict";
-import { readFileSync, readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import test from "node:test";
-import { fillIn, presetsOf } from "../../web/views/presets.js";
 import { fileQuery, kept, picturesOf, restored } from "../../web/views/payload.js";
+import { fillIn, presetsOf } from "../../web/views/presets.js";
 import { translator } from "../../web/views/strings.js";
 import { moved, onPicture, parsed, resized, written } from "../../web/views/window.js";
 import { answer, texts, token, windows } from "./page.mjs";
@@ -15,9 +15,17 @@ const WINDOW = { x: 100, y: 50, width: 200, height: 100 };
 test("a preset writes its settings into the widgets that hold them, and tells them", () => {
   const told = [];
   const widget = (name, value) => ({ name, value, callback: (to) => told.push([name, to]) });
-  const widgets = [widget("preset", "paper"), widget("scale", 0.5), widget("beta", 0.5), { name: "alpha", value: 0 }];
+  const widgets = [
+    widget("preset", "paper"),
+    widget("scale", 0.5),
+    widget("beta", 0.5),
+    { name: "alpha", value: 0 },
+  ];
   fillIn(widgets, { scale: 0.5, beta: 0, alpha: 1, rule: "argmax" });
-  assert.deepEqual(widgets.map(({ value }) => value), ["paper", 0.5, 0, 1]);
+  assert.deepEqual(
+    widgets.map(({ value }) => value),
+    ["paper", 0.5, 0, 1],
+  );
   assert.deepEqual(told, [["beta", 0]]); // only what has changed
 });
 
@@ -32,7 +40,8 @@ test("the presets come with the definition of a node, where it has any", () => {
 test("an override is read and written as the node reads it", () => {
   assert.deepEqual(parsed(" 1, 2,3  4 "), { x: 1, y: 2, width: 3, height: 4 });
   assert.equal(written({ x: 1.4, y: 2.6, width: 3, height: 4 }), "1, 3, 3, 4");
-  for (const text of ["", "1, 2, 3", "a, b, c, d", "1 2 3 4 5", null]) assert.equal(parsed(text), null);
+  for (const text of ["", "1, 2, 3", "a, b, c, d", "1 2 3 4 5", null])
+    assert.equal(parsed(text), null);
 });
 
 test("a moved window keeps its size and stays on the picture", () => {
@@ -64,8 +73,13 @@ test("a resized window neither leaves the picture nor vanishes", () => {
   assert.deepEqual(resized({ x: 0, y: 0, width: 3, height: 3 }, "se", -9, -9, [3, 3]).width, 3);
 });
 
-test("a window is cut to the picture, or lies beside it", () => {
-  assert.deepEqual(onPicture({ x: -10, y: 190, width: 50, height: 50 }, SIZE), { x: 0, y: 190, width: 40, height: 10 });
+test("a window is cut to the picture, or lies outside it", () => {
+  assert.deepEqual(onPicture({ x: -10, y: 190, width: 50, height: 50 }, SIZE), {
+    x: 0,
+    y: 190,
+    width: 40,
+    height: 10,
+  });
   assert.equal(onPicture({ x: 400, y: 0, width: 10, height: 10 }, SIZE), null);
 });
 
@@ -87,10 +101,16 @@ test("a workflow keeps the first pictures up to its limit, and how many there we
   assert.deepEqual(restored(JSON.parse(JSON.stringify(result))), result);
 });
 
-test("a result too long for the workflow is kept without alternatives and the ends of its texts", () => {
-  const tokens = Array.from({ length: 64 }, (_, index) => token(`t${index} `, 1, { alternatives: Array(20).fill(["x".repeat(40), 0.1, 0.2]) }));
+test("a result too long for the workflow is kept without alternatives and with cut texts", () => {
+  const tokens = Array.from({ length: 64 }, (_, index) =>
+    token(`t${index} `, 1, { alternatives: Array(20).fill(["x".repeat(40), 0.1, 0.2]) }),
+  );
   const long = "a".repeat(40_000);
-  const whole = { windows: windows(), tokens: answer(tokens, { text: `${long}b` }), plain: `${long}c` };
+  const whole = {
+    windows: windows(),
+    tokens: answer(tokens, { text: `${long}b` }),
+    plain: `${long}c`,
+  };
   const result = kept([whole, { windows: windows() }]);
   assert.ok(JSON.stringify(result).length < 32_100);
   assert.equal(result.pictures.length, 2);
@@ -123,7 +143,11 @@ test("a saved result can only name files of the temp folder", () => {
 
 test("a text comes in the set language, the near one, or English", () => {
   const all = { en: { laserViews: { a: "A {n}", b: "B" } }, zh: { laserViews: { a: "甲 {n}" } } };
-  const in_ = (language) => translator(all, () => language);
+  const in_ = (language) =>
+    translator(
+      () => all,
+      () => language,
+    );
   assert.equal(in_("zh")("a", { n: 3 }), "甲 3");
   assert.equal(in_("zh-TW")("a", { n: 3 }), "甲 3");
   assert.equal(in_("fr")("a", { n: 3 }), "A 3");
@@ -144,12 +168,15 @@ test("every language has the same texts with the same blanks", () => {
 
 test("the views use every text there is and no other", () => {
   const folder = new URL("../../web/views/", import.meta.url);
-  const code = readdirSync(folder).map((name) => readFileSync(new URL(name, folder), "utf-8")).join("\n");
+  const code = readdirSync(folder)
+    .map((name) => readFileSync(new URL(name, folder), "utf-8"))
+    .join("\n");
   const quoted = new Set([...code.matchAll(/"(\w+)"/g)].map(([, name]) => name));
   const known = Object.keys(texts.en.laserViews);
   for (const key of known) {
     const composed = /^(vat|legend)_/.test(key); // put together from what a token is
     assert.ok(composed || quoted.has(key), `unused: ${key}`);
   }
-  for (const [, key] of code.matchAll(/\bt\("(\w+)"/g)) assert.ok(known.includes(key), `missing: ${key}`);
+  for (const [, key] of code.matchAll(/\bt\("(\w+)"/g))
+    assert.ok(known.includes(key), `missing: ${key}`);
 });

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
+import { createView, VIEWS } from "../../web/views/view.js";
 import { answer, fakeHost, file, layers, point, press, token, windows } from "./page.mjs";
-import { VIEWS, createView } from "../../web/views/view.js";
 
 function open(node, pictures, values, options) {
   const root = document.createElement("div");
@@ -21,8 +21,20 @@ const openLayers = (values = { layer: -1 }, more = {}, options = {}) =>
   open("LaserVAQLayerSelect", [{ layers: layers([0.1, 0.2, 0.4, null], more) }], values, options);
 const openWindow = (values = { override: "" }, more = {}, options = {}) => {
   const page = open("LaserConViCrop", [{ windows: windows(more) }], values, options);
-  page.find(".laser-picture").getBoundingClientRect = () => ({ left: 0, top: 0, width: 200, height: 100 });
+  page.find(".laser-picture").getBoundingClientRect = () => ({
+    left: 0,
+    top: 0,
+    width: 200,
+    height: 100,
+  });
   return page;
+};
+const TWO_WINDOWS = {
+  windows: [
+    [0, 0, 50, 50],
+    [300, 100, 400, 200],
+  ],
+  shares: [0.5, 0.2],
 };
 const openTokens = (tokens, more = {}, options = {}, plain = null) =>
   open("LaserVATDecode", [{ tokens: answer(tokens, more), plain }], {}, options);
@@ -31,14 +43,23 @@ const openTokens = (tokens, more = {}, options = {}, plain = null) =>
 
 test("there is a bar per layer, as high as its VAQ, and the chosen one is marked", () => {
   const { all } = openLayers();
-  assert.deepEqual(all(".laser-bar i").map(({ style }) => style.height), ["25%", "50%", "100%", "100%"]);
-  assert.deepEqual(all(".chosen").map(({ dataset }) => dataset.layer), ["2"]);
+  assert.deepEqual(
+    all(".laser-bar i").map(({ style }) => style.height),
+    ["25%", "50%", "100%", "100%"],
+  );
+  assert.deepEqual(
+    all(".chosen").map(({ dataset }) => dataset.layer),
+    ["2"],
+  );
   assert.equal(all(".laser-bar")[2].getAttribute("aria-selected"), "true");
-  assert.match(all(".laser-bar")[2].getAttribute("aria-label"), /layer 2, VAQ 0.4, chosen by the rule/);
+  assert.match(
+    all(".laser-bar")[2].getAttribute("aria-label"),
+    /layer 2, VAQ 0.4, chosen by the rule/,
+  );
   assert.match(all(".laser-bar")[3].getAttribute("aria-label"), /not finite/);
 });
 
-test("hovering a bar draws that layer's tile over the picture, and leaving shows the chosen one", () => {
+test("hovering a bar draws that layer's tile over the picture, leaving it the chosen one's", () => {
   const { all, find, text } = openLayers();
   point(all(".laser-bar i")[1], "pointermove");
   assert.equal(find(".laser-heat").getAttribute("viewBox"), "10 2 4 3");
@@ -53,14 +74,20 @@ test("a click chooses a layer by hand, a second one goes back to the rule", () =
   const { all, host, text, find } = openLayers();
   all(".laser-bar")[1].click();
   assert.equal(host.values.layer, 1);
-  assert.match(text(".laser-status"), /Layer 1, by hand. By the rule layer 2 counts most. Run to apply./);
+  assert.match(
+    text(".laser-status"),
+    /Layer 1, by hand. The rule weighs layer 2 most. Run to apply./,
+  );
   assert.ok(all(".laser-bar")[1].classList.contains("hand"));
   all(".laser-bar")[1].click();
   assert.equal(host.values.layer, -1);
   all(".laser-bar")[0].click();
   find(".laser-button:not([aria-label])").click();
   assert.equal(host.values.layer, -1);
-  assert.deepEqual(host.steps.map(([[, value]]) => value), [1, -1, 0, -1]);
+  assert.deepEqual(
+    host.steps.map(([[, value]]) => value),
+    [1, -1, 0, -1],
+  );
   assert.equal(host.open, 0);
 });
 
@@ -86,7 +113,7 @@ test("a layer that a link sets is not overwritten", () => {
 
 test("a result by hand says so, and that going back waits for a run", () => {
   const { text } = openLayers({ layer: 1 }, { layer: 1, by_hand: true });
-  assert.equal(text(".laser-status"), "Layer 1, by hand. By the rule layer 2 counts most.");
+  assert.equal(text(".laser-status"), "Layer 1, by hand. The rule weighs layer 2 most.");
   const back = openLayers({ layer: -1 }, { layer: 1, by_hand: true });
   assert.equal(back.text(".laser-status"), "Layer 2, chosen by the rule. Run to apply.");
   const fused = openLayers({ layer: -1 }, { layer: 1, by_hand: true, weights: { 1: 0.3, 2: 0.7 } });
@@ -110,7 +137,10 @@ test("a layer beyond the model does not break the view", () => {
 
 test("the window lies where the run placed it, with its share of the evidence", () => {
   const { find, text } = openWindow();
-  assert.equal(find(".laser-window").style.cssText, "left: 25%; top: 25%; width: 50%; height: 50%;");
+  assert.equal(
+    find(".laser-window").style.cssText,
+    "left: 25%; top: 25%; width: 50%; height: 50%;",
+  );
   assert.match(text(".laser-caption"), /200 x 100 px at \(100, 50\), 75 % of the evidence/);
 });
 
@@ -175,7 +205,10 @@ test("the reset button empties the override", () => {
 test("an override is shown cut to the picture, and its faults are said in words", () => {
   const cut = openWindow({ override: "-20, 0, 120, 50" });
   assert.match(cut.text(".laser-caption"), /100 x 50 px at \(0, 0\)/);
-  assert.match(openWindow({ override: "900, 0, 10, 10" }).text(".laser-status"), /beside the picture/);
+  assert.match(
+    openWindow({ override: "900, 0, 10, 10" }).text(".laser-status"),
+    /outside the picture/,
+  );
   assert.match(openWindow({ override: "here" }).text(".laser-status"), /four numbers/);
 });
 
@@ -186,16 +219,22 @@ test("a window by hand that was run shows its share and asks for no run", () => 
 });
 
 test("in a batch the window by hand is said to hold for every picture", () => {
-  const pictures = [{ windows: windows() }, { windows: windows({ size: [80, 60], windows: [[0, 0, 40, 40]] }) }];
+  const pictures = [
+    { windows: windows() },
+    { windows: windows({ size: [80, 60], windows: [[0, 0, 40, 40]] }) },
+  ];
   const page = open("LaserConViCrop", pictures, { override: "100, 50, 200, 100" });
   assert.match(page.text(".laser-status"), /for every picture/);
   page.find("[aria-label='Next picture']").click();
-  assert.match(page.text(".laser-status"), /beside the picture/);
+  assert.match(page.text(".laser-status"), /outside the picture/);
 });
 
 test("several windows are numbered; the one dragged becomes the window by hand", () => {
-  const page = openWindow({ override: "" }, { windows: [[0, 0, 50, 50], [300, 100, 400, 200]], shares: [0.5, 0.2] });
-  assert.deepEqual(page.all(".laser-number").map(({ textContent }) => textContent), ["1", "2"]);
+  const page = openWindow({ override: "" }, TWO_WINDOWS);
+  assert.deepEqual(
+    page.all(".laser-number").map(({ textContent }) => textContent),
+    ["1", "2"],
+  );
   const second = page.all(".laser-window")[1];
   point(second, "pointerdown", 160, 60);
   point(second, "pointermove", 155, 60);
@@ -203,21 +242,23 @@ test("several windows are numbered; the one dragged becomes the window by hand",
   assert.equal(page.host.values.override, "290, 100, 100, 100");
 });
 
-test("the arrow keys move the one of several windows that they were pressed on, and keep the focus", () => {
-  const page = openWindow({ override: "" }, { windows: [[0, 0, 50, 50], [300, 100, 400, 200]], shares: [0.5, 0.2] });
+test("the arrow keys move the one of several windows they are pressed on; it has the focus", () => {
+  const page = openWindow({ override: "" }, TWO_WINDOWS);
   const second = page.all(".laser-window")[1];
   second.focus();
   press(second, "ArrowLeft");
   press(document.activeElement, "ArrowLeft", { repeat: true });
   assert.equal(page.host.values.override, "292, 100, 100, 100");
   assert.equal(document.activeElement, page.find(".laser-window"));
-  document.activeElement.dispatchEvent(new KeyboardEvent("keyup", { key: "ArrowLeft", bubbles: true }));
+  document.activeElement.dispatchEvent(
+    new KeyboardEvent("keyup", { key: "ArrowLeft", bubbles: true }),
+  );
   assert.equal(page.host.open, 0);
   assert.equal(page.host.steps.length, 1);
 });
 
 test("a drag of one of several windows leaves the focus on the window", () => {
-  const page = openWindow({ override: "" }, { windows: [[0, 0, 50, 50], [300, 100, 400, 200]], shares: [0.5, 0.2] });
+  const page = openWindow({ override: "" }, TWO_WINDOWS);
   point(page.all(".laser-window")[1], "pointerdown", 160, 60);
   point(page.find(".laser-windows"), "pointermove", 155, 60);
   point(page.find(".laser-windows"), "pointerup", 155, 60);
@@ -239,12 +280,17 @@ test("a button that hides itself hands its focus on", () => {
 
 test("an override of half pixels is drawn where Python puts it", () => {
   const page = openWindow({ override: "2.5, 3.5, 20.5, -0.5" });
-  assert.match(page.text(".laser-status"), /beside the picture/);
-  assert.match(openWindow({ override: "2.5, 3.5, 20.5, 21.5" }).text(".laser-caption"), /20 x 22 px at \(2, 4\)/);
+  assert.match(page.text(".laser-status"), /outside the picture/);
+  assert.match(
+    openWindow({ override: "2.5, 3.5, 20.5, 21.5" }).text(".laser-caption"),
+    /20 x 22 px at \(2, 4\)/,
+  );
 });
 
 test("LASER Answer's window is to look at only", () => {
-  const page = open("LaserAnswer", [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "b" }]);
+  const page = open("LaserAnswer", [
+    { windows: windows(), tokens: answer([token("a", 1)]), plain: "b" },
+  ]);
   assert.equal(page.all(".laser-handle").length, 0);
   assert.equal(page.find(".laser-window").getAttribute("tabindex"), null);
   point(page.find(".laser-window"), "pointerdown", 50, 50);
@@ -255,10 +301,21 @@ test("LASER Answer's window is to look at only", () => {
 // ---- tokens
 
 test("tokens are tinted by what the evidence does for them, and say it in words", () => {
-  const { all } = openTokens([token("a", 3), token("b", 0.7), token("c", 0.1), token("d", -0.7), token("e", -3)]);
-  const kinds = all(".laser-tokens .laser-token").map(({ className }) => className.replace("laser-token ", ""));
+  const { all } = openTokens([
+    token("a", 3),
+    token("b", 0.7),
+    token("c", 0.1),
+    token("d", -0.7),
+    token("e", -3),
+  ]);
+  const kinds = all(".laser-tokens .laser-token").map(({ className }) =>
+    className.replace("laser-token ", ""),
+  );
   assert.deepEqual(kinds, ["for strong looked", "for", "neutral", "against", "against strong"]);
-  assert.match(all(".laser-tokens .laser-token")[4].getAttribute("aria-label"), /^e: .*strongly against it \(VAT -3\)/);
+  assert.match(
+    all(".laser-tokens .laser-token")[4].getAttribute("aria-label"),
+    /^e: .*strongly against it \(VAT -3\)/,
+  );
 });
 
 test("hover shows both streams' probabilities and the alternatives", () => {
@@ -284,11 +341,12 @@ test("the keys keep the token they reach in sight, and a new page starts at its 
     clientHeight: { value: 60 },
     scrollTop: { get: () => scrolled, set: (value) => (scrolled = value) },
   });
-  const place = () =>
-    page.all(".laser-tokens .laser-token").forEach((mark, index) =>
-      Object.defineProperties(mark, { offsetTop: { value: 20 * index }, offsetHeight: { value: 20 } }),
-    );
-  place();
+  for (const [index, mark] of page.all(".laser-tokens .laser-token").entries()) {
+    Object.defineProperties(mark, {
+      offsetTop: { value: 20 * index },
+      offsetHeight: { value: 20 },
+    });
+  }
   press(list, "End");
   assert.equal(scrolled, 64 * 20 - 60);
   press(list, "ArrowLeft");
@@ -317,14 +375,24 @@ test("without a counterfactual nothing is tinted and the view says why", () => {
 });
 
 test("the plain answer is told from the one with LASER, or said to be the same", () => {
-  assert.match(openTokens([token("red", 1)], {}, {}, "blue").text(".laser-plain"), /blue→ with LASER/);
-  assert.match(openTokens([token("red", 1)], {}, {}, "red").text(".laser-plain"), /the same answer/);
+  assert.match(
+    openTokens([token("red", 1)], {}, {}, "blue").text(".laser-plain"),
+    /blue→ with LASER/,
+  );
+  assert.match(
+    openTokens([token("red", 1)], {}, {}, "red").text(".laser-plain"),
+    /the same answer/,
+  );
   assert.equal(openTokens([token("red", 1)]).find(".laser-plain").hidden, true);
 });
 
 test("a long answer is paged: no more tokens on the page than fit one", async () => {
   const tokens = Array.from({ length: 2000 }, (_, index) => token(`t${index} `, 1));
-  const page = openTokens(tokens.slice(0, 64), { count: 2000, all_tokens: file("all.json") }, { files: { "all.json": tokens } });
+  const page = openTokens(
+    tokens.slice(0, 64),
+    { count: 2000, all_tokens: file("all.json") },
+    { files: { "all.json": tokens } },
+  );
   assert.equal(page.all(".laser-tokens .laser-token").length, 64);
   assert.match(page.text(".laser-pages"), /Tokens 1 to 64 of 2000/);
   page.find("[aria-label='Next tokens']").click();
@@ -371,14 +439,21 @@ test("tokens whose file is gone are said to be gone", async () => {
 });
 
 test("an answer that stopped at its limit or is empty says so", () => {
-  assert.match(openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(".laser-answer > .laser-caption"), /max_tokens/);
+  assert.match(
+    openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(
+      ".laser-answer > .laser-caption",
+    ),
+    /max_tokens/,
+  );
   assert.match(openTokens([]).text(".laser-tokens"), /an empty answer/);
 });
 
 // ---- the whole
 
 test("a batch is paged picture by picture", () => {
-  const pictures = Array.from({ length: 16 }, (_, index) => ({ layers: layers([0.1, 0.2, 0.4], { layer: index % 3, weights: {} }) }));
+  const pictures = Array.from({ length: 16 }, (_, index) => ({
+    layers: layers([0.1, 0.2, 0.4], { layer: index % 3, weights: {} }),
+  }));
   const page = open("LaserVAQLayerSelect", pictures, { layer: -1 });
   assert.equal(page.all(".laser-bar").length, 3);
   assert.equal(page.text(".laser-pager .laser-where"), "Picture 1 of 16");
@@ -388,7 +463,12 @@ test("a batch is paged picture by picture", () => {
 });
 
 test("pictures that the workflow file did not keep are said to be missing", () => {
-  const page = open("LaserVAQLayerSelect", [{ layers: layers([1, 2, 3]) }], { layer: -1 }, { of: 3 });
+  const page = open(
+    "LaserVAQLayerSelect",
+    [{ layers: layers([1, 2, 3]) }],
+    { layer: -1 },
+    { of: 3 },
+  );
   page.find("[aria-label='Next picture']").click();
   assert.match(page.text(".laser-empty"), /did not fit/);
   assert.equal(page.find(".laser-body").hidden, true);
@@ -399,7 +479,10 @@ test("a picture that is gone is said to be gone, and no broken one is shown", ()
   page.find(".laser-image").dispatchEvent(new Event("error"));
   assert.equal(page.find(".laser-image").hidden, true);
   assert.match(page.text(".laser-missing"), /clears its temp folder/);
-  assert.equal(openWindow({ override: "" }, { picture: null }).find(".laser-missing").hidden, false);
+  assert.equal(
+    openWindow({ override: "" }, { picture: null }).find(".laser-missing").hidden,
+    false,
+  );
 });
 
 test("before the first run the view says what to do", () => {
@@ -423,7 +506,10 @@ test("a run shows its window, then the growing answer, then the result", () => {
   assert.equal(page.find(".laser-answer").hidden, true);
   page.view.progress({ text: "a <b>red" });
   assert.equal(page.text(".laser-tokens"), "a <b>red");
-  page.view.show({ pictures: [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "" }], of: 1 });
+  page.view.show({
+    pictures: [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "" }],
+    of: 1,
+  });
   assert.equal(page.all(".laser-tokens .laser-token").length, 1);
   assert.equal(page.find(".growing"), null);
 });

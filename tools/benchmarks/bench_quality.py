@@ -5,8 +5,8 @@
     python -m tools.benchmarks.bench_quality adaptive     # what `adaptive` saves and costs
     python -m tools.benchmarks.bench_quality budgets --model demo-qwen    # crops of fewer tokens
 
-Reported figures are of the test split. Layers and the threshold of `adaptive` are chosen on the
-development split, where the ablations are measured too. Records are kept in --cache, item by item,
+Reported figures come from the test split. The development split serves to choose layers and the
+threshold of `adaptive`, and for the ablations. Records are kept in --cache, item by item,
 and a stopped run continues. The demo models answer in one word of one token, so the logits of the
 first token decide.
 """
@@ -61,10 +61,10 @@ from tools.benchmarks.quality.summary import (
 from tools.demo_model.world import held_out_items, prior_items
 
 PRIOR_GROUPS = ("all", "against the prior", "with the prior")
-# Scenes of a split are numbered from 0 for each seed: sets with seeds of their own share none.
+# Scenes of a split are numbered from 0 for each seed: sets with different seeds share none.
 EXISTENCE_SEED, PRIOR_SEED = 1_000, 2_000
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-LOSS = 0.01  # of accuracy, that a threshold of `adaptive` must exclude
+LOSS = 0.01  # loss of accuracy that the threshold of `adaptive` must exclude
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""Time and memory of the whole method, beside the plain model, published codes and the floor.
+"""Time and memory of the whole method, the plain model, published codes and the floor.
 
     python -m tools.benchmarks.bench_speed [--shapes llava qwen2.5-vl] [--answers 10] [--json FILE]
     python -m tools.benchmarks.bench_speed --gpu --json FILE     # the 7B shapes in bf16 on a GPU
@@ -8,13 +8,13 @@ A row starts from a picture and a question and ends with an answer of that many 
 changes defaults only. A row is written as soon as it is measured. A way or a row that does not fit
 into memory is left out with a note.
 
-Time: process time of one thread on the CPU, clock time on a GPU. All ways run in every round, and
-each round begins with another one. A ratio is the median of the rounds' own ratios, ± half the
-distance of their quartiles.
+Time: process time of one thread on the CPU, clock time on a GPU. All ways run in every round; each
+round begins with a different one. A ratio is the median of the rounds' own ratios, ± half the
+distance between their quartiles.
 Memory: the most that tensors held during the answer, beyond what they held before. Resident memory
-is more: the allocator keeps what was freed.
-Floor: the least arithmetic that gives the same answer, over that of the plain answer. No
-implementation reads and decodes the same tokens with less. Operations are counted, not timed.
+is larger, because the allocator keeps what was freed.
+Floor: the least arithmetic that gives the same answer, over the plain answer's. No implementation
+reads and decodes the same tokens with less. Operations are counted, not timed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measurements(bench: Bench, chosen: argparse.Namespace) -> list[tuple[str, str, Callable]]:
-    """What is to be measured of a model: (part, name in the record, run), in order.
+    """What is measured of a model: (part, name in the record, run), in order.
 
     All answer inputs at one length before the next; the last of several lengths from the crop only.
     """

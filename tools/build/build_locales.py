@@ -2,7 +2,7 @@
 
     python -m tools.build.build_locales
 
-A translation belongs to an English text: where that text changes, this fails and names it.
+A translation belongs to one English text: if that text changes, this fails and names it.
 """
 
 from __future__ import annotations

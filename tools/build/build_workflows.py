@@ -2,8 +2,8 @@
 
     python -m tools.build.build_workflows
 
-They use the pack's own nodes and ComfyUI's, the demo model and the example pictures, so that they
-run at once after install. Thumbnails are made from real runs, by tests/browser/pictures.py.
+They use the pack's own nodes and ComfyUI's, the demo model and the example pictures, so they run
+right after install. Thumbnails are made from real runs, by tests/browser/pictures.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from tools.build.pack_schema import ROOT, schema
 
-# ComfyUI serves templates from one folder of a pack, and this name before pictures/
+# ComfyUI serves templates from one folder of a pack, and prefers this name to pictures/
 FOLDER = ROOT / "workflows"
 EXAMPLES = ROOT / "pictures"
 # Over the thing asked about, as shares of the picture's sides
@@ -199,10 +199,10 @@ def ask_with_laser() -> None:
     flow = Workflow("ask_with_laser")
     image, model = _start(
         flow,
-        "## Ask with LASER, step by step\n\nThe question says where to look, the window there is "
-        "cut out, and the answer is read from the picture and the window.\n\nYour own picture: "
-        "*choose file to upload* on **Load Image**. Another model: **Load LVLM**. The demo model "
-        "knows shapes, colours and digits only.",
+        "## Ask with LASER, step by step\n\nThe question shows where to look. The window there is "
+        "cut out, and the answer is read from the picture and the window.\n\nFor your own picture, "
+        "*choose file to upload* on **Load Image**. For another model, see **Load LVLM**: the demo "
+        "model knows only shapes, colours and digits.",
         height=250,
     )
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
@@ -247,7 +247,7 @@ def one_node_answer() -> None:
     image, model = _start(
         flow,
         "## One-node answer\n\n**LASER Answer** does every step of *ask with LASER* in one node, "
-        "and also says what the model answers without the method.",
+        "and also gives the model's answer without the method.",
     )
     flow.column(420)
     answer = flow.add(
@@ -264,12 +264,12 @@ def compare() -> None:
     flow = Workflow("compare_plain_fixed_layer_laser")
     image, model = _start(
         flow,
-        "## Plain, fixed-layer crop, LASER\n\nThe same model and question three ways: on the whole "
-        "picture; with the window of one layer that is the same for every question; and with the "
-        "window of all layers, weighed anew for this question, decoded against the window without "
-        "its evidence.\n\nThe fixed layer is set on **VAQ Layer Select**. Layer 1 is the demo "
-        "model's best, found with labelled pictures: as good as LASER, which needs none. Another "
-        "model may have another.\n\nThis question was picked because the plain answer is wrong.",
+        "## Plain, fixed-layer crop, LASER\n\nThe same model answers the same question in three "
+        "ways: from the whole picture; with the window of one fixed layer; and with LASER. LASER "
+        "weighs all layers for this question, and compares the window with and without its "
+        "evidence.\n\nThe fixed layer is set on **VAQ Layer Select**. Layer 1 is the demo model's "
+        "best. It was found with labelled pictures; LASER is as good and needs none. Other models "
+        "have other best layers.\n\nThis question was picked because the plain answer is wrong.",
         height=350,
     )
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
@@ -311,9 +311,9 @@ def find_crop_upscale_paste_back() -> None:
     flow = Workflow("find_crop_upscale_paste_back")
     image, model = _start(
         flow,
-        "## Find, crop, upscale, paste back\n\nAsk for a detail, work on it enlarged, and put it "
-        "back. Outside the window not a single value changes.\n\nPut your own edit (a detailer, "
-        "an upscale model, an inpainting) in the place of **Image Sharpen**.",
+        "## Find, crop, upscale, paste back\n\nAsk for a detail, edit it enlarged, and put it "
+        "back. Outside the window the picture does not change at all.\n\nReplace **Image Sharpen** "
+        "by your own edit: a detailer, an upscale model or an inpainting.",
     )
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
     flow.column(400)
@@ -362,8 +362,8 @@ def heat_map_to_inpaint_mask() -> None:
     flow = Workflow("heat_map_to_inpaint_mask")
     image, model = _start(
         flow,
-        "## Heat map to inpaint mask\n\nThe evidence of a question as a mask for editing: cut off "
-        "at a threshold and grown a little. Here the picture is blurred there, which needs no "
+        "## Heat map to inpaint mask\n\nThe evidence of a question becomes a mask for editing: cut "
+        "off at a threshold and grown a little. Here the mask blurs the picture, which needs no "
         "diffusion model.\n\nTo inpaint, connect the grown mask to **VAE Encode (for "
         "Inpainting)**, **InpaintModelConditioning** or **Set Latent Noise Mask**.",
         height=250,
@@ -402,7 +402,7 @@ def evidence_from_a_hand_drawn_mask() -> None:
         flow,
         "## Evidence from a hand-drawn mask\n\nYou say where to look: right-click **Load Image** > "
         "*Open in MaskEditor* and paint. Con-ViCrop and Counterfactual Mask need no model for "
-        "that; any mask of the picture's size will do, from SAM for example.",
+        "this. Any mask of the picture's size works, for example from SAM.",
         picture="laser_scene_mask.png",
     )
     picture, mask, lvlm = out(image, "IMAGE"), out(image, "MASK"), out(model, "lvlm")
@@ -439,9 +439,9 @@ def batch_captions() -> None:
     flow.note(
         "## Batch captions\n\nThree pictures in, three captions out, in the same order. A batch "
         "has one size: **Batch Images** resizes to the first picture's. For pictures of different "
-        "sizes use a list instead.\n\n**LASER Settings** holds what LASER Answer does not show. "
-        "Here its alpha is 0: a caption has no single piece of evidence to be compared "
-        "without.\n\n**Unload LVLM** frees the model's memory when the last caption is done.",
+        "sizes, use a list instead.\n\n**LASER Settings** holds what LASER Answer does not show. "
+        "Here its alpha is 0, because a caption has no single piece of evidence.\n\n**Unload "
+        "LVLM** frees the model's memory after the last caption.",
         330,
     )
     model = flow.add("LaserLoadLVLM")
@@ -452,7 +452,7 @@ def batch_captions() -> None:
     flow.column(260)
     slots = {f"images.image{index}": out(image, "IMAGE") for index, image in enumerate(images)}
     three = flow.add("BatchImagesNode", **slots)
-    # A caption has no single piece of evidence to be compared without
+    # A caption has no single piece of evidence to hide
     settings = flow.add("LaserSettings", alpha=0.0)
     flow.column(420)
     answer = flow.add(

@@ -1,11 +1,10 @@
-"""Makes environments/transformers-*.txt anew: the versions that run-demo and run-tests install.
+"""Updates environments/transformers-*.txt: the versions that run-demo and run-tests install.
 
     python -m tools.build.lock
 
 Needs `uv` (pip install uv) and the package index. One file serves Python 3.10 to 3.13 on Linux,
-Windows and macOS. torch stays out, as the right build depends on the machine, and so does what it
-may hold to versions of its own (sympy, setuptools). Knows nothing of what users install, which is
-requirements.txt without these files.
+Windows and macOS. torch stays out, because the right build depends on the machine. So do sympy
+and setuptools, which torch may pin. Users install requirements.txt without these files.
 """
 
 from __future__ import annotations

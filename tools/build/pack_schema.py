@@ -1,6 +1,6 @@
 """What the nodes of a workflow take and give, read without ComfyUI.
 
-The pack's own nodes say it themselves; of ComfyUI's, the ones the workflows use are written down.
+The pack's own nodes declare it. Of ComfyUI's nodes, those that the workflows use are listed here.
 """
 
 from __future__ import annotations

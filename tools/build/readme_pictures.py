@@ -3,7 +3,7 @@
 python -m tools.build.readme_pictures
 
 Writes pictures/strip.webp and pictures/method.webp. Knows the results of the method, not how they
-are made. Run it again after the demo model, its pictures or a default have changed.
+are made. Run it again when the demo model, its pictures or a default has changed.
 """
 
 from __future__ import annotations

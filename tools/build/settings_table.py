@@ -21,7 +21,7 @@ BEGIN, END = (
 
 
 def tables() -> str:
-    """A Markdown table per group of settings, with what each preset sets behind the first."""
+    """A Markdown table per group of settings, with what each preset sets after the first."""
     preset, *others = (_table(group) for group in GROUPS)
     return "\n\n".join([preset, _presets(), *others])
 

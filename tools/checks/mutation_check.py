@@ -2,9 +2,9 @@
 
     python -m tools.checks.mutation_check [NAME ...]
 
-Prints a table: what was broken, and the test that caught it. Exit code 1 if any mutation
-survives, 2 if a line is no longer there to be broken (then mend MUTATIONS) or a test fails with
-nothing broken. The repository itself is not touched.
+Prints a table: what was broken, and the test that caught it. Exit code 1: a mutation survived. Exit
+code 2: a line to break no longer exists (then fix MUTATIONS), or a test fails with nothing broken.
+The repository itself is not touched.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ MUTATIONS = (
              "inner = width - 2 * margin_x, height - 2 * margin_y", "inner = width, height",
              "tests/core/test_crop.py"),
     Mutation("mask not applied", "laser_core/steps/counterfactual.py",
-             "blocked = mask.cpu().numpy() > 0", "blocked = mask > 1",
+             "blocked = mask.cpu().numpy() > 0", "blocked = mask.cpu().numpy() > 1",
              "tests/core/test_counterfactual.py"),
     Mutation("weakest patches blocked", "laser_core/steps/counterfactual.py",
              "torch.sort(strengths, descending=True", "torch.sort(strengths, descending=False",
@@ -136,12 +136,12 @@ def main(names: list[str]) -> int:
     chosen = [m for m in MUTATIONS if not names or any(name in m.name for name in names)]
     stale = [m.name for m in chosen if (ROOT / m.file).read_text("utf-8").count(m.before) != 1]
     if stale:
-        print(f"mend MUTATIONS: the line of {', '.join(stale)} is no longer there once")
+        print(f"fix MUTATIONS: the line of {', '.join(stale)} is no longer there once")
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         for mutation in {m.tests: replace(m, after=m.before) for m in chosen}.values():
             if failed := _caught_by(mutation, Path(scratch) / "copy"):
-                print(f"mend the tests first: {failed} fails with nothing broken")
+                print(f"fix the tests first: {failed} fails with nothing broken")
                 return 2
     survived = 0
     print(f"| {'broken':<34} | {'in':<28} | caught by |\n|{'-' * 36}|{'-' * 30}|---|", flush=True)

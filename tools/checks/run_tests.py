@@ -6,9 +6,9 @@
     ./run-tests --gpu                only the tests that need a GPU, on the Python that PYTHON
                                      names, as it is: nothing is installed
 
-Then, of what there is: torchvision, which changes transformers' image processors, lmms-eval, the
-evaluation harness, and the other Pythons. One that cannot be had is named with the reason and
-fails nothing, unless the newest of everything is asked for. Whatever fails, the rest still runs.
+Then it tries torchvision (it changes transformers' image processors), lmms-eval (the evaluation
+harness) and the other Pythons. What is not available is named with the reason and fails nothing,
+except with --newest. Whatever fails, the rest still runs.
 
 Needs no package. Knows nothing of single tests, which pytest finds.
 """
@@ -29,7 +29,7 @@ LINES = {"newest": ("5", "transformers>=5"), "4.57": ("4.57", "transformers>=4.5
 """Environments by the end of their name: the lock, and what replaces it in --newest."""
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-STYLE = ("python -m ruff check .", "python -m ruff format --check .")
+STYLE = ("python -m ruff check .", "python -m ruff format --check .", "python -m mypy")
 """As in .pre-commit-config.yaml; `python` is the environment's."""
 
 LMMS_EVAL = "lmms-eval==0.7.3"
@@ -90,7 +90,7 @@ class Runner:
             self.failed.append(name)
 
     def beside(self, python: Path, name: str, modules: str, *installs: list[str]) -> str | None:
-        """A PYTHONPATH that has `modules`, beside the environment, which stays without them.
+        """A PYTHONPATH that has `modules`, next to the environment, which stays without them.
 
         None, and a line with the reason, where they cannot be had. installs: pip's arguments, a
         list for each call.
@@ -120,7 +120,7 @@ class Runner:
             self.check(line, [python, *line.split()[1:]])
 
     def web(self) -> None:
-        """What the tests of web/ need, which are skipped without; the linter, once there is one."""
+        """What the tests of web/ need, which are skipped without; and the linter."""
         npm = shutil.which("npm")
         if npm is None:
             return self.absent("npm", "the tests of web/ need Node")

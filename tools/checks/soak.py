@@ -1,4 +1,4 @@
-"""Many runs in one process: does memory, or anything else, stay behind? And what a capture takes.
+"""Many runs in one process: does memory, or anything else, leak? And the memory of a capture.
 
     python -m tools.checks.soak [--runs 200]  runs that alternate models, sizes and interrupts
     python -m tools.checks.soak --capture     peak memory of the attention capture, 1k to 16k tokens
@@ -44,7 +44,7 @@ class Interrupt(BaseException):
 
 
 def resident_mb() -> float:
-    """Memory of this process, after what the allocator keeps in reserve was given back."""
+    """Memory of this process, after the allocator has returned its reserve."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20

@@ -174,7 +174,7 @@ def _save_shard(job: tuple[int, int, Path]) -> None:
         return
     partial = out / f"partial_{seed:03d}.npz"
     np.savez(partial, **vars(make_shard(seed, scenes)))
-    partial.rename(name)  # a reader never meets half a shard
+    partial.rename(name)  # a reader never sees half a shard
 
 
 def main() -> None:

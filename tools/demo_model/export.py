@@ -5,7 +5,7 @@
 Runs under transformers 5; the result loads under 4.57 and 5 through `AutoProcessor` and
 `AutoModelForImageTextToText` with the same logits. What makes that so, for LLaVA: weights carry the
 hub's LLaVA-1.5 names (transformers 5 saves without `vision_model.`, and 4.57 would then start the
-tower anew with only a warning), and the image processor's settings are also written to
+tower from scratch with only a warning), and the image processor's settings are also written to
 `preprocessor_config.json`, where 4.57 looks for them. For Qwen2.5-VL: the rotary settings stand in
 the config as the hub's models have them, since 4.57 does not know version 5's names. (The library's
 processor for it needs torchvision, for video; its tokenizer and image processor do not.)

@@ -135,7 +135,7 @@ def _position_code() -> torch.Tensor:
 
 
 def _shift_matrix(down: int, right: int) -> torch.Tensor:
-    """The matrix that turns the code of a place into the code of the place shifted by so much."""
+    """The matrix that turns a place's code into the code of the place shifted by this much."""
     frequencies = _frequencies()
     count = len(frequencies)
     matrix = torch.zeros(4 * count, 4 * count)
@@ -191,11 +191,11 @@ def _aim_heads(attention: nn.Module, neighbours: tuple) -> None:
 def start_decoder(model: nn.Module, generator: torch.Generator) -> torch.Tensor:
     """Layer 0 gathers the question's words at the prompt's end, layers 1 to 4 look for them.
 
-    Without this the model reads digits soon but for long answers with any object's digit: nothing
-    leads from a word to the patches that show it. Here words have orthogonal embeddings, the
-    projector is fitted to give patches the words for what they show (`word_targets`), and some
-    heads start as comparisons of words. Training is free to change all of it. Returns the words'
-    directions, (width - reserved, words).
+    Without this the model soon reads digits, but for a long time it answers with any object's
+    digit: nothing leads from a word to the patches that show it. So words start with orthogonal
+    embeddings, the projector is fitted to give patches the words for what they show
+    (`word_targets`), and some heads start as comparisons of words. Training may change all of this.
+    Returns the words' directions, (width - reserved, words).
     """
     decoder = model.model.language_model
     embeddings = decoder.embed_tokens.weight

@@ -81,7 +81,7 @@ class Trainer:
                 for name, weight in module.named_parameters()
             ]
             groups.append((rest, 1.0))
-            # Like the tower it reads: its inputs are large, so are the effects of its updates.
+            # Scaled like its tower: its inputs are large, so are its updates' effects.
             groups.append((self._projector_beside(tower), tower_share))
         hidden, other = [], []
         for named, share in groups:

@@ -24,9 +24,17 @@ export function svg(tag, attributes = {}) {
 export function set(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "text") element.textContent = value ?? "";
-    else if (value === null || value === false || value === undefined) element.removeAttribute(name);
+    else if (value === null || value === false || value === undefined)
+      element.removeAttribute(name);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
+}
+
+/** A button of the views. */
+export function button(attributes, signal, press) {
+  const element = el("button", { class: "laser-button", type: "button", ...attributes });
+  element.addEventListener("click", press, { signal });
+  return element;
 }
 
 /** Shows or hides an element; the focus of one that goes is handed to `next`, not to the canvas. */
@@ -40,8 +48,8 @@ export function onKeys(element, signal, handle) {
   element.addEventListener(
     "keydown",
     (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return; // undo and the like
-      if (!handle(event)) return;
+      const command = event.ctrlKey || event.metaKey || event.altKey; // undo and the like
+      if (command || !handle(event)) return;
       event.preventDefault();
       event.stopPropagation();
     },
@@ -49,16 +57,25 @@ export function onKeys(element, signal, handle) {
   );
 }
 
-/** A number for people: three significant digits unless told, very small and large ones as 1.2e-5. */
-export function shown(number, digits = 3) {
-  if (typeof number !== "number" || !Number.isFinite(number)) return "–";
+/** The parts that hold a text, joined; null, false and "" are left out. */
+export function joined(separator, ...parts) {
+  return parts.filter(Boolean).join(separator);
+}
+
+/** A number for people: three significant digits; very small and very large ones as 1.23e-5. */
+export function shown(number) {
+  if (!Number.isFinite(number)) return "–";
   const size = Math.abs(number);
-  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return number.toExponential(digits - 1);
-  return String(Number(number.toPrecision(digits)));
+  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return number.toExponential(2);
+  return String(Number(number.toPrecision(3)));
+}
+
+export function percent(share, digits = 1) {
+  return Number.isFinite(share) ? `${(100 * share).toFixed(digits)} %` : "–";
 }
 
 /**
- * Buttons to the page before and after, and words for where that is; hidden where there is one page.
+ * Buttons to the page before and after, between them where that is; hidden where one page is all.
  * A button at an end stays in reach: a disabled one would drop the keyboard's focus to the canvas.
  * @param {{tag?: string, before: string, after: string}} texts and the element's tag and attributes
  * @param {(page: number) => void} turn
@@ -67,11 +84,8 @@ export function pager({ tag = "div", before, after, ...attributes }, signal, tur
   let page = 0;
   let count = 0;
   const step = (by) => page + by >= 0 && page + by < count && turn(page + by);
-  const [back, next] = [[before, "‹", -1], [after, "›", 1]].map(([label, text, by]) => {
-    const button = el("button", { class: "laser-button", type: "button", "aria-label": label, text });
-    button.addEventListener("click", () => step(by), { signal });
-    return button;
-  });
+  const back = button({ "aria-label": before, text: "‹" }, signal, () => step(-1));
+  const next = button({ "aria-label": after, text: "›" }, signal, () => step(1));
   const where = el("span", { class: "laser-where", "aria-live": "polite" });
   const element = el(tag, { ...attributes, hidden: true }, back, where, next);
   return {
@@ -87,9 +101,4 @@ export function pager({ tag = "div", before, after, ...attributes }, signal, tur
       set(next, { "aria-disabled": now >= of - 1 && "true" });
     },
   };
-}
-
-export function percent(share, digits = 1) {
-  if (typeof share !== "number" || !Number.isFinite(share)) return "–";
-  return `${(100 * share).toFixed(digits)} %`;
 }

@@ -1,18 +1,22 @@
 /** VAQ of every layer: a bar each, its map on hover or with the arrow keys, a click chooses it. */
 
-import { el, hide, onKeys, set, shown } from "./dom.js";
+import { button, el, hide, joined, onKeys, set, shown } from "./dom.js";
 import { peakText, pictureStage } from "./picture.js";
 
 const NAMED = 3; // of the layers that are fused
+const STEPS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 };
+const BY_RULE = -1; // what the widget "layer" holds where none is chosen by hand
 
 /**
- * @param {object} host see laser.js
+ * @param {import("./view.js").Host} host
  * @param {AbortSignal} signal
  */
 export function layerSection(host, signal) {
   const { t } = host;
   const status = el("p", { class: "laser-status", "aria-live": "polite" });
-  const byRule = el("button", { class: "laser-button", type: "button", text: t("backToRule") });
+  const byRule = button({ text: t("backToRule") }, signal, () =>
+    host.change(() => host.set("layer", BY_RULE)),
+  );
   const bars = el("div", {
     class: "laser-bars",
     role: "listbox",
@@ -33,33 +37,41 @@ export function layerSection(host, signal) {
   let data = null;
   let looked = 0; // the layer whose map is shown
 
-  const given = () => {
-    const value = Number(host.get("layer"));
-    return Number.isInteger(value) && value >= 0 ? value : -1;
-  };
-  const chosen = () => (given() >= 0 ? given() : data.by_hand ? data.rule_layer : data.layer);
+  /** The layer that is chosen by hand, or null. */
+  function given() {
+    const layer = Number(host.get("layer"));
+    return Number.isInteger(layer) && layer >= 0 ? layer : null;
+  }
+
+  const chosen = () => given() ?? (data.by_hand ? data.rule_layer : data.layer);
+  const fused = (layer) =>
+    given() === null && layer in data.weights && Object.keys(data.weights).length > 1;
 
   function label(layer) {
     const vaq = data.vaq[layer];
-    const parts = [t("layerVaq", { layer, vaq: vaq === null ? t("notFinite") : shown(vaq) })];
-    if (fused(layer)) parts.push(t("fused", { share: Math.round(100 * data.weights[layer]) }));
-    else if (layer === chosen()) parts.push(t(given() >= 0 ? "chosenByHand" : "chosenByRule"));
-    return parts.join(", ");
+    const score = t("layerVaq", { layer, vaq: vaq === null ? t("notFinite") : shown(vaq) });
+    return joined(", ", score, role(layer));
   }
 
-  /** How the rule's choice reads: one layer, or several of which the strongest are named. */
-  function ruleWords(layer) {
+  /** What a layer is to the choice; "" for nothing. */
+  function role(layer) {
+    if (fused(layer)) return t("fused", { share: Math.round(100 * data.weights[layer]) });
+    if (layer !== chosen()) return "";
+    return t(given() === null ? "chosenByRule" : "chosenByHand");
+  }
+
+  /** Who chose the layer, or the layers of which the strongest are named. */
+  function choice(layer) {
+    if (given() !== null) return t("layerByHand", { layer, rule: data.rule_layer });
     const ranked = Object.keys(data.weights).sort((a, b) => data.weights[b] - data.weights[a]);
     if (ranked.length < 2) return t("layerByRule", { layer });
     return t("layersFused", { count: ranked.length, layers: ranked.slice(0, NAMED).join(", ") });
   }
 
-  const fused = (layer) =>
-    given() < 0 && layer in data.weights && Object.keys(data.weights).length > 1;
-
   function look(layer) {
     looked = Math.min(Math.max(layer, 0), data.vaq.length - 1);
-    for (const bar of bars.children) bar.classList.toggle("looked", Number(bar.dataset.layer) === looked);
+    for (const [index, bar] of [...bars.children].entries())
+      bar.classList.toggle("looked", index === looked);
     set(bars, { "aria-activedescendant": bars.children[looked]?.id });
     stage.showMap(looked);
     const words = `${label(looked)}. ${peakText(t, data.maps?.peaks?.[looked])}`;
@@ -70,29 +82,30 @@ export function layerSection(host, signal) {
   /** Chooses a layer by hand; the chosen one again goes back to the rule. */
   function choose(layer) {
     if (host.locked("layer")) return;
-    host.change(() => host.set("layer", given() === layer ? -1 : layer));
+    host.change(() => host.set("layer", given() === layer ? BY_RULE : layer));
   }
 
-  /** Marks what is chosen now, without building the bars anew. */
+  /** Marks what is chosen now, without building the bars again. */
   function mark() {
     const layer = chosen();
-    for (const bar of bars.children) {
-      const own = Number(bar.dataset.layer);
-      bar.classList.toggle("chosen", own === layer);
-      bar.classList.toggle("hand", own === layer && given() >= 0);
-      bar.classList.toggle("fused", own !== layer && fused(own));
-      set(bar, { "aria-selected": String(own === layer), "aria-label": label(own) });
+    const byHand = given() !== null;
+    for (const [index, bar] of [...bars.children].entries()) {
+      const own = index === layer;
+      bar.classList.toggle("chosen", own);
+      bar.classList.toggle("hand", own && byHand);
+      bar.classList.toggle("fused", !own && fused(index));
+      set(bar, { "aria-selected": String(own), "aria-label": label(index) });
     }
-    const hand = given() >= 0;
-    const words = hand ? t("layerByHand", { layer, rule: data.rule_layer }) : ruleWords(layer);
-    const waits = hand !== Boolean(data.by_hand) || (hand && layer !== data.layer);
-    status.textContent = [
-      words,
-      data.nothing_found && !waits ? t("nothingFound") : "",
-      host.locked("layer") ? t("setByLink") : "",
-      waits ? t("runToApply") : "",
-    ].filter(Boolean).join(" ");
-    hide(byRule, !hand || host.locked("layer"), bars);
+    const locked = host.locked("layer");
+    const waits = byHand !== Boolean(data.by_hand) || (byHand && layer !== data.layer);
+    status.textContent = joined(
+      " ",
+      choice(layer),
+      data.nothing_found && !waits && t("nothingFound"),
+      locked && t("setByLink"),
+      waits && t("runToApply"),
+    );
+    hide(byRule, !byHand || locked, bars);
   }
 
   bars.addEventListener(
@@ -112,17 +125,30 @@ export function layerSection(host, signal) {
     },
     { signal },
   );
-  byRule.addEventListener("click", () => host.change(() => host.set("layer", -1)), { signal });
   onKeys(bars, signal, (event) => {
     if (!data) return false;
-    const last = data.vaq.length - 1;
-    const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, Home: -last, End: last };
-    if (event.key in steps) look(looked + steps[event.key]);
+    if (event.key in STEPS) look(looked + STEPS[event.key]);
+    else if (event.key === "Home") look(0);
+    else if (event.key === "End") look(data.vaq.length - 1);
     else if (event.key === "Enter" || event.key === " ") choose(looked);
-    else if (event.key === "Escape" && given() >= 0) choose(given());
+    else if (event.key === "Escape" && given() !== null) choose(given());
     else return false;
     return true;
   });
+
+  function bar(layer, vaq, most) {
+    const height = vaq === null ? 100 : (100 * Math.max(vaq, 0)) / most; // per cent
+    return el(
+      "div",
+      {
+        class: vaq === null ? "laser-bar broken" : "laser-bar",
+        role: "option",
+        id: `${host.id}-layer-${layer}`,
+        "data-layer": layer,
+      },
+      el("i", { style: `height:${height}%` }),
+    );
+  }
 
   function layerOf(event) {
     const bar = event.target.closest?.("[data-layer]");
@@ -134,23 +160,10 @@ export function layerSection(host, signal) {
     show(picture) {
       data = picture.layers;
       const most = Math.max(...data.vaq.map((vaq) => vaq ?? 0)) || 1;
-      bars.replaceChildren(
-        ...data.vaq.map((vaq, layer) =>
-          el(
-            "div",
-            {
-              class: vaq === null ? "laser-bar broken" : "laser-bar",
-              role: "option",
-              id: `${host.id}-layer-${layer}`,
-              "data-layer": layer,
-            },
-            el("i", { style: `height:${vaq === null ? 100 : (100 * Math.max(vaq, 0)) / most}%` }),
-          ),
-        ),
-      );
+      bars.replaceChildren(...data.vaq.map((vaq, layer) => bar(layer, vaq, most)));
       stage.show(data, "");
       mark();
-      look(Math.min(chosen(), data.vaq.length - 1));
+      look(chosen());
     },
     refresh() {
       if (!data) return;

@@ -21,14 +21,15 @@ export function picturesOf(output) {
   );
 }
 
-/** What of the pictures a workflow file keeps: the first ones, as many as the limit allows. */
-export function kept(pictures, limit = KEPT_CHARACTERS) {
+/** What of the pictures a workflow file keeps: the first ones, as many as fit. */
+export function kept(pictures) {
   const result = [];
-  let length = 0;
+  let left = KEPT_CHARACTERS;
+  const fits = (picture) => JSON.stringify(picture).length <= left;
   for (const picture of pictures) {
-    const fitting = [picture, shortened(picture)].find((one) => length + JSON.stringify(one).length <= limit);
+    const fitting = [picture, shortened(picture)].find(fits);
     if (!fitting) break;
-    length += JSON.stringify(fitting).length;
+    left -= JSON.stringify(fitting).length;
     result.push(fitting);
   }
   return { pictures: result, of: pictures.length };

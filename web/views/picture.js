@@ -6,8 +6,16 @@ import { el, set, svg } from "./dom.js";
  * @typedef {object} PictureData
  * @property {[number, number]} size of the picture in pixels
  * @property {object | null} picture its file
- * @property {null | {image: object, across: number, tile: [number, number],
- *   gutter: number, place: [number, number, number, number], peaks: ([number, number] | null)[]}} maps
+ * @property {Maps | null} maps
+ *
+ * @typedef {object} Maps all maps in one file, each in a tile
+ * @property {object} image its file
+ * @property {number} across tiles in a row
+ * @property {[number, number]} tile its width and height, without
+ * @property {number} gutter around it
+ * @property {[number, number, number, number]} place of a tile on the picture: x, y, width, height
+ *   as shares of the picture's sides
+ * @property {([number, number] | null)[]} peaks where each map is strongest, as such shares
  */
 
 /** @param {{t: Function, url: (entry: object) => string | null}} host */
@@ -16,7 +24,11 @@ export function pictureStage(host, signal) {
   const image = el("img", { class: "laser-image", draggable: "false" });
   // No canvas: one would cost the page a layer of its own, and repaint all that lies above it
   const tiles = svg("image");
-  const heat = svg("svg", { class: "laser-heat", "aria-hidden": "true", preserveAspectRatio: "none" });
+  const heat = svg("svg", {
+    class: "laser-heat",
+    "aria-hidden": "true",
+    preserveAspectRatio: "none",
+  });
   heat.append(tiles);
   const missing = el("p", { class: "laser-missing", hidden: true, text: t("pictureGone") });
   const over = el("div", { class: "laser-over" }, heat); // a tile may reach beyond the picture
@@ -88,5 +100,6 @@ export function pictureStage(host, signal) {
 /** Where a map is strongest, in words; nothing where it holds nothing. */
 export function peakText(t, peak) {
   if (!peak) return t("mapEmpty");
-  return t("strongestAt", { x: Math.round(100 * peak[0]), y: Math.round(100 * peak[1]) });
+  const [x, y] = peak.map((share) => Math.round(100 * share));
+  return t("strongestAt", { x, y });
 }

@@ -1,4 +1,4 @@
-/** An answer token by token: how much each leans on the evidence, and what both streams thought. */
+/** An answer token by token: how much each depends on the evidence, and both probabilities. */
 
 import { el, onKeys, pager, percent, set, shown } from "./dom.js";
 
@@ -6,21 +6,44 @@ const PAGE = 64; // tokens; as many as travel with the payload
 // Of Visual Activation of Tokens, in logits: what makes a token 1.6 and 7.4 times as likely
 const NEUTRAL = 0.5;
 const STRONG = 2;
+const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 
+/**
+ * @param {import("./view.js").Host} host
+ * @param {AbortSignal} signal
+ */
 export function tokenSection(host, signal) {
   const { t } = host;
-  const before = el("p", { class: "laser-plain" });
-  const list = el("div", { class: "laser-tokens", role: "listbox", tabindex: "0", "aria-label": t("tokensLabel") });
+  const comparison = el("p", { class: "laser-plain" });
+  const list = el("div", {
+    class: "laser-tokens",
+    role: "listbox",
+    tabindex: "0",
+    "aria-label": t("tokensLabel"),
+  });
   const legend = el("p", { class: "laser-legend" });
   const note = el("p", { class: "laser-caption", "aria-live": "polite" });
-  const pages = pager({ class: "laser-pages", before: t("tokensBefore"), after: t("tokensAfter") }, signal, turn);
+  const pages = pager(
+    { class: "laser-pages", before: t("tokensBefore"), after: t("tokensAfter") },
+    signal,
+    turn,
+  );
   const detail = el("div", { class: "laser-detail", "aria-live": "polite" });
-  const element = el("section", { class: "laser-section laser-answer" }, before, list, pages.element, legend, note, detail);
+  const element = el(
+    "section",
+    { class: "laser-section laser-answer" },
+    comparison,
+    list,
+    pages.element,
+    legend,
+    note,
+    detail,
+  );
   let data = null;
   let tokens = [];
   let page = 0;
   let looked = -1; // the token whose details are shown
-  let wanted = 0; // counts what was shown: an answer that arrives late for another is dropped
+  let answers = 0; // shown so far: tokens that arrive late, for an earlier one, are dropped
 
   function kind(token) {
     if (typeof token.vat !== "number") return "none";
@@ -41,7 +64,6 @@ export function tokenSection(host, signal) {
           role: "option",
           id: `${host.id}-token-${first + index}`,
           "data-token": first + index,
-          "aria-selected": "false",
           "aria-label": `${token.text.trim() || t("blank")}: ${words(token)}`,
           text: visible(token.text),
         }),
@@ -56,10 +78,10 @@ export function tokenSection(host, signal) {
   }
 
   async function turn(to) {
-    const ticket = wanted;
+    const answer = answers;
     if (to * PAGE >= tokens.length && data.all_tokens) {
       const all = await host.json(data.all_tokens);
-      if (ticket !== wanted || signal.aborted) return;
+      if (answer !== answers || signal.aborted) return;
       if (Array.isArray(all)) tokens = all;
     }
     if (to * PAGE >= tokens.length) {
@@ -71,16 +93,14 @@ export function tokenSection(host, signal) {
   }
 
   function look(index) {
-    const before = list.querySelector(".looked");
-    before?.classList.remove("looked");
-    if (before) set(before, { "aria-selected": "false" });
     looked = index;
-    const token = tokens[index];
-    const mark = token && list.querySelector(`[data-token="${index}"]`);
-    mark?.classList.add("looked");
-    if (mark) set(mark, { "aria-selected": "true" });
-    set(list, { "aria-activedescendant": mark?.id });
-    detail.replaceChildren(...(token ? details(token) : []));
+    for (const mark of list.querySelectorAll(".laser-token")) {
+      const own = mark.dataset.token === String(index);
+      mark.classList.toggle("looked", own);
+      set(mark, { "aria-selected": String(own) });
+    }
+    set(list, { "aria-activedescendant": list.querySelector(".looked")?.id });
+    detail.replaceChildren(...(tokens[index] ? details(tokens[index]) : []));
   }
 
   /** Scrolls the list alone: scrollIntoView would move what lies around it too. */
@@ -118,13 +138,21 @@ export function tokenSection(host, signal) {
   }
 
   const cell = (share) =>
-    el("td", {}, el("span", { class: "laser-share", style: `--laser-share:${Number(share) || 0}` }, el("span", { text: percent(share) })));
+    el(
+      "td",
+      {},
+      el(
+        "span",
+        { class: "laser-share", style: `--laser-share:${Number(share) || 0}` },
+        el("span", { text: percent(share) }),
+      ),
+    );
 
   function drawPlain(plain) {
-    before.hidden = !plain;
+    comparison.hidden = !plain;
     if (!plain) return;
     const same = data.same ?? plain.trim() === data.text.trim();
-    before.replaceChildren(
+    comparison.replaceChildren(
       el("span", { class: "laser-tag", text: t("plainModel") }),
       el("span", { class: same ? "laser-said" : "laser-said differs", text: plain }),
       el("span", { class: "laser-tag", text: same ? t("sameAnswer") : t("otherAnswer") }),
@@ -142,9 +170,10 @@ export function tokenSection(host, signal) {
     if (!data || looked < 0) return false;
     const first = page * PAGE;
     const last = Math.min(first + PAGE, tokens.length) - 1;
-    const steps = { ArrowLeft: looked - 1, ArrowUp: looked - 1, ArrowRight: looked + 1, ArrowDown: looked + 1, Home: first, End: last };
-    if (event.key in steps) {
-      look(Math.min(Math.max(steps[event.key], first), last));
+    const targets = { Home: first, End: last };
+    const target = event.key in STEPS ? looked + STEPS[event.key] : targets[event.key];
+    if (target !== undefined) {
+      look(Math.min(Math.max(target, first), last));
       reveal();
     } else if (event.key === "PageDown") pages.step(1);
     else if (event.key === "PageUp") pages.step(-1);
@@ -157,7 +186,7 @@ export function tokenSection(host, signal) {
     show(picture) {
       data = picture.tokens;
       tokens = data.tokens;
-      wanted += 1;
+      answers += 1;
       page = 0;
       element.classList.remove("growing");
       drawPlain(picture.plain);
@@ -177,8 +206,8 @@ export function tokenSection(host, signal) {
     /** The answer while it grows. */
     stream(text) {
       element.classList.add("growing");
-      before.hidden = pages.element.hidden = true;
-      wanted += 1;
+      comparison.hidden = pages.element.hidden = true;
+      answers += 1;
       note.textContent = t("answering");
       look(-1);
       legend.replaceChildren();
@@ -187,7 +216,7 @@ export function tokenSection(host, signal) {
     },
     refresh() {},
     clear() {
-      wanted += 1;
+      answers += 1;
     },
   };
 }

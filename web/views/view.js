@@ -5,7 +5,7 @@ import { layerSection } from "./layers.js";
 import { tokenSection } from "./tokens.js";
 import { windowSection } from "./windows.js";
 
-/** What each node shows, and how much room that needs (CSS pixels). */
+/** What each node shows, and how much room a result needs (CSS pixels). */
 export const VIEWS = {
   LaserVAQLayerSelect: { sections: { layers: layerSection }, height: 400 },
   LaserConViCrop: {
@@ -34,6 +34,7 @@ export const VIEWS = {
  * @property {(act: () => void) => void} change does it as one step of undo
  * @property {() => void} begin of a longer step of undo
  * @property {() => void} end
+ * @property {() => void} makeRoom for a result; called before each
  * @property {() => number} count of pictures
  */
 
@@ -55,15 +56,25 @@ export function createView(root, sections, given) {
 
   const empty = el("p", { class: "laser-empty", text: t("runFirst") });
   const pages = pager(
-    { tag: "nav", class: "laser-pager", "aria-label": t("pictures"), before: t("pictureBefore"), after: t("pictureAfter") },
+    {
+      tag: "nav",
+      class: "laser-pager",
+      "aria-label": t("pictures"),
+      before: t("pictureBefore"),
+      after: t("pictureAfter"),
+    },
     signal,
     turn,
   );
-  const parts = Object.entries(sections).map(([name, make]) => [name, make(host, signal)]);
-  const body = el("div", { class: "laser-body", hidden: true }, ...parts.map(([, part]) => part.element));
+  const parts = Object.entries(sections).map(([name, make]) => ({ name, ...make(host, signal) }));
+  const body = el(
+    "div",
+    { class: "laser-body", hidden: true },
+    ...parts.map(({ element }) => element),
+  );
   root.replaceChildren(pages.element, empty, body);
 
-  for (const [, part] of parts) part.element.hidden = true;
+  for (const { element } of parts) element.hidden = true;
 
   function turn(to) {
     running = false;
@@ -75,9 +86,9 @@ export function createView(root, sections, given) {
     empty.textContent = t(of ? "pictureNotKept" : "runFirst");
     if (!picture) return;
     try {
-      for (const [name, part] of parts) {
-        part.element.hidden = !picture[name];
-        if (picture[name]) part.show(picture);
+      for (const { name, element, show } of parts) {
+        element.hidden = !picture[name];
+        if (picture[name]) show(picture);
       }
     } catch (error) {
       // A workflow file may hold anything; what cannot be drawn must not stop it from loading
@@ -91,24 +102,26 @@ export function createView(root, sections, given) {
   return {
     /** @param {{pictures: object[], of: number}} result */
     show(result) {
+      host.makeRoom();
       pictures = result.pictures;
       of = result.of;
       turn(index);
     },
     /** After a widget has changed. */
     refresh() {
-      if (!body.hidden) for (const [, part] of parts) part.refresh();
+      if (!body.hidden) for (const { refresh } of parts) refresh();
     },
-    /** What there is while the node runs: its windows, then its answer as it grows. */
-    progress(part) {
+    /** Results shown while the node runs: its windows, then its answer as it grows. */
+    progress(result) {
+      host.makeRoom();
       running = true;
       body.hidden = false;
       empty.hidden = pages.element.hidden = true;
-      for (const [name, section] of parts) {
-        if (part[name]) section.show(part);
-        else if (part.text !== undefined && section.stream) section.stream(part.text);
+      for (const { name, element, show, stream } of parts) {
+        if (result[name]) show(result);
+        else if (result.text !== undefined && stream) stream(result.text);
         else continue;
-        section.element.hidden = false;
+        element.hidden = false;
       }
     },
     /** After a run that failed or was stopped: the last result again. */
@@ -116,7 +129,7 @@ export function createView(root, sections, given) {
       if (running) turn(index);
     },
     destroy() {
-      for (const [, part] of parts) part.clear();
+      for (const { clear } of parts) clear();
       controller.abort();
       root.replaceChildren();
     },

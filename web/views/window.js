@@ -11,9 +11,12 @@ function rounded(value) {
   return up - value === 0.5 && up % 2 !== 0 ? up - 1 : up;
 }
 
-/** 'x, y, width, height' -> Window; null for an empty text or any other. @returns {Window | null} */
+/** 'x, y, width, height' -> Window; null for any other text. @returns {Window | null} */
 export function parsed(text) {
-  const parts = String(text ?? "").replaceAll(",", " ").trim().split(/\s+/);
+  const parts = String(text ?? "")
+    .replaceAll(",", " ")
+    .trim()
+    .split(/\s+/);
   if (parts.length !== 4) return null;
   const [x, y, width, height] = parts.map((part) => rounded(Number(part)));
   return [x, y, width, height].every(Number.isFinite) ? { x, y, width, height } : null;
@@ -48,8 +51,22 @@ export function moved(window, dx, dy, [width, height]) {
  * @param {string} edges any of n, e, s, w: "se" is the lower right corner
  */
 export function resized(window, edges, dx, dy, [width, height]) {
-  const [left, right] = stretched(window.x, window.width, dx, edges.includes("w"), edges.includes("e"), width);
-  const [top, bottom] = stretched(window.y, window.height, dy, edges.includes("n"), edges.includes("s"), height);
+  const [left, right] = stretched(
+    window.x,
+    window.width,
+    dx,
+    edges.includes("w"),
+    edges.includes("e"),
+    width,
+  );
+  const [top, bottom] = stretched(
+    window.y,
+    window.height,
+    dy,
+    edges.includes("n"),
+    edges.includes("s"),
+    height,
+  );
   return { x: left, y: top, width: right - left, height: bottom - top };
 }
 

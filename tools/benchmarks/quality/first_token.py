@@ -88,7 +88,7 @@ def _forward(
     if lvlm.takes_token_types:
         inputs["mm_token_type_ids"] = lvlm.token_types(ids).to(lvlm.device)
     positions = torch.cat([prompt.position_ids[..., first:last] for prompt in prompts], dim=-2)
-    return lvlm.model.model(
+    return lvlm.body(
         input_ids=ids.to(lvlm.device),
         position_ids=positions.to(lvlm.device),
         **{lvlm.cache_name: cache},

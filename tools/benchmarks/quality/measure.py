@@ -20,11 +20,11 @@ from laser_core.models.lvlm import Lvlm
 from laser_core.pipeline import locate
 from laser_core.results import AttentionMaps, Counterfactual, Evidence, Location, Placement
 from laser_core.settings import AnswerSettings, LaserSettings, PromptSettings
-from laser_core.steps.answer_input import crops_stream, negative_stream, plain_stream
+from laser_core.steps.answer_input import make_crops_stream, make_negative_stream, make_plain_stream
 from laser_core.steps.attention import read_attention
-from laser_core.steps.counterfactual import block, evidence_patches, patch_mask
+from laser_core.steps.counterfactual import block, mask_patches, select_patches
 from laser_core.steps.decode import mix_logits
-from laser_core.steps.vaq import evidence_of_mask
+from laser_core.steps.vaq import make_evidence_of_mask
 from tools.benchmarks.quality.first_token import first_logits
 from tools.benchmarks.quality.rows import DEFAULTS, Row, changed
 from tools.demo_model.world import HeldOutItem, oracle_window
@@ -39,7 +39,7 @@ def decoding_name(alpha: float, beta: float) -> str:
     return f"alpha {alpha:g}" + (f", beta {beta:g}" if beta else "")
 
 
-# (alpha, beta); beta changes nothing at alpha 0, where the likeliest token is never implausible.
+# (alpha, beta). At alpha 0 beta changes nothing: it never drops the likeliest token.
 NO_VAT = (0.0, 0.0)
 DECODINGS = (NO_VAT, *((alpha, beta) for alpha in (0.5, 1.0, 2.0) for beta in BETAS))
 PLAIN_DECODING = decoding_name(*NO_VAT)
@@ -51,7 +51,7 @@ class Look:
     """Where a row looks.
 
     windows: none where the row answers from the picture alone. evidence: what VAT blocks.
-    to_look, to_block: decoder tokens spent on finding the windows, and the evidence besides.
+    to_look, to_block: decoder tokens spent to find the windows, and those spent on the evidence.
     """
 
     windows: tuple[Window, ...]
@@ -67,7 +67,7 @@ class ItemRun:
         lvlm.release()
         self.lvlm, self.item, self.rng = lvlm, item, rng
         self.whole = lvlm.encode(item.picture)
-        self.plain = plain_stream(lvlm, self.whole, item.question, PromptSettings())
+        self.plain = make_plain_stream(lvlm, self.whole, item.question, PromptSettings())
         self._maps: dict[PromptSettings, AttentionMaps] = {}
         self._streams: dict[tuple, Stream] = {}
 
@@ -100,7 +100,7 @@ class ItemRun:
             return Look((), found.evidence, to_block=reading)
         if row.finder == "random":
             return Look((self._random_window(),), found.evidence, to_block=reading)
-        # Where nothing asked about is there, there is no true window: the oracle looks as we do.
+        # Where the object is absent there is no true window: the oracle looks as LASER does.
         return Look(found.placement.windows, found.evidence, to_look=reading)
 
     def _locate(self, settings: LaserSettings) -> Location:
@@ -131,7 +131,7 @@ class ItemRun:
         mask = torch.zeros(height, width)
         for x1, y1, x2, y2 in self.item.evidence_boxes:
             mask[max(round(y1), 0) : round(y2), max(round(x1), 0) : round(x2)] = 1
-        return evidence_of_mask(mask)
+        return make_evidence_of_mask(mask)
 
     def _shares(self, row: Row, look: Look) -> dict[str, Any]:
         """Windows, what they hold, Attention Aggregation, and the layer of the highest VAQ.
@@ -167,10 +167,10 @@ class ItemRun:
         if not row.vat or look.evidence.degenerate:
             return positive, None
         settings = row.settings.counterfactual
-        patches = evidence_patches(look.evidence, settings, look.windows)
+        patches = select_patches(look.evidence, settings, look.windows)
         if not patches.any():
             return positive, None
-        mask = patch_mask(patches, look.evidence)
+        mask = mask_patches(patches, look.evidence)
         digest = hashlib.sha256(mask.numpy().tobytes()).digest()
         negative = (*positive, settings, digest)
         if negative not in self._streams:
@@ -182,7 +182,7 @@ class ItemRun:
             return self.plain
         crops = [self.item.picture.crop(window) for window in windows]
         settings = changed(answer=AnswerSettings(answer_input, budget))
-        return crops_stream(self.lvlm, self.whole, crops, self.item.question, settings)
+        return make_crops_stream(self.lvlm, self.whole, crops, self.item.question, settings)
 
     def _negative(self, positive: tuple, row: Row, look: Look, mask: torch.Tensor) -> Stream:
         answer_input, budget, windows = positive
@@ -191,7 +191,7 @@ class ItemRun:
         if fill.fill != "visual tokens":
             blocked = block(self.item.picture, mask, fill, self.lvlm.mean_colour)
         if not windows:
-            prompt = plain_stream(self.lvlm, blocked, question, row.settings.prompt).prompt
+            prompt = make_plain_stream(self.lvlm, blocked, question, row.settings.prompt).prompt
             return Stream(prompt)
         answer = AnswerSettings(answer_input, budget)
         settings = changed(answer=answer, counterfactual=row.settings.counterfactual)
@@ -200,7 +200,7 @@ class ItemRun:
             self.item.picture, self.whole, question, settings, None, look.evidence, placement
         )
         hidden = Counterfactual(mask, blocked)
-        return negative_stream(self.lvlm, found, self._streams[positive], hidden)
+        return make_negative_stream(self.lvlm, found, self._streams[positive], hidden)
 
     def _answers(
         self, said: dict[tuple, torch.Tensor], look: Look, positive: tuple, negative: tuple | None

@@ -1,6 +1,6 @@
 """The records of many items, in a file that a stopped run continues.
 
-Knows the file and the items' order; what a record holds is `ItemRun`'s affair.
+Knows the file and the items' order; `ItemRun` knows what a record holds.
 """
 
 from __future__ import annotations

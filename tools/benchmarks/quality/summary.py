@@ -114,7 +114,7 @@ def differences(
 ) -> dict[str, dict[str, Estimate]]:
     """How much better `row` is than each of the others with the same answer input and decoding.
 
-    And than itself with the crop alone and with the picture beside it.
+    Also compares its crop alone with its picture + crop.
     """
     mean = answers.bootstrap.mean
     out: dict[str, dict[str, Estimate]] = {}

@@ -58,7 +58,7 @@ class Bench:
             _forget_rope_deltas(lvlm)
             prompt = lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0]
             given = ways.on_device(lvlm, ways.library_inputs(lvlm, prompt))
-            return lvlm.model.model(**given, use_cache=True)
+            return lvlm.body(**given, use_cache=True)
 
         def captured() -> None:
             with RowCapture(lvlm, rows=[-1], keys=slice(span.start, span.stop)) as capture:
@@ -194,12 +194,12 @@ class Bench:
         )
         given = ways.on_device(lvlm, ways.library_inputs(lvlm, prompt))
         try:
-            total = flops(lambda: lvlm.model.model(**given, use_cache=False))
+            total = flops(lambda: lvlm.body(**given, use_cache=False))
         finally:
             hook.remove()
         return total - flops(lambda: lvlm.model.get_decoder()(**decoder[0]))
 
 
 def _forget_rope_deltas(lvlm: Lvlm) -> None:
-    if hasattr(lvlm.model.model, "rope_deltas"):
-        lvlm.model.model.rope_deltas = None  # the library keeps the last prompt's
+    if hasattr(lvlm.body, "rope_deltas"):
+        lvlm.body.rope_deltas = None  # the library keeps the last prompt's

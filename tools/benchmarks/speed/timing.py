@@ -1,4 +1,4 @@
-"""How ways are timed against each other, and what happens where memory does not suffice."""
+"""How ways are timed against each other, and what happens where memory runs out."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Clock:
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
-    """The names in order, begun `number` places further on: none always follows the same one."""
+    """The names in order, starting `number` places later, so that the first one changes."""
     first = number % len(names)
     return [*names[first:], *names[:first]]
 
@@ -79,7 +79,7 @@ def unless_full(label: str, run: Callable[[], Result]) -> Result | None:
         if not is_out_of_memory(error):
             raise
         first_line = str(error).partition("\n")[0]
-    # Only here has the error let go of the tensors of the run
+    # Only here: the error no longer holds the tensors of the run
     print(f"{label}: left out, {first_line}", file=sys.stderr, flush=True)
     gc.collect()
     torch.cuda.empty_cache()  # does nothing where there is no GPU

@@ -27,10 +27,10 @@ from laser_core.models.lvlm import Lvlm
 from laser_core.pictures import PictureInputs
 from laser_core.results import AttentionMaps, Location
 from laser_core.settings import LaserSettings
-from laser_core.steps.answer_input import negative_stream, positive_stream
+from laser_core.steps.answer_input import make_negative_stream, make_positive_stream
 from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.crop import place_windows
-from laser_core.steps.vaq import contrast, evidence, select_layer
+from laser_core.steps.vaq import contrast, make_evidence, select_layer
 from tools.testbed.reference import library_inputs
 
 KEPT_LIMIT = 9e9  # bytes of attention weights that a machine without a GPU is asked to keep
@@ -106,7 +106,7 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
     choice = select_layer(contrasted, settings.layer)
-    found = evidence(contrasted, choice, maps)
+    found = make_evidence(contrasted, choice, maps)
     placement = place_windows(found, settings.crop)
     located = Location(picture, inputs, question, settings, maps, found, placement)
     streams = both_streams(lvlm, located)
@@ -129,9 +129,9 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
 
 def both_streams(lvlm: Lvlm, found: Location) -> tuple[Stream, Stream]:
     """The prompts with and without the evidence, prepared and not read."""
-    positive = positive_stream(lvlm, found)
+    positive = make_positive_stream(lvlm, found)
     blocked = make_counterfactual(found, lvlm.mean_colour)
-    return positive, negative_stream(lvlm, found, positive, blocked)
+    return positive, make_negative_stream(lvlm, found, positive, blocked)
 
 
 def eager_maps(
@@ -170,7 +170,7 @@ def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
     """Every layer's (1, H, N, N) weights over one prompt."""
     inputs = on_device(lvlm, library_inputs(lvlm, prompt))
     with eager(lvlm):
-        return lvlm.model.model(**inputs, output_attentions=True, use_cache=True).attentions
+        return lvlm.body(**inputs, output_attentions=True, use_cache=True).attentions
 
 
 def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
@@ -195,7 +195,7 @@ class _Loop:
     def step(self, token: int) -> None:
         lvlm = self._lvlm
         position = torch.tensor([[self._next]], device=lvlm.device)
-        if hasattr(lvlm.model.model, "get_rope_index"):
+        if hasattr(lvlm.body, "get_rope_index"):
             position = position.expand(3, 1, 1)
         ids = torch.tensor([[token]], device=lvlm.device)
         self._next += 1
