@@ -161,7 +161,7 @@ class LoadSettings(Settings):
         super().__post_init__()
         if not re.fullmatch(r"auto|[a-z]+(:\d+)?", self.device):
             raise ValueError(
-                f"device is {self.device!r}: choose auto, or a name like cpu or cuda:1"
+                f"choose auto, or a name like cpu or cuda:1: device is {self.device!r}"
             )
 
 

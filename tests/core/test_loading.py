@@ -468,5 +468,5 @@ def test_a_device_that_is_not_here_is_named(device):
 
 @pytest.mark.parametrize("device", ["", "GPU 1", "cuda:", "cuda:x"])
 def test_what_is_no_devices_name_is_refused(device):
-    with pytest.raises(ValueError, match=r"choose auto, or a name like cuda:1$"):
+    with pytest.raises(ValueError, match=r"^choose auto, or a name like cpu or cuda:1: device is "):
         LoadSettings(device=device)

@@ -284,7 +284,7 @@ MISTAKES = {
     ),
     "another pack's seed for any": (
         lambda _: answer(seed=-1),
-        "seed is -1: choose a value from 0 to 18446744073709551615",
+        "choose a value from 0 to 18446744073709551615: seed is -1",
     ),
     "a mask of another size": (
         lambda _: answer(mask=torch.ones(1, 32, 48)),
