@@ -136,8 +136,7 @@ class LoadSettings(Settings):
     )
     device: str = setting(
         "auto",
-        "Where the model runs. auto: the GPU if there is one.",
-        choices=("auto", "cpu"),
+        "Where the model runs. auto: the GPU if there is one. Others by name: cpu, cuda:1, mps.",
         advanced=True,
     )
     max_visual_tokens: int = setting(
@@ -157,6 +156,13 @@ class LoadSettings(Settings):
         choices=("safetensors", "safetensors or pickled"),
         advanced=True,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"auto|[a-z]+(:\d+)?", self.device):
+            raise ValueError(
+                f"choose auto, or a name like cpu or cuda:1: device is {self.device!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -295,6 +301,15 @@ class CropSettings(Settings):
         high=16,
         step=1,
     )
+    multiple_of: int = setting(
+        1,
+        "Make the window's width and height multiples of this many pixels, as far as the picture "
+        "has them. 8, 16, 32 or 64 suit the VAE of a model that edits the crop.",
+        low=1,
+        high=256,
+        step=1,
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -394,7 +409,7 @@ class DecodeSettings(Settings):
         step=1,
         advanced=True,
     )
-    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**63 - 1, step=1)
+    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**64 - 1, step=1)
     adaptive: float = setting(
         0.0,
         "Save time where the model is sure: skip the comparison when its first token is at least "

@@ -39,7 +39,7 @@ class Flag:
         if meta["choices"]:
             return " | ".join(meta["choices"])
         if meta["low"] is not None:
-            high = "2^63 - 1" if meta["high"] == 2**63 - 1 else f"{meta['high']:g}"
+            high = "2^64 - 1" if meta["high"] == 2**64 - 1 else f"{meta['high']:g}"
             return f"{meta['low']:g} to {high}"
         return "text"
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Load Image reads a WebP's full opacity as 254/255, which must not mask the whole picture
 LEAK = 1.5 / 255
+HALF_A_LEVEL = 0.5001 / 255
 
 
 def batch_of(image: torch.Tensor, name: str = "image") -> torch.Tensor:
@@ -26,34 +27,104 @@ def batch_of(image: torch.Tensor, name: str = "image") -> torch.Tensor:
     return batch
 
 
-def pictures_of(image: torch.Tensor, name: str = "image") -> list[Image.Image]:
-    """IMAGE -> B pictures; alpha is laid on white. Raises ValueError for B = 0."""
+def size_of(batch: torch.Tensor) -> tuple[int, int]:
+    """(width, height) of every picture of an IMAGE."""
+    return batch.shape[2], batch.shape[1]
+
+
+def pictures_of(image: torch.Tensor, name: str = "image") -> Iterator[Image.Image]:
+    """IMAGE -> B pictures, one at a time: of a video they would be a quarter of its bytes.
+
+    Alpha is laid on white. Raises ValueError for B = 0.
+    """
     from ..laser_core.pictures import to_picture
 
-    return [to_picture(picture) for picture in batch_of(image, name)]
+    return map(to_picture, batch_of(image, name))
 
 
-def image_of(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures -> IMAGE. A batch has one size: pictures of different sizes are enlarged to the
-    largest width and height, which loses no detail."""
+def on_white(image: torch.Tensor) -> torch.Tensor:
+    """(..., 1|3|4) -> (..., 3) float32 on the CPU, alpha laid on white.
+
+    Whole numbers go up to the largest of their type. What is so already is not copied.
+    """
     import torch
 
-    from ..laser_core.pictures import to_tensor
+    image = image.detach().cpu()
+    if not image.is_floating_point():
+        image = image.float() / torch.iinfo(image.dtype).max
+    image = image.float()
+    if image.shape[-1] == 4:
+        colour, alpha = image[..., :3], image[..., 3:]
+        return colour * alpha + (1 - alpha)
+    return image.expand(*image.shape[:-1], 3)
 
-    size = max(p.width for p in pictures), max(p.height for p in pictures)
-    return torch.cat([to_tensor(resized(picture, size)) for picture in pictures])
+
+def cut_out(picture: torch.Tensor, window: Window) -> torch.Tensor:
+    """(H, W, C) -> (h, w, 3): what a window shows, with the picture's own values."""
+    return on_white(picture[window.y1 : window.y2, window.x1 : window.x2])
 
 
-def unchanged(crop: Image.Image, own: Image.Image) -> bool:
-    """True if `crop` is `own`, at its own size or at its batch's (`image_of`)."""
-    return resized(own, crop.size).tobytes() == crop.tobytes()
+def crops_of(batch: torch.Tensor, windows: Sequence[Sequence[Window]]) -> torch.Tensor:
+    """IMAGE of what the windows, a list per picture, show.
+
+    Of unequal sizes, all become as wide as the widest and as high as the highest: a batch has one
+    size, and enlarging loses no detail.
+    """
+    import torch
+
+    each = [(picture, one) for picture, own in zip(batch, windows, strict=True) for one in own]
+    size = max(one.height for _, one in each), max(one.width for _, one in each)
+    crops = torch.empty(len(each), *size, 3)
+    for crop, (picture, window) in zip(crops, each, strict=True):
+        crop.copy_(resized(cut_out(picture, window), *size))
+    return crops
 
 
-def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at (width, height); itself where it has that size."""
-    from PIL import Image
+def unchanged(crop: torch.Tensor, own: torch.Tensor) -> bool:
+    """True where crop (H, W, 3) is `own` at its own size or its batch's, to within 8 bits."""
+    return bool(((resized(own, *crop.shape[:2]) - crop).abs() <= HALF_A_LEVEL).all())
 
-    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(h, w, C) -> (height, width, C); itself where it has that size."""
+    import torch
+
+    if image.shape[:2] == (height, width):
+        return image
+    planes = image.float().movedim(-1, 0)[None]  # hwc -> 1chw
+    planes = torch.nn.functional.interpolate(
+        planes, (height, width), mode="bicubic", antialias=True, align_corners=False
+    )
+    return planes[0].movedim(0, -1).clamp(0, 1)
+
+
+class Drawings:
+    """IMAGE of `count` drawings, unscaled, on white canvases of one size.
+
+    Each is put there as it comes: kept aside, those of a video would fragment the memory.
+    """
+
+    def __init__(self, count: int) -> None:
+        import torch
+
+        self.batch, self._done = torch.empty(count, 0, 0, 3), 0
+
+    def add(self, drawing: Image.Image) -> None:
+        import torch
+
+        from ..laser_core.pictures import to_tensor
+
+        count, height, width, _ = self.batch.shape
+        if drawing.height > height or drawing.width > width:
+            before = self.batch[: self._done]
+            size = max(drawing.height, height), max(drawing.width, width)
+            self.batch = torch.empty(count, *size, 3)
+            self.batch[: self._done] = 1.0
+            self.batch[: self._done, :height, :width] = before
+        canvas = self.batch[self._done]
+        canvas[:] = 1.0
+        canvas[: drawing.height, : drawing.width] = to_tensor(drawing)[0]
+        self._done += 1
 
 
 def mask_batch(mask: torch.Tensor) -> torch.Tensor:
@@ -63,58 +134,59 @@ def mask_batch(mask: torch.Tensor) -> torch.Tensor:
     return mask[None] if mask.ndim == 2 else mask
 
 
-def masks_of(mask: torch.Tensor, pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
-    """MASK -> an (H, W) float32 mask 0..1 for every picture.
+def masks_of(mask: torch.Tensor, count: int, size: tuple[int, int]) -> Iterator[torch.Tensor]:
+    """MASK -> an (H, W) float32 mask 0..1 for each of `count` pictures of (width, height).
 
     One mask serves all pictures. An empty mask of the picture's size means that nothing was found.
     Raises ValueError for another size, such as the empty 64 x 64 that Load Image gives for a
     picture without transparency.
     """
+    given = mask_batch(mask)
+    if len(given) == 1:
+        return repeat(_mask(given[0], size), count)
+    return (_mask(one, size) for one in spread(list(given), count, "mask"))
+
+
+def _mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     import torch
 
     from ..laser_core.pictures import to_mask
 
-    chosen = spread(list(mask_batch(mask)), len(pictures), "mask")
-    result = []
-    for one, picture in zip(chosen, pictures, strict=True):
-        one = one.where(~one.isfinite() | (one > LEAK), 0.0)
-        empty = not bool((one > 0).any()) and bool(one.isfinite().all())
-        if empty and one.shape == (picture.height, picture.width):
-            result.append(torch.zeros(picture.height, picture.width))
-        elif empty:
-            raise ValueError(
-                "paint a mask on the picture (right-click: Open in MaskEditor), or leave the mask "
-                f"unconnected: this one is an empty {one.shape[-1]}x{one.shape[-2]}, which Load "
-                "Image gives for a picture without transparency"
-            )
-        else:
-            result.append(to_mask(one, picture.size))
-    return result
+    mask = mask.where(~mask.isfinite() | (mask > LEAK), 0.0)
+    width, height = size
+    if bool((mask > 0).any()) or not bool(mask.isfinite().all()):
+        return to_mask(mask, size)
+    if mask.shape == (height, width):
+        return torch.zeros(height, width)
+    raise ValueError(
+        "paint a mask on the picture (right-click: Open in MaskEditor), or leave the mask "
+        f"unconnected: this one is an empty {mask.shape[-1]}x{mask.shape[-2]}, which Load "
+        "Image gives for a picture without transparency"
+    )
 
 
 def evidence_of(
-    pictures: Sequence[Image.Image], evidence: Any | None, mask: torch.Tensor | None
-) -> list[Evidence]:
-    """Evidence for every picture, from a LASER_EVIDENCE or from any MASK; a mask wins.
+    count: int, size: tuple[int, int], evidence: Any | None, mask: torch.Tensor | None
+) -> Iterator[Evidence]:
+    """Evidence for each of `count` pictures of (width, height), from a LASER_EVIDENCE or any MASK.
 
-    A single mask or evidence serves all pictures. Raises ValueError if neither is connected, or
-    if counts or sizes do not match.
+    A mask wins. A single mask or evidence serves all pictures. Raises ValueError if neither is
+    connected, or if counts or sizes do not match.
     """
     if mask is not None:
         from ..laser_core.steps.vaq import make_evidence_of_mask
 
-        return [make_evidence_of_mask(one) for one in masks_of(mask, pictures)]
+        return map(make_evidence_of_mask, masks_of(mask, count, size))
     if evidence is None:
         raise ValueError("connect evidence or a mask: there is nothing that says where to look")
-    chosen = spread(evidence.items, len(pictures), "evidence")
-    for item, picture in zip(chosen, pictures, strict=True):
-        if item.picture_size != picture.size:
+    chosen = spread(evidence.items, count, "evidence")
+    for item in chosen:
+        if item.picture_size != size:
             raise ValueError(
                 f"connect the picture the evidence was found in: it was "
-                f"{item.picture_size[0]}x{item.picture_size[1]}, this one is "
-                f"{picture.width}x{picture.height}"
+                f"{item.picture_size[0]}x{item.picture_size[1]}, this one is {size[0]}x{size[1]}"
             )
-    return chosen
+    return iter(chosen)
 
 
 def spread(items: list, count: int, name: str) -> list:
@@ -166,18 +238,16 @@ def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:
     return lists if count is None else spread(lists, count, "list of boxes")
 
 
-def windows_of(boxes: Any, pictures: Sequence[Image.Image]) -> list[list[Window]]:
-    """BOUNDING_BOX -> windows on each picture, cut to it; a picture with no box gets it whole.
+def windows_of(boxes: Any, count: int, size: tuple[int, int]) -> list[list[Window]]:
+    """BOUNDING_BOX -> windows on each of `count` pictures of (width, height), cut to it.
 
-    Raises ValueError for another shape or count, or for a box that lies outside its picture.
+    A picture with no box gets it whole. Raises ValueError for another shape or count, or for a
+    box that lies beside its picture.
     """
     from ..laser_core.geometry import whole_picture
 
-    lists = box_lists(boxes, len(pictures))
-    return [
-        [window_on(box, picture.size) for box in one] or [whole_picture(picture.size)]
-        for one, picture in zip(lists, pictures, strict=True)
-    ]
+    lists = box_lists(boxes, count)
+    return [[window_on(box, size) for box in one] or [whole_picture(size)] for one in lists]
 
 
 def window_on(box: dict[str, Any], size: tuple[int, int]) -> Window:
@@ -230,11 +300,12 @@ def grouped(items: Sequence, sizes: Sequence[int]) -> list[list]:
     return [list(islice(remaining, size)) for size in sizes]
 
 
-def mask_of(windows: Sequence[Window], picture: Image.Image) -> torch.Tensor:
-    """(H, W) float32: 1 inside the windows."""
+def regions_of(windows: Sequence[Sequence[Window]], size: tuple[int, int]) -> torch.Tensor:
+    """MASK, one per window of pictures of (width, height): 1 inside it."""
     import torch
 
-    mask = torch.zeros(picture.height, picture.width)
-    for window in windows:
+    each = [one for own in windows for one in own]
+    masks = torch.zeros(len(each), size[1], size[0])
+    for mask, window in zip(masks, each, strict=True):
         mask[window.y1 : window.y2, window.x1 : window.x2] = 1.0
-    return mask
+    return masks

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 from ..laser_core.output.sentences import window_line
 from ..laser_core.settings import CropSettings
-from .batches import boxes_of, evidence_of, image_of, mask_of, pictures_of, window_on
-from .runtime import ui
+from .batches import (
+    Drawings,
+    batch_of,
+    boxes_of,
+    crops_of,
+    evidence_of,
+    pictures_of,
+    regions_of,
+    size_of,
+    window_on,
+)
+from .runtime import DrawsWhatIsConnected, ui
 from .views import window_view
 from .widgets import (
     BBOX,
@@ -16,12 +27,13 @@ from .widgets import (
     EVIDENCE_SOCKET,
     IMAGE_SOCKET,
     MASK_SOCKET,
+    UNIQUE_ID,
     settings_from,
     widgets,
 )
 
 
-class ConViCrop:
+class ConViCrop(DrawsWhatIsConnected):
     DESCRIPTION = (
         "Cuts out the window that holds most of the evidence, or of any mask; it needs no model. "
         "Where nothing was found, the window is the whole picture. Crops of different sizes are "
@@ -49,7 +61,7 @@ class ConViCrop:
         return {
             "required": {"image": IMAGE_SOCKET},
             "optional": {
-                **widgets(CropSettings),
+                **widgets(CropSettings, "scale", "min_side_px", "placement", "margin", "windows"),
                 "override": (
                     "STRING",
                     {
@@ -59,49 +71,54 @@ class ConViCrop:
                         "advanced": True,
                     },
                 ),
+                **widgets(CropSettings, "multiple_of"),
                 "evidence": EVIDENCE_SOCKET,
                 "mask": MASK_SOCKET,
             },
+            "hidden": UNIQUE_ID,
         }
 
-    def crop(self, image: Any, override: str = "", evidence=None, mask=None, **values: Any):
-        import torch
-
-        from ..laser_core.output.drawing import drawing, on_one_size
+    def crop(
+        self,
+        image: Any,
+        override: str = "",
+        evidence: Any = None,
+        mask: Any = None,
+        unique_id: str | None = None,
+        **values: Any,
+    ):
+        from ..laser_core.output.drawing import drawing
         from ..laser_core.results import Placement
         from ..laser_core.steps.crop import place_windows
 
         chosen = settings_from(CropSettings, values)
-        pictures = pictures_of(image)
-        by_hand = _parsed(override)
+        batch, by_hand = batch_of(image), _parsed(override)
+        size, draws = size_of(batch), self.draws(unique_id)
         if by_hand is not None and evidence is None and mask is None:
-            items = [None] * len(pictures)
+            items = repeat(None, len(batch))
         else:
-            items = evidence_of(pictures, evidence, mask)
-        placements = []
-        for picture, item in zip(pictures, items, strict=True):
-            if by_hand is not None:
-                window = window_on(by_hand, picture.size)
-                placements.append(Placement((window,), (_share(item, window),)))
+            items = evidence_of(len(batch), size, evidence, mask)
+        placements, views, drawings = [], [], Drawings(len(batch))
+        for picture, item in zip(pictures_of(batch), items, strict=True):
+            if by_hand is None:
+                placement = place_windows(item, chosen)
             else:
-                placements.append(place_windows(item, chosen))
-        pairs = list(zip(pictures, placements, strict=True))
-        crops = [picture.crop(window) for picture, place in pairs for window in place.windows]
-        regions = [
-            mask_of([window], picture) for picture, place in pairs for window in place.windows
-        ]
-        parts = list(zip(pictures, items, placements, strict=True))
-        overlays = [drawing(*part) for part in parts]
+                window = window_on(by_hand, size)
+                placement = Placement((window,), (_share(item, window),))
+            placements.append(placement)
+            views.append(window_view(picture, item, placement, by_hand=by_hand is not None))
+            if draws:
+                drawings.add(drawing(picture, item, placement))
+        windows = [placement.windows for placement in placements]
         bounding, corners = boxes_of(placements)
-        views = [window_view(*part, by_hand=by_hand is not None) for part in parts]
         return {
             "ui": ui(window_lines(placements), laser_windows=views),
             "result": (
-                image_of(crops),
-                torch.stack(regions),
+                crops_of(batch, windows),
+                regions_of(windows, size),
                 bounding,
                 corners,
-                image_of(on_one_size(overlays)),
+                drawings.batch if draws else None,
             ),
         }
 

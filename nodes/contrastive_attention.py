@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..laser_core.settings import ContrastSettings, PromptSettings
-from .batches import image_of, pictures_of
+from .batches import Drawings, batch_of, pictures_of
 from .handles import AttentionHandle
 from .runtime import NodeProgress
 from .widgets import (
@@ -52,25 +52,25 @@ class ContrastiveAttention:
         }
 
     def read(self, lvlm: Any, image: Any, question: str, unique_id=None, **values: Any):
-        from ..laser_core.output.drawing import on_one_size
+        from ..laser_core.output.drawing import at_drawn_size
         from ..laser_core.output.layer_sheet import layer_sheet
         from ..laser_core.settings import LayerSettings
         from ..laser_core.steps.vaq import contrast, select_layer
 
-        pictures = pictures_of(image)
+        batch = batch_of(image)
         prompt, compare = (
             settings_from(group, values) for group in (PromptSettings, ContrastSettings)
         )
-        progress = NodeProgress(len(pictures), stages={})
-        maps = []
+        progress = NodeProgress(len(batch), stages={})
+        maps, shown, sheets = [], [], Drawings(len(batch))
         with lvlm.running() as model:
-            for picture in pictures:
+            for picture in pictures_of(batch):
                 progress.next_picture()
-                maps.append(lvlm.read(model, picture, question, prompt, progress))
+                one = lvlm.read(model, picture, question, prompt, progress)
+                added = contrast(one, compare)
+                vaq = select_layer(added, LayerSettings()).vaq
+                maps.append(one)
+                shown.append(at_drawn_size(picture))
+                sheets.add(layer_sheet(picture, added.mean(1), one.grid, vaq))
             colour = model.mean_colour
-        sheets = []
-        for picture, one in zip(pictures, maps, strict=True):
-            added = contrast(one, compare)
-            vaq = select_layer(added, LayerSettings()).vaq
-            sheets.append(layer_sheet(picture, added.mean(1), one.grid, vaq))
-        return AttentionHandle(pictures, maps, compare, colour), image_of(on_one_size(sheets))
+        return AttentionHandle(shown, maps, compare, colour), sheets.batch

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..laser_core.settings import CounterfactualSettings
-from .batches import evidence_of, image_of, pictures_of, windows_of
+from .batches import (
+    batch_of,
+    crops_of,
+    evidence_of,
+    on_white,
+    pictures_of,
+    size_of,
+    windows_of,
+)
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
@@ -65,20 +73,24 @@ class CounterfactualMask:
     def block(self, image: Any, evidence=None, mask=None, boxes=None, **values: Any):
         import torch
 
+        from ..laser_core.pictures import to_tensor
         from ..laser_core.steps.counterfactual import block, mask_patches, select_patches
 
         chosen = settings_from(CounterfactualSettings, values)
-        pictures = pictures_of(image)
-        items = evidence_of(pictures, evidence, mask)
-        looks = [[] for _ in pictures] if boxes is None else windows_of(boxes, pictures)
+        batch = batch_of(image)
+        count, size = len(batch), size_of(batch)
+        items = evidence_of(count, size, evidence, mask)
+        looks = None if boxes is None else windows_of(boxes, count, size)
         colour = USUAL_MEAN_COLOUR if evidence is None else evidence.mean_colour
-        masks, blocked, cut = [], [], []
-        for picture, item, windows in zip(pictures, items, looks, strict=True):
-            if item.degenerate:
-                masks.append(torch.zeros(picture.height, picture.width))
-                blocked.append(picture)
-            else:
-                masks.append(mask_patches(select_patches(item, chosen, windows), item))
-                blocked.append(block(picture, masks[-1], chosen, colour))
-            cut += [blocked[-1].crop(window) for window in windows] or [blocked[-1]]
-        return image_of(cut), torch.stack(masks), image_of(blocked)
+        masks = torch.zeros(count, size[1], size[0])
+        blocked = torch.empty(*masks.shape, 3)
+        for index, (picture, item) in enumerate(zip(pictures_of(batch), items, strict=True)):
+            blocked[index] = on_white(batch[index])
+            if not item.degenerate:
+                windows = () if looks is None else looks[index]
+                masks[index] = mask_patches(select_patches(item, chosen, windows), item)
+                inside = masks[index] > 0
+                filled = to_tensor(block(picture, masks[index], chosen, colour))[0]
+                blocked[index][inside] = filled[inside]
+        cut = blocked if looks is None else crops_of(blocked, looks)
+        return cut, masks, blocked

@@ -140,7 +140,10 @@ class LvlmHandle:
 
 @dataclass(frozen=True)
 class AttentionHandle:
-    """LASER_ATTENTION: the maps of each picture and how to compare their branches."""
+    """LASER_ATTENTION: the maps of each picture and how to compare their branches.
+
+    pictures: at the size they are drawn at.
+    """
 
     pictures: list[Image.Image]
     maps: list[AttentionMaps]

@@ -12,8 +12,8 @@ from ..laser_core.settings import (
     LaserSettings,
     PromptSettings,
 )
-from .batches import boxes_of, image_of, masks_of, pictures_of
-from .runtime import NodeProgress, ViewProgress, ui
+from .batches import Drawings, batch_of, boxes_of, crops_of, masks_of, pictures_of, size_of
+from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, ui
 from .views import token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
@@ -34,7 +34,7 @@ CARRIED = ("answer_input", "scale", "max_tokens", "temperature", "seed", "instru
 """The settings that people change most; LASER Settings has all others."""
 
 
-class LaserAnswerNode:
+class LaserAnswerNode(DrawsWhatIsConnected):
     DESCRIPTION = (
         "Finds what the question is about, looks there closely and answers: the whole method in "
         "one node. The other nodes do the same step by step."
@@ -111,18 +111,27 @@ class LaserAnswerNode:
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
     ):
+        import torch
+
         from ..laser_core import pipeline
         from ..laser_core.files import to_json
+        from ..laser_core.output.drawing import overlay
+        from ..laser_core.output.heat import heat_map
         from ..laser_core.output.report import report
 
         others = {} if settings is None else settings.values
         settings = LaserSettings.of(preset, **others, **values)
-        pictures = pictures_of(image)
-        masks = [None] * len(pictures) if mask is None else masks_of(mask, pictures)
-        progress, live = NodeProgress(len(pictures)), ViewProgress(unique_id, extra_pnginfo)
-        found, windows, reports = [], [], []
+        batch, draws = batch_of(image), self.draws(unique_id)
+        count, size = len(batch), size_of(batch)
+        # All checked before the first answer
+        masks = [None] * count if mask is None else list(masks_of(mask, count, size))
+        progress, live = NodeProgress(count), ViewProgress(unique_id, extra_pnginfo)
+        answers, plain, reports, lines = [], [], [], []
+        placements, drawings = [], Drawings(count)
+        heats = torch.empty(count, size[1], size[0])
+        tokens, windows = [], []
         with lvlm.running() as model:
-            for picture, one_mask in zip(pictures, masks, strict=True):
+            for picture, one_mask, heat in zip(pictures_of(batch), masks, heats, strict=True):
                 progress.next_picture()
                 location = pipeline.locate(
                     model, picture, question, settings, progress, mask=one_mask, read=lvlm.read
@@ -132,36 +141,25 @@ class LaserAnswerNode:
                 result = pipeline.answer_from(
                     model, location, with_plain=with_plain, progress=progress, on_text=live.text
                 )
-                found.append(result)
+                # Of a picture only what is put out is kept
+                answers.append(result.answer.text)
+                plain.append("" if result.plain is None else result.plain.text)
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
-        return _outputs(found, windows, reports)
-
-
-def _outputs(
-    found: list[LaserAnswer], windows: list[dict[str, Any]], reports: list[str]
-) -> dict[str, Any]:
-    import torch
-
-    from ..laser_core.output.drawing import on_one_size, overlay
-    from ..laser_core.output.heat import heat_map
-
-    places = [result.location for result in found]
-    crops = [place.picture.crop(window) for place in places for window in place.windows]
-    overlays = [overlay(place) for place in places]
-    heats = [heat_map(place.evidence) for place in places]
-    placements = [place.placement for place in places]
-    answers = [result.answer.text for result in found]
-    plain = ["" if result.plain is None else result.plain.text for result in found]
-    views = [token_view(result.answer) for result in found]
-    lines = [_lines(result) for result in found]
-    shown = [line for one in lines for line in one]
-    return {
-        "ui": ui(shown, laser_tokens=views, laser_windows=windows, laser_plain=plain),
-        "result": (
-            answers, plain, image_of(crops), image_of(on_one_size(overlays)), torch.stack(heats),
-            boxes_of(placements)[0], reports, ["\n".join(one) for one in lines],
-        ),
-    }  # fmt: skip
+                lines.append(_lines(result))
+                tokens.append(token_view(result.answer))
+                placements.append(location.placement)
+                heat.copy_(heat_map(location.evidence))
+                if draws:
+                    drawings.add(overlay(location))
+        shown = [line for one in lines for line in one]
+        return {
+            "ui": ui(shown, laser_tokens=tokens, laser_windows=windows, laser_plain=plain),
+            "result": (
+                answers, plain, crops_of(batch, [place.windows for place in placements]),
+                drawings.batch if draws else None, heats, boxes_of(placements)[0], reports,
+                ["\n".join(one) for one in lines],
+            ),
+        }  # fmt: skip
 
 
 def _lines(result: LaserAnswer) -> list[str]:

@@ -11,7 +11,7 @@ from ..laser_core.errors import explained_imports
 from ..laser_core.settings import LoadSettings
 from . import models
 from .handles import LvlmHandle
-from .runtime import NodeProgress, best_precision, make_room, manage, run_device
+from .runtime import NodeProgress, best_precision, devices, make_room, manage, run_device
 from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
 
 # Two Load LVLM nodes of the same settings share one model
@@ -56,7 +56,7 @@ class LoadLVLM:
                         "the model chosen above.",
                     },
                 ),
-                **widgets(LoadSettings),
+                **widgets(LoadSettings, device={"choices": device_choices()}),
                 "keep_loaded": (
                     "BOOLEAN",
                     {
@@ -131,6 +131,10 @@ class UnloadLVLM:
         return (any,)
 
 
+def device_choices() -> list[str]:
+    return list(dict.fromkeys(["auto", *devices(), "cpu"]))
+
+
 def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, Any]:
     """(the model, ComfyUI's manager of its memory or None).
 
@@ -145,14 +149,14 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
     stored = quantized_by(Path(source))
     # FP8 is read as ordinary weights; others may be quantized in the folder or on loading
     movable = settings.quantization == "none" and stored in (None, "fp8")
-    device = run_device(cpu=settings.device == "cpu")
+    device = run_device(settings.device)
     if device is None or device.type == "cpu":
         used = settings if device is None else dataclasses.replace(settings, device="cpu")
     elif movable:
         precision = best_precision(device) if settings.precision == "auto" else settings.precision
         used = dataclasses.replace(settings, device="cpu", precision=precision)
     else:
-        used = settings
+        used = dataclasses.replace(settings, device=str(device))
         on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
         make_room(device, int(on_disk * QUANTIZED_SHARE.get(settings.quantization, 1.0)))
     with torch.inference_mode(False):  # weights made in inference mode could not be moved later

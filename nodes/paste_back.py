@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .batches import (
     batch_of,
     box_lists,
+    cut_out,
     grouped,
     mask_batch,
+    on_white,
+    resized,
     shared_out,
     unchanged,
     window_on,
 )
+from .vae_cut import uncut
 from .widgets import BOUNDING_BOX, CATEGORY
 
 if TYPE_CHECKING:
@@ -44,7 +49,8 @@ class PasteBack:
                 "crop": (
                     "IMAGE",
                     {"tooltip": "The edited crop. It may have any size and is resized to the "
-                                "region. Transparent parts become white."},
+                                "region, or put back where VAE Encode cut it to multiples of 8. "
+                                "A crop without transparency takes the picture's."},
                 ),
                 "region": (
                     "MASK",
@@ -77,20 +83,21 @@ class PasteBack:
     def paste(self, image: Any, crop: Any, region: Any, feather_px: int = 0, boxes: Any = None):
         import torch
 
-        pictures, crops = batch_of(image), _on_white(batch_of(crop, "crop"))
+        pictures, crops = batch_of(image), batch_of(crop, "crop")
         regions = mask_batch(region)
         _check_values(image=pictures, crop=crops, region=regions)
         if pictures.shape[-1] not in (3, 4):
             raise ValueError(f"connect pictures of 3 or 4 channels: these have {image.shape[-1]}")
+        if crops.shape[-1] not in (1, 3, 4):
+            raise ValueError(f"connect crops of 1, 3 or 4 channels: these have {crop.shape[-1]}")
         counts = len(pictures), len(crops), len(regions)
         parts = _evenly(*counts) if boxes is None else _by_boxes(*counts, boxes)
-        result = []
-        for index, pieces in enumerate(parts):
-            picture = pictures[index if len(pictures) > 1 else 0].clone()
+        result = torch.empty(len(parts), *pictures.shape[1:], dtype=pictures.dtype)
+        for index, (picture, pieces) in enumerate(zip(result, parts, strict=True)):
+            picture.copy_(pictures[index if len(pictures) > 1 else 0])
             for piece in pieces:
                 _paste(picture, crops[piece.crop], regions[piece.region], piece.box, feather_px)
-            result.append(picture)
-        return (torch.stack(result),)
+        return (result,)
 
 
 def _check_values(**given: torch.Tensor) -> None:
@@ -151,10 +158,10 @@ def _by_boxes(pictures: int, crops: int, regions: int, boxes: Any) -> list[list[
 def _paste(
     picture: torch.Tensor, crop: torch.Tensor, region: Any, box: dict | None, feather_px: int
 ) -> None:
-    """Blend crop (h, w, 3) into picture (H, W, C) where region (H, W) is above zero, in place."""
+    """Blend crop (h, w, c) into picture (H, W, C) where region (H, W) is above zero, in place."""
     import torch
 
-    height, width, channels = picture.shape
+    height, width = picture.shape[:2]
     if tuple(region.shape) != (height, width):
         raise ValueError(
             f"connect the region of this very picture: it is {region.shape[-1]}x"
@@ -163,20 +170,54 @@ def _paste(
     window = _window_of(region) if box is None else window_on(box, (width, height))
     if _untouched(picture, crop, window):
         return
-    down = _ramp(window.y1, window.y2, height, feather_px)
-    across = _ramp(window.x1, window.x2, width, feather_px)
+    patch, rows, columns = _in_place(crop, window)
+    down = _ramp(window.y1, window.height, *rows, height, feather_px)
+    across = _ramp(window.x1, window.width, *columns, width, feather_px)
     weight = torch.minimum(down[:, None], across[None])  # hw
     inside = slice(window.y1, window.y2), slice(window.x1, window.x2)
     weight = weight * region[inside].float().clamp(0, 1).cpu()
-    patch = _resized(crop, window.height, window.width)
-    if channels == 4:  # a crop has no transparency to bring back
-        patch = torch.cat([patch, torch.ones_like(patch[..., :1])], dim=-1)
     weight = weight[..., None].to(picture)  # hw -> hw1
     under = picture[inside]
-    blended = torch.where(
-        weight == 1, patch.to(picture), under + weight * (patch.to(picture) - under)
-    )
+    patch = _of_channels(patch, under).to(picture)
+    blended = torch.where(weight == 1, patch, under + weight * (patch - under))
     picture[inside] = torch.where(weight == 0, under, blended)
+
+
+def _in_place(
+    crop: torch.Tensor, window: Window
+) -> tuple[torch.Tensor, tuple[float, float], tuple[float, float]]:
+    """The crop at the window's size, and from where to where it has rows and columns there.
+
+    Of a crop that VAE Encode cut, what lies beyond its edges repeats them and is not its own.
+    """
+    import torch
+
+    part, whole = uncut(tuple(crop.shape[:2]), (window.height, window.width))
+    top, left = ((full - side) // 2 for full, side in zip(whole, part, strict=True))
+    bottom, right = top + part[0], left + part[1]
+    around = left, whole[1] - right, top, whole[0] - bottom
+    planes = resized(crop, *part).float().movedim(-1, 0)[None]  # hwc -> 1chw
+    patch = torch.nn.functional.pad(planes, around, mode="replicate")[0].movedim(0, -1)
+    down, across = window.height / whole[0], window.width / whole[1]
+    rows, columns = (top * down, bottom * down), (left * across, right * across)
+    return resized(patch, window.height, window.width), rows, columns
+
+
+def _of_channels(patch: torch.Tensor, under: torch.Tensor) -> torch.Tensor:
+    """The patch (h, w, c) with the channels of the picture under it (h, w, C).
+
+    On a transparent picture, a patch without alpha is what lies on white: the colours are those
+    that look like it there, under the picture's own alpha.
+    """
+    import torch
+
+    if under.shape[-1] == 3:
+        return on_white(patch)
+    if patch.shape[-1] == 4:
+        return patch
+    colour, alpha = under[..., :3], under[..., 3:]
+    seen = (on_white(patch).to(under) - (1 - alpha)) / alpha
+    return torch.cat([torch.where(alpha > 0, seen.clamp(0, 1), colour), alpha], dim=-1)
 
 
 def _window_of(region: Any) -> Window:
@@ -190,46 +231,25 @@ def _window_of(region: Any) -> Window:
 
 
 def _untouched(picture: torch.Tensor, crop: torch.Tensor, window: Window) -> bool:
-    """True for the picture's own crop at its batch's size: pasting it would only blur."""
-    from ..laser_core.pictures import to_picture
-
+    """True for the picture's own crop at the size of its batch: pasting it would only blur."""
     if crop.shape[:2] == (window.height, window.width):
         return False
-    return unchanged(to_picture(crop), to_picture(picture).crop(window))
+    return unchanged(on_white(crop), cut_out(picture, window))
 
 
-def _ramp(start: int, end: int, side: int, feather_px: int) -> torch.Tensor:
-    """Weights of the pixels from `start` to `end`, rising from both ends that are not the edge."""
+def _ramp(
+    start: int, length: int, low: float, high: float, side: int, feather_px: int
+) -> torch.Tensor:
+    """Weights of `length` pixels from `start`, of which the crop covers those from low to high.
+
+    They rise over feather_px from both ends that are not the picture's edge, of this side.
+    """
     import torch
 
-    position = torch.arange(start, end, dtype=torch.float32)
-    weights = torch.ones_like(position)
-    if start > 0:
-        weights = torch.minimum(weights, (position - start + 1) / (feather_px + 1))
-    if end < side:
-        weights = torch.minimum(weights, (end - position) / (feather_px + 1))
-    return weights
-
-
-def _resized(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(h, w, 3) -> (height, width, 3); a crop of that size stays exactly as it is."""
-    import torch
-
-    if crop.shape[:2] == (height, width):
-        return crop
-    image = crop.float().movedim(-1, 0)[None]  # hwc -> 1chw
-    image = torch.nn.functional.interpolate(
-        image, (height, width), mode="bicubic", antialias=True, align_corners=False
-    )
-    return image[0].movedim(0, -1).clamp(0, 1)
-
-
-def _on_white(crop: torch.Tensor) -> torch.Tensor:
-    """(B, h, w, 3) from 1, 3 or 4 channels."""
-    channels = crop.shape[-1]
-    if channels not in (1, 3, 4):
-        raise ValueError(f"connect crops of 1, 3 or 4 channels: these have {channels}")
-    if channels == 4:
-        colour, alpha = crop[..., :3], crop[..., 3:]
-        return colour * alpha + (1 - alpha)
-    return crop.expand(*crop.shape[:-1], 3)
+    position = torch.arange(length, dtype=torch.float32)
+    weights = (position + 1).clamp(max=high) - position.clamp(min=low)  # the share covered
+    if start + low > 0:
+        weights = torch.minimum(weights, (position - math.floor(low) + 1) / (feather_px + 1))
+    if start + high < side:
+        weights = torch.minimum(weights, (math.ceil(high) - position) / (feather_px + 1))
+    return weights.clamp(min=0)

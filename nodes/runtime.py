@@ -103,6 +103,36 @@ class ViewProgress:
         server.send_sync(PROGRESS_EVENT, {**node, **to_plain(shown)}, server.client_id)
 
 
+class DrawsWhatIsConnected:
+    """A node whose output `overlay` is drawn only where the graph takes it: a video's are large."""
+
+    @classmethod
+    def draws(cls, node_id: str | None) -> bool:
+        return is_connected(node_id, cls.RETURN_NAMES.index("overlay"))
+
+    @classmethod
+    def IS_CHANGED(cls, unique_id: str | None = None, **_: Any) -> bool:
+        """Has ComfyUI run the node anew, not reuse a run without the drawing, once it is taken."""
+        return cls.draws(unique_id)
+
+
+def is_connected(node_id: str | None, output: int) -> bool:
+    """Whether a node of the running graph takes this output; True where no graph is known.
+
+    ComfyUI gives the graph to a running node, but not to IS_CHANGED, which must say the same.
+    """
+    if "server" not in sys.modules:
+        return True
+    import server
+
+    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    queue = getattr(instance, "prompt_queue", None)
+    graphs = [item[2] for item in list(getattr(queue, "currently_running", {}).values())]
+    own = [graph for graph in graphs if node_id in graph]  # not the nodes that others expand to
+    links = [link for graph in own for node in graph.values() for link in node["inputs"].values()]
+    return not own or [node_id, output] in links
+
+
 def models_folders() -> list[str]:
     """Folders that may hold model folders: models/LLM first, then the user's extra paths."""
     if "folder_paths" not in sys.modules:
@@ -170,14 +200,33 @@ def explain_out_of_memory(node: type) -> None:
     setattr(node, node.FUNCTION, explained)
 
 
-def run_device(cpu: bool) -> torch.device | None:
-    """Where ComfyUI runs models; None without ComfyUI: the core then chooses."""
+def devices() -> list[str]:
+    """Names of the devices that ComfyUI runs models on, its own choice first; without it, none."""
+    if not in_comfyui():
+        return []
+    import comfy.model_management as memory
+
+    every = getattr(memory, "get_all_torch_devices", None)  # newer versions know of several
+    found = [memory.get_torch_device(), *(every() if every else [])]
+    return list(dict.fromkeys(str(device) for device in found))
+
+
+def run_device(name: str) -> torch.device | None:
+    """The device of this name, or for "auto" ComfyUI's choice; None without ComfyUI.
+
+    Without ComfyUI the core then chooses. Raises ValueError for a device that is not here.
+    """
     if not in_comfyui():
         return None
     import comfy.model_management as memory
     import torch
 
-    return torch.device("cpu") if cpu else memory.get_torch_device()
+    if name == "auto":
+        return memory.get_torch_device()
+    known = list(dict.fromkeys(["cpu", *devices()]))
+    if name not in known:
+        raise ValueError(f"set device to auto or one of {', '.join(known)}: there is no {name!r}")
+    return torch.device(name)
 
 
 def best_precision(device: torch.device) -> str:

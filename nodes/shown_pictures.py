@@ -12,11 +12,14 @@ from ..laser_core.settings import (
     LaserSettings,
 )
 from .batches import (
+    batch_of,
     box_lists,
+    cut_out,
     grouped,
-    pictures_of,
+    on_white,
     resized,
     shared_out,
+    size_of,
     spread,
     unchanged,
     windows_of,
@@ -44,16 +47,6 @@ class Shown:
             return False
         blocked = self.blocked_crops or self.crops
         return _same(self.crops[0], self.context) and _same(blocked[0], self.context)
-
-    def at_own_size(self, windows: list[Window]) -> Shown:
-        """Crops that their batch enlarged go back to their windows' size; edited ones stay."""
-        crops = _own(self.crops, self.context, windows)
-        blocked = self.blocked_crops
-        if blocked is not None and self.blocked_context is not None:
-            blocked = _own(blocked, self.blocked_context, windows)
-        if blocked is not None:  # both streams read as many tokens
-            blocked = [resized(b, crop.size) for b, crop in zip(blocked, crops, strict=True)]
-        return dataclasses.replace(self, crops=crops, blocked_crops=blocked)
 
     def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
         """The positive stream and, where there is a counterfactual, what makes the negative one."""
@@ -97,40 +90,60 @@ class Shown:
 def shown_pictures(
     positive: Any, counterfactual: Any, context: Any, counterfactual_context: Any, boxes: Any
 ) -> list[Shown]:
-    """The batches, sorted by picture. ValueError where their lengths do not fit."""
-    crops = pictures_of(positive, "positive")
-    contexts = None if context is None else pictures_of(context, "context")
+    """The batches sorted out by picture. ValueError where their lengths do not fit."""
+    crops = batch_of(positive, "positive")
+    contexts = None if context is None else batch_of(context, "context")
     sizes = _crops_per_picture(len(crops), contexts, boxes)
     count = len(sizes)
     blocked = [None] * count
     if counterfactual is not None:
-        pictures = pictures_of(counterfactual, "counterfactual")
-        if len(pictures) != len(crops):
+        given = batch_of(counterfactual, "counterfactual")
+        if len(given) != len(crops):
             raise ValueError(
-                f"connect one counterfactual for each positive picture: there are {len(pictures)} "
+                f"connect one counterfactual for each positive picture: there are {len(given)} "
                 f"for {len(crops)}"
             )
-        blocked = grouped(pictures, sizes)
+        blocked = grouped(given, sizes)
     blocked_contexts = [None] * count
     if counterfactual_context is not None:
         if contexts is None:
             raise ValueError("connect context too: there is a counterfactual_context without one")
-        pictures = pictures_of(counterfactual_context, "counterfactual_context")
-        blocked_contexts = spread(pictures, count, "counterfactual context")
-    whole = [None] * count if contexts is None else spread(contexts, count, "context picture")
-    shown = [
-        Shown(*parts)
-        for parts in zip(grouped(crops, sizes), blocked, whole, blocked_contexts, strict=True)
-    ]
-    if boxes is None or contexts is None:
-        return shown
-    windows = windows_of(boxes, whole)
-    return [one.at_own_size(looks) for one, looks in zip(shown, windows, strict=True)]
+        given = batch_of(counterfactual_context, "counterfactual_context")
+        blocked_contexts = spread(list(given), count, "counterfactual context")
+    whole, windows = [None] * count, [None] * count
+    if contexts is not None:
+        whole = spread(list(contexts), count, "context picture")
+        if boxes is not None:
+            windows = windows_of(boxes, count, size_of(contexts))
+    parts = zip(grouped(crops, sizes), blocked, whole, blocked_contexts, windows, strict=True)
+    return [_shown(*one) for one in parts]
 
 
-def _crops_per_picture(crops: int, contexts: list | None, boxes: Any) -> list[int]:
+def _shown(
+    crops: list, blocked: list | None, context: Any, blocked_context: Any, windows: Any
+) -> Shown:
+    """One picture's, from tensors (h, w, C); crops that their batch enlarged at their own size."""
+    from ..laser_core.pictures import to_picture
+
+    if windows is not None:
+        crops = _own(crops, context, windows)
+        if blocked is not None and blocked_context is not None:
+            blocked = _own(blocked, blocked_context, windows)
+        if blocked is not None:  # both streams read as many tokens
+            pairs = zip(blocked, crops, strict=True)
+            blocked = [resized(on_white(one), *crop.shape[:2]) for one, crop in pairs]
+    return Shown(
+        [to_picture(crop) for crop in crops],
+        None if blocked is None else [to_picture(crop) for crop in blocked],
+        None if context is None else to_picture(context),
+        None if blocked_context is None else to_picture(blocked_context),
+    )
+
+
+def _crops_per_picture(crops: int, contexts: Any, boxes: Any) -> list[int]:
     if boxes is not None:
-        sizes = [max(len(one), 1) for one in box_lists(boxes, len(contexts) if contexts else None)]
+        lists = box_lists(boxes, None if contexts is None else len(contexts))
+        sizes = [max(len(one), 1) for one in lists]
         shared_out(sizes, crops)
         return sizes
     if contexts is None:
@@ -143,11 +156,11 @@ def _crops_per_picture(crops: int, contexts: list | None, boxes: Any) -> list[in
     return [crops // len(contexts)] * len(contexts)
 
 
-def _own(
-    crops: list[Image.Image], picture: Image.Image, windows: list[Window]
-) -> list[Image.Image]:
-    own = [picture.crop(window) for window in windows]
-    return [o if unchanged(crop, o) else crop for crop, o in zip(crops, own, strict=True)]
+def _own(crops: list, picture: Any, windows: list[Window]) -> list:
+    """What the windows show, where a crop is that at the size of its batch; edited ones stay."""
+    own = [cut_out(picture, window) for window in windows]
+    pairs = zip(crops, own, strict=True)
+    return [mine if unchanged(on_white(crop), mine) else crop for crop, mine in pairs]
 
 
 def _same(one: Image.Image, other: Image.Image) -> bool:

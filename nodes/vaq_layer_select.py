@@ -6,14 +6,14 @@ from typing import Any
 
 from ..laser_core.output.sentences import describe_evidence
 from ..laser_core.settings import LayerSettings
-from .batches import image_of
+from .batches import Drawings
 from .handles import EvidenceHandle
-from .runtime import ui
+from .runtime import DrawsWhatIsConnected, ui
 from .views import vaq_view
-from .widgets import ATTENTION, CATEGORY, EVIDENCE, settings_from, widgets
+from .widgets import ATTENTION, CATEGORY, EVIDENCE, UNIQUE_ID, settings_from, widgets
 
 
-class VAQLayerSelect:
+class VAQLayerSelect(DrawsWhatIsConnected):
     DESCRIPTION = (
         "Scores every layer by how much the question moves its attention (Visual Activation by "
         "Query, VAQ). The evidence is the average of all layers, weighted by that score. With "
@@ -45,38 +45,42 @@ class VAQLayerSelect:
             "optional": widgets(
                 LayerSettings, "top_heads", "rule", "layer", "first_depth", "last_depth"
             ),
+            "hidden": UNIQUE_ID,
         }
 
-    def select(self, attention: Any, **values: Any):
+    def select(self, attention: Any, unique_id: str | None = None, **values: Any):
         import dataclasses
 
         import torch
 
-        from ..laser_core.output.drawing import drawing, on_one_size, vaq_chart
+        from ..laser_core.output.drawing import drawing, vaq_chart
         from ..laser_core.output.heat import heat_map
         from ..laser_core.steps.vaq import contrast, make_evidence, map_layer, select_layer
 
         chosen = settings_from(LayerSettings, values)
-        by_rule = dataclasses.replace(chosen, layer=-1)
-        items, views = [], []
-        for picture, maps in zip(attention.pictures, attention.maps, strict=True):
+        by_rule, draws = dataclasses.replace(chosen, layer=-1), self.draws(unique_id)
+        width, height = attention.maps[0].picture_size
+        heats = torch.empty(len(attention.maps), height, width)
+        count, items, views = len(heats), [], []
+        drawings, charts = Drawings(count), Drawings(count)
+        for picture, maps, heat in zip(attention.pictures, attention.maps, heats, strict=True):
             added = contrast(maps, attention.contrast)
             choice = select_layer(added, chosen)
-            items.append(make_evidence(added, choice, maps))
+            item = make_evidence(added, choice, maps)
             layers = torch.stack([map_layer(added, choice, layer) for layer in range(maps.layers)])
             rule = select_layer(added, by_rule)
-            views.append(vaq_view(picture, items[-1], layers, rule, chosen.layer >= 0))
-        handle = EvidenceHandle(items, attention.mean_colour)
+            items.append(item)
+            views.append(vaq_view(picture, item, layers, rule, chosen.layer >= 0))
+            charts.add(vaq_chart(choice))
+            heat.copy_(heat_map(item))
+            if draws:
+                drawings.add(drawing(picture, item))
         reports = [describe_evidence(item) for item in items]
-        heat = torch.stack([heat_map(item) for item in items])
-        overlays = [
-            drawing(picture, item) for picture, item in zip(attention.pictures, items, strict=True)
-        ]
-        charts = [vaq_chart(item.choice) for item in items]
         return {
             "ui": ui(reports, laser_vaq=views),
             "result": (
-                handle, heat, image_of(on_one_size(overlays)),
-                [item.choice.layer for item in items], reports, image_of(charts),
+                EvidenceHandle(items, attention.mean_colour), heats,
+                drawings.batch if draws else None,
+                [item.choice.layer for item in items], reports, charts.batch,
             ),
         }  # fmt: skip

@@ -37,7 +37,7 @@ def vaq_view(
     """One picture's layers: VAQ, choice, the rule's weights and maps. layer_maps: (L, gh, gw)."""
     choice = evidence.choice
     return {
-        **_picture_and_maps(picture, layer_maps, evidence.grid),
+        **_picture_and_maps(picture, evidence.picture_size, layer_maps, evidence.grid),
         "vaq": choice.vaq,
         "layer": choice.layer,
         "weights": by_rule.weights,
@@ -54,7 +54,7 @@ def window_view(
     found = evidence is not None and not evidence.degenerate
     maps = evidence.map[None] if found else None
     return {
-        **_picture_and_maps(picture, maps, evidence.grid if found else None),
+        **_picture_and_maps(picture, picture.size, maps, evidence.grid if found else None),
         "windows": placement.windows,
         "shares": placement.shares if found else None,
         "by_hand": by_hand,
@@ -100,15 +100,18 @@ def _short(value: float | None) -> float | None:
 
 
 def _picture_and_maps(
-    picture: Image.Image, maps: torch.Tensor | None, grid: Grid | None
+    picture: Image.Image, size: tuple[int, int], maps: torch.Tensor | None, grid: Grid | None
 ) -> dict[str, Any]:
-    """The picture's size and file, and the maps (n, gh, gw) over it, if there are any."""
+    """The picture's size and file, and the maps (n, gh, gw) over it, if there are any.
+
+    size: of the picture as it came; it may be smaller by now.
+    """
     small = picture.copy()
     small.thumbnail((PICTURE_PX, PICTURE_PX))
     return {
-        "size": picture.size,
+        "size": size,
         "picture": _saved(small, ".jpg", quality=85),
-        "maps": None if maps is None else _maps(maps, grid, picture.size),
+        "maps": None if maps is None else _maps(maps, grid, size),
     }
 
 

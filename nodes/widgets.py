@@ -14,8 +14,6 @@ LVLM, ATTENTION, EVIDENCE, TRACE = "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDE
 SETTINGS = "LASER_SETTINGS"
 BOUNDING_BOX, BBOX = "BOUNDING_BOX", "BBOX"
 
-JAVASCRIPT_MAX = 2**53 - 1  # larger whole numbers lose digits on the canvas
-
 LVLM_SOCKET = (LVLM, {"tooltip": "The model, from Load LVLM."})
 IMAGE_SOCKET = (
     "IMAGE",
@@ -89,7 +87,7 @@ def _widget(spec: Field, replaced: dict[str, Any]) -> tuple:
         return list(meta["choices"]), options
     if isinstance(spec.default, str):
         return "STRING", {**options, "multiline": meta["multiline"]}
-    options |= {"min": meta["low"], "max": min(meta["high"], JAVASCRIPT_MAX), "step": meta["step"]}
+    options |= {"min": meta["low"], "max": meta["high"], "step": meta["step"]}
     if isinstance(spec.default, float):
         return "FLOAT", {**options, "round": 0.0001}
     if spec.name == "seed":

@@ -7,7 +7,7 @@ waits.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -16,8 +16,8 @@ from ..results import Alternative, TokenRecord
 from .two_streams import Mix
 
 TOP_ALTERNATIVES = 5
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what decoders make of a character's first bytes
-PART_OF_CHARACTER = "\N{HORIZONTAL ELLIPSIS}"  # in the text of an alternative
+NO_CHARACTER = "\ufffd"  # what decoders put for bytes that make no character
+LONGEST_CHARACTER = 4  # tokens: a byte each, in UTF-8
 
 
 class Recorder:
@@ -50,16 +50,8 @@ class Recorder:
             return []
         values = torch.stack([values for values, _ in steps]).tolist()
         indices = torch.stack([indices for _, indices in steps]).tolist()
-        records: list[TokenRecord] = []
-        known: list[int] = []  # the tokens of the last whole characters
-        begun: list[int] = []  # those of a character that is not whole yet
-        for step in zip(indices, values, strict=True):
-            texts = [_added_text(self._lvlm, known, [*begun, index]) for index in step[0]]
-            begun.append(token_ids[len(records)])
-            records.append(self._record(*step, texts))
-            if texts[0] is not None:
-                known, begun = begun, []
-        return records
+        pieces = _Pieces(self._lvlm)
+        return [self._record(*step, pieces) for step in zip(indices, values, strict=True)]
 
     def _note(
         self, token: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
@@ -76,10 +68,11 @@ class Recorder:
         self._steps.append((values, indices))
 
     def _record(
-        self, indices: list[int], values: list[list[float]], texts: list[str | None]
+        self, indices: list[int], values: list[list[float]], pieces: _Pieces
     ) -> TokenRecord:
-        """indices: the token and the best others; values: of `_note`, a list per stream; texts:
-        what each adds, None for a part of a character."""
+        """indices: the token and the best others; values: of `_note`, a list per stream."""
+        texts = [pieces.text_of(index) for index in indices]
+        pieces.add(indices[0])
         probabilities = [
             [math.exp(logit - row[-1]) for logit in row[:-1]]  # row[-1]: the normaliser
             for row in values
@@ -89,7 +82,7 @@ class Recorder:
         without = probabilities[2] if contrasted else None
         alternatives = tuple(
             Alternative(
-                text=_shown(texts[place]),
+                text=texts[place],
                 token_id=index,
                 probability=mixed[place],
                 probability_with=with_evidence[place],
@@ -99,7 +92,7 @@ class Recorder:
             if place  # the first is the token itself
         )
         return TokenRecord(
-            text=texts[0] or "",
+            text=texts[0],
             token_id=indices[0],
             logit_with=values[1][0],
             logit_without=values[2][0] if contrasted else None,
@@ -110,22 +103,39 @@ class Recorder:
         )
 
 
-def _added_text(lvlm: Lvlm, known: list[int], new: list[int]) -> str | None:
-    """The text that `new` tokens add, None while they end within a character.
+def answer_text(lvlm: Lvlm, token_ids: Sequence[int]) -> str:
+    """What these tokens say, without special ones and without a character that lacks tokens.
 
-    With its leading space, which decoders drop at the start of a text.
+    The last few are left out while they are part of one: some decoders spoil its neighbours too.
     """
-    start, both = lvlm.tokenizer.decode(known), lvlm.tokenizer.decode([*known, *new])
-    added = both[len(start) :] if both.startswith(start) else lvlm.tokenizer.decode(new)
-    return None if added.endswith(UNFINISHED) else added
+    least = max(len(token_ids) - LONGEST_CHARACTER, 0)
+    for end in range(len(token_ids), least - 1, -1):
+        text = lvlm.tokenizer.decode(token_ids[:end], skip_special_tokens=True).strip()
+        if not text.endswith(NO_CHARACTER):
+            break
+    return text.replace(NO_CHARACTER, "")
 
 
-def _shown(text: str | None) -> str:
-    """An alternative's text; it may be a part of a character, or break one off."""
-    return PART_OF_CHARACTER if text is None else text.replace(UNFINISHED, PART_OF_CHARACTER)
+class _Pieces:
+    """The text that each token of an answer adds; of several tokens' character, the last has it."""
 
+    def __init__(self, lvlm: Lvlm) -> None:
+        self._decode = lvlm.tokenizer.decode
+        self._before: list[int] = []  # decoders drop the leading space of a text's first token
+        self._unfinished: list[int] = []
 
-def whole_characters(lvlm: Lvlm, token_ids: Any) -> str:
-    """The text of an answer so far, without a character whose last bytes are still to come."""
-    text = lvlm.tokenizer.decode(token_ids, skip_special_tokens=True)
-    return text.rstrip(UNFINISHED).strip()
+    def text_of(self, token: int) -> str:
+        """The text this token would add: "" where it leaves a character unfinished."""
+        text = self._with(token)
+        return "" if text.endswith(NO_CHARACTER) else text.replace(NO_CHARACTER, "")
+
+    def add(self, token: int) -> None:
+        finished = not self._with(token).endswith(NO_CHARACTER)
+        self._unfinished.append(token)
+        if finished or len(self._unfinished) == LONGEST_CHARACTER:
+            self._before, self._unfinished = self._unfinished, []
+
+    def _with(self, token: int) -> str:
+        new = [*self._unfinished, token]
+        start, both = self._decode(self._before), self._decode([*self._before, *new])
+        return both[len(start) :] if both.startswith(start) else self._decode(new)

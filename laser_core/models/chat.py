@@ -84,12 +84,15 @@ class Chat:
         known: str | None,
         picture_text: str,
     ) -> None:
-        if not template and not known:
+        if template:
+            self.template = _default_of(template, name)
+        elif known:
+            self.template = known
+        else:
             raise ValueError(
                 f"put the model's chat template into its folder as chat_template.jinja: {name} has "
                 "none, and how its text model is addressed is not known"
             )
-        self.template = _default_of(template, name) if template else known
         self._tokenizer, self._picture_ids, self._name = tokenizer, picture_ids, name
         self._known = known
         self._image = tokenizer.convert_ids_to_tokens(picture_ids[0])

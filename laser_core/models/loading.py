@@ -139,12 +139,27 @@ def _no_model(name: str) -> ValueError:
 
 
 def device_of(settings: LoadSettings) -> torch.device:
-    if settings.device == "cpu":
-        return torch.device("cpu")
+    if settings.device != "auto":
+        return _device_of_name(settings.device)
     accelerator = getattr(torch, "accelerator", None)
     if accelerator is not None and accelerator.is_available():
         return accelerator.current_accelerator()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _device_of_name(name: str) -> torch.device:
+    """Raises ValueError for a device that is not here, and for one that computes nothing."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no values")
+    except (RuntimeError, AssertionError) as error:  # one that torch was built without
+        said = str(error).splitlines()[0]
+        raise ValueError(
+            f"set device to auto, cpu or a GPU that is here: there is no {name!r} ({said})"
+        ) from error
+    return device
 
 
 def _dtype(settings: LoadSettings, device: torch.device) -> torch.dtype:

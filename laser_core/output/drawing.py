@@ -42,12 +42,16 @@ def overlay(location: Location) -> Image.Image:
 def drawing(
     picture: Image.Image, evidence: Evidence | None = None, placement: Placement | None = None
 ) -> Image.Image:
-    """As `overlay`, from its parts: a picture, the evidence found in it, windows placed on it."""
-    drawn_size = _drawn_size(picture.size)
+    """As `overlay`, of what there is: a picture, the evidence found in it, windows placed on it.
+
+    With evidence, the picture may be smaller than it was when that was found.
+    """
+    size = picture.size if evidence is None else evidence.picture_size
+    drawn_size = _drawn_size(size)
     found = evidence is not None and not evidence.degenerate
     lines = _legend(evidence, placement)
     canvas = _Canvas(drawn_size, lines, with_bar=found)
-    canvas.draw_picture(covered(picture, evidence if found else None, drawn_size), picture.size)
+    canvas.draw_picture(covered(picture, evidence if found else None, drawn_size), size)
     if placement is not None and (found or evidence is None):
         canvas.draw_windows(placement.windows)
     if found:
@@ -56,15 +60,12 @@ def drawing(
     return canvas.picture()
 
 
-def on_one_size(drawings: Sequence[Image.Image]) -> list[Image.Image]:
-    """Drawings on white canvases of one size, unscaled, for a batch."""
-    size = max(one.width for one in drawings), max(one.height for one in drawings)
-    canvases = []
-    for one in drawings:
-        canvas = Image.new("RGB", size, "white")
-        canvas.paste(one)
-        canvases.append(canvas)
-    return canvases
+def at_drawn_size(picture: Image.Image) -> Image.Image:
+    """The picture, no larger than it is drawn: `drawing` makes the same of it with its evidence."""
+    size = _drawn_size(picture.size)
+    if size[0] * size[1] >= picture.width * picture.height:
+        return picture
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def vaq_chart(choice: LayerChoice) -> Image.Image:
@@ -251,4 +252,8 @@ def _pixels(figure: Any) -> Image.Image:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    # Figures are cycles, which a batch must not pile up until the next garbage collection
+    figure.clear()
+    canvas.renderer = None
+    return Image.fromarray(pixels)

@@ -7,7 +7,7 @@ through patches. What the grid holds beyond the picture (padding) does not count
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -29,7 +29,8 @@ TOP_FRACTION = 0.05  # of all patches, that placement 'top patches box' encloses
 def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     """Windows on the picture and the share of the map's mass on the picture that each holds.
 
-    A window's side is `scale` times the picture's, at least `min_side_px`, at most the picture's.
+    A window's side is `scale` of the picture's, at least `min_side_px`, at most the picture's, and
+    the next multiple of `multiple_of` up, or the largest on the picture where that has one.
     No window crosses the picture's edge. `placement` says where the first one lies:
 
     most mass: where its inside holds the most, of all whole-pixel positions (exact). The inside is
@@ -114,8 +115,19 @@ def _patch_and_part(edges: np.ndarray, positions: np.ndarray) -> tuple[np.ndarra
 
 def _window_size(picture_size: tuple[int, int], settings: CropSettings) -> tuple[int, int]:
     """(width, height) of the normal window."""
-    width, height = (
+    size = (
         max(round(settings.scale * side), min(settings.min_side_px, side)) for side in picture_size
+    )
+    return _in_multiples(size, picture_size, settings.multiple_of)
+
+
+def _in_multiples(
+    size: Iterable[int], picture_size: Iterable[int], multiple_of: int
+) -> tuple[int, int]:
+    """The sides as multiples, none smaller while the picture holds it."""
+    width, height = (
+        min(-(-side // multiple_of), limit // multiple_of) * multiple_of or limit
+        for side, limit in zip(size, picture_size, strict=True)
     )
     return width, height
 
@@ -215,6 +227,7 @@ def _around_top_patches(density: _Density, size: tuple[int, int], settings: Crop
     x1, x2 = _enclosing(density.x_edges, columns)
     y1, y2 = _enclosing(density.y_edges, rows)
     widened = max(x2 - x1, size[0]), max(y2 - y1, size[1])
+    widened = _in_multiples(widened, density.evidence.picture_size, settings.multiple_of)
     return _centred((x1 + x2) / 2, (y1 + y2) / 2, widened, density.picture)
 
 
@@ -227,11 +240,11 @@ def _enclosing(edges: np.ndarray, cells: np.ndarray) -> tuple[int, int]:
 
 def _adaptive(density: _Density, size: tuple[int, int], settings: CropSettings) -> Window:
     """ViCrop's ratio search, in pixels instead of whole patches."""
-    windows = []
+    windows, limits = [], density.evidence.picture_size
     for ratio in ADAPTIVE_RATIOS:
-        width = min(round(ratio * size[0]), density.picture.width)
-        height = min(round(ratio * size[1]), density.picture.height)
-        windows.append(_fullest_window(density, (width, height)))
+        larger = [min(round(ratio * side), most) for side, most in zip(size, limits, strict=True)]
+        sides = _in_multiples(larger, limits, settings.multiple_of)
+        windows.append(_fullest_window(density, sides))
     scores = [_prominence(density, window) for window in windows]
     best = 0
     for later, score in enumerate(scores):

@@ -462,3 +462,31 @@ def test_the_window_is_found_as_well_in_a_large_map():
         x, y = random.integers(1023 - window.width + 1), random.integers(683 - window.height + 1)
         other = Window(x, y, x + window.width, y + window.height)
         assert reference.mass(other) <= most * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("placement", ["most mass", "peak", "top patches box", "adaptive"])
+@pytest.mark.parametrize("multiple_of", [8, 16, 64])
+@pytest.mark.parametrize("size", [(1020, 765), (640, 512), (70, 900)])
+def test_windows_sides_are_multiples_no_smaller_than_asked(placement, multiple_of, size):
+    values = np.random.default_rng(3).random((12, 16))
+    for scale in (0.1, 0.37, 1.0):
+        settings = CropSettings(scale, 50, placement, windows=2, multiple_of=multiple_of)
+        plain = CropSettings(scale, 50, placement, windows=2)
+        evidence = evidence_of(values, size)
+        for window in place_windows(evidence, settings).windows:
+            sides = window.width, window.height
+            assert all(side % multiple_of == 0 for side in sides)
+            assert window.x1 >= 0 and window.y1 >= 0
+            assert window.x2 <= size[0] and window.y2 <= size[1]
+        if placement in ("most mass", "peak"):
+            asked = place_windows(evidence, plain).windows[0]
+            pairs = zip((asked.width, asked.height), sides, size, strict=True)
+            most = [side // multiple_of * multiple_of for side in size]
+            for (least, side, _), limit in zip(pairs, most, strict=True):
+                assert min(least, limit) <= side < least + multiple_of
+
+
+def test_a_picture_smaller_than_the_multiple_is_taken_whole():
+    settings = CropSettings(0.5, 10, multiple_of=64)
+    window = place_windows(evidence_of([[1, 0], [0, 0]], (40, 200)), settings).windows[0]
+    assert (window.width, window.height) == (40, 128)

@@ -458,3 +458,15 @@ def test_a_reply_names_a_handful_of_unknown_words():
     reply = closed.reply(["x" * 100_000, *(f"w{index}" for index in range(15_000))])
     assert '"w0", "w1", "w2", "w3" and 14996 more. I know little.' in reply
     assert len(reply) < 200
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "xpu:99", "meta", "nosuch"])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(ValueError, match=rf"^set device to auto, cpu or a GPU .* no '{device}'"):
+        load_lvlm(settings=LoadSettings(device=device))
+
+
+@pytest.mark.parametrize("device", ["", "GPU 1", "cuda:", "cuda:x"])
+def test_what_is_no_devices_name_is_refused(device):
+    with pytest.raises(ValueError, match=r"^choose auto, or a name like cpu or cuda:1: device is "):
+        LoadSettings(device=device)

@@ -17,8 +17,8 @@ from laser_core.output.drawing import (
     CHOSEN_COLOUR,
     FUSED_COLOUR,
     WINDOW_COLOUR,
+    at_drawn_size,
     drawing,
-    on_one_size,
     overlay,
     vaq_chart,
 )
@@ -252,11 +252,14 @@ def test_a_drawing_of_a_window_without_evidence_has_the_window_and_no_colour_bar
     assert drawing(picture, evidence).height > plain.height
 
 
-def test_drawings_of_a_batch_share_a_canvas_unscaled():
-    one, other = on_one_size([Image.new("RGB", (4, 8)), Image.new("RGB", (6, 2))])
-    assert one.size == other.size == (6, 8)
-    assert one.getpixel((5, 7)) == other.getpixel((0, 7)) == (255, 255, 255)
-    assert one.getpixel((3, 7)) == other.getpixel((5, 1)) == (0, 0, 0)
+def test_a_picture_at_its_drawn_size_is_drawn_alike():
+    pixels = np.random.default_rng(1).integers(0, 256, (1500, 2100, 3), dtype=np.uint8)
+    picture, evidence = Image.fromarray(pixels), evidence_of(random_cells(), (2100, 1500))
+    small = at_drawn_size(picture)
+    assert max(small.size) == 1280
+    whole, again = (np.asarray(drawing(one, evidence), dtype=int) for one in (picture, small))
+    assert np.abs(whole - again).max() <= 1  # of the colour bar, on the picture's mean grey
+    assert at_drawn_size(Image.new("RGB", (90, 60))).size == (90, 60)
 
 
 def test_the_palette_covers_more_the_hotter_it_is():

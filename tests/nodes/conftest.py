@@ -34,6 +34,7 @@ def comfyui(monkeypatch, tmp_path):
         checks=0,
         stop_at=None,
         device="cpu",
+        devices=["cpu"],
     )
 
     def throw_if_interrupted():
@@ -75,6 +76,7 @@ def comfyui(monkeypatch, tmp_path):
     memory.current_loaded_models = []
     memory.throw_exception_if_processing_interrupted = throw_if_interrupted
     memory.get_torch_device = lambda: torch.device(seen.device)
+    memory.get_all_torch_devices = lambda: [torch.device(name) for name in seen.devices]
     memory.text_encoder_offload_device = lambda: torch.device("cpu")
     memory.is_device_cpu = lambda device: device.type == "cpu"
     memory.should_use_bf16 = lambda device: True

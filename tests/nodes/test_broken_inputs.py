@@ -49,7 +49,7 @@ records = st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, anything))
 @given(boxes=st.recursive(anything | records, st.lists, max_leaves=4))
 def test_what_is_no_box_is_refused_in_our_words(boxes):
     try:
-        windows = batches.windows_of(boxes, [PICTURE])
+        windows = batches.windows_of(boxes, 1, PICTURE.size)
     except ValueError as error:
         assert str(error).startswith(REMEDIES)
     else:

@@ -6,10 +6,12 @@ import json
 import math
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tools.testbed.tiny import build, save
 
@@ -37,6 +39,57 @@ def test_alpha_is_laid_on_white():
 def test_pictures_pass_through_to_the_byte(image):
     crop = run("LaserConViCrop", image=image, mask=torch.ones(1, 60, 90), scale=1.0).crop
     assert torch.equal(crop, image)
+
+
+def test_crops_have_the_very_values_of_a_float_picture(lvlm):
+    image, mask = torch.rand(2, 60, 90, 3), torch.ones(1, 60, 90)  # floats that are no bytes
+    cut = run("LaserConViCrop", image=image, mask=mask, min_side_px=20)
+    answered = run("LaserAnswer", lvlm=lvlm, image=image, question=QUESTION, **all_of(SMALL))
+    for made in (cut, answered):
+        for crop, picture, (box,) in zip(made.crop, image, made.boxes, strict=True):
+            rows = slice(box["y"], box["y"] + box["height"])
+            assert torch.equal(crop, picture[rows, box["x"] : box["x"] + box["width"]])
+    blocked = run("LaserCounterfactualMask", image=image, mask=mask, boxes=[[]])
+    untouched = blocked.patches == 0
+    assert torch.equal(blocked.counterfactual_context[untouched], image[untouched])
+
+
+DRAWN = {"LaserVAQLayerSelect": 2, "LaserConViCrop": 4, "LaserAnswer": 3}  # the overlay's index
+
+
+@pytest.mark.parametrize("node_id", DRAWN)
+def test_an_overlay_is_drawn_where_the_running_graph_takes_it(node_id, lvlm, image, comfyui):
+    given = {
+        "LaserVAQLayerSelect": lambda: {
+            "attention": run(
+                "LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION
+            ).attention
+        },
+        "LaserConViCrop": lambda: {"image": image, "mask": torch.ones(1, 60, 90)},
+        "LaserAnswer": lambda: {"lvlm": lvlm, "image": image, "question": QUESTION,
+                                **all_of(SMALL)},
+    }[node_id]()  # fmt: skip
+    graph = {"7": {"inputs": {}}, "8": {"inputs": {"images": ["7", DRAWN[node_id]]}}}
+    instance = sys.modules["server"].PromptServer.instance
+    shown, marks = [], []
+    for links in (["7", DRAWN[node_id]], ["7", DRAWN[node_id] - 1], ["8", DRAWN[node_id]]):
+        graph["8"]["inputs"] = {"images": links, "scale": 2.0}
+        instance.prompt_queue = SimpleNamespace(currently_running={0: (1, "id", graph, {}, [])})
+        shown.append(run(node_id, **given, unique_id="7").overlay is not None)
+        marks.append(node(node_id).IS_CHANGED(unique_id="7"))  # or ComfyUI's cache would serve it
+    assert shown == [True, False, False]
+    assert marks[1] == marks[2] != marks[0]
+    assert run(node_id, **given, unique_id="7.0.1").overlay is not None  # not in the graph
+    assert run(node_id, **given).overlay is not None
+
+
+def test_drawings_of_a_batch_share_a_canvas_unscaled():
+    drawings = part("nodes.batches").Drawings(2)
+    for size in ((4, 8), (6, 2)):
+        drawings.add(Image.new("RGB", size))
+    expected = torch.ones(2, 8, 6, 3)
+    expected[0, :, :4] = expected[1, :2] = 0
+    assert torch.equal(drawings.batch, expected)
 
 
 def test_one_mask_serves_all_pictures_and_more_are_taken_in_order(image):
@@ -229,6 +282,10 @@ MISTAKES = {
         "write what to look for: the question is empty, and the method compares the model's "
         "attention with and without it",
     ),
+    "another pack's seed for any": (
+        lambda _: answer(seed=-1),
+        "choose a value from 0 to 18446744073709551615: seed is -1",
+    ),
     "a mask of another size": (
         lambda _: answer(mask=torch.ones(1, 32, 48)),
         "resize the mask, or leave it unconnected: it is 48x32 but the picture is 90x60",
@@ -362,7 +419,7 @@ def test_every_kind_of_out_of_memory_names_the_remedy(lvlm, error, monkeypatch):
         ("laser_core.output.heat", "heat_map", "LaserAnswer"),
         ("laser_core.steps.crop", "place_windows", "LaserConViCrop"),
         ("laser_core.steps.counterfactual", "block", "LaserCounterfactualMask"),
-        ("nodes.paste_back", "_resized", "LaserPasteBack"),
+        ("nodes.paste_back", "resized", "LaserPasteBack"),
         ("nodes.models", "find", "LaserLoadLVLM"),
         ("nodes.handles", "_empty_caches", "LaserUnload"),
     ],

@@ -506,3 +506,24 @@ def test_the_demo_model_is_loaded_by_default_and_the_second_by_its_label():
     assert str(run("LaserLoadLVLM").lvlm).startswith("demo (LLaVA-1.5")
     second = run("LaserLoadLVLM", model=choices()[1]).lvlm
     assert str(second).startswith("demo-qwen (Qwen2.5-VL")
+
+
+def test_devices_are_comfyuis_and_the_chosen_one_has_the_memory_asked_for(comfyui, tiny_folder):
+    comfyui.device, comfyui.devices = "cuda:0", ["cuda:0", "cuda:1"]
+    choices, options = inputs_of("LaserLoadLVLM")["device"]
+    assert choices == ["auto", "cuda:0", "cuda:1", "cpu"]
+    assert options["default"] == "auto"
+    for chosen, expected in {"auto": "cuda:0", "cuda:1": "cuda:1"}.items():
+        handle = run("LaserLoadLVLM", custom_model=tiny_folder, device=chosen).lvlm
+        with handle.running():
+            pass
+        assert str(comfyui.loaded[-1][0].load_device) == expected
+    with pytest.raises(ValueError, match=r"^set device to auto or one of cpu, cuda:0, cuda:1: "):
+        run("LaserLoadLVLM", custom_model=tiny_folder, device="cuda:2")
+
+
+def test_a_mac_offers_its_own_device(comfyui):
+    comfyui.device, comfyui.devices = "mps", ["mps"]
+    assert inputs_of("LaserLoadLVLM")["device"][0] == ["auto", "mps", "cpu"]
+    del comfyui.memory.get_all_torch_devices  # older ComfyUI
+    assert inputs_of("LaserLoadLVLM")["device"][0] == ["auto", "mps", "cpu"]

@@ -155,12 +155,69 @@ def test_a_crops_transparency_is_laid_on_white():
     assert (result[0, 10:40, 20:60] == 0.75).all()
 
 
-def test_a_picture_with_alpha_keeps_it_outside():
+def test_a_crop_with_alpha_brings_its_own():
     image, crop = torch.rand(1, 60, 90, 4), torch.rand(1, 30, 40, 4)
     result = run("LaserPasteBack", image=image, crop=crop, region=region(WINDOW)).image
     outside = region(WINDOW)[0] == 0
     assert torch.equal(result[0][outside], image[0][outside])
-    assert (result[0, 10:40, 20:60, 3] == 1).all()
+    assert torch.equal(result[0, 10:40, 20:60], crop[0])
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_under_a_crop_without_alpha_a_picture_keeps_its_own(factor):
+    image, crop = torch.rand(1, 60, 90, 4), torch.rand(1, 30 * factor, 40 * factor, 3)
+    image[0, :, :45, 3] = 1
+    result = run("LaserPasteBack", image=image, crop=crop, region=region(WINDOW)).image
+    assert torch.equal(result[..., 3], image[..., 3])
+    if factor == 1:
+        torch.testing.assert_close(result[0, 10:40, 20:45, :3], crop[0, :, :25])
+
+
+def test_an_unedited_cut_out_on_a_transparent_ground_stays_as_it_was():
+    image = torch.rand(1, 60, 90, 4)
+    image[0, :20] = 0
+    cut = run("LaserConViCrop", image=image, override="20, 10, 40, 30")
+    result = run("LaserPasteBack", image=image, crop=cut.crop, region=cut.region).image
+    assert torch.equal(result[..., 3], image[..., 3])
+    visible = image[..., 3] > 0.05  # rounding grows where hardly anything is seen
+    torch.testing.assert_close(result[visible], image[visible], atol=1e-4, rtol=0)
+
+
+def cut_by_vae_encode(pixels):
+    """comfy.sd.VAE.vae_encode_crop_pixels, for blocks of 8."""
+    height, width = pixels.shape[1:3]
+    top, left = height % 8 // 2, width % 8 // 2
+    return pixels[:, top : top + height // 8 * 8, left : left + width // 8 * 8]
+
+
+def scaled(pixels, scale):
+    """As ImageScaleBy: what changes evenly over the picture keeps its values."""
+    height, width = (round(side * scale) for side in pixels.shape[1:3])
+    planes = torch.nn.functional.interpolate(
+        pixels.movedim(-1, 1), (height, width), mode="bilinear", align_corners=False
+    )
+    return planes.movedim(1, -1)
+
+
+@pytest.mark.parametrize("size", [(101, 140), (127, 129), (96, 104), (103, 103)])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 1), (1, 2), (1.5, 1), (1, 1.5), (4, 1)])
+def test_a_crop_that_a_vae_cut_goes_back_to_the_pixel(size, before, after):
+    height, width = size
+    x, y = torch.meshgrid(torch.arange(200.0), torch.arange(160.0), indexing="xy")
+    image = torch.stack([x / 200, y / 160, (x + y) / 360], dim=-1)[None]  # a value for each place
+    place = {"x": 20, "y": 10, "width": width, "height": height}
+    where = region((20, 10, 20 + width, 10 + height), size=(160, 200))
+    crop = image[:, 10 : 10 + height, 20 : 20 + width]
+    edited = scaled(cut_by_vae_encode(scaled(crop, before)), after)
+    result = run("LaserPasteBack", image=image, crop=edited, region=where, boxes=[[place]]).image
+    step = 1 / 200  # between two pixels
+    assert (result - image).abs().amax() < (1e-6 if before == after == 1 else step / 2)
+
+
+def test_a_crop_resized_to_other_sides_is_stretched_to_the_window():
+    image, crop = torch.zeros(1, 60, 90, 3), torch.ones(1, 64, 64, 3)
+    result = run("LaserPasteBack", image=image, crop=crop, region=region(WINDOW)).image
+    assert torch.equal(result[..., 0] > 0, region(WINDOW) > 0)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def _input_row(entry: Input) -> str:
 
 
 def _large(value: float) -> str:
-    return "2^53 - 1" if value == 2**53 - 1 else f"{value:g}"
+    return "2^64 - 1" if value == 2**64 - 1 else f"{value:g}"
 
 
 def _row(*cells: str) -> str:
