@@ -185,7 +185,7 @@ def another_value(flag):
     if meta["choices"]:
         return next(choice for choice in meta["choices"] if choice != default)
     if flag.kind is str:
-        return "some words"
+        return "cuda:1" if flag.spec.name == "device" else "some words"
     higher = default + (meta["step"] or 1)
     return flag.kind(higher if higher <= meta["high"] else meta["low"])
 

@@ -419,7 +419,7 @@ def test_a_folder_that_is_quantized_already_is_not_moved(comfyui, tiny_folder, m
         json.dump({**described, "quantization_config": {"quant_method": "bitsandbytes"}}, file)
 
     def quantized(source, settings):
-        assert settings.device == "auto"
+        assert settings.device == "cuda"
         return SimpleNamespace()
 
     monkeypatch.setattr(part("laser_core.models.loading"), "load_lvlm", quantized)
