@@ -99,7 +99,7 @@ MUTATIONS = (
     Mutation("batch order", "nodes/batches.py",
              "map(to_picture, batch_of(image, name))",
              "map(to_picture, batch_of(image, name).flip(0))",
-             "tests/nodes/test_conventions.py -k byte"),
+             "tests/nodes/test_graphs.py -k in_order"),
     Mutation("control tokens let through", "laser_core/models/chat_formats.py",
              'return re.sub(f"', 'return text or re.sub(f"',
              "tests/core/test_prompt_injection.py"),
