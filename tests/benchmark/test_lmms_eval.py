@@ -219,7 +219,7 @@ def test_the_registry_gives_the_class():
         ({"aplha": 1}, r"^did you mean alpha\?"),
         ({"beams": 3}, "^removed: use temperature and seed for other answers instead of beams"),
         ({"preset": "papers"}, "^choose one of default, paper, fast: preset is 'papers'"),
-        ({"device": "tpu"}, "^choose one of auto, cpu: device is 'tpu'"),
+        ({"device": "my gpu"}, "^choose auto, or a name like cpu or cuda:1: device is 'my gpu'"),
     ],
 )
 def test_wrong_arguments_are_refused_before_a_model_is_loaded(arguments, message, monkeypatch):
@@ -244,7 +244,7 @@ def test_other_kinds_of_tasks_are_refused_with_the_remedy(kind):
 
 def request(visuals, index=0, generation=(), **metadata):
     generation = {"max_new_tokens": 2, **dict(generation)}
-    arguments = ("what is it ?", generation, lambda doc: visuals, index, "task", "test")
+    arguments = (ITEM.question, generation, lambda doc: visuals, index, "task", "test")
     metadata = {"task": "task", "doc_id": index, "repeats": 1, **metadata}
     return Instance("generate_until", arguments, 0, metadata)
 

@@ -1,4 +1,4 @@
-"""Sets up once, then checks the style and runs all tests on both lines of transformers.
+"""Sets up once, then checks the style and runs the tests on both lines of transformers.
 
     ./run-tests [PYTEST ARGUMENTS]   with the locked versions of environments/
     ./run-tests --newest             with the newest of everything, in new environments; torch is
@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,9 @@ LMMS_EVAL_IMPORTS = (
     "datasets, dotenv, evaluate, loguru, pytablewriter, pytz, sacrebleu, tenacity, filelock, "
     "lmms_eval.evaluator"
 )
+LIBRARY_TESTS = ("tests/core", "tests/nodes", "tests/benchmark")
+"""What differs between the lines of transformers; the other tests run on the first line alone."""
+
 TORCHVISION_TESTS = (
     *(f"tests/core/test_{name}.py" for name in ("families", "loading", "pipeline")),
     "tests/nodes/test_load.py",
@@ -181,7 +185,8 @@ def last_line(text: str) -> str:
 def check_everything(newest: bool, arguments: Sequence[str]) -> list[str]:
     """What failed, by its title."""
     runner = Runner(newest)
-    pythons = {name: runner.environment(name) for name in LINES}
+    with ThreadPoolExecutor() as pool:  # mostly downloads
+        pythons = dict(zip(LINES, pool.map(runner.environment, LINES), strict=True))
     runner.web()
     if first := pythons["newest"]:
         runner.style(first)
@@ -191,7 +196,8 @@ def check_everything(newest: bool, arguments: Sequence[str]) -> list[str]:
                 f"transformers of {name}",
                 [python, "-c", "import transformers as t; print('transformers', t.__version__)"],
             )
-            runner.pytest(python, f"tests in {runner.folder(name).name}", arguments)
+            tests = arguments or ([] if python == first else LIBRARY_TESTS)
+            runner.pytest(python, f"tests in {runner.folder(name).name}", tests)
     if first:
         runner.torchvision(first)
         runner.lmms_eval(first)
