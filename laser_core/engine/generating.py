@@ -23,7 +23,7 @@ from ..results import Answer
 from ..settings import DecodeSettings
 from .kernels import heads_as_rows
 from .reading import ReadStream, read_blocked, read_stream
-from .token_records import Recorder, answer_text
+from .token_records import Recorder, text_of_tokens
 from .two_streams import Mix, Rows, TwoStreams
 
 
@@ -64,7 +64,7 @@ def generate(
             lvlm.release()
             raise
     return Answer(
-        text=answer_text(lvlm, token_ids),
+        text=text_of_tokens(lvlm, token_ids),
         tokens=tuple(records),
         stop_reason=_stop_reason(lvlm, token_ids, settings),
         prompt_tokens=tuple(stream.prompt.length for stream in streams),
@@ -136,7 +136,7 @@ class _Watcher(StoppingCriteria):
         if self.progress:
             self.progress("answering", self._done, self.max_tokens)
         if self.on_text:
-            self.on_text(answer_text(self.lvlm, input_ids[0, self.prompt_length :].tolist()))
+            self.on_text(text_of_tokens(self.lvlm, input_ids[0, self.prompt_length :].tolist()))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 

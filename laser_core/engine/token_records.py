@@ -103,7 +103,7 @@ class Recorder:
         )
 
 
-def answer_text(lvlm: Lvlm, token_ids: Sequence[int]) -> str:
+def text_of_tokens(lvlm: Lvlm, token_ids: Sequence[int]) -> str:
     """What these tokens say, without special ones and without a character that lacks tokens.
 
     The last few are left out while they are part of one: some decoders spoil its neighbours too.

@@ -214,14 +214,12 @@ def _keep_unquantized(config: Any) -> None:
     names = {decoder.sub("language_model.", name) for name in block.get(_SKIPPED) or ()}
     if names:
         patterns = {f".*{re.escape(name)}" for name in names}
-        config.quantization_config = {
-            **block,
-            _SKIPPED: sorted({*block[_SKIPPED], *names, *patterns}),
-        }
+        block = {**block, _SKIPPED: sorted({*block[_SKIPPED], *names, *patterns})}
     ignored = block.get("ignore")  # compressed-tensors' list, by the names of before 4.52 as well
     if ignored:
         anywhere = [f"re:.*{name.removeprefix('re:')}" for name in ignored]
-        config.quantization_config = {**block, "ignore": [*ignored, *anywhere]}
+        block = {**block, "ignore": [*ignored, *anywhere]}
+    config.quantization_config = block
 
 
 def _import_bitsandbytes() -> None:
