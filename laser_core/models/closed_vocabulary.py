@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +29,20 @@ class ClosedVocabulary:
 
         harmless: breaks up control tokens, which are no words a user may say.
         """
-        unknown = [
-            word
-            for word in dict.fromkeys(text.split())
-            if tokenizer.unk_token_id
-            in tokenizer(harmless(word), add_special_tokens=False)["input_ids"]
+        text = harmless(text)
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        starts = [
+            start
+            for token, (start, _) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+            if token == tokenizer.unk_token_id
         ]
+        unknown = dict.fromkeys(
+            word[0]
+            for word in re.finditer(r"\S+", text)
+            if any(word.start() <= start < word.end() for start in starts)
+        )
         if unknown:
-            raise ValueError(self.reply(unknown))
+            raise ValueError(self.reply([*unknown]))
 
     def reply(self, unknown: Sequence[str]) -> str:
         short = [word if len(word) <= 40 else word[:37] + "..." for word in unknown[:NAMED_WORDS]]

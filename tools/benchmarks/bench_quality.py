@@ -1,13 +1,13 @@
-"""What the method gains on a demo model: accuracy on held-out items with ground-truth boxes.
+"""What the method gains on the demo model: accuracy on held-out items with ground-truth boxes.
 
     python -m tools.benchmarks.bench_quality [main] [--items N] [--seed N] [--json FILE]
     python -m tools.benchmarks.bench_quality ablations    # one setting changed at a time
     python -m tools.benchmarks.bench_quality adaptive     # what `adaptive` saves and costs
-    python -m tools.benchmarks.bench_quality budgets --model demo-qwen    # crops of fewer tokens
+    python -m tools.benchmarks.bench_quality card         # what the model can do without the method
 
 Reported figures come from the test split. The development split serves to choose layers and the
 threshold of `adaptive`, and for the ablations. Records are kept in --cache, item by item,
-and a stopped run continues. The demo models answer in one word of one token, so the logits of the
+and a stopped run continues. The demo model answers in one word of one token, so the logits of the
 first token decide.
 """
 
@@ -26,7 +26,7 @@ import torch
 from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import Lvlm
 from laser_core.settings import LoadSettings
-from tools.benchmarks.quality import tables
+from tools.benchmarks.quality import card, tables
 from tools.benchmarks.quality.measure import BOTH
 from tools.benchmarks.quality.records import measure
 from tools.benchmarks.quality.rows import (
@@ -42,7 +42,6 @@ from tools.benchmarks.quality.rows import (
     WEIGHED_WHOLE,
     Row,
     ablation_rows,
-    budget_rows,
     fixed_layer,
     main_rows,
     vicrop,
@@ -163,18 +162,17 @@ def adaptive(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     return {"development": dev, "threshold": threshold, "test": test}
 
 
-def budgets(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    """Crops of fewer tokens, on a model whose tokens follow the picture's size."""
-    if not bench.lvlm.family.native_resolution:
-        raise SystemExit("choose --model demo-qwen: this model reads crops of one size only")
-    rows = budget_rows()
-    answers = bench.answers("budgets", held_out_items("test", options.items, options.seed), rows)
-    summary = summarise_rows(answers, rows, reference=rows[0])
-    print(tables.main_table({"a budget of 1": summary}))
-    return {"rows": summary}
+def card_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """The tables of the model's card."""
+    items = held_out_items("test", options.items, options.seed)
+    accuracy = card.accuracy_by_kind(bench.answers("card", items, list(card.ROWS)))
+    named = card.captions(bench.lvlm, items[: options.captions])
+    print(tables.card_table(accuracy))
+    print("\n" + tables.captions_table(named))
+    return {"accuracy": accuracy, "captions": named}
 
 
-PARTS = {"main": main_part, "ablations": ablations, "adaptive": adaptive, "budgets": budgets}
+PARTS = {"main": main_part, "ablations": ablations, "adaptive": adaptive, "card": card_part}
 
 
 def main() -> None:
@@ -184,6 +182,7 @@ def main() -> None:
     parser.add_argument("--existence-items", type=int, default=300, help="yes/no questions more")
     parser.add_argument("--prior-items", type=int, default=200, help="half against the prior")
     parser.add_argument("--dev-items", type=int, default=300, help="that choices are made on")
+    parser.add_argument("--captions", type=int, default=200, help="pictures that are described")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo", help="demo, or the folder of a demo model")
     parser.add_argument("--cache", type=Path, default=Path("laser-out/quality"))

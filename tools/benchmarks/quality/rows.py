@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from laser_core.settings import (
-    AnswerSettings,
     ContrastSettings,
     CounterfactualSettings,
     CropSettings,
@@ -88,17 +87,6 @@ def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
         ORACLE_BOTH,
         RANDOM,
     ]
-
-
-# Shares of the picture's tokens; 0.39 of them magnify a window of half the sides
-BUDGETS = (0.5625, 0.39)
-
-
-def budget_rows() -> list[Row]:
-    """Fewer visual tokens for the crop than for the picture, all without VAT."""
-    budgets = {f"crop budget {share:g}": AnswerSettings(crop_budget=share) for share in BUDGETS}
-    rows = [Row(name, settings=changed(answer=answer)) for name, answer in budgets.items()]
-    return [dataclasses.replace(LASER, vat=False), *rows]
 
 
 def ablation_rows() -> list[Row]:
