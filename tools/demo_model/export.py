@@ -35,7 +35,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .network import VISION_END, VISION_START
+from .network import VISION_END, VISION_START, Network
 from .questions import INSTRUCTION, SPECIAL_TOKENS, VOCABULARY
 from .things import COLOURS, MASS, NAMES
 
@@ -104,6 +104,20 @@ _QWEN_VOCABULARY = {
     "<|vision_start|>": VISION_START,
     "<|vision_end|>": VISION_END,
 }
+
+
+def library_model(network: Network) -> PreTrainedModel:
+    """transformers' model with a network's weights, float32, on the CPU."""
+    model = AutoModelForImageTextToText.from_config(network.library_config())
+    state = {name: tensor.detach().cpu() for name, tensor in network.library_state().items()}
+    if any(".vision_tower.vision_model." in name for name in model.state_dict()):
+        # transformers 4 wraps the tower once more
+        state = {
+            name.replace(".vision_tower.", ".vision_tower.vision_model."): tensor
+            for name, tensor in state.items()
+        }
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def export(model: PreTrainedModel, out: Path) -> None:

@@ -7,7 +7,7 @@ serves all layers. Weights start as ordinary random ones. Knows nothing of scene
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -237,6 +237,17 @@ class Network(nn.Module, abc.ABC):
         """(B, words) logits of the first answer word, one question (B, N) a row, `last` its end."""
         x = self.hidden(pictures, tokens, (tokens.shape[1],))
         return F.linear(x[torch.arange(len(x), device=x.device), last], self.head).float()
+
+    def tower_parameters(self) -> Iterator[nn.Parameter]:
+        """Of all that comes before the projector."""
+        after = ("decoder.", "norm", "embed", "head", "proj")
+        return (p for name, p in self.named_parameters() if not name.startswith(after))
+
+    def matrices(self) -> Iterator[nn.Parameter]:
+        """Those inside the layers and the projector, which Muon trains."""
+        inside = ("tower.", "decoder.", "proj")
+        named = self.named_parameters()
+        return (p for name, p in named if name.startswith(inside) and p.ndim == 2)
 
     def decoder_state(self) -> dict[str, torch.Tensor]:
         state = {

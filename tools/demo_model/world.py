@@ -47,10 +47,10 @@ class HeldOutItem:
     asked: Question
     scene_index: int
 
-    @functools.cached_property
+    @property
     def picture(self) -> Image.Image:
-        """RGB, `PICTURE_SIDE_PX` a side."""
-        return draw_scene(self.scene, PICTURE_SIDE_PX)
+        """RGB, `PICTURE_SIDE_PX` a side; drawn when it is asked for, the last few are kept."""
+        return _drawn(self.scene)
 
     @property
     def question(self) -> str:
@@ -101,6 +101,11 @@ def _pixels(thing: Thing) -> Box:
     x1s, y1s, x2s, y2s = zip(*thing.boxes, strict=True)
     box = min(x1s), min(y1s), max(x2s), max(y2s)
     return tuple(PICTURE_SIDE_PX * share for share in box)
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn(scene: Scene) -> Image.Image:
+    return draw_scene(scene, PICTURE_SIDE_PX)
 
 
 def draw_scene(scene: Scene, side: int) -> Image.Image:
