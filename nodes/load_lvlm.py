@@ -23,7 +23,7 @@ QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 class LoadLVLM:
     DESCRIPTION = (
         "Loads a vision-language model: LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL. "
-        "The demo models come with this pack and run on any computer. Models named with a size "
+        "The demo model comes with this pack and runs on any computer. Models named with a size "
         "are downloaded to models/LLM on first use."
     )
     SEARCH_ALIASES = ("laser", "vlm", "vision language model", "llava", "qwen", "load vqa model")
@@ -42,9 +42,9 @@ class LoadLVLM:
                     models.choices(),
                     {
                         "default": models.DEMO_LABEL,
-                        "tooltip": "The demo models come first: they need no download and know "
-                        "only shapes, colours and digits. The models in models/LLM follow. Models "
-                        "named with a size are downloaded there on first use.",
+                        "tooltip": "The demo model comes first: it needs no download and knows "
+                        "96 everyday things, numbers and colours. The models in models/LLM follow. "
+                        "Models named with a size are downloaded there on first use.",
                     },
                 ),
                 "custom_model": (

@@ -13,8 +13,8 @@ from ..laser_core.models.download import CURATED, LONGEST_ID, curated, downloade
 from ..laser_core.models.folder_check import is_listed
 from . import runtime
 
-DEMO_LABEL = "demo (shapes, colours, digits)"
-DEMOS = {DEMO_LABEL: "demo", "demo Qwen2.5-VL (shapes, colours, digits)": "demo-qwen"}
+DEMO_LABEL = "demo (96 everyday things, numbers, colours)"
+DEMOS = {DEMO_LABEL: "demo"}
 """The bundled models: what Load LVLM shows, and what the core calls them."""
 
 

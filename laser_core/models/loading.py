@@ -1,4 +1,4 @@
-"""From a name to a loaded model: a bundled demo model, a folder, or a hub id.
+"""From a name to a loaded model: the bundled demo model, a folder, or a hub id.
 
 Weights are read from safetensors. Pickled weights are read only if the settings say so, and without
 running what they hold. No code from a model's folder is ever run. Only a hub id is downloaded, and
@@ -28,13 +28,9 @@ from .model_files import quantized_by, read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEMO, DEMO_QWEN = "demo", "demo-qwen"
-_PACKAGE = Path(__file__).resolve().parents[1]
-DEMO_FOLDERS = {
-    DEMO: _PACKAGE / "demo_model",
-    DEMO_QWEN: _PACKAGE / "demo_model_qwen",
-}
-"""The bundled models, a LLaVA and a Qwen2.5-VL."""
+DEMO = "demo"
+DEMO_FOLDERS = {DEMO: Path(__file__).resolve().parents[1] / "demo_model"}
+"""The bundled models by name."""
 
 # Without them the library may ask on the terminal, or the hub
 _OWN_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
@@ -53,7 +49,7 @@ LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the
 
 
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
-    """Load "demo", "demo-qwen", a model folder or a hub id.
+    """Load "demo", a model folder or a hub id.
 
     Raises ValueError, remedy first, for an unknown model, an unsupported type, weights that are
     incomplete, truncated or pickled, a folder that asks for its own code or links to files outside,

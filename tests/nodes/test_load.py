@@ -41,14 +41,13 @@ def model_folder(folder, model_type="llava"):
 # ---- the list ----------------------------------------------------------------------------------
 
 
-def test_the_demo_models_come_first_and_ids_to_download_last(comfyui):
+def test_the_demo_model_comes_first_and_ids_to_download_last(comfyui):
     model_folder(comfyui.llm / "my-llava")
     listed = choices()
     assert listed[0] == models.DEMO_LABEL
-    assert listed[1].startswith("demo Qwen2.5-VL")
-    assert listed[2] == "my-llava"
-    assert len(listed) == 3 + 11
-    assert all("download" in label and "GB memory" in label for label in listed[3:])
+    assert listed[1] == "my-llava"
+    assert len(listed) == 2 + 11
+    assert all("download" in label and "GB memory" in label for label in listed[2:])
 
 
 def test_supported_folders_are_found_two_deep_and_others_left_out(comfyui):
@@ -73,8 +72,8 @@ def test_extra_paths_are_kept(comfyui, tmp_path):
     assert len(comfyui.folder_paths.get_folder_paths("LLM")) == 2
 
 
-def test_without_comfyui_there_are_the_demos_and_the_ids():
-    assert len(choices()) == 13
+def test_without_comfyui_there_are_the_demo_and_the_ids():
+    assert len(choices()) == 12
 
 
 def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
@@ -502,10 +501,8 @@ def test_quantization_without_its_library_is_explained(tiny_folder, monkeypatch)
         run("LaserLoadLVLM", custom_model=tiny_folder, quantization="4-bit")
 
 
-def test_the_demo_model_is_loaded_by_default_and_the_second_by_its_label():
+def test_the_demo_model_is_loaded_by_default():
     assert str(run("LaserLoadLVLM").lvlm).startswith("demo (LLaVA-1.5")
-    second = run("LaserLoadLVLM", model=choices()[1]).lvlm
-    assert str(second).startswith("demo-qwen (Qwen2.5-VL")
 
 
 def test_devices_are_comfyuis_and_the_chosen_one_has_the_memory_asked_for(comfyui, tiny_folder):

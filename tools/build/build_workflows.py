@@ -19,10 +19,10 @@ from tools.build.pack_schema import ROOT, schema
 FOLDER = ROOT / "workflows"
 EXAMPLES = ROOT / "pictures"
 # Over the thing asked about, as shares of the picture's sides
-SCRIBBLE = ((0.24, 0.09), (0.3, 0.1), (0.24, 0.115), (0.29, 0.13), (0.26, 0.085), (0.265, 0.14))
+SCRIBBLE = ((0.19, 0.15), (0.25, 0.14), (0.19, 0.175), (0.25, 0.18), (0.2, 0.205), (0.25, 0.205))
 PEN = 0.03
-# The demo model misreads this small digit on the whole picture
-QUESTION = "what digit is on the red heart ?"
+# The demo model misreads this small number on the whole picture
+QUESTION = "what number is on the lion?"
 PICTURE = "laser_scene_2.png"
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60, 300
 # These show their result on themselves
@@ -202,7 +202,7 @@ def ask_with_laser() -> None:
         "## Ask with LASER, step by step\n\nThe question shows where to look. The window there is "
         "cut out, and the answer is read from the picture and the window.\n\nFor your own picture, "
         "*choose file to upload* on **Load Image**. For another model, see **Load LVLM**: the demo "
-        "model knows only shapes, colours and digits.",
+        "model knows only 96 everyday things, numbers and colours.",
         height=250,
     )
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
@@ -459,7 +459,7 @@ def batch_captions() -> None:
         "LaserAnswer",
         lvlm=out(model, "lvlm"),
         image=out(three, "IMAGE"),
-        question="describe the picture .",
+        question="describe the picture",
         with_plain=False,
         settings=out(settings, "settings"),
     )
