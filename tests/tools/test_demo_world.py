@@ -22,7 +22,7 @@ SIDE, GRID = 224, 14
 
 @pytest.fixture(scope="module")
 def items():
-    return world.held_out_items("dev", 126, seed=5)
+    return world.held_out_items("dev", 108, seed=5)
 
 
 def dev_scene(index):
@@ -111,10 +111,10 @@ def test_things_carry_their_usual_number_half_of_the_time():
 
 
 def test_items_are_balanced_and_repeatable(items):
-    again = world.held_out_items("dev", 126, seed=5)
+    again = world.held_out_items("dev", 108, seed=5)
     assert [(i.question, i.answer) for i in again] == [(i.question, i.answer) for i in items]
     cells = collections.Counter((i.type, i.size_class) for i in items if i.type != "exist")
-    assert len(cells) == 18 and set(cells.values()) == {6}
+    assert len(cells) == 15 and set(cells.values()) == {6}
     exist = [i for i in items if i.type == "exist"]
     assert collections.Counter(i.answer for i in exist) == {"yes": 9, "no": 9}
     assert collections.Counter(i.exist_kind for i in exist if i.answer == "no") == dict.fromkeys(
@@ -187,18 +187,11 @@ def test_the_bigger_thing_is_bigger(items):
         assert choose((one, other), key=lambda thing: thing.side).name == item.answer
 
 
-def test_a_count_counts(items):
-    singular = {plural: name for name, plural in things.PLURALS.items()}
-    for item in (item for item in items if item.type == "count"):
-        name = next(singular[word] for word in item.question.split() if word in singular)
-        assert item.answer == str(sum(thing.name == name for thing in item.scene.things))
-
-
 def test_a_caption_names_the_largest_things():
     for index in range(20):
         scene = dev_scene(index)
         caption = questions.Asker(random.Random(index), scene.things).caption()
-        sides = {}
+        sides: dict[str, float] = {}
         for thing in scene.things:
             sides[thing.name] = max(thing.side, sides.get(thing.name, 0))
         largest = sorted(sides, key=lambda name: -sides[name])
@@ -279,8 +272,6 @@ def test_slots_hold_a_question_the_opening_and_the_answer(batch):
             answer = [words[token] for token in slot[weight > 0]]
             assert answer[-1] == "</s>"
             question = " ".join(words[token] for token in slot[: first - 1])
-            if question.startswith("how many"):
-                assert answer[0].isdigit()
             if question.startswith("is there"):
                 assert answer[0] in ("yes", "no")
 

@@ -1,6 +1,5 @@
 """The quality benchmark measures what the method does: its shortcuts against the ordinary path."""
 
-import dataclasses
 import json
 import math
 from types import SimpleNamespace

@@ -20,8 +20,7 @@ from .world import scene_generator
 QUESTIONS = 11  # per view, besides the caption
 _QUESTION_ROOM, _CAPTION_ROOM = 17, 23  # tokens, without what comes before the answer
 # How often each kind is asked, and how often one is tried that few scenes allow.
-_SHARES = {"number": 2.8, "owner": 1.3, "colour": 0.9, "exist": 1.8, "rel": 2.4, "bigger": 0.6,
-           "count": 0.9}  # fmt: skip
+_SHARES = {"number": 2.8, "owner": 1.3, "colour": 0.9, "exist": 1.8, "rel": 2.4, "bigger": 0.6}
 _TRIES = {"rel": 6, "bigger": 3, "number": 2}
 _CAPTION_WEIGHT, _END_WEIGHT = 0.35, 0.2  # in the loss, of captions and of the answers' ends
 _BARE_SHARE = 0.08  # of the questions come without the instruction

@@ -307,7 +307,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the folder with the weights")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    export(AutoModelForImageTextToText.from_pretrained(options.model), options.out)
+    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.bfloat16)
+    export(model, options.out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from .things import (
     COMPANIONS,
     MASS,
     NAMES,
-    PLURALS,
     POPULAR,
     USUAL_COLOUR,
     USUAL_NUMBER,
@@ -69,12 +68,6 @@ _TEMPLATES = {
         "which thing is {side} the {x} ?",
     ),
     "bigger": ("which is {size} , the {x} or the {y} ?", "what is {size} , the {x} or the {y} ?"),
-    "count": (
-        "how many {xs} are there ?",
-        "how many {xs} do you see ?",
-        "count the {xs} .",
-        "how many {xs} are in the {picture} ?",
-    ),
     "caption": (
         "describe the {picture} .",
         "describe this {picture} .",
@@ -108,7 +101,6 @@ def _words() -> list[str]:
         "a an and , yes no some bigger smaller nothing",
         *COLOURS,
         *NAMES,
-        *PLURALS.values(),
     ]
     words = (word for text in texts for word in text.split() if not word.startswith("{"))
     return [*dict.fromkeys(words), *map(str, range(100))]
@@ -290,15 +282,6 @@ class Asker:
         best = right(one, other, key=lambda thing: thing.side)
         rest = other if best is one else one
         return self._about("bigger", best.name, best, rest, x=one.name, y=other.name, size=size)
-
-    def _count(self) -> Question | None:
-        names = [name for name in self.by_name if name in PLURALS and name not in self.cut_names]
-        many = [name for name in names if len(self.by_name[name]) > 1]
-        if not names or (not many and self.rng.random() < 0.6):
-            return None
-        name = self.rng.choice(many if many and self.rng.random() < 0.75 else names)
-        counted = self.by_name[name]
-        return self._about("count", str(len(counted)), *counted, xs=PLURALS[name])
 
     # ---- words ---------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from .things import (
     COLOURS,
     COMPANION,
     COMPANION_SHARE,
-    PLURALS,
     USUAL_COLOUR,
     USUAL_NUMBER,
     USUAL_NUMBER_SHARE,
@@ -33,7 +32,7 @@ SIZES = {"large": (0.28, 0.39), "medium": (0.16, 0.235), "small": (0.075, 0.115)
 _TAG_SIDES = {"large": (0.085, 0.11), "medium": (0.052, 0.066), "small": (0.030, 0.038)}
 MOST_THINGS = 8
 BACKGROUNDS = 24  # textures of `drawing`
-_TAG_SHARE = 0.72  # of the things that are no group
+_TAG_SHARE = 0.72  # of the things
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +76,12 @@ class Scene:
 
 
 def sample_scene(rng: random.Random, easy: bool = False) -> Scene:
-    """4 to 8 things; `easy` ones have 2 to 4, none of them small.
-
-    No two things share name and colour but those of a group to be counted, which has no tags.
-    """
+    """4 to 8 things; `easy` ones have 2 to 4, none of them small. No two share name and colour."""
     count = rng.randint(2, 4) if easy else rng.choice((4, 5, 5, 6, 6, 7, 7, 8))
-    group = None
     looks: list[tuple[str, str | None]] = []
-    if not easy and rng.random() < 0.3:
-        kind = random_name(rng)
-        if kind in PLURALS:
-            group = kind
-            looks = [(kind, usual_colour(kind, rng))] * rng.choice((2, 2, 3, 3, 4))
     while len(looks) < count:
         look = _another(looks, rng)
-        if look is not None and look[0] != group:
+        if look is not None:
             looks.append(look)
     # The largest first: what comes later must find room.
     sizes = sorted((_size(rng, easy) for _ in looks), key=list(SIZES).index)
@@ -101,7 +91,7 @@ def sample_scene(rng: random.Random, easy: bool = False) -> Scene:
         thing = _placed(*look, size, things, rng)
         if thing is not None:
             things.append(thing)
-    return Scene(_tagged(things, group, rng), sample_background(rng))
+    return Scene(_tagged(things, rng), sample_background(rng))
 
 
 def _size(rng: random.Random, easy: bool) -> str:
@@ -153,12 +143,12 @@ def _touch(a: Box, b: Box, gap: float) -> bool:
     return a[0] - gap < b[2] and b[0] - gap < a[2] and a[1] - gap < b[3] and b[1] - gap < a[3]
 
 
-def _tagged(things: Sequence[Thing], group: str | None, rng: random.Random) -> tuple[Thing, ...]:
+def _tagged(things: Sequence[Thing], rng: random.Random) -> tuple[Thing, ...]:
     """Most things with a number, none twice."""
     used: set[int] = set()
     found = []
     for thing in things:
-        if thing.name != group and rng.random() < _TAG_SHARE:
+        if rng.random() < _TAG_SHARE:
             number = _number(thing.name, rng)
             if number not in used:
                 used.add(number)
