@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gpu
 
 PICTURES = Path(__file__).parents[2] / "pictures"
 QUESTION = "what colour is the square ?"
-DEMO_QUESTION = "what number is on the lion?"  # on scene_2.png a 4
+DEMO_QUESTION = "what number is on the hat?"  # on scene_2.png a 4
 CROP = CropSettings(min_side_px=20)
 GREEDY = LaserSettings(crop=CROP, decode=DecodeSettings(max_tokens=8))
 SAMPLED = [

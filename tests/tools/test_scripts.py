@@ -92,10 +92,10 @@ def test_a_python_that_is_named_and_does_not_run_is_not_replaced(house):
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
-        ([], ["{house}/pictures/scene_2.png", "what number is on the lion?"]),
+        ([], ["{house}/pictures/scene_2.png", "what number is on the hat?"]),
         (
             ["--json"],
-            ["{house}/pictures/scene_2.png", "what number is on the lion?", "--json"],
+            ["{house}/pictures/scene_2.png", "what number is on the hat?", "--json"],
         ),
         (["mein Bild.png", "wie groß ?", "--json"], ["mein Bild.png", "wie groß ?", "--json"]),
     ],

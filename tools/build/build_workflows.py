@@ -19,10 +19,10 @@ from tools.build.pack_schema import ROOT, schema
 FOLDER = ROOT / "workflows"
 EXAMPLES = ROOT / "pictures"
 # Over the thing asked about, as shares of the picture's sides
-SCRIBBLE = ((0.19, 0.15), (0.25, 0.14), (0.19, 0.175), (0.25, 0.18), (0.2, 0.205), (0.25, 0.205))
+SCRIBBLE = ((0.76, 0.7), (0.82, 0.69), (0.76, 0.72), (0.82, 0.73), (0.77, 0.75), (0.82, 0.75))
 PEN = 0.03
 # The demo model misreads this small number on the whole picture
-QUESTION = "what number is on the lion?"
+QUESTION = "what number is on the hat?"
 PICTURE = "laser_scene_2.png"
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60, 300
 # These show their result on themselves

@@ -15,8 +15,8 @@ from .scenes import sample_scene
 from .world import PICTURE_SIDE_PX, draw_scene, scene_generator
 
 # File name -> index of the scene, picked by eye: each holds a small number that the shipped model
-# misreads on the whole picture and reads on a crop (hat, lion, snail).
-EXAMPLES = {"scene.png": 33, "scene_2.png": 27, "scene_3.png": 85}
+# misreads on the whole picture and reads on a crop (shoe, hat, carrot).
+EXAMPLES = {"scene.png": 19, "scene_2.png": 28, "scene_3.png": 3}
 _SEED = 7
 
 
