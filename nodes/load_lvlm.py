@@ -42,9 +42,9 @@ class LoadLVLM:
                     {
                         "default": models.DEMO_LABEL,
                         "tooltip": "The demo models come first: they need no download and know "
-                        "only shapes, colours and digits. Models in models/LLM, in extra paths and "
-                        "in the Hugging Face cache follow, then those that can be downloaded. What "
-                        "the chosen one needs stands at the bottom of the node.",
+                        "only shapes, colours and digits. Your models follow, then those that can "
+                        "be downloaded. The bottom of the node shows the size of the chosen one "
+                        "and whether it fits.",
                         "about": choices,
                     },
                 ),

@@ -228,7 +228,7 @@ def _model_folders(folder: Path, inside: tuple[str, ...] = ()) -> Iterator[Path]
         if inside:
             return
     for entry in entries:
-        if not entry.name.startswith(".") and os.path.isdir(entry.path):
+        if not entry.name.startswith(".") and _is_folder(entry):
             yield from _model_folders(Path(entry.path), (*inside, real))
 
 
@@ -239,6 +239,13 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError:
         return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_cached(folder: Path) -> bool:
