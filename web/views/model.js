@@ -1,4 +1,4 @@
-/** What a chosen model is and needs, in a line. Pure; knows no page. All numbers are the server's. */
+/** What a chosen model is and needs, in a line of the server's numbers. Pure; knows no page. */
 
 import { joined } from "./dom.js";
 
