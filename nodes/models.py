@@ -71,7 +71,7 @@ def complaint(model: str | None, custom: str | None) -> str | None:
     """Why this choice cannot be loaded, remedy first, or None. Downloads nothing."""
     custom = (custom or "").strip()
     if custom:
-        if _custom_folder(custom) is not None or _is_hub_id(custom):
+        if _custom_folder(custom) is not None or _is_on_the_hub(custom):
             return None
         return (
             "check custom_model, or leave it empty: it is neither a model folder (without '..') "
@@ -111,8 +111,8 @@ def find(
     return name, str(folder)
 
 
-def _is_hub_id(custom: str) -> bool:
-    """Not so a path of the list whose folder is gone."""
+def _is_on_the_hub(custom: str) -> bool:
+    """Whether a text may be an id, and is no path of the list whose folder is gone."""
     roots = {name for name, _ in runtime.models_folders()}
     return is_hub_id(custom) and custom.split("/")[0] not in roots
 

@@ -48,7 +48,8 @@ class ListedModel:
     value: what a workflow stores and --model takes: a hub id, or a path that begins with the name
     of its root. path: where it lies; None for one that is downloaded when it is first used.
     description: what it is. precision: of its weights, or what quantized them; "" if not known.
-    missing: the files that it lacks.
+    missing: the files that it lacks. origin: the id, casefolded, that its folder says it was
+    downloaded from.
     """
 
     value: str
@@ -57,6 +58,7 @@ class ListedModel:
     precision: str
     size_bytes: int
     missing: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def size(self) -> str:
@@ -104,7 +106,7 @@ CURATED_IDS = {model.value.casefold(): model for model in CURATED}
 def demo_models() -> dict[str, ListedModel | None]:
     """The bundled models by name, None where one was left out."""
     found = {name: _read(folder) for name, folder in DEMO_FOLDERS.items()}
-    return {name: model and replace(model, value=name) for name, model in found.items()}
+    return {name: None if not model or model.missing else model for name, model in found.items()}
 
 
 def listed(roots: Roots = ()) -> list[ListedModel]:
@@ -181,12 +183,12 @@ def _copies(
     surely, by_name = [], []
     for model in folders:
         parent, last = ["", *model.value.casefold().split("/")][-2:]
-        if last not in (name, f"{owner}--{name}", f"{_CACHED}{owner}--{name}"):
-            continue
-        origin = _origin(model.path)
-        if origin == wanted or (not origin and (parent == owner or last != name)):
+        whole_name = last in (f"{owner}--{name}", f"{_CACHED}{owner}--{name}")
+        if model.origin:
+            surely += [model] if model.origin == wanted else []
+        elif whole_name or (parent, last) == (owner, name):
             surely.append(model)
-        elif not origin and (wanted in CURATED_IDS or not model.missing):
+        elif last == name and (wanted in CURATED_IDS or not model.missing):
             by_name.append(model)
     return [*surely, *(model for model in cached if model.value.casefold() == wanted), *by_name]
 
@@ -194,7 +196,7 @@ def _copies(
 def own_roots() -> Roots:
     """models/LLM of the ComfyUI that this package lies in, for runs without ComfyUI."""
     pack = _PACKAGE.parent
-    folder = pack.parents[1] / "models" / LLM
+    folder = pack.parent.parent / "models" / LLM
     return [(LLM, folder)] if pack.parent.name == "custom_nodes" and folder.is_dir() else []
 
 
@@ -290,11 +292,12 @@ def _read_once(folder: Path, stamps: tuple) -> ListedModel | None:
     try:
         config = read_json(folder / "config.json")
         size = sum(path.stat().st_size for path in weights_in(folder))
+        origin = _origin(folder)
     except (OSError, ValueError):  # just taken away
         return None
     precision = quantized_by(folder) or _precision(config)
     missing = tuple(missing_files(folder))
-    return ListedModel(str(folder), folder, config["model_type"], precision, size, missing)
+    return ListedModel(str(folder), folder, config["model_type"], precision, size, missing, origin)
 
 
 def _precision(config: dict[str, Any]) -> str:
@@ -307,11 +310,6 @@ def _precision(config: dict[str, Any]) -> str:
     return ""
 
 
-def _origin(folder: Path | None) -> str:
-    """The id that a folder notes; another than any where the note cannot be read."""
-    try:
-        return ((folder or Path()) / ORIGIN).read_text("utf-8", "replace").strip().casefold()
-    except FileNotFoundError:
-        return ""
-    except OSError:
-        return "?"
+def _origin(folder: Path) -> str:
+    noted = folder / ORIGIN
+    return noted.read_text("utf-8", "replace").strip().casefold() if noted.is_file() else ""

@@ -203,6 +203,13 @@ def test_a_folder_named_after_owner_and_model_goes_before_one_named_after_the_mo
     assert found == ["LLM/someone/tiny", "LLM/x/someone--tiny", "LLM/a/tiny"]
 
 
+def test_a_folder_that_notes_its_id_is_that_model_and_no_other_whatever_its_name(root):
+    (model_in(root / "renamed") / catalogue.ORIGIN).write_text("someone/tiny\n")
+    (model_in(root / "tiny") / catalogue.ORIGIN).write_text("other/tiny\n")
+    found = [copy.value for copy in catalogue.copies("someone/tiny", [("LLM", root)])]
+    assert found == ["LLM/renamed"]
+
+
 def test_the_hubs_cache_is_asked_for_the_very_id(cache, source, root):
     store(source, cache, "other/Qwen3-VL-4B-Instruct")
     assert catalogue.copies("Qwen/Qwen3-VL-4B-Instruct", [("LLM", root)]) == []
