@@ -15,7 +15,7 @@ def test_the_line_follows_the_chosen_model_and_comes_back_with_undo(canvas):
     node = Node(page, "LaserLoadLVLM")
     line = node.find("p")
     assert line.is_visible() and line.text_content().startswith(BUNDLED)
-    node.choose(renderer, "Qwen/Qwen3-VL-4B-Instruct")
+    node.choose(renderer, "model", "Qwen/Qwen3-VL-4B-Instruct")
     assert node.text("p").startswith("Qwen3-VL 4B, 8.9 GB, 16-bit. Downloaded on first use.")
     assert prompt_of(page)[str(node.id)]["inputs"]["model"] == "Qwen/Qwen3-VL-4B-Instruct"
     undo(page)
@@ -32,7 +32,7 @@ def test_a_folder_that_was_just_put_there_is_offered_and_described_after_a_refre
     described = {"model_type": "llava", "text_config": {}, "vision_config": {}}
     (folder / "config.json").write_text(json.dumps(described))
     page.evaluate("() => window.app.refreshComboInNodes()")
-    node.choose(renderer, f"LLM/maker/for {renderer}")
+    node.choose(renderer, "model", f"LLM/maker/for {renderer}")
     assert node.text("p").startswith("Complete its folder, or choose another model: it lacks ")
     shutil.rmtree(folder)
     page.evaluate("() => window.app.refreshComboInNodes()")

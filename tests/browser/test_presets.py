@@ -17,7 +17,7 @@ def nodes(canvas):
     put_on_canvas(page, workflow("batch_captions"))
 
     def choose(node, preset):
-        node.choose(renderer, preset)
+        node.choose(renderer, "preset", preset)
 
     return page, choose, Node(page, "LaserAnswer"), Node(page, "LaserSettings")
 

@@ -28,10 +28,11 @@ SET = """([id, values]) => window.app.graph.getNodeById(id).widgets.forEach(widg
   widget.value = values[widget.name];
   widget.callback?.(widget.value);
 })"""
-# The middle of a node's first widget on the page, where the classic renderer draws it
-FIRST = """id => {
+# The middle of a widget on the page, where the classic renderer draws it
+MIDDLE = """([id, name]) => {
   const {canvas, graph} = window.app, node = graph.getNodeById(id);
-  const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + node.widgets[0].y + 10];
+  const widget = node.widgets.find(widget => widget.name === name);
+  const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
   return [...canvas.ds.convertOffsetToCanvas(place)];
 }"""
 # Which part of the file of all maps lies over the picture
@@ -74,11 +75,11 @@ class Node:
             [self.id, name],
         )
 
-    def choose(self, renderer, value):
-        """In the node's first widget, as people do."""
+    def choose(self, renderer, name, value):
+        """As people do, in a widget that is the node's first with choices."""
         self.look()
         if renderer == "classic":
-            self.page.mouse.click(*self.page.evaluate(FIRST, self.id))
+            self.page.mouse.click(*self.page.evaluate(MIDDLE, [self.id, name]))
             self.page.click(f".litemenu-entry[data-value='{value}']")
         else:
             box = self.page.locator(f'[data-node-id="{self.id}"]')

@@ -41,7 +41,6 @@ def model_folder(folder, model_type="llava"):
 
 # ---- the list ----------------------------------------------------------------------------------
 
-QWEN3 = "Qwen/Qwen3-VL-4B-Instruct"
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 
 
