@@ -172,17 +172,17 @@ class PromptSettings(Settings):
 
     locate_instruction: str = setting(
         "auto",
-        "A sentence added after the question where the model looks for the evidence; without it, "
-        "real models look anywhere. auto: the request for a short answer that the model was tuned "
-        "with; empty: none.",
+        "A sentence added to the question when the model looks for the evidence; without one, "
+        "real models miss it. auto: the request for a short answer that the model was tuned with; "
+        "empty: none.",
         multiline=True,
         advanced=True,
     )
     query_free: str = setting(
         "keep instruction",
         "What the model reads in place of the question, for comparison (query-free branch). keep "
-        "instruction: locate_instruction alone; image only: no text. generic question: ViCrop's "
-        "request for a general description.",
+        "instruction: the locating instruction alone; image only: no text. generic question: "
+        "ViCrop's request for a general description.",
         choices=("keep instruction", "image only", "generic question"),
         advanced=True,
     )
@@ -367,8 +367,8 @@ class AnswerSettings(Settings):
     )
     instruction: str = setting(
         "",
-        "How to answer, such as 'Answer in one sentence.', added after the question where the "
-        "model answers. Empty: none; the demo models add their own.",
+        "How to answer, such as 'Answer in one sentence.', added to the question when the model "
+        "answers. Empty: none; the demo models then use their own.",
         multiline=True,
     )
 
