@@ -166,14 +166,6 @@ def test_a_sure_answer_continues_from_what_its_certainty_read(model_type):
         assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
 
 
-def test_what_was_read_for_certainty_may_be_answered_from_twice():
-    lvlm = lvlm_of("qwen2_5_vl")
-    found = located(lvlm)
-    read = plain_certainty(lvlm, plain_of(lvlm, found), found)
-    first, again = (pipeline.decode(lvlm, read, None, found.settings.decode) for _ in range(2))
-    assert first.tokens == again.tokens
-
-
 def test_a_mask_is_looked_at_however_sure_the_model_is():
     lvlm = lvlm_of("llava")
     found = located(lvlm, adaptive=1e-6)
