@@ -54,7 +54,7 @@ def test_the_project_reads_the_logits_of_the_training(exported, pictures):
     lvlm = load_lvlm(str(folder), LoadSettings(precision="fp32"))
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     seen = lvlm.encode(Image.fromarray(noise))
-    prompt = lvlm.prompt([seen] * pictures, lvlm.question_text(QUESTION, PromptSettings()))
+    prompt = lvlm.prompt([seen] * pictures, lvlm.locating_text(QUESTION, PromptSettings()))
     inputs = {name: torch.cat([value] * pictures) for name, value in seen.tensors.items()}
     if lvlm.takes_token_types:
         inputs["mm_token_type_ids"] = lvlm.token_types(prompt.input_ids)

@@ -76,7 +76,7 @@ def method(result: LaserAnswer) -> Image.Image:
     """The ten steps from left to right, with the run's own maps, layers and probabilities."""
     location, token = result.location, result.answer.tokens[0]
     maps, window = location.maps, location.placement.windows[0]
-    blocked = result.counterfactual.crop(window)
+    blocked = result.counterfactual.picture.crop(window)
     side, upper, lower = 236, 104, 404
     middle = (upper + lower + side) / 2
     read, weighed, located, shown, decoded = 24, 342, 652, 962, 1276

@@ -9,7 +9,7 @@ import numpy as np
 
 from laser_core.evaluation.intervals import Bootstrap, Estimate
 from laser_core.models.lvlm import Lvlm
-from laser_core.settings import DecodeSettings, PromptSettings
+from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.answer_input import make_plain_stream
 from laser_core.steps.decode import decode
 from tools.benchmarks.quality.measure import BOTH, CROP, PICTURE
@@ -51,7 +51,7 @@ def captions(lvlm: Lvlm, items: Sequence[HeldOutItem]) -> dict[str, Estimate]:
     """What the model names when asked to describe each picture."""
     there, absent = [], []
     for item in items:
-        stream = make_plain_stream(lvlm, lvlm.encode(item.picture), _REQUEST, PromptSettings())
+        stream = make_plain_stream(lvlm, lvlm.encode(item.picture), _REQUEST, LaserSettings())
         words = set(decode(lvlm, stream, None, DecodeSettings()).text.split())
         present = {thing.name for thing in item.scene.things}
         named = words & set(NAMES)
