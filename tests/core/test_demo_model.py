@@ -10,7 +10,7 @@ from PIL import Image
 
 from laser_core import pipeline
 from laser_core.models.loading import DEMO, load_lvlm
-from laser_core.settings import LaserSettings, LoadSettings
+from laser_core.settings import LaserSettings, LoadSettings, PromptSettings
 from tools.benchmarks.quality.card import ROWS, SEEN
 from tools.benchmarks.quality.measure import PLAIN_DECODING, ItemRun
 from tools.demo_model.world import held_out_items
@@ -37,7 +37,7 @@ def test_the_logits_are_the_same_on_every_version_of_the_libraries(lvlm):
 
 def test_small_details_are_read_in_the_true_window_and_often_missed_before(lvlm):
     """At least 15 points apart, on held-out questions on small evidence."""
-    items = held_out_items("test", 60, 7, types=("number", "owner"))
+    items = held_out_items("test", 36, 7, types=("number", "owner"))
     right = {"whole picture": [], "true window": []}
     for item in (item for item in items if item.size_class == "small"):
         record = ItemRun(lvlm, item, np.random.default_rng(0)).records(ROWS)
@@ -46,3 +46,9 @@ def test_small_details_are_read_in_the_true_window_and_often_missed_before(lvlm)
             hits.append(record[row]["answers"][answer_input]["said"][PLAIN_DECODING] == item.answer)
     assert np.mean(right["true window"]) >= 0.6
     assert np.mean(right["whole picture"]) + 0.15 <= np.mean(right["true window"])
+
+
+def test_what_is_read_together_is_known_and_other_words_are_named_without_their_marks(lvlm):
+    lvlm.locating_text("What's on the dog? Is there any ORANGE cap?", PromptSettings())
+    with pytest.raises(ValueError, match='does not know "unicorn", "smile"'):
+        lvlm.locating_text("does the unicorn, or the dog, smile?", PromptSettings())
