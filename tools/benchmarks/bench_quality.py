@@ -93,7 +93,7 @@ class Bench:
 def main_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """The table on the test split, printed and as data."""
     layer, vicrop_layer, chosen_on = bench.chosen_layers(options.dev_items)
-    rows, seed = main_rows(bench.layers, vicrop_layer), options.seed
+    rows, seed = main_rows(layer, vicrop_layer), options.seed
     yardsticks = [PAPER, LASER_BOTH, fixed_layer(layer), vicrop(vicrop_layer), RAW]
     few = [PLAIN, LASER, *yardsticks, ORACLE, ORACLE_BOTH, RANDOM]
     main = bench.answers("main", held_out_items("test", options.items, seed), rows)

@@ -269,8 +269,8 @@ def compare() -> None:
         "## Plain, fixed-layer crop, LASER\n\nThe same model answers the same question in three "
         "ways: from the whole picture; with the window of one fixed layer; and with LASER. LASER "
         "weighs all layers for this question, and compares the window with and without its "
-        "evidence.\n\nThe fixed layer is set on **VAQ Layer Select**. Layer 1 is the demo model's "
-        "best. It was found with labelled pictures; LASER is as good and needs none. Other models "
+        "evidence.\n\nThe fixed layer is set on **VAQ Layer Select**. Layer 6 is the demo model's "
+        "best. It was found with labelled pictures; LASER needs none. Other models "
         "have other best layers.\n\nThis question was picked because the plain answer is wrong.",
         height=350,
     )
@@ -280,7 +280,7 @@ def compare() -> None:
     question = out(ask, "STRING")
     attention = flow.add("LaserContrastiveAttention", lvlm=lvlm, image=picture, question=question)
     select = flow.add(
-        "LaserVAQLayerSelect", "Fixed layer", attention=out(attention, "attention"), layer=1
+        "LaserVAQLayerSelect", "Fixed layer", attention=out(attention, "attention"), layer=6
     )
     crop = flow.add("LaserConViCrop", image=picture, evidence=out(select, "evidence"))
     flow.column(400)

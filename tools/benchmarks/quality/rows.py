@@ -71,8 +71,8 @@ def vicrop(layer: int) -> Row:
     return Row(f"ViCrop relative, layer {layer}", settings=settings, vat=True)
 
 
-def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
-    """The table's rows for a model of so many layers; ViCrop's was chosen on other pictures."""
+def main_rows(best_layer: int, vicrop_layer: int) -> list[Row]:
+    """The table's rows; the layers were chosen on other pictures."""
     return [
         PLAIN,
         LASER,
@@ -80,7 +80,7 @@ def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
         PAPER,
         PAPER_INSIDE,
         WEIGHED_WHOLE,
-        *map(fixed_layer, range(layers)),
+        fixed_layer(best_layer),
         vicrop(vicrop_layer),
         RAW,
         ORACLE,
