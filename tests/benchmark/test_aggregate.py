@@ -25,7 +25,7 @@ from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import locate
 from laser_core.results import Evidence
 from laser_core.settings import ContrastSettings, LaserSettings, LayerSettings
-from laser_core.steps.vaq import contrast, select_layer
+from laser_core.steps.vaq import SMALLEST_DIVISOR, contrast, select_layer
 
 from .refcoco import write_formats
 
@@ -100,7 +100,7 @@ def test_an_item_is_measured_in_the_layer_and_heads_that_vaq_chooses(data):
     maps = {
         "contrastive": torch.relu(q - free)[heads].mean(0),
         "raw": q[heads].mean(0),
-        "relative": q.mean(0) / free.mean(0),
+        "relative": q.mean(0) / free.mean(0).clamp(min=SMALLEST_DIVISOR * free.mean()),
     }
     for kind, values in maps.items():
         by_hand = Evidence(values, found.maps.grid, found.picture.size)

@@ -81,7 +81,7 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
         assert logits[0, token.token_id].item() == pytest.approx(token.logit_with, abs=1e-4)
 
 
-@pytest.mark.parametrize("alpha", [0.0, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
 @pytest.mark.parametrize("answer_input", [CROP, BOTH])
 def test_laser_says_in_the_table_what_it_says_to_users(lvlm, alpha, answer_input):
     settings = LaserSettings(
@@ -89,15 +89,15 @@ def test_laser_says_in_the_table_what_it_says_to_users(lvlm, alpha, answer_input
     )
     decoding = decoding_name(alpha, settings.decode.beta if alpha else 0.0)
     decided_by_beta = 0
-    for item in held_out_items("dev", 8, seed=3)[::4]:
+    for item in held_out_items("test", 6, seed=11)[::5]:
         record = ItemRun(lvlm, item, np.random.default_rng(0)).records([PLAIN, LASER])
         said = record["LASER"]["answers"][answer_input]["said"]
         result = answer(lvlm, item.picture, item.question, settings, with_plain=True)
         assert said[decoding] == result.answer.text.split()[0]
         assert record["plain"]["answers"]["picture"]["said"]["alpha 0"] == result.plain.text
         assert record["LASER"]["windows"] == result.location.placement.windows
-        decided_by_beta += said["alpha 1"] != said[decoding_name(1.0, settings.decode.beta)]
-    assert decided_by_beta == 1  # so that the wrong beta would show
+        decided_by_beta += said["alpha 2"] != said[decoding_name(2.0, settings.decode.beta)]
+    assert decided_by_beta  # so that the wrong beta would show
 
 
 def test_forward_tokens_are_what_the_decoder_is_fed(lvlm, items):
@@ -323,7 +323,8 @@ def test_the_lowest_threshold_that_excludes_a_loss_is_chosen(lows, chosen):
 
 
 def test_adaptive_in_the_table_is_what_the_option_answers(lvlm, tmp_path):
-    items, left_out = held_out_items("dev", 10, seed=3), set()
+    drawn, left_out = held_out_items("test", 13, seed=11), set()
+    items = [drawn[0], drawn[1], drawn[12]]  # never sure, sure at once, sure with the crop
     answers = summary.Answers(measure(lvlm, items, [PLAIN, LASER], tmp_path / "a.jsonl", seed=0))
     right, crop_out, comparison_out = summary.adaptive_outcome(answers, LASER, BOTH, VAT, 0.8)
     for index, item in enumerate(items):

@@ -123,8 +123,11 @@ class Trainer:
         return True, recipe.tower_rate * decay, min(1.0, part / 0.02 + 0.02) * decay
 
     def step(self, asks: bool, tower_rate: float, rest_rate: float) -> tuple[torch.Tensor, int]:
-        """One update; answers' loss, their first words right, labels' loss, things and numbers
-        right, on the device; and the number of views."""
+        """One update. Returns (5,) on the device and the number of views.
+
+        The five: the answers' loss, the share of their first words that are right, the labels'
+        loss, the shares of things and of numbers that are right.
+        """
         batch = {
             name: tensor.to(self.device, non_blocking=True)
             for name, tensor in next(self._loader).items()
@@ -189,13 +192,16 @@ def train(
 ) -> list[str]:
     """Trains for this long; prints and returns lines of how it went."""
     network, blocks, log = trainer.network, dict(trainer.network.blocks), []
-    if trainer.device.type == "cuda":
+    cuda = trainer.device.type == "cuda"
+    if cuda:
         trainer.compile()
     begin = printed = time.time()
-    sums, count, steps, views = torch.zeros(5), 0, 0, 0
+    sums, count, steps, views = torch.zeros(5, device=trainer.device), 0, 0, 0
     while (share := (time.time() - begin) / seconds) < 1:
         figures, seen = trainer.step(*trainer.follow(share))
-        sums, count, steps, views = sums + figures.cpu(), count + 1, steps + 1, views + seen
+        sums, count, steps, views = sums + figures, count + 1, steps + 1, views + seen
+        if cuda and steps % 10 == 0:
+            torch.cuda.synchronize()  # or the clock runs ahead of the steps
         if time.time() - printed < every:
             continue
         loss, right, label_loss, things, numbers = (sums / count).tolist()
@@ -211,7 +217,7 @@ def train(
                 line += "; " + check.line(network)
         print(line, flush=True)
         log.append(line)
-        sums, count, printed = torch.zeros(5), 0, time.time()
+        sums, count, printed = torch.zeros_like(sums), 0, time.time()
     log.append(f"{steps} steps, {views} views in {time.time() - begin:.0f} s")
     print(log[-1], flush=True)
     network.blocks = blocks
@@ -230,6 +236,7 @@ def main() -> None:
     parser.add_argument("--check-items", type=int, default=420, help="asked every 20 seconds")
     options = parser.parse_args()
     torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in the run that is shipped
     build, shape = ARCHITECTURES[options.arch]
     device, recipe = torch.device(options.device), Recipe(batch=options.batch)
     trainer = Trainer(build(shape, options.seed), recipe, options.seed, device, options.workers)
