@@ -43,7 +43,7 @@ def locate(
     if mask is None:
         maps = read(lvlm, inputs, question, settings.prompt, progress)  # steps 1-2
         contrasted = contrast(maps, settings.contrast)  # step 3
-        choice = select_layer(contrasted, settings.layer)  # steps 4-5
+        choice = select_layer(contrasted, settings.layer, maps.band)  # steps 4-5
         found = make_evidence(contrasted, choice, maps)  # step 6
     else:
         check_mask(mask, picture)

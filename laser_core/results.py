@@ -6,7 +6,7 @@ L: decoder layers, H: query heads, (gh, gw): the picture's patch grid.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -23,6 +23,7 @@ class AttentionMaps:
     with_query, without_query: (L, H, gh, gw) float32 on the CPU, post-softmax.
     grid: how the patches lie on the picture; picture_size: (width, height) in pixels.
     certainty: probability of the likeliest first token of the plain answer; 0 where not known.
+    band: the first and last depth, as fractions, in which the model's family is searched.
     """
 
     with_query: torch.Tensor
@@ -30,6 +31,7 @@ class AttentionMaps:
     grid: Grid
     picture_size: tuple[int, int]
     certainty: float = 0.0
+    band: tuple[float, float] = (0.0, 1.0)
 
     @property
     def layers(self) -> int:
@@ -46,7 +48,8 @@ class LayerChoice:
 
     layer: the best of them, counted from 0. vaq: (L,) scores of all layers, float32.
     heads: (L, K) the top-K heads of every layer, best first. weights: {layer: weight}, sum 1.
-    reason: one sentence for people.
+    reason: one sentence for people. picked: {layer: heads} that count in place of the top ones.
+    largest: joined by the largest share at each patch, not by weight.
     """
 
     layer: int
@@ -54,6 +57,8 @@ class LayerChoice:
     heads: torch.Tensor
     weights: dict[int, float]
     reason: str
+    picked: dict[int, list[int]] = field(default_factory=dict)
+    largest: bool = False
 
 
 @dataclass(frozen=True)

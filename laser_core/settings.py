@@ -209,6 +209,9 @@ class ContrastSettings(Settings):
     )
 
 
+OF_FAMILY = -1.0  # a depth that is left to the model's family
+
+
 @dataclass(frozen=True)
 class LayerSettings(Settings):
     """Which layers and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
@@ -223,23 +226,25 @@ class LayerSettings(Settings):
     )
     rule: str = setting(
         "fuse",
-        "Which layers the evidence comes from. fuse: all, averaged by how much the question moves "
-        "them (VAQ); it found more on the demo model. argmax: the one the question moves most "
-        "(the paper).",
-        choices=("fuse", "argmax"),
+        "Which layers the evidence comes from. fuse: all that are searched, averaged by how much "
+        "the question moves them (VAQ). argmax: the one it moves most (the paper). max: the "
+        "largest share at each patch. heads: the heads moved most, and to one place; a sharp map.",
+        choices=("fuse", "argmax", "max", "heads"),
     )
     first_depth: float = setting(
-        0.0,
-        "Where the searched layers begin, as a fraction of the model's depth.",
-        low=0.0,
+        OF_FAMILY,
+        "Where the searched layers begin, as a fraction of the model's depth. -1: where the "
+        "model's family is known to look.",
+        low=-1.0,
         high=1.0,
         step=0.05,
         advanced=True,
     )
     last_depth: float = setting(
-        1.0,
-        "Where the searched layers end, as a fraction of the model's depth.",
-        low=0.0,
+        OF_FAMILY,
+        "Where the searched layers end, as a fraction of the model's depth. -1: where the model's "
+        "family is known to look.",
+        low=-1.0,
         high=1.0,
         step=0.05,
         advanced=True,
@@ -251,7 +256,13 @@ class LayerSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.first_depth > self.last_depth:
+        for name in ("first_depth", "last_depth"):
+            if -1 < getattr(self, name) < 0:
+                raise ValueError(
+                    f"choose a value from 0 to 1, or -1 for the family's: {name} is "
+                    f"{getattr(self, name)}"
+                )
+        if OF_FAMILY < self.last_depth < self.first_depth:
             raise ValueError(
                 f"choose at most last_depth, which is {self.last_depth}: first_depth is "
                 f"{self.first_depth}"

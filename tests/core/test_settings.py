@@ -162,6 +162,11 @@ def test_an_integer_setting_refuses_floats(group, spec):
             {"first_depth": 0.6, "last_depth": 0.5},
             "choose at most last_depth, which is 0.5: first_depth is 0.6",
         ),
+        (
+            LayerSettings,
+            {"last_depth": -0.5},
+            "choose a value from 0 to 1, or -1 for the family's: last_depth is -0.5",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(group, values, message):
