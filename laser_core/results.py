@@ -22,7 +22,8 @@ class AttentionMaps:
 
     with_query, without_query: (L, H, gh, gw) float32 on the CPU, post-softmax.
     grid: how the patches lie on the picture; picture_size: (width, height) in pixels.
-    certainty: probability of the likeliest first token of the plain answer; 0 where not known.
+    certainty: probability of the likeliest first token after the prompt with the question; None
+    where not known.
     band: the first and last depth, as fractions, in which the model's family is searched.
     """
 
@@ -30,7 +31,7 @@ class AttentionMaps:
     without_query: torch.Tensor
     grid: Grid
     picture_size: tuple[int, int]
-    certainty: float = 0.0
+    certainty: float | None = None
     band: tuple[float, float] = (0.0, 1.0)
 
     @property

@@ -53,7 +53,7 @@ class Shown:
         from ..laser_core.steps.answer_input import make_crops_stream, make_plain_stream
 
         if self.nothing_found:
-            return make_plain_stream(model, self.context, question, settings.prompt), None
+            return make_plain_stream(model, self.context, question, settings), None
         if self.context is None:
             return self._without_context(model, question, settings)
         whole = model.encode(self.context, settings.prompt.framing)
@@ -76,7 +76,7 @@ class Shown:
         from ..laser_core.steps.answer_input import make_crops_stream, make_plain_stream
 
         if self.blocked_crops is None and len(self.crops) == 1:
-            return make_plain_stream(model, self.crops[0], question, settings.prompt), None
+            return make_plain_stream(model, self.crops[0], question, settings), None
         crop_alone = dataclasses.replace(settings, answer=AnswerSettings(answer_input="crop"))
 
         def stream(crops: list[Image.Image]) -> Any:

@@ -22,7 +22,7 @@ CONTRACT = {
     ),
     "LaserContrastiveAttention": (
         "lvlm image question",
-        "kind instruction query_free framing system",
+        "kind locate_instruction query_free framing system",
         "attention:LASER_ATTENTION layers:IMAGE",
     ),
     "LaserVAQLayerSelect": (
@@ -57,7 +57,7 @@ CONTRACT = {
         "",
         "preset query_free framing system kind top_heads rule first_depth last_depth layer "
         "min_side_px placement margin windows amount fill block crop_budget alpha beta top_p "
-        "top_k adaptive multiple_of",
+        "top_k adaptive multiple_of locate_instruction",
         "settings:LASER_SETTINGS",
     ),
     "LaserBoxPick": (
@@ -87,7 +87,7 @@ GROUPS = {
     "LaserCounterfactualMask": ["CounterfactualSettings"],
     "LaserVATDecode": ["PromptSettings", "AnswerSettings", "DecodeSettings"],
     "LaserAnswer": [
-        "PresetSettings", "PromptSettings", "CropSettings", "AnswerSettings", "DecodeSettings",
+        "PresetSettings", "CropSettings", "AnswerSettings", "DecodeSettings",
     ],
     "LaserSettings": [
         "PresetSettings", "PromptSettings", "ContrastSettings", "LayerSettings", "CropSettings",
@@ -96,13 +96,13 @@ GROUPS = {
 }  # fmt: skip
 LEFT_OUT = {
     # Where the picture is read with and without the question, and how it is read, are other nodes'
-    "LaserVATDecode": {"query_free"},
+    "LaserVATDecode": {"query_free", "locate_instruction"},
     # The two outputs of the node are what 'block' chooses between
     "LaserCounterfactualMask": {"block"},
     # Either node has what the other lacks
     "LaserAnswer": {
-        "query_free", "framing", "system", "min_side_px", "placement", "margin", "windows",
-        "multiple_of", "crop_budget", "alpha", "beta", "top_p", "top_k", "adaptive",
+        "min_side_px", "placement", "margin", "windows", "multiple_of", "crop_budget", "alpha",
+        "beta", "top_p", "top_k", "adaptive",
     },
     "LaserSettings": {
         "instruction", "scale", "answer_input", "max_tokens", "temperature", "seed",

@@ -38,7 +38,11 @@ CASES = {
     "plain decoding": {"decode": {"alpha": 0.0, "max_tokens": 3}},
     "sampling": {"decode": {"temperature": 1.0, "seed": 5, "max_tokens": 4}},
     "a layer by hand": {"layer": {"layer": 0}},
-    "the processor's framing": {"prompt": {"framing": "processor", "instruction": "Name it"}},
+    "the processor's framing": {"prompt": {"framing": "processor"}},
+    "other instructions": {
+        "prompt": {"locate_instruction": "Name it"},
+        "answer": {"instruction": "Read the letter."},
+    },
     "three windows": {"crop": {"windows": 3, "scale": 0.3, "min_side_px": 10}},
     "noise": {"counterfactual": {"fill": "noise", "amount": 0.3}},
     "the whole picture": {"crop": {"scale": 1.0}},
