@@ -5,6 +5,7 @@ Joins the steps and decides which of them run. Knows no tensor, no prompt and no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch
 from .models.lvlm import Lvlm
 from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
-from .results import Answer, LaserAnswer, Location
+from .results import LaserAnswer, Location
 from .settings import LaserSettings
 from .steps.answer_input import make_negative_stream, make_plain_stream, make_positive_stream
 from .steps.attention import ReadAttention, read_attention
-from .steps.certainty import plain_certainty
+from .steps.certainty import choose_reading
 from .steps.counterfactual import blocks_something, make_counterfactual
-from .steps.crop import place_windows
+from .steps.crop import place_looks, place_windows
 from .steps.decode import decode
 from .steps.vaq import contrast, make_evidence, make_evidence_of_mask, select_layer
 
@@ -76,27 +77,25 @@ def answer_from(
     progress: Progress | None = None,
     on_text: OnText | None = None,
 ) -> LaserAnswer:
-    """Steps 8-10: the located question answered from the windows it was located in."""
-    decoding = found.settings.decode
-    unread = make_plain_stream(lvlm, found.inputs, found.question, found.settings)
-    gated = decoding.adaptive > 0 and found.maps is not None  # a mask says itself where to look
-    plain = plain_certainty(lvlm, unread, found, progress) if gated else unread
-    sure = plain.certainty is not None and plain.certainty >= decoding.adaptive
-    looks = not (sure or found.evidence.degenerate)
-    contrasts = looks and decoding.alpha > 0 and blocks_something(found)
+    """Steps 8-10: the located question answered from its windows, or from the picture alone."""
+    settings, decoding = found.settings, found.settings.decode
+    placements = place_looks(found.evidence, settings.crop, settings.answer.looks)
+    closer = [] if found.evidence.degenerate else [replace(found, placement=p) for p in placements]
+    plain = make_plain_stream(lvlm, found.inputs, found.question, settings)
+    make = partial(make_positive_stream, lvlm)  # step 9
+    choice = choose_reading(lvlm, plain, found, closer, make, progress)
+    looked, place = choice.place is not None, choice.place or found
+    contrasts = looked and decoding.alpha > 0 and blocks_something(place)
+    block = cache(lambda: make_counterfactual(place, lvlm.mean_colour))  # step 8, if it is read
 
-    block = cache(lambda: make_counterfactual(found, lvlm.mean_colour))  # step 8, if it is read
-    plain_answer: Answer | None = None
-    if with_plain or not looks:
+    if with_plain or not looked:
         stage = as_one_stage(progress, "answering plainly") if with_plain else progress
-        plain_answer = decode(lvlm, plain, None, decoding, stage, None if looks else on_text)
-    if plain_answer is not None and not looks:
-        laser = plain_answer
-    else:
-        positive = make_positive_stream(lvlm, found)  # step 9
-        blind = partial(make_negative_stream, lvlm, found, positive)
+        shown = None if looked else on_text
+        laser = plain_answer = decode(lvlm, choice.plain, None, decoding, stage, shown)
+    if looked:
+        blind = partial(make_negative_stream, lvlm, place, choice.reading.prompt)
         negative = (lambda: blind(block())) if contrasts else None
-        laser = decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
-    blocked = block() if laser.contrasted else None
-    skipped = "crop" if sure else "counterfactual" if contrasts and blocked is None else ""
-    return LaserAnswer(laser, found, blocked, plain_answer if with_plain else None, skipped)
+        laser = decode(lvlm, choice.reading, negative, decoding, progress, on_text)  # step 10
+    blocked, skipped = block() if laser.contrasted else None, contrasts and not laser.contrasted
+    plainly = plain_answer if with_plain else None
+    return LaserAnswer(laser, place, blocked, plainly, choice.looks, choice.believed, skipped)

@@ -200,15 +200,36 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Look:
+    """A reading that could have been the answer.
+
+    windows: what was read; none for the whole picture alone. certainty: probability of the
+    likeliest first token; None where nothing was compared.
+    """
+
+    windows: tuple[Window, ...]
+    certainty: float | None = None
+
+
+@dataclass(frozen=True)
 class LaserAnswer:
     """The outcome of the whole method.
 
+    location: with the windows of the look that was believed; the first ones if that was none.
     counterfactual: None where nothing was blocked. plain: the model's answer without the method,
-    None unless asked for. skipped: "crop" or "counterfactual" if `adaptive` left it out, else "".
+    None unless asked for. looks: what was read, in order; believed: the index of the surest.
+    skipped: whether `adaptive` left out the comparison without the evidence.
     """
 
     answer: Answer
     location: Location
     counterfactual: Counterfactual | None
     plain: Answer | None
-    skipped: str = ""
+    looks: tuple[Look, ...]
+    believed: int = 0
+    skipped: bool = False
+
+    @property
+    def looked_closer(self) -> bool:
+        """Whether the answer is read from windows."""
+        return bool(self.looks[self.believed].windows)

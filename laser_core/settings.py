@@ -376,6 +376,15 @@ class AnswerSettings(Settings):
         step=0.05,
         advanced=True,
     )
+    looks: int = setting(
+        2,
+        "How often to look closer while the model is unsure (adaptive). Each look's window has 0.7 "
+        "of the sides of the one before, placed anew on the same map.",
+        low=1,
+        high=8,
+        step=1,
+        advanced=True,
+    )
     instruction: str = setting(
         "",
         "How to answer, such as 'Answer in one sentence.', added to the question when the model "
@@ -431,14 +440,13 @@ class DecodeSettings(Settings):
     )
     seed: int = setting(0, "Seed of the sampling.", low=0, high=2**64 - 1, step=1)
     adaptive: float = setting(
-        0.0,
-        "Save time where the model is sure: skip the comparison when its first token is at least "
-        "this probable. LASER Answer skips the crop too when the plain answer is that sure. 0: "
-        "off.",
+        0.9,
+        "How sure the model must be of its first word (0 to 1) to look no closer, and to skip the "
+        "comparison without the evidence. Below it, it looks closer, and the answer it is surest "
+        "of is taken. 1: always look. 0: always look once, and believe it, as in the paper.",
         low=0.0,
         high=1.0,
         step=0.01,
-        advanced=True,
     )
 
 
@@ -460,7 +468,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta": 0.0,
         "adaptive": 0.0,
     },
-    "fast": {"crop_budget": 0.4, "alpha": 0.0, "adaptive": 0.9},
+    "fast": {"crop_budget": 0.4, "alpha": 0.0, "looks": 1},
 }
 """Settings by name. What a preset leaves out has its default; a given value wins over a preset."""
 

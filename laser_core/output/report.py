@@ -15,9 +15,9 @@ import torch
 
 from .. import __version__
 from ..files import to_plain
-from ..results import Answer, Evidence, LaserAnswer, Location, TokenRecord
+from ..results import Answer, Evidence, LaserAnswer, Location, Look, TokenRecord
 from ..settings import LaserSettings, LoadSettings
-from .sentences import answer_text, plain_line, window_line
+from .sentences import answer_text, describe_looks, plain_line, window_line
 
 if TYPE_CHECKING:
     from ..models.lvlm import Lvlm
@@ -54,6 +54,7 @@ def report(
         answer=answered.answer if answered else None,
         plain=answered.plain if answered else None,
         location=location,
+        looks=answered.looks if answered else (),
         notes=notes + _notes_on_answer(answered) if answered else notes,
         load=load,
         files=files,
@@ -83,6 +84,7 @@ def _report(
     answer: Answer | None,
     plain: Answer | None = None,
     location: Location | None = None,
+    looks: Sequence[Look] = (),
     notes: list[str],
     load: LoadSettings | None,
     files: Sequence[str] = (),
@@ -99,6 +101,7 @@ def _report(
         "layer": _layer(location),
         "evidence": _evidence(location),
         "windows": _windows(location),
+        "looks": [vars(look) for look in looks],
         "model": _model(model),
         "versions": {
             "laser_core": __version__,
@@ -225,12 +228,10 @@ def _notes_on_location(location: Location, answered: bool) -> list[str]:
 
 def _notes_on_answer(result: LaserAnswer) -> list[str]:
     notes = []
+    if result.looks[0].certainty is not None:
+        notes.append(describe_looks(result.looks, result.believed))
     if result.skipped:
-        left_out = {
-            "crop": "the whole picture, without a crop",
-            "counterfactual": "the crop, without the comparison",
-        }[result.skipped]
-        notes.append(f"the model was sure of its first word: answered from {left_out} (adaptive)")
+        notes.append("the model was sure of its first word: it was not compared (adaptive)")
     blocked = result.counterfactual
     if blocked is not None and not blocked.mask.any():
         notes.append("no patch was blocked: both streams saw the same")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # nodes import this when ComfyUI starts, before torch is needed
-    from ..results import Answer, Evidence
+    from ..results import Answer, Evidence, Look
 
 
 def answer_text(text: str) -> str:
@@ -32,6 +32,22 @@ def describe_evidence(evidence: Evidence) -> str:
     if evidence.choice is None:
         return "nothing found (the mask is empty): the whole picture is taken"
     return f"nothing found: the whole picture is taken ({reason})"
+
+
+def describe_looks(looks: Sequence[Look], believed: int) -> str:
+    """How sure the model was after each reading, and which one the answer is read from."""
+    read = [f"{_look_name(look)} {look.certainty:.0%}" for look in looks]
+    if len(looks) == 1:
+        return f"sure of its first word without looking closer: {read[0]}"
+    chosen = _look_name(looks[believed])
+    return f"sure of its first word: {', '.join(read)}; answered from the {chosen}"
+
+
+def _look_name(look: Look) -> str:
+    if not look.windows:
+        return "whole picture"
+    sizes = " and ".join(f"{box.width} x {box.height}" for box in look.windows)
+    return f"window of {sizes} px"
 
 
 def describe_answer(answer: Answer) -> str:

@@ -60,12 +60,12 @@ def make_crops_stream(
 
 
 def make_negative_stream(
-    lvlm: Lvlm, found: Location, positive: Stream, blocked: Counterfactual
+    lvlm: Lvlm, found: Location, positive: Prompt, blocked: Counterfactual
 ) -> Stream:
-    """The positive stream without the evidence (step 8)."""
+    """The stream of the positive prompt without the evidence (step 8)."""
     settings, picture = found.settings, blocked.picture
     if picture is None:
-        return _blocked_tokens(positive.prompt, found.windows, blocked.mask, settings)
+        return _blocked_tokens(positive, found.windows, blocked.mask, settings)
     whole, shared = found.inputs, settings.counterfactual.block == "crop"
     if settings.answer.answer_input == "picture + crop" and not shared:
         whole = lvlm.encode(picture, settings.prompt.framing)

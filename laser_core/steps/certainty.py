@@ -1,11 +1,13 @@
-"""How sure the model is of an answer's first token, before it answers (`adaptive`).
+"""Look closer only when unsure, and believe what makes the model surest (`adaptive`, step 9).
 
-Reads any stream that answers; knows no rule that goes by what it finds.
+Sure: of an answer's first token, before it answers. Reads any stream that answers; knows neither
+where windows lie nor how an answer goes on.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,8 +15,8 @@ from ..engine.reading import ReadStream, read_stream
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..one_at_a_time import one_at_a_time
-from ..progress import Progress
-from ..results import Location
+from ..progress import Progress, as_one_stage
+from ..results import Location, Look
 
 
 @one_at_a_time
@@ -45,3 +47,60 @@ def plain_certainty(
     if known is None or locating != answering:
         return read_certainty(lvlm, plain, progress)
     return replace(plain, certainty=known)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the answer is read from.
+
+    plain: the whole picture alone, with its certainty where that was asked for. looks: what was
+    compared, in order; believed: the index of the surest. reading: that one, to be answered from;
+    place: its windows, None where it is the plain one.
+    """
+
+    plain: Stream | ReadStream
+    looks: tuple[Look, ...]
+    believed: int
+    reading: Stream | ReadStream
+    place: Location | None
+
+
+def choose_reading(
+    lvlm: Lvlm,
+    plain: Stream,
+    found: Location,
+    closer: Sequence[Location],
+    make: Callable[[Location], Stream],
+    progress: Progress | None = None,
+) -> Choice:
+    """The reading that makes the model surest of its first token, the plain one included.
+
+    closer: the looks, read one by one until a reading is as sure as `adaptive` asks; none where
+    nothing was found. make: the stream of one. Of equally sure ones the earlier is taken. With
+    `adaptive` 0, and with evidence from a mask, the first look is believed unread.
+    """
+    enough = found.settings.decode.adaptive
+    if not closer:
+        return Choice(plain, (Look(()),), 0, plain, None)
+    if enough == 0 or found.maps is None:
+        first = closer[0]
+        return Choice(plain, (Look(first.windows),), 0, make(first), first)
+    known = plain_certainty(lvlm, plain, found, progress)
+    surest = sure_of(known)
+    choice = Choice(known, (Look((), surest),), 0, known, None)
+    for count, place in enumerate(closer, 1):
+        if surest >= enough:
+            break
+        stage = as_one_stage(progress, f"looking closer ({count})")
+        read = read_certainty(lvlm, make(place), stage)
+        choice = replace(choice, looks=(*choice.looks, Look(place.windows, sure_of(read))))
+        if sure_of(read) > surest:
+            surest = sure_of(read)
+            choice = replace(choice, believed=count, reading=read, place=place)
+    return choice
+
+
+def sure_of(read: Stream | ReadStream) -> float:
+    """The certainty of a stream that was read for it."""
+    assert read.certainty is not None
+    return read.certainty

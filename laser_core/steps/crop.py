@@ -8,6 +8,7 @@ through patches. What the grid holds beyond the picture (padding) does not count
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,9 @@ EQUAL_MASS = 1e-9
 NO_MASS = 1e-12
 # Squared distances in pixels closer than this are equal.
 EQUAL_DISTANCE = 1e-6
+
+LOOK_SHRINKS = 0.7
+LEAST_SCALE = 0.1  # that CropSettings takes
 
 ADAPTIVE_RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 TOP_FRACTION = 0.05  # of all patches, that placement 'top patches box' encloses
@@ -58,6 +62,23 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
             break
         windows.append(further)
     return Placement(tuple(windows), tuple(evidence.share_in(window) for window in windows))
+
+
+def place_looks(evidence: Evidence, settings: CropSettings, looks: int) -> list[Placement]:
+    """Windows for one look after another, each placed anew on the same map (step 9, our addition).
+
+    A look's windows have LOOK_SHRINKS of the sides of those before. There are fewer than asked for
+    where the least side stops that, and one for a degenerate map: the whole picture.
+    """
+    placed: list[Placement] = []
+    scale = settings.scale
+    while len(placed) < looks:
+        closer = place_windows(evidence, replace(settings, scale=scale))
+        if placed and closer == placed[-1]:
+            break
+        placed.append(closer)
+        scale = max(LOOK_SHRINKS * scale, LEAST_SCALE)
+    return placed
 
 
 class _Density:

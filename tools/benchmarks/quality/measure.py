@@ -200,7 +200,7 @@ class ItemRun:
             self.item.picture, self.whole, question, settings, None, look.evidence, placement
         )
         hidden = Counterfactual(mask, blocked)
-        return make_negative_stream(self.lvlm, found, self._streams[positive], hidden)
+        return make_negative_stream(self.lvlm, found, self._streams[positive].prompt, hidden)
 
     def _answers(
         self, said: dict[tuple, torch.Tensor], look: Look, positive: tuple, negative: tuple | None

@@ -131,7 +131,7 @@ def both_streams(lvlm: Lvlm, found: Location) -> tuple[Stream, Stream]:
     """The prompts with and without the evidence, prepared and not read."""
     positive = make_positive_stream(lvlm, found)
     blocked = make_counterfactual(found, lvlm.mean_colour)
-    return positive, make_negative_stream(lvlm, found, positive, blocked)
+    return positive, make_negative_stream(lvlm, found, positive.prompt, blocked)
 
 
 def eager_maps(
