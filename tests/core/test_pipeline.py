@@ -46,6 +46,7 @@ SHORT = DecodeSettings(max_tokens=4, adaptive=0.0)
 def settings(**groups):
     groups.setdefault("crop", CropSettings(min_side_px=20))
     groups.setdefault("decode", SHORT)
+    groups.setdefault("layer", LayerSettings(first_depth=0.0, last_depth=1.0))
     return LaserSettings(**groups)
 
 
@@ -74,11 +75,22 @@ def reference_answer(lvlm, picture, chosen):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type, rule):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    chosen = settings(layer=LayerSettings(rule=rule))
+    chosen = settings(layer=LayerSettings(rule=rule, first_depth=0.0, last_depth=1.0))
     layer, evidence_map = reference_answer(lvlm, picture, chosen)
     found = pipeline.locate(lvlm, picture, QUESTION, chosen)
     assert found.evidence.choice.layer == layer
     np.testing.assert_allclose(found.evidence.map.numpy(), evidence_map, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_familys_own_band_of_depth_is_searched(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    found = pipeline.locate(lvlm, picture, QUESTION, settings(layer=LayerSettings()))
+    first, last = FAMILIES[model_type].band
+    given = LayerSettings(first_depth=first, last_depth=last)
+    expected = pipeline.locate(lvlm, picture, QUESTION, settings(layer=given))
+    assert found.evidence.choice.weights == expected.evidence.choice.weights
+    assert torch.equal(found.evidence.map, expected.evidence.map)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -180,7 +192,7 @@ def by_hand(lvlm, picture, chosen):
     inputs = lvlm.encode(picture, chosen.prompt.framing)
     maps = read_attention(lvlm, inputs, QUESTION, chosen.prompt)
     contrasted = contrast(maps, chosen.contrast)
-    found = make_evidence(contrasted, select_layer(contrasted, chosen.layer), maps)
+    found = make_evidence(contrasted, select_layer(contrasted, chosen.layer, maps.band), maps)
     placement = place_windows(found, chosen.crop)
     patches = select_patches(found, chosen.counterfactual, placement.windows)
     mask = mask_patches(patches, found)
