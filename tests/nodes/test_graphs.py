@@ -237,7 +237,8 @@ def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
     # The crop, and the crop without the evidence; the picture itself is remembered
     assert passes == {"tower": 3, "attention": 1}
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION, kind="raw")
-    assert passes["attention"] == 1
+    one_node(lvlm, image, answer={"instruction": "Read the text."})
+    assert passes["attention"] == 1  # neither changes what is read
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question="what number is it ?")
     assert passes["attention"] == 2
 
