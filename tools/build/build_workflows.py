@@ -26,8 +26,9 @@ QUESTION = "what digit is on the red heart ?"
 PICTURE = "laser_scene_2.png"
 CAPTION_TOKENS = 300  # a detailed caption of a larger model
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60, 300
-# These show their result on themselves
+# These show their result, or what they load, on themselves
 SHOWN_PX = {
+    "LaserLoadLVLM": 70,
     "LaserVAQLayerSelect": 420,
     "LaserConViCrop": 340,
     "LaserVATDecode": 300,
