@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..laser_core.settings import (
-    AnswerSettings,
-    LaserSettings,
-)
+from ..laser_core.settings import LaserSettings
 from .batches import (
     batch_of,
     box_lists,
@@ -77,7 +74,8 @@ class Shown:
 
         if self.blocked_crops is None and len(self.crops) == 1:
             return make_plain_stream(model, self.crops[0], question, settings), None
-        crop_alone = dataclasses.replace(settings, answer=AnswerSettings(answer_input="crop"))
+        alone = dataclasses.replace(settings.answer, answer_input="crop")
+        crop_alone = dataclasses.replace(settings, answer=alone)
 
         def stream(crops: list[Image.Image]) -> Any:
             encoded = [model.encode(crop, settings.prompt.framing) for crop in crops]

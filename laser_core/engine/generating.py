@@ -105,10 +105,12 @@ def _read_streams(
 
     _check_length(lvlm, positive.prompt, settings)
     if isinstance(positive, Stream):
-        positive = read_stream(lvlm, positive, certainty=adaptive, check=report)
-    read.append(replace(positive, own=[*positive.own]))  # for its maker to keep
-    certainty = read[0].certainty  # None unless adaptive
-    if negative is None or (certainty is not None and certainty >= settings.adaptive):
+        read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
+    else:
+        read.append(replace(positive, own=[*positive.own]))  # its maker may use it again
+    certainty = read[0].certainty
+    sure = adaptive and certainty is not None and certainty >= settings.adaptive
+    if negative is None or sure:
         total = 1
         report()
         return read

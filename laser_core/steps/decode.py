@@ -54,9 +54,9 @@ def decode(
 
     positive, negative: prompts with and without the evidence; positive may have been read before,
     by `read_certainty`; negative may be a function that makes it, called only when it is read.
-    Decoding is plain, with no second stream computed, for alpha 0,
-    without a negative stream, and where the first token is as sure as settings.adaptive asks. A
-    negative stream with blocked tokens must have the positive stream's prompt.
+    Decoding is plain, with no second stream computed, for alpha 0, without a negative stream, and
+    where the first token is as sure as settings.adaptive asks. A negative stream with blocked
+    tokens must have the positive stream's prompt.
     generate_options: the library's streamer, stopping_criteria and logits_processor. They see the
     positive row and the mixed logits.
     Raises ValueError for other options, and for scores that are not finite.

@@ -159,11 +159,3 @@ def test_a_sure_answer_continues_from_what_its_certainty_read(model_type):
     for one, other in zip(result.answer.tokens, expected, strict=True):
         assert one.token_id == other.token_id
         assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
-
-
-def test_what_was_read_for_certainty_may_be_answered_from_twice():
-    lvlm = lvlm_of("qwen2_5_vl")
-    found = located(lvlm)
-    read = plain_certainty(lvlm, plain_of(lvlm, found), found)
-    first, again = (pipeline.decode(lvlm, read, None, found.settings.decode) for _ in range(2))
-    assert first.tokens == again.tokens

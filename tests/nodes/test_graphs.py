@@ -299,6 +299,22 @@ def test_the_memory_asked_for_follows_the_visual_tokens():
     )
 
 
+@pytest.mark.parametrize("connected", ["positive", "counterfactual", "context"])
+def test_vat_decode_reads_the_instruction_whatever_is_connected(lvlm, connected):
+    crop, picture = pictures_batch(1), pictures_batch(1, 70, 90)
+    given = {"positive": {}, "counterfactual": {"counterfactual": 1 - crop}}
+    given["context"] = {"context": picture, **given["counterfactual"]}
+    asked = {"lvlm": lvlm, "positive": crop, "question": QUESTION, "max_tokens": 1}
+    without, with_it = (
+        run("LaserVATDecode", **asked, **given[connected], instruction=text).json[0]
+        for text in ("", "Read the text.")
+    )
+    with lvlm.running() as model:
+        added = model.tokenizer("\nRead the text.", add_special_tokens=False)["input_ids"]
+    lengths = [json.loads(report)["answer"]["prompt_tokens"] for report in (without, with_it)]
+    assert lengths[1] == [length + len(added) for length in lengths[0]]
+
+
 def test_what_a_handle_remembers_is_bounded(lvlm, monkeypatch):
     image = pictures_batch(7, 30, 30)
     run("LaserContrastiveAttention", lvlm=lvlm, image=image[:1], question=QUESTION)
