@@ -67,7 +67,7 @@ PRIOR_GROUPS = ("all", "against the prior", "with the prior")
 # Scenes of a split are numbered from 0 for each seed: sets with different seeds share none.
 EXISTENCE_SEED, PRIOR_SEED = 1_000, 2_000
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
-LOCATED, WHOLE_SCENE = ("number", "owner", "colour", "relation", "bigger"), ("exist",)
+LOCATED, WHOLE_SCENE = ("number", "owner", "colour", "rel", "bigger"), ("exist",)
 
 
 class Bench:

@@ -19,7 +19,7 @@ from tools.benchmarks.quality.records import Measured
 from tools.benchmarks.quality.rows import BOTH, CROP, PICTURE, PLAIN, Row
 from tools.demo_model.world import EXIST_KINDS
 
-TWO_THINGS = ("relation", "bigger", "owner")
+TWO_THINGS = ("rel", "bigger", "owner")
 HELD = ("held", "held all", "aggregation")
 
 
