@@ -10,8 +10,8 @@ from .handles import SettingsHandle
 from .laser_answer import CARRIED
 from .widgets import CATEGORY, SETTINGS, preset_widget, widgets
 
-ADDED = ("multiple_of",)
-"""At the end: saved workflows hold values by their place."""
+ADDED = ("multiple_of", "max_thinking_tokens", "repetition_penalty")
+"""At the end, in this order: saved workflows hold values by their place."""
 
 
 class LaserSettingsNode:
@@ -36,10 +36,14 @@ class LaserSettingsNode:
             "required": {},
             "optional": {
                 "preset": preset_widget(),
-                **dict(sorted(found, key=lambda widget: widget[0] in ADDED)),
+                **dict(sorted(found, key=lambda widget: _place(widget[0]))),
             },
         }
 
     def choose(self, preset: str = "default", **values: Any):
         chosen = LaserSettings.of(preset, **values).by_name
         return (SettingsHandle({k: v for k, v in chosen.items() if k not in CARRIED}),)
+
+
+def _place(name: str) -> int:
+    return ADDED.index(name) + 1 if name in ADDED else 0

@@ -68,7 +68,7 @@ class VATDecode:
                 **widgets(DecodeSettings, "top_p", "top_k"),
                 **widgets(PromptSettings, "system", "framing"),
                 **widgets(AnswerSettings, "crop_budget"),
-                **widgets(DecodeSettings, "adaptive"),
+                **widgets(DecodeSettings, "adaptive", "max_thinking_tokens", "repetition_penalty"),
                 "counterfactual": (
                     "IMAGE",
                     {"tooltip": "The positive picture without its evidence, from Counterfactual "

@@ -184,24 +184,43 @@ class Lvlm:
         return "\n".join(part for part in (text, instruction) if part)
 
     def question_prompt(
-        self, pictures: Sequence[PictureInputs], question: str, settings: PromptSettings
+        self,
+        pictures: Sequence[PictureInputs],
+        question: str,
+        settings: PromptSettings,
+        *,
+        thought_closed: bool = False,
     ) -> Prompt:
         """The question on these pictures. Raises ValueError as `question_text` and `prompt` do."""
-        return self.prompt(pictures, self.question_text(question, settings), settings.system)
+        text = self.question_text(question, settings)
+        return self.prompt(pictures, text, settings.system, thought_closed=thought_closed)
 
     def branch_prompts(
         self, picture: PictureInputs, question: str, settings: PromptSettings
     ) -> tuple[Prompt, Prompt]:
         """The prompts of both branches, with and without the question (step 1)."""
-        asked = self.question_prompt([picture], question, settings)
-        return asked, self.prompt([picture], self.query_free_text(settings), settings.system)
+        # The last token must be the one that the answer follows. Where a thought is open, the next
+        # word is "Okay" or "So", whatever was asked, and the row says little about the question
+        closed = {"thought_closed": True}
+        asked = self.question_prompt([picture], question, settings, **closed)
+        free = self.prompt([picture], self.query_free_text(settings), settings.system, **closed)
+        return asked, free
 
-    def prompt(self, pictures: Sequence[PictureInputs], text: str, system: str = "") -> Prompt:
-        """The chat `pictures, text` as token ids, ready for the answer's first token.
+    def prompt(
+        self,
+        pictures: Sequence[PictureInputs],
+        text: str,
+        system: str = "",
+        *,
+        thought_closed: bool = False,
+    ) -> Prompt:
+        """The chat `pictures, text` as token ids, ready for what the model writes.
 
-        Raises ValueError as `Chat.ids` does, and for a chat longer than the model's context.
+        thought_closed: as for `Chat.ids`. Raises ValueError as that does, and for a chat longer
+        than the model's context.
         """
-        return self._locate(self.chat.ids(len(pictures), text, system), tuple(pictures))
+        ids = self.chat.ids(len(pictures), text, system, thought_closed=thought_closed)
+        return self._locate(ids, tuple(pictures))
 
     def _locate(self, ids: list[int], pictures: tuple[PictureInputs, ...]) -> Prompt:
         """Expand each placeholder to its picture's tokens and place every token."""
