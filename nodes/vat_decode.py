@@ -68,7 +68,7 @@ class VATDecode:
                 **widgets(DecodeSettings, "top_p", "top_k"),
                 **widgets(PromptSettings, "system", "framing"),
                 **widgets(AnswerSettings, "crop_budget"),
-                **widgets(DecodeSettings, "adaptive", "max_thinking_tokens", "repetition_penalty"),
+                **widgets(DecodeSettings, "adaptive"),
                 "counterfactual": (
                     "IMAGE",
                     {"tooltip": "The positive picture without its evidence, from Counterfactual "
@@ -94,6 +94,7 @@ class VATDecode:
                                 "own size instead of its batch's.",
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
+                **widgets(DecodeSettings, "max_thinking_tokens", "repetition_penalty"),
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
