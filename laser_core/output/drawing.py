@@ -24,7 +24,7 @@ WINDOW_COLOUR = "#2be8ff"  # in no part of the colour map
 CHOSEN_COLOUR, FUSED_COLOUR, OTHER_COLOUR = "#d55e00", "#e69f00", "#8a97a6"  # Okabe and Ito's
 
 # The picture is drawn so that its longer side has between these pixels, whatever its own size.
-DRAWN_SIDE_PX = (560, 1280)
+DRAWN_SIDE_PX = (560, 1024)  # of 720p video, a drawing then takes less than a frame
 LEAST_DRAWN_PX = 24  # of the shorter side: a picture 1 pixel high is stretched to be seen
 LEAST_WIDTH_PX = 480  # of the whole drawing: room for the legend
 _DPI = 100
@@ -33,7 +33,7 @@ _DPI = 100
 def overlay(location: Location) -> Image.Image:
     """The picture under its evidence map, with the windows, a colour bar and a legend.
 
-    The longer side of the picture is drawn with 560 to 1280 pixels. Parts of the picture that the
+    The longer side of the picture is drawn with 560 to 1024 pixels. Parts of the picture that the
     model did not see are striped. A degenerate map is described in words and covers nothing.
     """
     return drawing(location.picture, location.evidence, location.placement)

@@ -142,7 +142,7 @@ def test_the_window_is_outlined_at_its_place(size):
     width, height = size
     window = Window(width // 4, height // 5, width // 2, height // 2)
     drawing = overlay(location_of(evidence_of(random_cells(), size), [window]))
-    scale = min(max(width, 560), 1280) / width
+    scale = min(max(width, 560), 1024) / width
     rows, columns = np.nonzero(near(drawing, WINDOW_COLOUR))
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     expected = [MARGIN_PX + scale * edge for edge in window]
@@ -262,7 +262,7 @@ def test_a_picture_at_its_drawn_size_is_drawn_alike():
     pixels = np.random.default_rng(1).integers(0, 256, (1500, 2100, 3), dtype=np.uint8)
     picture, evidence = Image.fromarray(pixels), evidence_of(random_cells(), (2100, 1500))
     small = at_drawn_size(picture)
-    assert max(small.size) == 1280
+    assert max(small.size) == 1024
     whole, again = (np.asarray(drawing(one, evidence), dtype=int) for one in (picture, small))
     assert np.abs(whole - again).max() <= 1  # of the colour bar, on the picture's mean grey
     assert at_drawn_size(Image.new("RGB", (90, 60))).size == (90, 60)

@@ -11,7 +11,7 @@ import torch
 
 from .pack import part, run
 
-SIZE = 720, 1280  # where a drawing is largest beside its picture
+SIZE = 720, 1280  # of HD, where a drawing is largest beside a frame
 FRAMES = 12
 
 
