@@ -10,7 +10,6 @@ from ..laser_core.settings import (
     CropSettings,
     DecodeSettings,
     LaserSettings,
-    PromptSettings,
 )
 from .batches import Drawings, batch_of, boxes_of, crops_of, masks_of, pictures_of, size_of
 from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, ui
@@ -82,7 +81,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                         "tooltip": "Also give the model's answer without the method, to compare.",
                     },
                 ),
-                **widgets(PromptSettings, "instruction", instruction={"advanced": True}),
+                **widgets(AnswerSettings, "instruction", instruction={"advanced": True}),
                 "mask": (
                     "MASK",
                     {"tooltip": "Where to look: any mask of the picture's size. It replaces the "

@@ -10,7 +10,7 @@ from .handles import SettingsHandle
 from .laser_answer import CARRIED
 from .widgets import CATEGORY, SETTINGS, preset_widget, widgets
 
-ADDED = ("multiple_of", "max_thinking_tokens", "repetition_penalty")
+ADDED = ("multiple_of", "locate_instruction", "max_thinking_tokens", "repetition_penalty")
 """At the end, in this order: saved workflows hold values by their place."""
 
 
@@ -31,19 +31,16 @@ class LaserSettingsNode:
         groups = [type(group) for group in vars(LaserSettings()).values()]
         names = [[s.name for s in fields(group) if s.name not in CARRIED] for group in groups]
         own = [widgets(group, *some) for group, some in zip(groups, names, strict=True) if some]
-        found = [widget for group in own for widget in group.items()]
+        found = {name: widget for group in own for name, widget in group.items()}
         return {
             "required": {},
             "optional": {
                 "preset": preset_widget(),
-                **dict(sorted(found, key=lambda widget: _place(widget[0]))),
+                **{name: found[name] for name in found if name not in ADDED},
+                **{name: found[name] for name in ADDED},
             },
         }
 
     def choose(self, preset: str = "default", **values: Any):
         chosen = LaserSettings.of(preset, **values).by_name
         return (SettingsHandle({k: v for k, v in chosen.items() if k not in CARRIED}),)
-
-
-def _place(name: str) -> int:
-    return ADDED.index(name) + 1 if name in ADDED else 0

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ..models.chat import Stream
+from ..models.chat import Prompt, Stream
 from ..models.chat_formats import THOUGHT_BEGIN, THOUGHT_END
 from ..models.lvlm import Lvlm
 from ..progress import THINKING, OnText, Progress
@@ -37,7 +37,7 @@ from .two_streams import Mix, Rows, TwoStreams
 
 def generate(
     lvlm: Lvlm,
-    positive: Stream,
+    positive: Stream | ReadStream,
     negative: Stream | Callable[[], Stream] | None,
     mix: Mix,
     settings: DecodeSettings,
@@ -50,19 +50,22 @@ def generate(
     options: for the library's `generate`. The rest is as in `steps.decode.decode`.
     """
     started, penalty = time.perf_counter(), _repetition_penalty(lvlm, settings)
-    streams, read_streams = _read_streams(lvlm, positive, negative, settings, progress)
+    streams = _read_streams(lvlm, positive, negative, settings, progress)
+    lengths = tuple(stream.prompt.length for stream in streams)
+    note = positive.note if isinstance(positive, Stream) else ""
     try:
-        rows = Rows.of(lvlm, streams, read_streams)
+        rows = Rows.of(lvlm, streams)
     except BaseException:
         lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise
-    del read_streams  # with what the decoder was fed
+    del streams  # with what the decoder was fed
     read = time.perf_counter()
     recorder = Recorder(lvlm, mix)
     try:
         with heads_as_rows(lvlm), TwoStreams(lvlm, rows, mix, recorder.observe, penalty):
             prompt = rows.input_ids.shape[1]
-            thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive, settings))
+            most = _most_thoughts(lvlm, positive.prompt, settings)
+            thoughts = Thoughts(lvlm, positive.prompt, most)
             watcher = _Watcher(lvlm, prompt, settings.max_tokens, thoughts, progress, on_text)
             token_ids = _library_generate(lvlm, rows, settings, watcher, options)
         records = recorder.records(token_ids)
@@ -78,42 +81,42 @@ def generate(
         stop_reason=_stop_reason(lvlm, token_ids, thoughts, settings),
         thoughts=_thought_text(lvlm, token_ids[: thoughts.count]),
         thought_tokens=thoughts.count,
-        notes=tuple(filter(None, (positive.note, _note_on(thoughts, settings)))),
-        prompt_tokens=tuple(stream.prompt.length for stream in streams),
+        notes=tuple(filter(None, (note, _note_on(thoughts, settings)))),
+        prompt_tokens=lengths,
         seconds_reading=read - started,
         seconds_decoding=time.perf_counter() - read,
     )
 
 
-def _check_length(lvlm: Lvlm, stream: Stream, settings: DecodeSettings) -> None:
+def _check_length(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> None:
     """Raise ValueError for a prompt that leaves no room for the answer."""
-    prompt, limit = stream.prompt.length, lvlm.context_length
-    if prompt + settings.max_tokens > limit:
+    length, limit = prompt.length, lvlm.context_length
+    if length + settings.max_tokens > limit:
         raise ValueError(
             f"choose fewer windows, answer input 'crop' or a smaller max_tokens: the prompt has "
-            f"{prompt} tokens, the answer up to {settings.max_tokens}, and the model takes {limit}"
+            f"{length} tokens, the answer up to {settings.max_tokens}, and the model takes {limit}"
         )
 
 
-def _most_thoughts(lvlm: Lvlm, stream: Stream, settings: DecodeSettings) -> int:
+def _most_thoughts(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> int:
     """Tokens that thoughts may take: as many as asked for, where the context has room for them."""
-    room = lvlm.context_length - stream.prompt.length - settings.max_tokens
+    room = lvlm.context_length - prompt.length - settings.max_tokens
     return min(settings.max_thinking_tokens, room)
 
 
 def _read_streams(
     lvlm: Lvlm,
-    positive: Stream,
+    positive: Stream | ReadStream,
     negative: Stream | Callable[[], Stream] | None,
     settings: DecodeSettings,
     progress: Progress | None,
-) -> tuple[list[Stream], list[ReadStream]]:
+) -> list[ReadStream]:
     """The streams with their keys and values, read one after the other: half a batch's peak memory.
 
     Only the first, where there is no other or it is as sure as settings.adaptive asks.
     """
     # Of a thought, the first word is as sure for any question
-    thinks = lvlm.chat.opens_thought(positive.prompt.input_ids[0].tolist())
+    thinks = lvlm.chat.opens_thought(positive.prompt)
     adaptive = settings.adaptive > 0 and negative is not None and not thinks
     total = 1 if negative is None else 2
     read: list[ReadStream] = []
@@ -122,22 +125,26 @@ def _read_streams(
         if progress:
             progress("reading the evidence", len(read), total)
 
-    _check_length(lvlm, positive, settings)
-    read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
-    certainty = read[0].certainty  # None unless adaptive
-    if negative is None or (certainty is not None and certainty >= settings.adaptive):
+    _check_length(lvlm, positive.prompt, settings)
+    if isinstance(positive, Stream):
+        read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
+    else:
+        read.append(replace(positive, own=[*positive.own]))  # its maker may use it again
+    certainty = read[0].certainty
+    sure = adaptive and certainty is not None and certainty >= settings.adaptive
+    if negative is None or sure:
         total = 1
         report()
-        return [positive], read
+        return read
     negative = negative() if callable(negative) else negative
-    _check_length(lvlm, negative, settings)
+    _check_length(lvlm, negative.prompt, settings)
     if negative.blocked:
         read.append(read_blocked(lvlm, negative, read[0], report))
     else:
         read[0].inputs = []  # only blocked tokens ask for them
         read.append(read_stream(lvlm, negative, check=report))
     report()
-    return [positive, negative], read
+    return read
 
 
 @dataclass

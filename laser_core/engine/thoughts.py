@@ -27,7 +27,7 @@ class Thoughts(LogitsProcessor):
 
     def __init__(self, lvlm: Lvlm, prompt: Prompt, limit: int) -> None:
         self.limit, self.count, self.cut_off = limit, 0, False
-        self.open: bool | None = lvlm.chat.opens_thought(prompt.input_ids[0].tolist()) or None
+        self.open: bool | None = lvlm.chat.opens_thought(prompt) or None
         self.closing: list[int] = lvlm.tokenizer.encode(THOUGHT_END, add_special_tokens=False)
         self._decode = lvlm.tokenizer.decode
         self._closed_from = 0  # tokens before those that were forced

@@ -60,12 +60,14 @@ class Stream:
 
     shared_prefix: continue from the cached prefix, computed if missing; for prompts that begin with
     the whole picture. blocked: indices of picture tokens whose embeddings are replaced by their
-    picture's mean. note: what a user should know of it, a sentence, or "".
+    picture's mean. certainty: probability of the likeliest first token of its answer, where that
+    is known before it is read. note: what a user should know of it, a sentence, or "".
     """
 
     prompt: Prompt
     shared_prefix: bool = False
     blocked: tuple[int, ...] = ()
+    certainty: float | None = None
     note: str = ""
 
 
@@ -129,9 +131,10 @@ class Chat:
         """The text with control tokens and turn marks broken up, to be read as characters."""
         return plain_text(text, {*self._control_tokens.values(), *self._template_marks})
 
-    def opens_thought(self, ids: list[int]) -> bool:
-        """Whether a chat's token ids end within a thought that the template opened."""
-        return bool(_OPENED.search(self._tokenizer.decode(ids[-_TAIL:])))
+    def opens_thought(self, prompt: Prompt) -> bool:
+        """Whether a prompt of this chat ends within a thought that the template opened."""
+        tail = prompt.input_ids[0, -_TAIL:].tolist()
+        return bool(_OPENED.search(self._tokenizer.decode(tail)))
 
     def _ids(self, pictures: int, text: str, system: str, thought_closed: bool) -> list[int]:
         rendered, bos = self._rendered(pictures, text, system), self._tokenizer.bos_token

@@ -18,16 +18,17 @@ from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..pictures import PictureInputs, to_picture
 from ..results import Counterfactual, Location
-from ..settings import LaserSettings, PromptSettings
+from ..settings import LaserSettings
 
 LEAST_MAGNIFICATION = 1.25
 """A crop's side is shown at least this many times larger than in the picture: less would show
 nothing new for its tokens."""
 
 
-def make_plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
+def make_plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: LaserSettings) -> Stream:
     """The question on the picture (any form, or encoded), as the model alone would read it."""
-    return _stream(lvlm, [lvlm.encode(picture, settings.framing)], question, settings, shared=True)
+    inputs = lvlm.encode(picture, settings.prompt.framing)
+    return _stream(lvlm, [inputs], question, settings, shared=True)
 
 
 def make_positive_stream(lvlm: Lvlm, found: Location) -> Stream:
@@ -64,8 +65,8 @@ def make_crops_stream(
     elif with_picture:
         note = _too_long(lvlm, [whole, *encoded], question, settings)
     if with_picture and not note:
-        return _stream(lvlm, [whole, *encoded], question, settings.prompt, shared)
-    alone = _stream(lvlm, encoded, question, settings.prompt, shared=False)
+        return _stream(lvlm, [whole, *encoded], question, settings, shared)
+    alone = _stream(lvlm, encoded, question, settings, shared=False)
     return dataclasses.replace(alone, note=note)
 
 
@@ -87,7 +88,7 @@ def _too_long(
     lvlm: Lvlm, pictures: Sequence[PictureInputs], question: str, settings: LaserSettings
 ) -> str:
     """Why picture and crops are not read together, a sentence; "" where they fit."""
-    text, system = lvlm.question_text(question, settings.prompt), settings.prompt.system
+    text, system = lvlm.answering_text(question, settings.answer), settings.prompt.system
     ids = len(lvlm.chat.ids(len(pictures), text, system)) - len(pictures)
     length = ids + sum(picture.token_count for picture in pictures)
     most, context = settings.decode.max_tokens, lvlm.context_length
@@ -126,10 +127,10 @@ def _stream(
     lvlm: Lvlm,
     pictures: Sequence[PictureInputs],
     question: str,
-    settings: PromptSettings,
+    settings: LaserSettings,
     shared: bool,
 ) -> Stream:
-    return Stream(lvlm.question_prompt(pictures, question, settings), shared_prefix=shared)
+    return Stream(lvlm.answer_prompt(pictures, question, settings), shared_prefix=shared)
 
 
 def _blocked_tokens(

@@ -13,11 +13,13 @@ from laser_core.models.chat import Stream
 from laser_core.output.report import report, summary
 from laser_core.output.sentences import describe_answer
 from laser_core.progress import THINKING
-from laser_core.settings import DecodeSettings, LaserSettings, PromptSettings
+from laser_core.settings import AnswerSettings, DecodeSettings, LaserSettings, PromptSettings
+from laser_core.steps.answer_input import make_plain_stream
+from laser_core.steps.certainty import plain_certainty
 from laser_core.steps.decode import decode
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.reciting import BEGINS, chain, reciting_lvlm
-from tools.testbed.reference import two_loops
+from tools.testbed.reference import next_logits, two_loops
 
 MARKS = ("<think>", "</think>")
 QUESTION = "what colour is the square ?"
@@ -199,6 +201,27 @@ def test_a_thoughts_first_word_decides_nothing():
     lvlm = thinking()
     answer = decode(lvlm, *streams(lvlm), DecodeSettings(adaptive=0.1))
     assert answer.contrasted
+
+
+def test_before_a_thought_the_certainty_is_that_of_the_answers_first_token():
+    links = [
+        *chain(["the", "</think>"], "<think>"),
+        ("</think>", "blue", 3),
+        ("</think>", "red", 3),
+    ]
+    end = OPENS.replace("<think>\\n", "<think>")
+    lvlm = reciting_lvlm(
+        [*chain(["the", "</think>"], "<think>"), *after], template_end=end, tokens=MARKS
+    )
+    chosen = LaserSettings(answer=AnswerSettings(instruction="Name the color."))
+    found = pipeline.locate(lvlm, noise_picture(), QUESTION, chosen)
+    plain = make_plain_stream(lvlm, noise_picture(), QUESTION, chosen)
+    closed = lvlm.answer_prompt(plain.prompt.pictures, QUESTION, chosen, thought_closed=True)
+    expected = float(next_logits(lvlm, closed, []).softmax(-1).max())
+    assert expected < 0.9 < float(next_logits(lvlm, plain.prompt, []).softmax(-1).max())
+    known = plain_certainty(lvlm, plain, found)
+    assert known.certainty == pytest.approx(expected, abs=1e-4)
+    assert known.prompt is plain.prompt  # the answer still has its thoughts
 
 
 def test_the_report_has_the_thoughts_beside_the_answer():
