@@ -210,9 +210,7 @@ def test_before_a_thought_the_certainty_is_that_of_the_answers_first_token():
         ("</think>", "red", 3),
     ]
     end = OPENS.replace("<think>\\n", "<think>")
-    lvlm = reciting_lvlm(
-        [*chain(["the", "</think>"], "<think>"), *after], template_end=end, tokens=MARKS
-    )
+    lvlm = reciting_lvlm(links, template_end=end, tokens=MARKS)
     chosen = LaserSettings(answer=AnswerSettings(instruction="Name the color."))
     found = pipeline.locate(lvlm, noise_picture(), QUESTION, chosen)
     plain = make_plain_stream(lvlm, noise_picture(), QUESTION, chosen)
