@@ -44,9 +44,22 @@ def plain_certainty(
     known = found.maps.certainty if found.maps else None
     locating = lvlm.locating_text(found.question, found.settings.prompt)
     answering = lvlm.answering_text(found.question, found.settings.answer)
-    if known is None or locating != answering:
-        return read_certainty(lvlm, plain, progress)
-    return replace(plain, certainty=known)
+    if known is not None and locating == answering:
+        return replace(plain, certainty=known)
+    return _with_certainty(lvlm, plain, found, progress)
+
+
+def _with_certainty(
+    lvlm: Lvlm, stream: Stream, found: Location, progress: Progress | None
+) -> Stream | ReadStream:
+    if not lvlm.chat.opens_thought(stream.prompt):
+        return read_certainty(lvlm, stream, progress)
+    # Of a thought, the first word is as sure for any question
+    closed = lvlm.answer_prompt(
+        stream.prompt.pictures, found.question, found.settings, thought_closed=True
+    )
+    asked = read_certainty(lvlm, replace(stream, prompt=closed), progress)
+    return replace(stream, certainty=asked.certainty)
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ def choose_reading(
         if surest >= enough:
             break
         stage = as_one_stage(progress, f"looking closer ({count})")
-        read = read_certainty(lvlm, make(place), stage)
+        read = _with_certainty(lvlm, make(place), found, stage)
         choice = replace(choice, looks=(*choice.looks, Look(place.windows, sure_of(read))))
         if sure_of(read) > surest:
             surest = sure_of(read)

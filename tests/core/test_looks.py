@@ -132,6 +132,18 @@ def test_a_mask_from_elsewhere_is_believed_however_sure_the_model_is():
     assert [(look.windows, look.certainty) for look in result.looks] == [(found.windows, None)]
 
 
+def test_what_a_look_left_out_for_want_of_room_is_said_of_the_answer():
+    lvlm = lvlm_of("llava", fresh=True)
+    found = located(lvlm, 1.0, looks=1, instruction=lvlm.locate_instruction)
+    found = dataclasses.replace(found, maps=dataclasses.replace(found.maps, certainty=0.0))
+    longest = make_positive_stream(lvlm, found).prompt.length
+    lvlm.release()
+    lvlm.model.config.get_text_config().max_position_embeddings = longest + PLAIN.max_tokens - 1
+    result = pipeline.answer_from(lvlm, found)
+    assert result.looked_closer
+    assert "answered from the crop alone" in result.answer.notes[0]
+
+
 def evidence(rows=12, columns=16, size=(640, 480)):
     generator = torch.Generator().manual_seed(3)
     grid = Grid(rows, columns, Box(0, 0, *size))

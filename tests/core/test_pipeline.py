@@ -13,6 +13,7 @@ from laser_core import pipeline
 from laser_core.geometry import Window
 from laser_core.models.closed_vocabulary import ClosedVocabulary
 from laser_core.models.families import FAMILIES
+from laser_core.output.report import report
 from laser_core.pictures import to_tensor
 from laser_core.results import Counterfactual, Location, Placement
 from laser_core.settings import (
@@ -344,9 +345,35 @@ def test_a_sure_crop_is_answered_without_the_comparison(model_type, monkeypatch)
     assert not pipeline.answer_from(lvlm, above).skipped
 
 
+@pytest.mark.parametrize(
+    ("model_type", "fill"),
+    [("llava_next", "mean"), ("qwen2_5_vl", "mean"), ("qwen2_5_vl", "visual tokens")],
+)
+def test_where_picture_and_crop_do_not_fit_both_streams_read_the_crop_alone(model_type, fill):
+    lvlm = lvlm_of(model_type, fresh=True)
+    both = settings(counterfactual=CounterfactualSettings(fill=fill))
+    crop_alone = dataclasses.replace(both, answer=AnswerSettings(answer_input="crop"))
+    found = pipeline.locate(lvlm, noise_picture(), QUESTION, both)
+    together = pipeline.answer_from(lvlm, found).answer
+    alone = pipeline.answer_from(lvlm, dataclasses.replace(found, settings=crop_alone)).answer
+    longest, most = together.prompt_tokens[0], both.decode.max_tokens
+    lvlm.release()
+    lvlm.model.config.get_text_config().max_position_embeddings = longest + most - 1
+    fallen_back = pipeline.answer_from(lvlm, found)
+    assert fallen_back.answer.tokens == alone.tokens
+    assert fallen_back.answer.prompt_tokens == alone.prompt_tokens
+    figures = f"would take {longest} tokens, the answer up to {most}, and the model takes"
+    notes = report(fallen_back, lvlm)["notes"]
+    assert any(f"{figures} {longest + most - 1}: answered from the crop" in one for one in notes)
+    lvlm.model.config.get_text_config().max_position_embeddings = longest + most
+    enough = pipeline.answer_from(lvlm, found)
+    assert (enough.answer.prompt_tokens, enough.answer.notes) == (together.prompt_tokens, ())
+
+
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
-    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, settings()).answer.prompt_tokens)
+    alone = settings(answer=AnswerSettings(answer_input="crop"))
+    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, alone).answer.prompt_tokens)
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),

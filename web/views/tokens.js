@@ -6,6 +6,7 @@ const PAGE = 64; // tokens; as many as travel with the payload
 // Of Visual Activation of Tokens, in logits: what makes a token 1.6 and 7.4 times as likely
 const NEUTRAL = 0.5;
 const STRONG = 2;
+const STOPS = { "max tokens": "stoppedAtMax", "unfinished thought": "stoppedInThought" };
 const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 
 /**
@@ -54,13 +55,19 @@ export function tokenSection(host, signal) {
   const words = (token) => t(`vat_${kind(token).replace(" ", "_")}`, { vat: shown(token.vat) });
   const visible = (text) => text.replaceAll("\n", "↵\n").replaceAll("\t", "⇥");
 
+  function classOf(token, index) {
+    const special = /^<[^<>]+>$/.test(token.text) ? " special" : "";
+    const thought = index < (data.thought_tokens ?? 0) ? " thought" : "";
+    return `laser-token ${kind(token)}${special}${thought}`;
+  }
+
   function drawPage() {
     const first = page * PAGE;
     const part = tokens.slice(first, first + PAGE);
     list.replaceChildren(
       ...part.map((token, index) =>
         el("span", {
-          class: `laser-token ${kind(token)}${/^<[^<>]+>$/.test(token.text) ? " special" : ""}`,
+          class: classOf(token, first + index),
           role: "option",
           id: `${host.id}-token-${first + index}`,
           "data-token": first + index,
@@ -72,7 +79,8 @@ export function tokenSection(host, signal) {
     if (!part.length) list.replaceChildren(el("span", { text: data.text || t("emptyAnswer") }));
     const where = t("tokensOf", { first: first + 1, last: first + part.length, count: data.count });
     pages.show(page, Math.ceil(data.count / PAGE), where);
-    note.textContent = data.stop_reason === "max tokens" ? t("stoppedAtMax") : "";
+    const stop = STOPS[data.stop_reason];
+    note.textContent = stop ? t(stop) : "";
     list.scrollTop = 0;
     look(part.length ? first : -1);
   }
@@ -203,15 +211,15 @@ export function tokenSection(host, signal) {
       );
       drawPage();
     },
-    /** The answer while it grows. */
-    stream(text) {
+    /** The answer while it grows, or the thoughts before it. */
+    stream(text, thinking = false) {
       element.classList.add("growing");
       comparison.hidden = pages.element.hidden = true;
       answers += 1;
-      note.textContent = t("answering");
+      note.textContent = t(thinking ? "thinking" : "answering");
       look(-1);
       legend.replaceChildren();
-      list.replaceChildren(el("span", { text }));
+      list.replaceChildren(el("span", { class: thinking ? "thought" : null, text }));
       list.scrollTop = list.scrollHeight;
     },
     refresh() {},
