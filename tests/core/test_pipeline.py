@@ -372,7 +372,9 @@ def test_where_picture_and_crop_do_not_fit_both_streams_read_the_crop_alone(mode
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
-    alone = settings(answer=AnswerSettings(answer_input="crop"))
+    sentence = lvlm.locate_instruction  # as long as the prompt that locates
+    alone = settings(answer=AnswerSettings(answer_input="crop", instruction=sentence))
+    both = settings(answer=AnswerSettings(instruction=sentence))
     longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, alone).answer.prompt_tokens)
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
@@ -381,7 +383,7 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     ):
         text_config.max_position_embeddings = limit
         with pytest.raises(ValueError, match=f"^{message}"):
-            pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
+            pipeline.answer(lvlm, noise_picture(), QUESTION, both)
 
 
 def test_the_mask_of_an_answer_can_be_changed_in_place():
