@@ -41,7 +41,8 @@ class ConViCrop(DrawsWhatIsConnected):
     )
     SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "crop"
     RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE")
     RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay")

@@ -41,7 +41,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "visual grounding", "vlm")
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "answer"
     RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING")
     RETURN_NAMES = (

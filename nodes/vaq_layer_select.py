@@ -21,7 +21,8 @@ class VAQLayerSelect(DrawsWhatIsConnected):
     )
     SEARCH_ALIASES = ("laser", "layer", "visual activation by query", "heat map", "grounding")
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "select"
     RETURN_TYPES = (EVIDENCE, "MASK", "IMAGE", "INT", "STRING", "IMAGE")
     RETURN_NAMES = ("evidence", "heat_map", "overlay", "layer", "report", "chart")

@@ -36,7 +36,8 @@ class VATDecode:
     )
     SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "decode"
     RETURN_TYPES = ("STRING", TRACE, "STRING", "STRING")
     RETURN_NAMES = ("answer", "trace", "json", "report")

@@ -241,6 +241,58 @@ def test_a_prompt_with_only_model_picture_and_question_runs_with_the_defaults(se
     assert seen(outputs[looks[0]]) == seen(outputs[looks[1]])
 
 
+def asked_step_by_step(prompt: Prompt, question: str) -> list[str]:
+    """Ids of the three steps with a view; nothing takes the last one's output."""
+    ask = {"lvlm": prompt.model(), "question": question}
+    picture = prompt.picture()
+    attention = prompt.add("LaserContrastiveAttention", image=picture, **ask)
+    select = prompt.add("LaserVAQLayerSelect", attention=[attention, 0])
+    crop = prompt.add("LaserConViCrop", image=picture, evidence=[select, 0])
+    answer = prompt.add("LaserVATDecode", positive=[crop, 0], **ask)
+    return [select, crop, answer]
+
+
+VIEWS = ["laser_vaq", "laser_windows", "laser_tokens"]
+
+
+def test_a_view_needs_no_node_behind_it(server, prompt):
+    answer = prompt.add(
+        "LaserAnswer", lvlm=prompt.model(), image=prompt.picture(), question="what is there ?"
+    )
+    assert server.run(prompt)[answer]["laser_tokens"]
+    steps = Prompt(server)
+    ids = asked_step_by_step(steps, "what digit is on the blue star ?")
+    outputs = server.run(steps)
+    assert all(outputs[one][view] for one, view in zip(ids, VIEWS, strict=True))
+
+
+def test_views_of_a_cached_run_are_sent_again_and_the_nodes_are_not_run_again(server, prompt):
+    ids = asked_step_by_step(prompt, "what digit is on the red heart ?")
+    first, second = (server.entry(server.queue(prompt)) for _ in range(2))
+    messages = dict(second["status"]["messages"])
+    assert set(ids) <= set(messages["execution_cached"]["nodes"])
+    for one, view in zip(ids, VIEWS, strict=True):
+        assert second["outputs"][one][view] == first["outputs"][one][view]
+
+
+def test_a_part_of_the_graph_runs_alone_and_the_views_before_it_are_shown(server, prompt):
+    select, crop, answer = asked_step_by_step(prompt, "what colour is the star ?")
+    outputs = server.wait(server.queue(prompt, targets=[crop]))
+    assert outputs[select]["laser_vaq"] and outputs[crop]["laser_windows"]
+    assert answer not in outputs
+    again = server.wait(server.queue(prompt, targets=[crop]))
+    assert again[select] == outputs[select]  # cached, and no target: an intermediate output
+
+
+def test_an_overlay_that_is_taken_later_is_drawn_then(server, prompt):
+    crop = prompt.add("LaserConViCrop", image=prompt.picture(), mask=prompt.mask())
+    before = server.run(prompt)[crop]
+    shown = prompt.show([crop, 4])
+    outputs = server.run(prompt)
+    assert pixels(server, outputs[shown]).any()
+    assert outputs[crop]["laser_windows"] != before["laser_windows"]  # run anew, not from the cache
+
+
 def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
     settings = prompt.add("LaserSettings", preset="fast", beta=0.3)
     question = "what is in the picture ?"

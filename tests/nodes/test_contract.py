@@ -68,7 +68,9 @@ CONTRACT = {
     "LaserPasteBack": ("image crop region", "feather_px boxes", "image:IMAGE"),
     "LaserUnload": ("lvlm", "any", "any:*"),
 }
-OUTPUT_NODES = {"LaserUnload"}
+OUTPUT_NODES = {
+    "LaserAnswer", "LaserConViCrop", "LaserUnload", "LaserVAQLayerSelect", "LaserVATDecode",
+}  # fmt: skip
 LISTS = {
     "LaserVAQLayerSelect": {"layer", "report"},
     "LaserVATDecode": {"answer", "json", "report"},
