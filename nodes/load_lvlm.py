@@ -12,7 +12,7 @@ from ..laser_core.settings import LoadSettings
 from . import models
 from .handles import LvlmHandle
 from .runtime import NodeProgress, best_precision, devices, make_room, manage, run_device
-from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
+from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, OpenChoices, settings_from, widgets
 
 # Two Load LVLM nodes of the same settings share one model
 _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
@@ -39,7 +39,7 @@ class LoadLVLM:
             "required": {},
             "optional": {
                 "model": (
-                    models.choices(),
+                    OpenChoices(models.choices()),
                     {
                         "default": models.DEMO_LABEL,
                         "tooltip": "The demo models come first: they need no download and know "
@@ -72,8 +72,9 @@ class LoadLVLM:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model: str | None = None, custom_model: str | None = None):
-        return models.complaint(model, custom_model) or True
+    def VALIDATE_INPUTS(cls, custom_model: str | None = None):
+        """ComfyUI marks every input that this asks for: it asks for one, and `load` checks both."""
+        return models.complaint(None, custom_model) or True
 
     def load(
         self,

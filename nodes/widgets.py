@@ -57,6 +57,15 @@ class AnyType(str):
 ANY = AnyType("*")
 
 
+class OpenChoices(list):
+    """Choices that ComfyUI holds no value against: the node says what is wrong with another one."""
+
+    __slots__ = ()
+
+    def __contains__(self, value: object) -> bool:
+        return True
+
+
 def widgets(settings: type[Settings], *names: str, **replaced: dict[str, Any]) -> dict[str, tuple]:
     """INPUT_TYPES entries for the fields `names` of a settings class, in that order; or for all.
 

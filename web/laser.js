@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { el } from "./views/dom.js";
-import { fileQuery, kept, picturesOf, restored } from "./views/payload.js";
+import { fileQuery, firstLine, kept, picturesOf, restored } from "./views/payload.js";
 import { fillIn, presetsOf } from "./views/presets.js";
 import { translator } from "./views/strings.js";
 import { createView, VIEWS } from "./views/view.js";
@@ -48,6 +48,10 @@ app.registerExtension({
         for (const view of views.values()) view.settle();
       });
     }
+    api.addEventListener("execution_start", () => {
+      for (const view of views.values()) view.fail(null);
+    });
+    api.addEventListener("execution_error", ({ detail }) => showError(detail));
   },
 
   beforeRegisterNodeDef(_, definition) {
@@ -87,8 +91,8 @@ function attach(node, { sections, height }) {
   });
   widget.serialize = false;
   node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
-  const host = hostOf(node, () => {
-    reserve(height);
+  const host = hostOf(node, (px = height) => {
+    reserve(Math.max(px, leastHeight));
     node.expandToFitContent?.();
   });
 
@@ -225,6 +229,30 @@ function keep(node, result) {
   saved.properties = { ...saved.properties, [KEPT]: structuredClone(result) };
   saved.size = [...node.size]; // the view has made room for it
   api.dispatchCustomEvent("graphChanged", state); // so that the page's draft has it too
+}
+
+/** Says what went wrong on the node that failed, or on those that waited for one without a view. */
+function showError({ node_id, node_type, exception_message }) {
+  const failed = nodeOf(String(node_id).split(":"), app.rootGraph ?? app.graph);
+  if (failed?.comfyClass !== node_type) return; // of a workflow in another tab
+  const said = firstLine(exception_message);
+  if (views.has(failed)) views.get(failed).fail(said);
+  else for (const node of behind(failed)) views.get(node)?.fail(`${failed.title}: ${said}`);
+}
+
+/** The nodes that get something from one, directly or through others, in its graph. */
+function behind(first) {
+  const found = new Set();
+  const add = (node) => {
+    for (const id of (node?.outputs ?? []).flatMap(({ links }) => links ?? [])) {
+      const next = node.graph.getNodeById(node.graph.getLink(id)?.target_id);
+      if (!next || found.has(next)) continue;
+      found.add(next);
+      add(next);
+    }
+  };
+  add(first);
+  return found;
 }
 
 const CANVAS_METHODS = {

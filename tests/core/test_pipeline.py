@@ -356,7 +356,10 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
-        (longest - 1, "shorten the question, or choose fewer windows"),
+        (
+            longest - 1,
+            "choose fewer windows, or choose answer input 'crop', or shorten the question",
+        ),
     ):
         text_config.max_position_embeddings = limit
         with pytest.raises(ValueError, match=f"^{message}"):

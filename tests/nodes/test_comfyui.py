@@ -374,9 +374,20 @@ def test_unsupported_model_type(server, prompt, tmp_path):
     assert "bert" in said
 
 
-def test_missing_model_folder_is_refused_before_the_run(server, prompt):
-    load = prompt.add("LaserLoadLVLM", custom_model="/nowhere/at/all")
-    answer = prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
-    prompt.look([answer, 0])
-    with pytest.raises(AssertionError, match="check custom_model"):
+def test_a_missing_model_folder_is_refused_before_the_run_at_the_input_that_names_it(
+    server, prompt
+):
+    load = prompt.add("LaserLoadLVLM", custom_model="/nowhere/at/all", model="gone")
+    prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
+    with pytest.raises(AssertionError, match="check custom_model") as refused:
         server.queue(prompt)
+    answer = json.loads(str(refused.value).removeprefix("ComfyUI refused the prompt: "))
+    errors = answer["node_errors"][load]["errors"]
+    assert [error["extra_info"]["input_name"] for error in errors] == ["custom_model"]
+
+
+def test_a_model_that_is_not_in_the_list_is_told_with_its_remedy(server, prompt):
+    """ComfyUI's own check would say that a value is not in a list, and print the list."""
+    load = prompt.add("LaserLoadLVLM", model="gone")
+    prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
+    assert failure(server, prompt).startswith("choose another model")

@@ -521,6 +521,21 @@ test("after a run that failed the last result is back", () => {
   assert.equal(page.text(".laser-tokens"), "old");
 });
 
+test("an error is said above the last result, or instead of the advice to run", () => {
+  const page = openTokens([token("old", 1)]);
+  page.view.fail("free memory (Unload LVLM) and run again");
+  assert.match(page.text(".laser-error"), /free memory/);
+  assert.equal(page.find(".laser-error").getAttribute("role"), "alert");
+  assert.equal(page.text(".laser-tokens"), "old");
+  page.view.fail(null);
+  assert.equal(page.find(".laser-error").hidden, true);
+  const empty = open("LaserAnswer", null);
+  empty.view.fail("write what to look for");
+  assert.equal(empty.find(".laser-empty").hidden, true);
+  empty.view.show({ pictures: [{ tokens: answer([token("a", 1)]) }], of: 1 });
+  assert.equal(empty.find(".laser-error").hidden, true);
+});
+
 test("a removed view leaves no element and hears nothing more", () => {
   const { find, root, host, view, all } = openLayers();
   const [bars, bar] = [find(".laser-bars"), all(".laser-bar")[0]];

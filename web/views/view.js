@@ -22,6 +22,8 @@ export const VIEWS = {
   },
 };
 
+const ERROR_HEIGHT = 120; // CSS pixels
+
 /**
  * @typedef {object} Host what a view asks of the canvas
  * @property {string} id unique in the page
@@ -34,7 +36,7 @@ export const VIEWS = {
  * @property {(act: () => void) => void} change does it as one step of undo
  * @property {() => void} begin of a longer step of undo
  * @property {() => void} end
- * @property {() => void} makeRoom for a result; called before each
+ * @property {(px?: number) => void} makeRoom for a result, or this much; called before each
  * @property {() => number} count of pictures
  */
 
@@ -55,6 +57,7 @@ export function createView(root, sections, given) {
   const { t } = host;
 
   const empty = el("p", { class: "laser-empty", text: t("runFirst") });
+  const failure = el("p", { class: "laser-error", role: "alert", hidden: true });
   const pages = pager(
     {
       tag: "nav",
@@ -72,7 +75,7 @@ export function createView(root, sections, given) {
     { class: "laser-body", hidden: true },
     ...parts.map(({ element }) => element),
   );
-  root.replaceChildren(pages.element, empty, body);
+  root.replaceChildren(failure, pages.element, empty, body);
 
   for (const { element } of parts) element.hidden = true;
 
@@ -82,7 +85,7 @@ export function createView(root, sections, given) {
     pages.show(index, of, t("pictureOf", { number: index + 1, count: of }));
     const picture = pictures[index];
     body.hidden = !picture;
-    empty.hidden = Boolean(picture);
+    empty.hidden = Boolean(picture) || !failure.hidden;
     empty.textContent = t(of ? "pictureNotKept" : "runFirst");
     if (!picture) return;
     try {
@@ -103,6 +106,7 @@ export function createView(root, sections, given) {
     /** @param {{pictures: object[], of: number}} result */
     show(result) {
       host.makeRoom();
+      failure.hidden = true;
       pictures = result.pictures;
       of = result.of;
       turn(index);
@@ -127,6 +131,14 @@ export function createView(root, sections, given) {
     /** After a run that failed or was stopped: the last result again. */
     settle() {
       if (running) turn(index);
+    },
+    /** Why there is no new result, above the last one; null takes it away. */
+    fail(text) {
+      if (failure.hidden && !text) return;
+      if (text) host.makeRoom(ERROR_HEIGHT);
+      failure.hidden = !text;
+      failure.textContent = text ? `⚠ ${text}` : "";
+      turn(index);
     },
     destroy() {
       for (const { clear } of parts) clear();
