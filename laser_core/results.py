@@ -154,7 +154,8 @@ class TokenRecord:
     """One token of an answer and its scores in each stream (step 10).
 
     Logits are raw (z+, z-); probabilities are softmax values. The values without the evidence
-    are None where no counterfactual stream ran.
+    are None where no counterfactual stream ran. alternatives: the likeliest as decoded, best first,
+    then those without the evidence that are none of these.
     """
 
     text: str

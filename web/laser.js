@@ -191,6 +191,7 @@ function hostOf(node, makeRoom) {
       const answer = query && (await api.fetchApi(query).catch(() => null));
       return answer?.ok ? answer.json().catch(() => null) : null;
     },
+    copy: copied,
     get: (name) => widgetOf(node, name)?.value,
     set(name, value) {
       const widget = widgetOf(node, name);
@@ -211,6 +212,24 @@ function hostOf(node, makeRoom) {
     end: () => app.canvas.emitAfterChange(),
     makeRoom,
   };
+}
+
+/** Puts a text on the clipboard. Pages that are not served safely have the old command alone. */
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = el("textarea", { class: "laser-unseen", readonly: true });
+    field.value = text;
+    const before = document.activeElement;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    before?.focus?.({ preventScroll: true });
+    return done;
+  }
 }
 
 /**
@@ -286,7 +305,7 @@ function forwardToCanvas(root) {
 
 /** True over a list that can itself be scrolled. */
 function scrolls(event) {
-  const list = event.target.closest?.(".laser-tokens, .laser-detail");
+  const list = event.target.closest?.(".laser-said, .laser-tokens, .laser-detail");
   return Boolean(list) && !event.ctrlKey && list.scrollHeight > list.clientHeight + 1;
 }
 

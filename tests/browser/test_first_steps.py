@@ -46,7 +46,9 @@ def ask(page, node, values=QUESTION):
 def test_three_nodes_answer(three_nodes, shots):
     page, renderer, node = three_nodes
     assert ask(page, node) is None
-    assert node.view.query_selector_all(".laser-tokens .laser-token")
+    assert node.text(".laser-said") == "2"
+    assert node.text(".laser-plain") == "without LASER:8"
+    assert "</s>" not in node.view.inner_text()
     node.look(0.9)
     page.screenshot(path=shots / f"three-nodes-{renderer}.png")
 
@@ -68,3 +70,32 @@ def test_an_error_of_a_node_without_a_view_is_said_on_the_view_that_waits_for_it
     page.evaluate(SET, [load.id, {"model": "gone"}])
     assert "choose another model" in ask(page, node)
     assert node.find(".laser-error").text_content().startswith("⚠ Load LVLM: choose another model")
+
+
+def test_the_answer_is_selected_by_mouse_and_copied_by_a_button(three_nodes):
+    page, _, node = three_nodes
+    ask(page, node)
+    node.look(1.0)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    said = node.find(".laser-said")
+    said.click(click_count=3)
+    assert page.evaluate("() => getSelection().toString().trim()") == "2"
+    node.find(".laser-head .laser-button").click()
+    page.wait_for_timeout(200)
+    assert page.evaluate("() => navigator.clipboard.readText()") == "2"
+
+
+def test_the_picture_takes_what_the_answer_leaves(three_nodes):
+    page, _, node = three_nodes
+    ask(page, node)
+    parts = ".laser-body", ".laser-stage", ".laser-detail"
+    body, stage, detail = (node.find(part).bounding_box() for part in parts)
+    assert detail["y"] + detail["height"] <= body["y"] + body["height"] + 1
+    assert stage["height"] >= body["height"] / 3
+    page.evaluate("""id => { const node = window.app.graph.getNodeById(id);
+        node.setSize([node.size[0], node.size[1] + 300]); }""", node.id)  # fmt: skip
+    page.wait_for_timeout(700)
+    grown = node.find(".laser-body").bounding_box()["height"] - body["height"]
+    taller = node.find(".laser-stage").bounding_box()["height"] - stage["height"]
+    assert grown > 40  # the question's box grows too
+    assert taller == pytest.approx(grown, abs=2)

@@ -318,10 +318,36 @@ test("tokens are tinted by what the evidence does for them, and say it in words"
   );
 });
 
-test("hover shows both streams' probabilities and the alternatives", () => {
-  const { all, text } = openTokens([token("a", 3), token("b", 1, { with: 0.912, without: 0.045 })]);
+const ALTERNATIVES = {
+  with: 0.912,
+  without: 0.045,
+  alternatives: [
+    ["b", 0.912, 0.045],
+    ["noise", 0.0001, 0.0004],
+    ["c", 0.03, 0.1],
+    ["other", 0.0004, 0.7],
+  ],
+};
+
+test("hover shows both streams' probabilities and the alternatives, which add up", () => {
+  const { all, text } = openTokens([token("a", 3), token("b", 1, ALTERNATIVES)]);
   point(all(".laser-tokens .laser-token")[1], "pointermove");
-  assert.match(text(".laser-detail"), /«b».*✓ b91\.2 %4\.5 %other10\.0 %60\.0 %/);
+  assert.match(text(".laser-token-title"), /«b»/);
+  assert.match(text(".laser-detail"), /most likely be «other» \(70\.0 %\)/);
+  const rows = all(".laser-detail tbody tr").map((row) =>
+    [...row.children].map(({ textContent }) => textContent),
+  );
+  assert.deepEqual(rows, [
+    ["✓ b", "91.2 %", "4.5 %"],
+    ["other", "0.0 %", "70.0 %"],
+    ["c", "3.0 %", "10.0 %"],
+    ["all others", "5.8 %", "15.5 %"],
+  ]);
+});
+
+test("a token that is likeliest without the evidence too is said to be", () => {
+  const { text } = openTokens([token("b", 1, { without: 0.9 })]);
+  assert.match(text(".laser-detail"), /most likely be the same \(90\.0 %\)/);
 });
 
 test("the arrow keys go through the tokens", () => {
@@ -374,10 +400,21 @@ test("without a counterfactual nothing is tinted and the view says why", () => {
   assert.equal(all(".laser-detail thead th").length, 2);
 });
 
-test("the plain answer is told from the one with LASER, or said to be the same", () => {
-  assert.match(
+test("the answer comes first, in plain text, and is copied whole", async () => {
+  const page = openTokens([token("a", 1)], { text: "a very red <b>square</b>" });
+  assert.equal(page.find(".laser-body").firstElementChild, page.find(".laser-head"));
+  assert.equal(page.text(".laser-said"), "a very red <b>square</b>");
+  page.find(".laser-head .laser-button").click();
+  await new Promise(setImmediate);
+  assert.deepEqual(page.host.copies, ["a very red <b>square</b>"]);
+  assert.match(page.text(".laser-head .laser-button"), /Copied/);
+  assert.match(page.text(".laser-head > .laser-caption"), /Tokens: 1, in 1\.3 s/);
+});
+
+test("the answer without LASER stands beside it, or is said to be the same", () => {
+  assert.equal(
     openTokens([token("red", 1)], {}, {}, "blue").text(".laser-plain"),
-    /blue→ with LASER/,
+    "without LASER:blue",
   );
   assert.match(
     openTokens([token("red", 1)], {}, {}, "red").text(".laser-plain"),
@@ -416,7 +453,7 @@ test("a page turn leaves the note on why the answer stopped", async () => {
   page.find("[aria-label='Next tokens']").click();
   await new Promise(setImmediate);
   assert.match(page.text(".laser-pages"), /Tokens 65/);
-  assert.match(page.text(".laser-answer > .laser-caption"), /max_tokens/);
+  assert.match(page.text(".laser-head > .laser-caption"), /max_tokens/);
 });
 
 test("no key turns the last answer's pages while a new one grows", async () => {
@@ -425,7 +462,8 @@ test("no key turns the last answer's pages while a new one grows", async () => {
   press(page.find(".laser-tokens"), "PageDown");
   press(page.find(".laser-tokens"), "ArrowRight");
   await new Promise(setImmediate);
-  assert.equal(page.text(".laser-tokens"), "new");
+  assert.equal(page.text(".laser-said"), "new");
+  assert.equal(page.text(".laser-tokens"), "");
   assert.equal(page.text(".laser-detail"), "");
 });
 
@@ -440,12 +478,10 @@ test("tokens whose file is gone are said to be gone", async () => {
 
 test("an answer that stopped at its limit or is empty says so", () => {
   assert.match(
-    openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(
-      ".laser-answer > .laser-caption",
-    ),
+    openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(".laser-head > .laser-caption"),
     /max_tokens/,
   );
-  assert.match(openTokens([]).text(".laser-tokens"), /an empty answer/);
+  assert.match(openTokens([]).text(".laser-said"), /an empty answer/);
 });
 
 // ---- the whole
@@ -503,9 +539,9 @@ test("a run shows its window, then the growing answer, then the result", () => {
   const page = open("LaserAnswer", null);
   page.view.progress({ windows: windows() });
   assert.equal(page.find(".laser-crop").hidden, false);
-  assert.equal(page.find(".laser-answer").hidden, true);
+  assert.equal(page.find(".laser-head").hidden, true);
   page.view.progress({ text: "a <b>red" });
-  assert.equal(page.text(".laser-tokens"), "a <b>red");
+  assert.equal(page.text(".laser-said"), "a <b>red");
   page.view.show({
     pictures: [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "" }],
     of: 1,

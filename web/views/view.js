@@ -1,23 +1,34 @@
 /** A node's view: its sections for one picture at a time, and a pager for a batch. */
 
+import { answerSection } from "./answer.js";
 import { el, pager } from "./dom.js";
 import { layerSection } from "./layers.js";
 import { tokenSection } from "./tokens.js";
 import { windowSection } from "./windows.js";
 
-/** What each node shows, and how much room a result needs (CSS pixels). */
+const toLookAt = (host, signal) => windowSection(host, signal, { editable: false });
+const toEdit = (host, signal) => windowSection(host, signal, { editable: true });
+
+/**
+ * What each node shows, from top to bottom: sections, each with the part of a picture that it is
+ * of; and how much room a result needs (CSS pixels).
+ */
 export const VIEWS = {
-  LaserVAQLayerSelect: { sections: { layers: layerSection }, height: 400 },
-  LaserConViCrop: {
-    sections: { windows: (host, signal) => windowSection(host, signal, { editable: true }) },
+  LaserVAQLayerSelect: { sections: [["layers", layerSection]], height: 400 },
+  LaserConViCrop: { sections: [["windows", toEdit]], height: 320 },
+  LaserVATDecode: {
+    sections: [
+      ["tokens", answerSection],
+      ["tokens", tokenSection],
+    ],
     height: 320,
   },
-  LaserVATDecode: { sections: { tokens: tokenSection }, height: 320 },
   LaserAnswer: {
-    sections: {
-      windows: (host, signal) => windowSection(host, signal, { editable: false }),
-      tokens: tokenSection,
-    },
+    sections: [
+      ["tokens", answerSection],
+      ["windows", toLookAt],
+      ["tokens", tokenSection],
+    ],
     height: 540,
   },
 };
@@ -30,6 +41,7 @@ const ERROR_HEIGHT = 120; // CSS pixels
  * @property {(key: string, values?: object) => string} t
  * @property {(entry: object | null) => string | null} url of a temp file
  * @property {(entry: object) => Promise<unknown>} json of a temp file; null if it is gone
+ * @property {(text: string) => Promise<boolean>} copy to the clipboard; whether it is there
  * @property {(name: string) => unknown} get a widget's value
  * @property {(name: string, value: unknown) => void} set
  * @property {(name: string) => boolean} locked whether a link gives the widget's value
@@ -43,7 +55,7 @@ const ERROR_HEIGHT = 120; // CSS pixels
 /**
  * Fills `root` with the view of a node.
  * @param {HTMLElement} root
- * @param {Record<string, Function>} sections by the part of a picture they show
+ * @param {[string, Function][]} sections
  * @param {Omit<Host, "count">} given
  */
 export function createView(root, sections, given) {
@@ -69,7 +81,7 @@ export function createView(root, sections, given) {
     signal,
     turn,
   );
-  const parts = Object.entries(sections).map(([name, make]) => ({ name, ...make(host, signal) }));
+  const parts = sections.map(([name, make]) => ({ name, ...make(host, signal) }));
   const body = el(
     "div",
     { class: "laser-body", hidden: true },
