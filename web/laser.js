@@ -192,6 +192,8 @@ function hostOf(node, makeRoom) {
       return answer?.ok ? answer.json().catch(() => null) : null;
     },
     copy: copied,
+    copyPicture: copiedPicture,
+    savePicture: saved,
     get: (name) => widgetOf(node, name)?.value,
     set(name, value) {
       const widget = widgetOf(node, name);
@@ -230,6 +232,23 @@ async function copied(text) {
     before?.focus?.({ preventScroll: true });
     return done;
   }
+}
+
+/** Puts a picture on the clipboard, where the page may. */
+async function copiedPicture(blob) {
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ [blob.type]: blob })]);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function saved(blob) {
+  const href = URL.createObjectURL(blob);
+  el("a", { href, download: "laser.png" }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 1000); // the download has begun by then
+  return true;
 }
 
 /**

@@ -3,9 +3,13 @@
 Knows the page and the views; what the views draw of a result is the other files' concern.
 """
 
-import pytest
+import io
 
-from .test_views import SET, Node
+import numpy as np
+import pytest
+from PIL import Image
+
+from .test_views import SET, Node, run, workflow
 from .test_workflows_on_the_canvas import put_on_canvas
 
 QUEUE = """() => new Promise(done => {
@@ -36,6 +40,15 @@ def three_nodes(canvas):
     put_on_canvas(page, {"nodes": [], "links": [], "version": 0.4})
     page.evaluate(THREE_NODES)
     return page, renderer, Node(page, "LaserAnswer")
+
+
+@pytest.fixture
+def wired(canvas):
+    """(page, renderer) after a run of the workflow with every node."""
+    page, renderer = canvas
+    put_on_canvas(page, workflow("ask_with_laser"))
+    run(page)
+    return page, renderer
 
 
 def ask(page, node, values=QUESTION):
@@ -99,3 +112,40 @@ def test_the_picture_takes_what_the_answer_leaves(three_nodes):
     taller = node.find(".laser-stage").bounding_box()["height"] - stage["height"]
     assert grown > 40  # the question's box grows too
     assert taller == pytest.approx(grown, abs=2)
+
+
+def saved(page, node) -> np.ndarray:
+    with page.expect_download() as download:
+        node.find(".laser-tools .laser-button:last-child").click()
+    with open(download.value.path(), "rb") as file:
+        return np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"), dtype=int)
+
+
+def test_the_map_is_compared_by_a_slider_and_saved_as_it_is_seen(wired, shots):
+    page, renderer = wired
+    node = Node(page, "LaserConViCrop", scale=1.0)
+    whole = saved(page, node)
+    slider = node.find(".laser-slider")
+    slider.focus()
+    page.keyboard.press("Home")
+    bare = saved(page, node)
+    assert whole.shape == bare.shape == (512, 512, 3)  # of the view: the workflow's has 896
+    covered = np.abs(whole - bare).max(-1) > 8
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    half = saved(page, node)
+    assert np.array_equal(half[:, :240], whole[:, :240])
+    assert np.array_equal(half[:, 272:], bare[:, 272:])
+    assert covered.any()
+    page.screenshot(path=shots / f"compared-{renderer}.png")
+    page.keyboard.press("End")
+
+
+def test_the_picture_with_its_map_is_copied(wired):
+    page, _ = wired
+    node = Node(page, "LaserVAQLayerSelect", scale=1.0)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    node.find(".laser-tools .laser-button").click()
+    page.wait_for_timeout(500)
+    kinds = page.evaluate("async () => (await navigator.clipboard.read()).map(one => one.types)")
+    assert kinds == [["image/png"]]

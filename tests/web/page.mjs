@@ -37,6 +37,8 @@ export function fakeHost(values = {}, { files = {}, locked = [] } = {}) {
     url: (entry) => (entry ? `/view/${entry.filename}` : null),
     json: async (entry) => files[entry.filename] ?? null,
     copies: [],
+    copyPicture: async () => false,
+    savePicture: async () => true,
     copy: async (text) => host.copies.push(text) > 0,
     get: (name) => values[name],
     set(name, value) {

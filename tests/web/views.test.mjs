@@ -587,3 +587,21 @@ test("the map is drawn only where there is one", () => {
   assert.ok(page.find(".laser-heat").hasAttribute("hidden"));
   assert.ok(!openWindow().find(".laser-heat").hasAttribute("hidden"));
 });
+
+test("a slider takes the map off the picture from the right, and says how far it reaches", () => {
+  const page = openWindow();
+  const slider = page.find(".laser-slider");
+  assert.ok(slider.getAttribute("aria-label"));
+  slider.value = "30";
+  slider.dispatchEvent(new Event("input"));
+  assert.equal(page.find(".laser-over").style.clipPath, "inset(0 70% 0 0)");
+  assert.equal(page.find(".laser-edge").style.left, "30%");
+  assert.match(slider.getAttribute("aria-valuetext"), /30 %/);
+  page.view.show({ pictures: [{ windows: windows() }], of: 1 });
+  assert.equal(page.find(".laser-over").style.clipPath, "inset(0 70% 0 0)");
+  slider.value = "100";
+  slider.dispatchEvent(new Event("input"));
+  assert.equal(page.find(".laser-over").style.clipPath, "");
+  assert.equal(page.find(".laser-edge").hidden, true);
+  assert.equal(openWindow({ override: "" }, { maps: null }).find(".laser-slider").hidden, true);
+});

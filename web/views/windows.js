@@ -28,6 +28,7 @@ export function windowSection(host, signal, { editable }) {
     { class: "laser-section laser-crop" },
     el("div", { class: "laser-row" }, status, reset),
     stage.element,
+    stage.tools,
     caption,
   );
   let data = null;
