@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from .geometry import Window
 from .models.lvlm import Lvlm
 from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
-from .results import Answer, LaserAnswer, Location
+from .results import Answer, LaserAnswer, Location, Placement
 from .settings import LaserSettings
 from .steps.answer_input import make_negative_stream, make_plain_stream, make_positive_stream
 from .steps.attention import ReadAttention, read_attention
@@ -31,11 +32,13 @@ def locate(
     progress: Progress | None = None,
     *,
     mask: torch.Tensor | None = None,
+    window: Window | None = None,
     read: ReadAttention = read_attention,
 ) -> Location:
     """Steps 1-7: the windows of the picture (PIL, NumPy or tensor) that the question is about.
 
     mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 1-6 are left out.
+    window: on the picture, by hand: step 7 is left out.
     read: steps 1-2, or a version that remembers its results. Raises what the steps raise.
     """
     picture = to_picture(picture)
@@ -48,8 +51,12 @@ def locate(
     else:
         check_mask(mask, picture)
         maps, found = None, make_evidence_of_mask(mask)
-    placement = place_windows(found, settings.crop)  # step 7
-    return Location(picture, inputs, question, settings, maps, found, placement)
+    if window is None:
+        placement = place_windows(found, settings.crop)  # step 7
+    else:
+        placement = Placement((window,), (0.0 if found.degenerate else found.share_in(window),))
+    by_hand = window is not None
+    return Location(picture, inputs, question, settings, maps, found, placement, by_hand)
 
 
 def answer(
@@ -77,9 +84,11 @@ def answer_from(
 ) -> LaserAnswer:
     """Steps 8-10: the located question answered from the windows it was located in."""
     decoding = found.settings.decode
-    sure = found.maps is not None and 0 < decoding.adaptive <= found.maps.certainty
-    looks = not (sure or found.evidence.degenerate)
-    contrasts = looks and decoding.alpha > 0 and blocks_something(found)
+    certain = found.maps is not None and 0 < decoding.adaptive <= found.maps.certainty
+    sure = certain and not found.by_hand
+    looks = not (sure or found.nothing_found)
+    blockable = looks and decoding.alpha > 0 and not found.evidence.degenerate
+    contrasts = blockable and blocks_something(found)
 
     block = cache(lambda: make_counterfactual(found, lvlm.mean_colour))  # step 8, if it is read
     plain_answer: Answer | None = None

@@ -110,7 +110,7 @@ class Location:
     """Where the evidence lies: the outcome of steps 1-7, with its picture and question.
 
     picture: RGB; inputs: the same as encoded. maps: None where a mask from elsewhere is the
-    evidence.
+    evidence. by_hand: whether the window was given, not placed.
     """
 
     picture: Image.Image
@@ -120,6 +120,12 @@ class Location:
     maps: AttentionMaps | None
     evidence: Evidence
     placement: Placement
+    by_hand: bool = False
+
+    @property
+    def nothing_found(self) -> bool:
+        """Whether nothing says where to look: then the windows are the whole picture."""
+        return self.evidence.degenerate and not self.by_hand
 
     @property
     def windows(self) -> tuple[Window, ...]:

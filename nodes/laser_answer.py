@@ -12,7 +12,16 @@ from ..laser_core.settings import (
     LaserSettings,
     PromptSettings,
 )
-from .batches import Drawings, batch_of, boxes_of, crops_of, masks_of, pictures_of, size_of
+from .batches import (
+    Drawings,
+    batch_of,
+    boxes_of,
+    crops_of,
+    masks_of,
+    pictures_of,
+    size_of,
+    window_by_hand,
+)
 from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, ui
 from .views import token_view, window_view
 from .widgets import (
@@ -23,6 +32,7 @@ from .widgets import (
     NODE_ON_PAGE,
     QUESTION,
     SETTINGS,
+    WINDOW_BY_HAND,
     preset_widget,
     widgets,
 )
@@ -95,6 +105,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                     {"tooltip": "From LASER Settings. It then decides every setting that this "
                                 "node does not show. Not connected: the preset decides them."},
                 ),
+                "override": WINDOW_BY_HAND,
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -108,6 +119,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         with_plain: bool = True,
         mask: Any = None,
         settings: Any = None,
+        override: str = "",
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -125,6 +137,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         batch, draws = batch_of(image), self.draws(unique_id)
         count, size = len(batch), size_of(batch)
         # All checked before the first answer
+        by_hand = window_by_hand(override, size)
         masks = [None] * count if mask is None else list(masks_of(mask, count, size))
         progress, live = NodeProgress(count), ViewProgress(unique_id, extra_pnginfo)
         answers, plain, reports, lines = [], [], [], []
@@ -135,9 +148,17 @@ class LaserAnswerNode(DrawsWhatIsConnected):
             for picture, one_mask, heat in zip(pictures_of(batch), masks, heats, strict=True):
                 progress.next_picture()
                 location = pipeline.locate(
-                    model, picture, question, settings, progress, mask=one_mask, read=lvlm.read
+                    model,
+                    picture,
+                    question,
+                    settings,
+                    progress,
+                    mask=one_mask,
+                    window=by_hand,
+                    read=lvlm.read,
                 )
-                windows.append(window_view(picture, location.evidence, location.placement))
+                found = location.evidence, location.placement
+                windows.append(window_view(picture, *found, by_hand=location.by_hand))
                 live.windows(windows[-1])
                 result = pipeline.answer_from(
                     model, location, with_plain=with_plain, progress=progress, on_text=live.text

@@ -26,6 +26,8 @@ from .widgets import (
     widgets,
 )
 
+UNCUT = "read from the whole picture: nothing was found, or Con-ViCrop is bypassed"
+
 
 class VATDecode:
     DESCRIPTION = (
@@ -119,19 +121,21 @@ class VATDecode:
         settings = settings_from_groups(values)
         shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
         progress, live = NodeProgress(len(shown)), ViewProgress(unique_id, extra_pnginfo)
-        answers, reports = [], []
+        answers, reports, lines, views = [], [], [], []
         with lvlm.running() as model:
             for one in shown:
                 progress.next_picture()
                 streams = one.streams(model, question, settings)
                 answer = decode(model, *streams, settings.decode, progress, live.text)
                 answers.append(answer)
-                content = report_answer(answer, question, model, settings, lvlm.settings)
+                notes = [UNCUT] if one.uncut else []
+                content = report_answer(answer, question, model, settings, lvlm.settings, notes)
                 reports.append(to_json(content))
+                lines.append("; ".join([describe_answer(answer), *notes]))
+                views.append({**token_view(answer), "uncut": one.uncut})
         texts = [answer.text for answer in answers]
-        lines = [describe_answer(answer) for answer in answers]
         return {
-            "ui": ui(lines, laser_tokens=[token_view(answer) for answer in answers]),
+            "ui": ui(lines, laser_tokens=views),
             "result": (texts, TraceHandle(answers), reports, lines),
         }
 

@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 import { el } from "./views/dom.js";
 import { fileQuery, firstLine, kept, picturesOf, restored } from "./views/payload.js";
 import { fillIn, presetsOf } from "./views/presets.js";
-import { translator } from "./views/strings.js";
+import { choiceNamer, translator } from "./views/strings.js";
 import { createView, VIEWS } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
@@ -18,6 +18,11 @@ let texts = {};
 let made = 0;
 
 const t = translator(
+  () => texts,
+  () => app.extensionManager.setting.get("Comfy.Locale"),
+);
+
+const choice = choiceNamer(
   () => texts,
   () => app.extensionManager.setting.get("Comfy.Locale"),
 );
@@ -63,7 +68,9 @@ app.registerExtension({
     const spec = VIEWS[node.comfyClass];
     if (spec) attach(node, spec);
     if (presets.has(node.comfyClass)) followPreset(node, presets.get(node.comfyClass));
-    if (/^Laser[A-Z]/.test(node.comfyClass ?? "")) foldAdvanced(node);
+    if (!/^Laser[A-Z]/.test(node.comfyClass ?? "")) return;
+    foldAdvanced(node);
+    nameChoices(node);
   },
 
   /** After undo, or on coming back to a workflow's tab: the page still has the last results. */
@@ -87,9 +94,15 @@ function attach(node, { sections, height }) {
   const widget = node.addDOMWidget("laser_view", "laser_view", root, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true, // it is no parameter
     getMinHeight: () => leastHeight,
   });
   widget.serialize = false;
+  const overWidget = node.getWidgetOnPos;
+  node.getWidgetOnPos = function (...given) {
+    const found = overWidget.apply(this, given);
+    return found === widget ? undefined : found; // no menu offers it as a favourite
+  };
   node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
   const host = hostOf(node, (px = height) => {
     reserve(Math.max(px, leastHeight));
@@ -165,6 +178,12 @@ function foldAdvanced(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
   chain(node, "onAdded", () => folds.set(node, fold)); // not before: some never join a graph
   chain(node, "onRemoved", () => folds.delete(node));
+}
+
+/** Choices have their translation before them; what is stored stays English. */
+function nameChoices(node) {
+  for (const { type, options } of node.widgets ?? [])
+    if (type === "combo") options.getOptionLabel ??= (value) => choice(value);
 }
 
 /** Choosing a preset writes its values into the node's widgets: what is seen is what runs. */
@@ -299,7 +318,11 @@ const CANVAS_METHODS = {
   pointerup: "processMouseUp",
 };
 
-/** In the classic renderer a DOM widget would swallow the wheel and the middle button. */
+/**
+ * In the classic renderer a DOM widget would swallow the wheel, the middle and the right button. In
+ * the newer one a right click would be on a parameter; it is on the node. A selected text has the
+ * browser's own menu.
+ */
 function forwardToCanvas(root) {
   const controller = new AbortController();
   const { signal } = controller;
@@ -313,14 +336,32 @@ function forwardToCanvas(root) {
     root.addEventListener(
       type,
       (event) => {
-        const held = type === "pointermove" ? event.buttons & 4 : event.button === 1;
+        const held = type === "pointermove" ? event.buttons & 6 : event.button > 0;
         if (held && classic()) app.canvas[method](event);
       },
       { signal },
     );
   }
+  root.addEventListener(
+    "contextmenu",
+    (event) => {
+      if (root.contains(getSelection().anchorNode) && !getSelection().isCollapsed) return;
+      event.preventDefault();
+      if (classic()) return;
+      event.stopPropagation();
+      root
+        .closest("[data-node-id]")
+        ?.dispatchEvent(new MouseEvent("contextmenu", { ...mouseOf(event), bubbles: true }));
+    },
+    { signal },
+  );
   return controller;
 }
+
+const mouseOf = ({ clientX, clientY, ctrlKey, shiftKey, button, buttons }) => ({
+  ...{ clientX, clientY, ctrlKey, shiftKey, button, buttons },
+  cancelable: true,
+});
 
 /** True over a list that can itself be scrolled. */
 function scrolls(event) {

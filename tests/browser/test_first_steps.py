@@ -149,3 +149,68 @@ def test_the_picture_with_its_map_is_copied(wired):
     page.wait_for_timeout(500)
     kinds = page.evaluate("async () => (await navigator.clipboard.read()).map(one => one.types)")
     assert kinds == [["image/png"]]
+
+
+PANEL = """() => [...document.querySelectorAll('body *')].filter(
+  one => one.childElementCount === 0 && /laser_view/.test(one.textContent)).length"""
+
+
+def test_a_right_click_on_a_view_opens_the_nodes_menu_without_the_view_as_a_parameter(
+    three_nodes, shots
+):
+    page, renderer, node = three_nodes
+    ask(page, node)
+    node.look(0.9)
+    node.find(".laser-stage").click(button="right", position={"x": 8, "y": 8})
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / f"menu-{renderer}.png")
+    menu = page.locator(".litecontextmenu, [role='menu'], .p-contextmenu, .p-popover").first
+    assert menu.is_visible() and "Bypass" in menu.inner_text()
+    assert page.evaluate(PANEL) == 0
+    page.keyboard.press("Escape")
+    page.mouse.click(1000, 900)
+
+
+def test_the_properties_panel_lists_no_view(three_nodes, shots):
+    page, renderer, node = three_nodes
+    ask(page, node)
+    node.look(0.6)
+    page.evaluate("""id => { const {canvas, graph} = window.app;
+        canvas.selectNode(graph.getNodeById(id)); }""", node.id)  # fmt: skip
+    page.get_by_label("Toggle properties panel").first.click()
+    page.wait_for_timeout(700)
+    page.screenshot(path=shots / f"panel-{renderer}.png")
+    assert page.evaluate(PANEL) == 0
+    page.get_by_label("Toggle properties panel").first.click()
+
+
+def test_choices_are_named_in_the_language_that_is_set(three_nodes, shots):
+    page, renderer, node = three_nodes
+    set_language = "value => window.app.extensionManager.setting.set('Comfy.Locale', value)"
+    label = """id => { const {widgets} = window.app.graph.getNodeById(id);
+        const {value, options} = widgets.find(({name}) => name === 'answer_input');
+        return [value, options.getOptionLabel(value)]; }"""
+    page.evaluate(set_language, "ja")
+    try:
+        page.wait_for_timeout(1500)
+        assert page.evaluate(label, node.id) == [
+            "picture + crop",
+            "画像 + 切り抜き (picture + crop)",
+        ]
+        page.screenshot(path=shots / f"japanese-{renderer}.png")
+    finally:
+        page.evaluate(set_language, "en")
+
+
+def test_the_window_of_laser_answer_is_moved_by_hand_and_answered_from(three_nodes):
+    page, _, node = three_nodes
+    ask(page, node)
+    node.find(".laser-window").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowDown")
+    moved = node.widget("override")
+    assert moved and "Run to apply" in node.text(".laser-status")
+    assert ask(page, node) is None
+    assert "set by hand" in node.text(".laser-status")
+    x, y, width, height = moved.split(", ")
+    assert f"{width} x {height} px at ({x}, {y})" in node.text(".laser-crop .laser-caption")

@@ -13,6 +13,7 @@ from laser_core import pipeline
 from laser_core.geometry import Window
 from laser_core.models.closed_vocabulary import ClosedVocabulary
 from laser_core.models.families import FAMILIES
+from laser_core.output.report import report
 from laser_core.pictures import to_tensor
 from laser_core.results import Counterfactual, Location, Placement
 from laser_core.settings import (
@@ -348,6 +349,19 @@ def test_an_unsure_model_with_adaptive_answers_as_without(model_type):
     assert ids[0] == ids[1]
     for one, other in zip(careful.answer.tokens, usual.answer.tokens, strict=True):
         assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
+
+
+@pytest.mark.parametrize("evidence", ["nothing found", "a sure model"])
+def test_a_window_by_hand_is_looked_at_in_any_case(evidence):
+    lvlm, picture, window = lvlm_of("llava"), noise_picture((90, 60)), Window(10, 5, 60, 45)
+    mask = torch.zeros(60, 90) if evidence == "nothing found" else None
+    found = pipeline.locate(lvlm, picture, QUESTION, adaptive(1e-6), mask=mask, window=window)
+    result = pipeline.answer_from(lvlm, found, with_plain=True)
+    assert result.location.windows == (window,)
+    assert result.skipped != "crop"
+    assert result.answer.prompt_tokens[0] > result.plain.prompt_tokens[0]  # the crop's too
+    assert not result.answer.contrasted
+    assert any("by hand" in note for note in report(result, lvlm)["notes"])
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():

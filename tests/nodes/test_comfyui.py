@@ -241,6 +241,21 @@ def test_a_prompt_with_only_model_picture_and_question_runs_with_the_defaults(se
     assert seen(outputs[looks[0]]) == seen(outputs[looks[1]])
 
 
+def test_core_reads_the_answer_out_of_the_json(server, prompt):
+    question = "what digit is on the red heart ?"
+    ask = {"lvlm": prompt.model(), "image": prompt.picture("laser_scene_2.png")}
+    answer = prompt.add("LaserAnswer", **ask, question=question)
+    links = ([answer, 0], [answer, 1])
+    looks = [prompt.look(link) for link in links]
+    for key in ("answer", "plain"):
+        text = prompt.add("JsonExtractString", json_string=[answer, 6], key=key)
+        looks.append(prompt.look([text, 0]))
+    outputs = server.run(prompt)
+    said = [seen(outputs[look]) for look in looks]
+    assert said[:2] == said[2:]
+    assert all(said)
+
+
 def asked_step_by_step(prompt: Prompt, question: str) -> list[str]:
     """Ids of the three steps with a view; nothing takes the last one's output."""
     ask = {"lvlm": prompt.model(), "question": question}

@@ -49,7 +49,7 @@ CONTRACT = {
     "LaserAnswer": (
         "lvlm image question",
         "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
-        "settings",
+        "settings override",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING",
     ),
@@ -204,7 +204,7 @@ def test_laser_answer_and_laser_settings_share_out_the_settings():
     answer, others = (set(inputs_of(name)) for name in ("LaserAnswer", "LaserSettings"))
     assert answer & others == {"preset"}
     assert set(settings.LaserSettings().by_name) == (answer | others) - {
-        "lvlm", "image", "question", "with_plain", "mask", "settings", "preset",
+        "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset",
     }  # fmt: skip
 
 

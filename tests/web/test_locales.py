@@ -39,6 +39,20 @@ def test_english_names_are_the_ones_in_the_code():
 
 
 @pytest.mark.parametrize("language", [name for name in LANGUAGES if name != "en"])
+def test_every_choice_that_has_words_is_translated_and_no_other(language):
+    named = json.loads((FOLDER / language / "main.json").read_text("utf-8"))["laserChoices"]
+    inputs = [entry for node_id in own_ids() for entry in schema(node_id).inputs]
+    choices = {
+        value
+        for entry in inputs
+        if entry.name not in {"model", "format"}  # names of models, types of sockets
+        for value in entry.options.get("values", ())
+    }
+    same = {"bf16", "fp16", "fp32", "8-bit", "4-bit", "flash", "eager", "cpu", "safetensors"}
+    assert set(named) == choices - same
+
+
+@pytest.mark.parametrize("language", [name for name in LANGUAGES if name != "en"])
 def test_no_translation_is_left_over(language):
     known = json.loads((TRANSLATIONS / f"{language}.json").read_text("utf-8"))
     english = definitions("en").values()

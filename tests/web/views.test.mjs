@@ -287,15 +287,11 @@ test("an override of half pixels is drawn where Python puts it", () => {
   );
 });
 
-test("LASER Answer's window is to look at only", () => {
-  const page = open("LaserAnswer", [
-    { windows: windows(), tokens: answer([token("a", 1)]), plain: "b" },
-  ]);
-  assert.equal(page.all(".laser-handle").length, 0);
-  assert.equal(page.find(".laser-window").getAttribute("tabindex"), null);
-  point(page.find(".laser-window"), "pointerdown", 50, 50);
-  point(page.find(".laser-window"), "pointermove", 90, 50);
-  assert.equal(page.find(".laser-window").style.left, "25%");
+test("LASER Answer's window is set by hand as Con-ViCrop's is", () => {
+  const pictures = [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "b" }];
+  const page = open("LaserAnswer", pictures, { override: "" });
+  press(page.find(".laser-window"), "ArrowRight");
+  assert.equal(page.host.values.override, "104, 50, 200, 100");
 });
 
 // ---- tokens
@@ -333,7 +329,7 @@ test("hover shows both streams' probabilities and the alternatives, which add up
   const { all, text } = openTokens([token("a", 3), token("b", 1, ALTERNATIVES)]);
   point(all(".laser-tokens .laser-token")[1], "pointermove");
   assert.match(text(".laser-token-title"), /«b»/);
-  assert.match(text(".laser-detail"), /most likely be «other» \(70\.0 %\)/);
+  assert.match(text(".laser-detail"), /most likely «other» \(70\.0 %\)/);
   const rows = all(".laser-detail tbody tr").map((row) =>
     [...row.children].map(({ textContent }) => textContent),
   );
@@ -347,7 +343,7 @@ test("hover shows both streams' probabilities and the alternatives, which add up
 
 test("a token that is likeliest without the evidence too is said to be", () => {
   const { text } = openTokens([token("b", 1, { without: 0.9 })]);
-  assert.match(text(".laser-detail"), /most likely be the same \(90\.0 %\)/);
+  assert.match(text(".laser-detail"), /most likely the same \(90\.0 %\)/);
 });
 
 test("the arrow keys go through the tokens", () => {
@@ -408,7 +404,13 @@ test("the answer comes first, in plain text, and is copied whole", async () => {
   await new Promise(setImmediate);
   assert.deepEqual(page.host.copies, ["a very red <b>square</b>"]);
   assert.match(page.text(".laser-head .laser-button"), /Copied/);
-  assert.match(page.text(".laser-head > .laser-caption"), /Tokens: 1, in 1\.3 s/);
+  assert.match(page.text(".laser-head .laser-caption"), /Tokens: 1, in 1\.3 s/);
+});
+
+test("an answer that was read from the whole picture says so", () => {
+  const note = ".laser-head .laser-caption";
+  assert.match(openTokens([token("a", 1)], { uncut: true }).text(note), /bypassed/);
+  assert.doesNotMatch(openTokens([token("a", 1)]).text(note), /bypassed/);
 });
 
 test("the answer without LASER stands beside it, or is said to be the same", () => {
@@ -453,7 +455,7 @@ test("a page turn leaves the note on why the answer stopped", async () => {
   page.find("[aria-label='Next tokens']").click();
   await new Promise(setImmediate);
   assert.match(page.text(".laser-pages"), /Tokens 65/);
-  assert.match(page.text(".laser-head > .laser-caption"), /max_tokens/);
+  assert.match(page.text(".laser-head .laser-caption"), /max_tokens/);
 });
 
 test("no key turns the last answer's pages while a new one grows", async () => {
@@ -478,7 +480,7 @@ test("tokens whose file is gone are said to be gone", async () => {
 
 test("an answer that stopped at its limit or is empty says so", () => {
   assert.match(
-    openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(".laser-head > .laser-caption"),
+    openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(".laser-head .laser-caption"),
     /max_tokens/,
   );
   assert.match(openTokens([]).text(".laser-said"), /an empty answer/);

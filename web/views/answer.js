@@ -19,8 +19,7 @@ export function answerSection(host, signal) {
     "section",
     { class: "laser-section laser-head" },
     el("div", { class: "laser-row" }, said, copy),
-    without,
-    note,
+    el("div", { class: "laser-row laser-below" }, without, note),
   );
   let text = "";
 
@@ -52,11 +51,16 @@ export function answerSection(host, signal) {
   return {
     element,
     show(picture) {
-      const { text: words, count, seconds, stop_reason } = picture.tokens;
+      const { text: words, count, seconds, stop_reason, uncut } = picture.tokens;
       write(words, false);
       drawPlain(picture);
       const took = Number.isFinite(seconds) && t("took", { count, seconds: seconds.toFixed(1) });
-      note.textContent = joined(" ", took, stop_reason === "max tokens" && t("stoppedAtMax"));
+      note.textContent = joined(
+        " ",
+        took,
+        stop_reason === "max tokens" && t("stoppedAtMax"),
+        uncut && t("uncut"),
+      );
     },
     /** The answer while it grows. */
     stream(words) {

@@ -6,16 +6,13 @@ import { layerSection } from "./layers.js";
 import { tokenSection } from "./tokens.js";
 import { windowSection } from "./windows.js";
 
-const toLookAt = (host, signal) => windowSection(host, signal, { editable: false });
-const toEdit = (host, signal) => windowSection(host, signal, { editable: true });
-
 /**
  * What each node shows, from top to bottom: sections, each with the part of a picture that it is
  * of; and how much room a result needs (CSS pixels).
  */
 export const VIEWS = {
   LaserVAQLayerSelect: { sections: [["layers", layerSection]], height: 400 },
-  LaserConViCrop: { sections: [["windows", toEdit]], height: 320 },
+  LaserConViCrop: { sections: [["windows", windowSection]], height: 320 },
   LaserVATDecode: {
     sections: [
       ["tokens", answerSection],
@@ -26,7 +23,7 @@ export const VIEWS = {
   LaserAnswer: {
     sections: [
       ["tokens", answerSection],
-      ["windows", toLookAt],
+      ["windows", windowSection],
       ["tokens", tokenSection],
     ],
     height: 540,
