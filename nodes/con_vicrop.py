@@ -40,7 +40,11 @@ class ConViCrop(DrawsWhatIsConnected):
         "Where nothing was found, the window is the whole picture. Crops of different sizes are "
         "enlarged to the largest width and height of their batch."
     )
-    SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
+    SEARCH_ALIASES = (
+        "laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest", "detect",
+        "locate", "detailer", "切り抜き", "拡大", "検出", "位置", "ディテーラー", "裁剪", "放大",
+        "检测", "定位", "细节修复",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run

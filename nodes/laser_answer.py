@@ -49,7 +49,13 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         "Finds what the question is about, looks there closely and answers: the whole method in "
         "one node. The other nodes do the same step by step."
     )
-    SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "visual grounding", "vlm")
+    SEARCH_ALIASES = (
+        "laser", "vqa", "vlm", "llm", "multimodal", "question", "ask", "answer", "caption",
+        "describe", "image to text", "interrogate", "detect", "locate", "explain",
+        "visual grounding", "質問", "回答", "画像説明", "画像からテキスト", "キャプション",
+        "検出", "視覚的質問応答", "提问", "问答", "视觉问答", "描述", "图生文", "图像描述",
+        "反推", "检测", "定位",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run

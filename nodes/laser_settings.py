@@ -19,7 +19,10 @@ class LaserSettingsNode:
         "Holds every setting that LASER Answer does not show. Connect it to LASER Answer's input "
         "'settings'. It then decides all of them, whatever preset is chosen there."
     )
-    SEARCH_ALIASES = ("laser", "options", "parameters", "preset", "advanced settings", "paper")
+    SEARCH_ALIASES = (
+        "laser", "options", "parameters", "preset", "advanced settings", "paper", "設定",
+        "プリセット", "设置", "预设",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "choose"
     RETURN_TYPES = (SETTINGS,)

@@ -26,7 +26,11 @@ class LoadLVLM:
         "The demo models come with this pack and run on any computer. Models named with a size "
         "are downloaded to models/LLM on first use."
     )
-    SEARCH_ALIASES = ("laser", "vlm", "vision language model", "llava", "qwen", "load vqa model")
+    SEARCH_ALIASES = (
+        "laser", "vlm", "llm", "multimodal", "vision language model", "llava", "qwen",
+        "load vqa model", "視覚言語モデル", "マルチモーダル", "モデル読み込み", "视觉语言模型",
+        "多模态", "大语言模型", "加载模型",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = (LVLM,)
@@ -107,7 +111,10 @@ class UnloadLVLM:
         "model is freed afterwards; the result passes through. The model is loaded again on its "
         "next use."
     )
-    SEARCH_ALIASES = ("laser", "free memory", "vram", "unload model", "purge")
+    SEARCH_ALIASES = (
+        "laser", "free memory", "vram", "unload model", "purge", "メモリ解放", "モデル解放",
+        "释放显存", "卸载模型",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "unload"
     OUTPUT_NODE = True  # freeing memory is worth a run even when nothing follows

@@ -36,7 +36,11 @@ class VATDecode:
         "a context the model sees picture and crop, and native-resolution models (Qwen-VL) get "
         "the crop enlarged."
     )
-    SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
+    SEARCH_ALIASES = (
+        "laser", "vqa", "question", "ask", "answer", "caption", "describe", "image to text",
+        "interrogate", "explain", "contrastive decoding", "vat", "質問", "回答", "画像説明",
+        "画像からテキスト", "キャプション", "提问", "问答", "描述", "图生文", "图像描述", "反推",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run

@@ -148,6 +148,35 @@ def test_everything_is_explained(node_id):
     json.dumps(kind.INPUT_TYPES())
 
 
+SEARCHED = [
+    ("vqa", "視覚的質問応答", "视觉问答", "LaserAnswer"),
+    ("llm", "視覚言語モデル", "大语言模型", "LaserLoadLVLM"),
+    ("multimodal", "マルチモーダル", "多模态", "LaserLoadLVLM"),
+    ("question", "質問", "提问", "LaserAnswer"),
+    ("question", "質問", "提问", "LaserVATDecode"),
+    ("describe", "画像説明", "描述", "LaserAnswer"),
+    ("image to text", "画像からテキスト", "图生文", "LaserAnswer"),
+    ("interrogate", "キャプション", "反推", "LaserAnswer"),
+    ("detect", "検出", "检测", "LaserConViCrop"),
+    ("locate", "位置", "定位", "LaserConViCrop"),
+    ("segment", "セグメント", "分割", "LaserVAQLayerSelect"),
+    ("detailer", "ディテーラー", "细节修复", "LaserPasteBack"),
+    ("explain", "説明可能", "可解释", "LaserContrastiveAttention"),
+    ("heatmap", "ヒートマップ", "热力图", "LaserVAQLayerSelect"),
+]
+
+
+@pytest.mark.parametrize(("english", "japanese", "chinese", "node_id"), SEARCHED)
+def test_nodes_are_found_by_the_words_people_search_with(english, japanese, chinese, node_id):
+    assert {english, japanese, chinese} <= set(node(node_id).SEARCH_ALIASES)
+
+
+@ids
+def test_no_search_word_stands_twice(node_id):
+    words = node(node_id).SEARCH_ALIASES
+    assert len(words) == len(set(words))
+
+
 @ids
 def test_every_input_has_a_valid_type_and_default(node_id):
     for name, (kind, options) in inputs_of(node_id).items():
