@@ -11,6 +11,7 @@ import { createView, VIEWS } from "./views/view.js";
 const KEPT = "laser_view"; // the property of a node that keeps its last result
 const LEAST_WIDTH_PX = 320; // of a new node with a view
 const EMPTY_HEIGHT_PX = 64; // of a view with nothing to show
+const SAMPLING = ["seed", "control_after_generate", "top_p", "top_k"];
 const views = new Map(); // node -> its view while the node is on a graph
 const folds = new Map(); // node -> what folds its rarely used inputs
 const presets = new Map(); // type of node -> the values that each preset writes
@@ -71,6 +72,7 @@ app.registerExtension({
     if (!/^Laser[A-Z]/.test(node.comfyClass ?? "")) return;
     foldAdvanced(node);
     nameChoices(node);
+    if (widgetOf(node, "temperature")) greySampling(node);
   },
 
   /** After undo, or on coming back to a workflow's tab: the page still has the last results. */
@@ -178,6 +180,20 @@ function foldAdvanced(node) {
   node.setSize([node.size[0], node.computeSize()[1]]);
   chain(node, "onAdded", () => folds.set(node, fold)); // not before: some never join a graph
   chain(node, "onRemoved", () => folds.delete(node));
+}
+
+/** What only sampling uses is greyed out while the likeliest token is always taken. */
+function greySampling(node) {
+  const temperature = widgetOf(node, "temperature");
+  const used = SAMPLING.map((name) => widgetOf(node, name)).filter(Boolean);
+  const follow = () => {
+    const samples = temperature.value > 0 || isLinked(node, "temperature");
+    for (const widget of used) widget.disabled = !samples;
+    node.setDirtyCanvas(true, true);
+  };
+  follow();
+  chain(temperature, "callback", follow);
+  for (const event of ["onAdded", "onConfigure", "onConnectionsChange"]) chain(node, event, follow);
 }
 
 /** Choices have their translation before them; what is stored stays English. */

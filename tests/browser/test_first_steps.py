@@ -214,3 +214,37 @@ def test_the_window_of_laser_answer_is_moved_by_hand_and_answered_from(three_nod
     assert "set by hand" in node.text(".laser-status")
     x, y, width, height = moved.split(", ")
     assert f"{width} x {height} px at ({x}, {y})" in node.text(".laser-crop .laser-caption")
+
+
+LIVE = """id => !window.app.graph.getNodeById(id).widgets
+  .find(widget => widget.name === 'seed').disabled"""
+
+
+def test_the_seed_is_live_only_where_sampling_is_on_and_is_sent_in_any_case(three_nodes, shots):
+    page, renderer, node = three_nodes
+    page.evaluate(SET, [node.id, {"seed": 7}])
+    assert not page.evaluate(LIVE, node.id)
+    page.screenshot(path=shots / f"no-seed-{renderer}.png")
+    page.evaluate(SET, [node.id, {"temperature": 0.5}])
+    assert page.evaluate(LIVE, node.id)
+    page.evaluate(SET, [node.id, {"temperature": 0}])
+    assert not page.evaluate(LIVE, node.id)
+    prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert prompt[str(node.id)]["inputs"]["seed"] == 7
+    saved = page.evaluate("() => window.app.graph.serialize()")
+    put_on_canvas(page, saved)
+    assert not page.evaluate(LIVE, node.id)
+
+
+@pytest.mark.parametrize("words", ["describe", "ヒートマップ", "视觉问答"])
+def test_the_search_box_finds_nodes_by_what_they_do(canvas, words):
+    page, _ = canvas
+    page.evaluate("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    page.wait_for_timeout(800)
+    page.keyboard.type(words)
+    page.wait_for_timeout(800)
+    found = page.locator("[role='dialog'], .comfy-vue-node-search-container").last.inner_text()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    expected = {"describe": "VAT Decode", "ヒートマップ": "VAQ Layer Select"}
+    assert expected.get(words, "LASER Answer") in found
