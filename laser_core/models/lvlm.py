@@ -48,7 +48,7 @@ class Lvlm:
         folder: Path | None = None,
         chat_template: str | None = None,
     ) -> None:
-        self.model: PreTrainedModel = model.eval()
+        self.model: PreTrainedModel = model.train(False)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
