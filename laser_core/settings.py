@@ -409,7 +409,13 @@ class DecodeSettings(Settings):
         step=1,
         advanced=True,
     )
-    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**64 - 1, step=1)
+    seed: int = setting(
+        0,
+        "Seed of the sampling: it counts only where temperature is above 0.",
+        low=0,
+        high=2**64 - 1,
+        step=1,
+    )
     adaptive: float = setting(
         0.0,
         "Save time where the model is sure: skip the comparison when its first token is at least "

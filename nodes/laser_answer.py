@@ -74,7 +74,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         "at.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
         "The windows as x, y, width, height in pixels; one list per picture.",
-        "Everything about the run as JSON; one per picture.",
+        "Everything about the run as JSON, with the answer as text at its key 'answer'; one per "
+        "picture.",
         "The answer, its number of tokens, its time and, if it stopped early, the reason. Then "
         "the plain answer and where the evidence comes from; one per picture.",
     )

@@ -51,7 +51,7 @@ class VATDecode:
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "Every token with its probability with and without the evidence.",
-        "Everything about the answer as JSON; one per picture.",
+        "Everything about the answer as JSON, with its text at its key 'answer'; one per picture.",
         "The answer, its number of tokens, its time and, if it stopped early, the reason; one per "
         "picture.",
     )
