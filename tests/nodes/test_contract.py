@@ -182,7 +182,7 @@ def test_every_input_has_a_valid_type_and_default(node_id):
     for name, (kind, options) in inputs_of(node_id).items():
         default = options.get("default")
         if isinstance(kind, list):
-            assert default in kind, name
+            assert default in list(kind), name  # some say of every value that they hold it
         elif kind in ("INT", "FLOAT"):
             assert options["min"] <= default <= options["max"], name
             assert options["step"] > 0, name

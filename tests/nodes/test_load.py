@@ -25,7 +25,7 @@ download = part("laser_core.models.download")
 
 
 def choices() -> list[str]:
-    return inputs_of("LaserLoadLVLM")["model"][0]
+    return list(inputs_of("LaserLoadLVLM")["model"][0])
 
 
 def model_folder(folder, model_type="llava"):

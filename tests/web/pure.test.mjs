@@ -154,7 +154,7 @@ test("a text comes in the set language, the near one, or English", () => {
   assert.equal(in_("zh")("b"), "B");
 });
 
-test("a choice has its name in the language that is set before it, and stays itself without one", () => {
+test("a choice has its name in the language that is set before it, if there is one", () => {
   const named = { ja: { laserChoices: { crop: "切り抜き" } } };
   const in_ = (language) =>
     choiceNamer(
