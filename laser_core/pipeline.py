@@ -18,6 +18,7 @@ from .results import Answer, LaserAnswer, Location, Placement
 from .settings import LaserSettings
 from .steps.answer_input import make_negative_stream, make_plain_stream, make_positive_stream
 from .steps.attention import ReadAttention, read_attention
+from .steps.certainty import plain_certainty
 from .steps.counterfactual import blocks_something, make_counterfactual
 from .steps.crop import place_windows
 from .steps.decode import decode
@@ -84,8 +85,11 @@ def answer_from(
 ) -> LaserAnswer:
     """Steps 8-10: the located question answered from the windows it was located in."""
     decoding = found.settings.decode
-    certain = found.maps is not None and 0 < decoding.adaptive <= found.maps.certainty
-    sure = certain and not found.by_hand
+    unread = make_plain_stream(lvlm, found.inputs, found.question, found.settings)
+    # A mask or a window by hand says itself where to look
+    gated = decoding.adaptive > 0 and found.maps is not None and not found.by_hand
+    plain = plain_certainty(lvlm, unread, found, progress) if gated else unread
+    sure = plain.certainty is not None and plain.certainty >= decoding.adaptive
     looks = not (sure or found.nothing_found)
     blockable = looks and decoding.alpha > 0 and not found.evidence.degenerate
     contrasts = blockable and blocks_something(found)
@@ -93,7 +97,6 @@ def answer_from(
     block = cache(lambda: make_counterfactual(found, lvlm.mean_colour))  # step 8, if it is read
     plain_answer: Answer | None = None
     if with_plain or not looks:
-        plain = make_plain_stream(lvlm, found.inputs, found.question, found.settings.prompt)
         stage = as_one_stage(progress, "answering plainly") if with_plain else progress
         plain_answer = decode(lvlm, plain, None, decoding, stage, None if looks else on_text)
     if plain_answer is not None and not looks:

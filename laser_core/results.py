@@ -22,14 +22,15 @@ class AttentionMaps:
 
     with_query, without_query: (L, H, gh, gw) float32 on the CPU, post-softmax.
     grid: how the patches lie on the picture; picture_size: (width, height) in pixels.
-    certainty: probability of the likeliest first token of the plain answer; 0 where not known.
+    certainty: probability of the likeliest first token after the prompt with the question; None
+    where not known.
     """
 
     with_query: torch.Tensor
     without_query: torch.Tensor
     grid: Grid
     picture_size: tuple[int, int]
-    certainty: float = 0.0
+    certainty: float | None = None
 
     @property
     def layers(self) -> int:

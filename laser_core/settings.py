@@ -50,6 +50,7 @@ REMOVED = {
     "fill_seed": "{fill} noise, which is the same every time,",
     "fused_layers": "{rule}, {first_depth} and {last_depth}",
     "grow_px": "{amount}",
+    "instruction auto": "an empty text",
     "min_visual_tokens": "{max_visual_tokens}",
     "normalise": "{kind}",
     "placement centroid": "most mass",
@@ -169,17 +170,19 @@ class LoadSettings(Settings):
 class PromptSettings(Settings):
     """How picture and question become a prompt (step 1)."""
 
-    instruction: str = setting(
+    locate_instruction: str = setting(
         "auto",
-        "A sentence about the answer's format, added after the question. The reading without the "
-        "question keeps it. auto: the sentence the model was tuned with; empty: none.",
+        "A sentence added to the question when the model looks for the evidence; without one, "
+        "real models miss it. auto: the request for a short answer that the model was tuned with; "
+        "empty: none.",
         multiline=True,
+        advanced=True,
     )
     query_free: str = setting(
         "keep instruction",
         "What the model reads in place of the question, for comparison (query-free branch). keep "
-        "instruction: the instruction alone; image only: no text. generic question: ViCrop's "
-        "request for a general description.",
+        "instruction: the locating instruction alone; image only: no text. generic question: "
+        "ViCrop's request for a general description.",
         choices=("keep instruction", "image only", "generic question"),
         advanced=True,
     )
@@ -343,7 +346,7 @@ class CounterfactualSettings(Settings):
 
 @dataclass(frozen=True)
 class AnswerSettings(Settings):
-    """Which pictures the answer is read from (step 9)."""
+    """What the answer is read from (step 9)."""
 
     answer_input: str = setting(
         "picture + crop",
@@ -361,6 +364,12 @@ class AnswerSettings(Settings):
         high=4.0,
         step=0.05,
         advanced=True,
+    )
+    instruction: str = setting(
+        "",
+        "How to answer, such as 'Answer in one sentence.', added to the question when the model "
+        "answers. Empty: none; the demo models then use their own.",
+        multiline=True,
     )
 
 

@@ -50,7 +50,7 @@ class ContrastiveAttention:
             },
             "optional": {
                 **widgets(ContrastSettings, "kind"),
-                **widgets(PromptSettings, "instruction", "query_free", "framing", "system"),
+                **widgets(PromptSettings, "locate_instruction", "query_free", "framing", "system"),
             },
             "hidden": UNIQUE_ID,
         }

@@ -10,7 +10,6 @@ from ..laser_core.settings import (
     CropSettings,
     DecodeSettings,
     LaserSettings,
-    PromptSettings,
 )
 from .batches import (
     Drawings,
@@ -100,7 +99,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                         "tooltip": "Also give the model's answer without the method, to compare.",
                     },
                 ),
-                **widgets(PromptSettings, "instruction", instruction={"advanced": True}),
+                **widgets(AnswerSettings, "instruction", instruction={"advanced": True}),
                 "mask": (
                     "MASK",
                     {"tooltip": "Where to look: any mask of the picture's size. It replaces the "

@@ -10,8 +10,8 @@ from .handles import SettingsHandle
 from .laser_answer import CARRIED
 from .widgets import CATEGORY, SETTINGS, preset_widget, widgets
 
-ADDED = ("multiple_of",)
-"""At the end: saved workflows hold values by their place."""
+ADDED = ("multiple_of", "locate_instruction")
+"""At the end, in this order: saved workflows hold values by their place."""
 
 
 class LaserSettingsNode:
@@ -34,12 +34,13 @@ class LaserSettingsNode:
         groups = [type(group) for group in vars(LaserSettings()).values()]
         names = [[s.name for s in fields(group) if s.name not in CARRIED] for group in groups]
         own = [widgets(group, *some) for group, some in zip(groups, names, strict=True) if some]
-        found = [widget for group in own for widget in group.items()]
+        found = {name: widget for group in own for name, widget in group.items()}
         return {
             "required": {},
             "optional": {
                 "preset": preset_widget(),
-                **dict(sorted(found, key=lambda widget: widget[0] in ADDED)),
+                **{name: found[name] for name in found if name not in ADDED},
+                **{name: found[name] for name in ADDED},
             },
         }
 

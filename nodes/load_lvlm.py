@@ -16,15 +16,13 @@ from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, OpenChoices, settings_fro
 
 # Two Load LVLM nodes of the same settings share one model
 _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
-# Memory as a share of the weights' bytes on disk (16 bits), with what stays unquantized
-QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 
 
 class LoadLVLM:
     DESCRIPTION = (
         "Loads a vision-language model: LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL. "
-        "The demo models come with this pack and run on any computer. Models named with a size "
-        "are downloaded to models/LLM on first use."
+        "The demo models come with this pack and run on any computer. A model that is already on "
+        "this computer is used where it is; others are downloaded to models/LLM on first use."
     )
     SEARCH_ALIASES = (
         "laser", "vlm", "llm", "multimodal", "vision language model", "llava", "qwen",
@@ -39,16 +37,19 @@ class LoadLVLM:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict:
+        choices = models.choices()
         return {
             "required": {},
             "optional": {
                 "model": (
-                    OpenChoices(models.choices()),
+                    OpenChoices(choices),
                     {
                         "default": models.DEMO_LABEL,
                         "tooltip": "The demo models come first: they need no download and know "
-                        "only shapes, colours and digits. The models in models/LLM follow. Models "
-                        "named with a size are downloaded there on first use.",
+                        "only shapes, colours and digits. Your models follow, then those that can "
+                        "be downloaded. The bottom of the node shows the size of the chosen one "
+                        "and whether it fits.",
+                        "about": choices,
                     },
                 ),
                 "custom_model": (
@@ -56,8 +57,8 @@ class LoadLVLM:
                     {
                         "default": "",
                         "tooltip": "Another model: a folder, or a Hugging Face id like "
-                        "'Qwen/Qwen2.5-VL-3B-Instruct', which is downloaded to models/LLM. Empty: "
-                        "the model chosen above.",
+                        "'Qwen/Qwen2.5-VL-3B-Instruct', which is downloaded to models/LLM if it "
+                        "is not on this computer. Empty: the model chosen above.",
                     },
                 ),
                 **widgets(LoadSettings, device={"choices": device_choices()}),
@@ -98,7 +99,7 @@ class LoadLVLM:
         def load() -> tuple[Any, Any]:
             return load_managed(name, source, settings)
 
-        key = name, source, settings, keep_loaded
+        key = source, settings, keep_loaded  # whichever of its names was chosen
         handle = _HANDLES.get(key)
         if handle is None:
             handle = _HANDLES[key] = LvlmHandle(load, settings, keep_loaded)
@@ -166,7 +167,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
     else:
         used = dataclasses.replace(settings, device=str(device))
         on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
-        make_room(device, int(on_disk * QUANTIZED_SHARE.get(settings.quantization, 1.0)))
+        make_room(device, int(on_disk * models.QUANTIZED_SHARE.get(settings.quantization, 1.0)))
     with torch.inference_mode(False):  # weights made in inference mode could not be moved later
         lvlm = load_lvlm(source, used)
     lvlm.name = name

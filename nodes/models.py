@@ -1,4 +1,4 @@
-"""Which models there are: the bundled demos, folders in models/LLM, and ids that are downloaded.
+"""Which models Load LVLM offers, what it shows of each, and where a chosen one lies.
 
 Lists without importing torch or transformers, because ComfyUI asks for the list often.
 Nothing is downloaded before a model is used.
@@ -8,49 +8,80 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ..laser_core.models.download import CURATED, LONGEST_ID, curated, downloaded, is_hub_id
-from ..laser_core.models.folder_check import is_listed
+from ..laser_core.models.catalogue import ListedModel, listed
+from ..laser_core.models.download import LONGEST_ID, downloaded, is_hub_id
 from . import runtime
 
 DEMO_LABEL = "demo (shapes, colours, digits)"
 DEMOS = {DEMO_LABEL: "demo", "demo Qwen2.5-VL (shapes, colours, digits)": "demo-qwen"}
 """The bundled models: what Load LVLM shows, and what the core calls them."""
 
-
-def choices() -> list[str]:
-    """What Load LVLM offers: the demo models, models on disk, models to download."""
-    return [*DEMOS, *local_models(), *(listed.label for listed in CURATED)]
+# Memory as a share of the weights' bytes in 16 bits, with what stays unquantized
+QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 
 
-def local_models() -> dict[str, Path]:
-    """Folders of supported models in models/LLM and the extra paths, by name, sorted."""
-    found: dict[str, Path] = {}
-    for root in map(Path, runtime.models_folders()):
-        for config in sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")]):
-            folder = config.parent
-            name = folder.relative_to(root).as_posix()
-            hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
-            if not hidden and name not in found and is_listed(folder):
-                found[name] = folder
-    return dict(sorted(found.items()))
+def choices() -> dict[str, dict[str, Any]]:
+    """What Load LVLM offers, the demo models first: what a workflow stores -> what the page shows.
+
+    bundled: True for the demos, of which nothing else is shown. here: whether the model is on this
+    computer. lacks: a file that it needs, or None. memory: of the device, None where it is not
+    known. needs: quantization -> what a run takes of the memory, and whether that fits.
+    """
+    has = runtime.device_memory()
+    shown = {model.value: _shown(model, has) for model in _listed().values()}
+    return {**{label: {"bundled": True} for label in DEMOS}, **shown}
+
+
+def _listed() -> dict[str, ListedModel]:
+    return {model.value: model for model in listed(runtime.models_folders())}
+
+
+def _shown(model: ListedModel, has: runtime.DeviceMemory | None) -> dict[str, Any]:
+    return {
+        "description": model.description,
+        "precision": model.precision,
+        "size": model.size,
+        "here": model.path is not None,
+        "lacks": model.missing[0] if model.missing else None,
+        "memory": has and _gigabytes(has.size_bytes),
+        "needs": _needs(model, has) if has else {},
+    }
+
+
+def _needs(model: ListedModel, has: runtime.DeviceMemory) -> dict[str, dict[str, Any]]:
+    weight_bytes = {"none": float(has.weight_bytes)}
+    if has.quantizes and model.quantizable:
+        weight_bytes |= {name: 2 * share for name, share in QUANTIZED_SHARE.items()}
+    needed = {name: model.memory_bytes(size) for name, size in weight_bytes.items()}
+    return {
+        name: {"size": _gigabytes(size), "fits": size <= has.size_bytes}
+        for name, size in needed.items()
+        if size is not None
+    }
+
+
+def _gigabytes(size: int) -> str:
+    """As memory is counted, and sold."""
+    return f"{size / 2**30:.0f} GB"
 
 
 def complaint(model: str | None, custom: str | None) -> str | None:
     """Why this choice cannot be loaded, remedy first, or None. Downloads nothing."""
     custom = (custom or "").strip()
     if custom:
-        if _custom_folder(custom) is not None or is_hub_id(custom):
+        if _custom_folder(custom) is not None or _is_on_the_hub(custom):
             return None
         return (
             "check custom_model, or leave it empty: it is neither a model folder (without '..') "
             f"nor a Hugging Face id like 'owner/name': {custom[:LONGEST_ID]!r}"
         )
-    if model is None or model in DEMOS or curated(model) or model in local_models():
+    if model is None or model in DEMOS or model in _listed():
         return None
     return (
-        f"choose another model, or put the folder back into models/LLM: there is no supported "
-        f"model {model!r} there"
+        "choose another model, put the folder back into models/LLM, or write an id into "
+        f"custom_model: there is no supported model {model[:LONGEST_ID]!r} here"
     )
 
 
@@ -69,18 +100,21 @@ def find(
     if problem:
         raise ValueError(problem)
     custom = custom.strip()
-    if custom:
-        folder = _custom_folder(custom)
-        if folder is not None:
-            return folder.name, str(folder)
-        return custom, str(downloaded(custom, runtime.models_folders(), progress, pickled=pickled))
-    if model in DEMOS:
+    if not custom and model in DEMOS:
         return DEMOS[model], DEMOS[model]
-    chosen = curated(model)
-    if chosen:
-        folder = downloaded(chosen.repository, runtime.models_folders(), progress, chosen.gigabytes)
-        return chosen.name, str(folder)
-    return model, str(local_models()[model])
+    name, known = custom or model, _listed()
+    folder = _custom_folder(custom) if custom else known[model].path
+    if folder is None:
+        folder = downloaded(name, runtime.models_folders(), progress, pickled)
+    elif name not in known and not is_hub_id(name):  # a path
+        name = folder.name
+    return name, str(folder)
+
+
+def _is_on_the_hub(custom: str) -> bool:
+    """Whether a text may be an id, and is no path of the list whose folder is gone."""
+    roots = {name for name, _ in runtime.models_folders()}
+    return is_hub_id(custom) and custom.split("/")[0] not in roots
 
 
 def _custom_folder(custom: str) -> Path | None:
@@ -91,4 +125,5 @@ def _custom_folder(custom: str) -> Path | None:
             return path
     except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a null byte
         return None
-    return local_models().get(custom)
+    known = _listed().get(custom)
+    return known and known.path

@@ -11,7 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..laser_core.models.catalogue import LLM
 
 if TYPE_CHECKING:
     import torch
@@ -133,15 +136,16 @@ def is_connected(node_id: str | None, output: int) -> bool:
     return not own or [node_id, output] in links
 
 
-def models_folders() -> list[str]:
-    """Folders that may hold model folders: models/LLM first, then the user's extra paths."""
+def models_folders() -> list[tuple[str, Path]]:
+    """(name, folder) where models may lie: models/LLM first, then the user's extra paths."""
     if "folder_paths" not in sys.modules:
         return []
     import folder_paths
 
-    own = os.path.join(folder_paths.models_dir, "LLM")
-    folder_paths.add_model_folder_path("LLM", own)
-    return [own, *(path for path in folder_paths.get_folder_paths("LLM") if path != own)]
+    own = os.path.join(folder_paths.models_dir, LLM)
+    folder_paths.add_model_folder_path(LLM, own)
+    others = [path for path in folder_paths.get_folder_paths(LLM) if path != own]
+    return [(LLM, Path(path)) for path in (own, *others)]
 
 
 def temp_file(suffix: str) -> tuple[str, dict[str, str]] | None:
@@ -238,6 +242,26 @@ def best_precision(device: torch.device) -> str:
     if memory.should_use_bf16(device):
         return "bf16"
     return "fp16" if memory.should_use_fp16(device) else "fp32"
+
+
+class DeviceMemory(NamedTuple):
+    """Of ComfyUI's device. weight_bytes: what a weight takes there, unless it is quantized.
+    quantizes: whether weights can be quantized there."""
+
+    size_bytes: int
+    weight_bytes: int
+    quantizes: bool
+
+
+def device_memory() -> DeviceMemory | None:
+    """None without ComfyUI."""
+    if not in_comfyui():
+        return None
+    import comfy.model_management as memory
+
+    device = memory.get_torch_device()
+    weight_bytes = 4 if best_precision(device) == "fp32" else 2
+    return DeviceMemory(memory.get_total_memory(device), weight_bytes, device.type == "cuda")
 
 
 def make_room(device: torch.device, memory_bytes: int) -> None:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..laser_core.settings import (
-    AnswerSettings,
-    LaserSettings,
-)
+from ..laser_core.settings import LaserSettings
 from .batches import (
     batch_of,
     box_lists,
@@ -57,7 +54,7 @@ class Shown:
         from ..laser_core.steps.answer_input import make_crops_stream, make_plain_stream
 
         if self.nothing_found:
-            return make_plain_stream(model, self.context, question, settings.prompt), None
+            return make_plain_stream(model, self.context, question, settings), None
         if self.context is None:
             return self._without_context(model, question, settings)
         whole = model.encode(self.context, settings.prompt.framing)
@@ -80,8 +77,9 @@ class Shown:
         from ..laser_core.steps.answer_input import make_crops_stream, make_plain_stream
 
         if self.blocked_crops is None and len(self.crops) == 1:
-            return make_plain_stream(model, self.crops[0], question, settings.prompt), None
-        crop_alone = dataclasses.replace(settings, answer=AnswerSettings(answer_input="crop"))
+            return make_plain_stream(model, self.crops[0], question, settings), None
+        alone = dataclasses.replace(settings.answer, answer_input="crop")
+        crop_alone = dataclasses.replace(settings, answer=alone)
 
         def stream(crops: list[Image.Image]) -> Any:
             encoded = [model.encode(crop, settings.prompt.framing) for crop in crops]

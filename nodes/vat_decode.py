@@ -71,7 +71,7 @@ class VATDecode:
             "optional": {
                 **widgets(AnswerSettings, "answer_input"),
                 **widgets(DecodeSettings, "alpha", "beta", "max_tokens", "temperature", "seed"),
-                **widgets(PromptSettings, "instruction"),
+                **widgets(AnswerSettings, "instruction"),
                 **widgets(DecodeSettings, "top_p", "top_k"),
                 **widgets(PromptSettings, "system", "framing"),
                 **widgets(AnswerSettings, "crop_budget"),

@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { el } from "./views/dom.js";
+import { modelLine, modelsOf } from "./views/model.js";
 import { fileQuery, firstLine, kept, picturesOf, restored } from "./views/payload.js";
 import { fillIn, presetsOf } from "./views/presets.js";
 import { choiceNamer, translator } from "./views/strings.js";
@@ -12,9 +13,12 @@ const KEPT = "laser_view"; // the property of a node that keeps its last result
 const LEAST_WIDTH_PX = 320; // of a new node with a view
 const EMPTY_HEIGHT_PX = 64; // of a view with nothing to show
 const SAMPLING = ["seed", "control_after_generate", "top_p", "top_k"];
+const LINE_HEIGHT_PX = 64; // of a line about a model, which may wrap twice
 const views = new Map(); // node -> its view while the node is on a graph
 const folds = new Map(); // node -> what folds its rarely used inputs
 const presets = new Map(); // type of node -> the values that each preset writes
+const models = new Map(); // type of node -> what is known of each model it offers
+const lines = new Map(); // node -> what writes the line about its model
 let texts = {};
 let made = 0;
 
@@ -63,6 +67,12 @@ app.registerExtension({
   beforeRegisterNodeDef(_, definition) {
     const found = presetsOf(definition);
     if (found) presets.set(definition.name, found);
+    const offered = modelsOf(definition);
+    if (offered) models.set(definition.name, offered);
+  },
+
+  refreshComboInNodes() {
+    for (const write of lines.values()) write();
   },
 
   nodeCreated(node) {
@@ -70,6 +80,7 @@ app.registerExtension({
     if (spec) attach(node, spec);
     if (presets.has(node.comfyClass)) followPreset(node, presets.get(node.comfyClass));
     if (!/^Laser[A-Z]/.test(node.comfyClass ?? "")) return;
+    if (models.has(node.comfyClass)) describeModel(node);
     foldAdvanced(node);
     nameChoices(node);
     if (widgetOf(node, "temperature")) greySampling(node);
@@ -87,27 +98,13 @@ app.registerExtension({
 /** Puts a view on a node for as long as the node is on a graph. */
 function attach(node, { sections, height }) {
   const root = el("div", { class: "laser-view" });
-  let leastHeight;
-  const reserve = (px) => {
-    leastHeight = px;
-    root.style.minHeight = `${px}px`; // the newer renderer measures the element itself
-  };
-  reserve(EMPTY_HEIGHT_PX);
-  const widget = node.addDOMWidget("laser_view", "laser_view", root, {
-    serialize: false,
-    hideOnZoom: false,
-    hideInPanel: true, // it is no parameter
-    getMinHeight: () => leastHeight,
-  });
-  widget.serialize = false;
-  const overWidget = node.getWidgetOnPos;
-  node.getWidgetOnPos = function (...given) {
-    const found = overWidget.apply(this, given);
-    return found === widget ? undefined : found; // no menu offers it as a favourite
-  };
+  const reserve = addElement(node, root);
+  let room = EMPTY_HEIGHT_PX;
+  reserve(room);
   node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
   const host = hostOf(node, (px = height) => {
-    reserve(Math.max(px, leastHeight));
+    room = Math.max(room, px);
+    reserve(room);
     node.expandToFitContent?.();
   });
 
@@ -121,8 +118,7 @@ function attach(node, { sections, height }) {
     if (views.has(node)) return;
     views.set(node, createView(root, sections, host));
     forwarding = forwardToCanvas(root);
-    root.dataset.node = node.id;
-    setTimeout(() => remount(root, node)); // after the page has mounted what it mounts
+    remount(root, node);
     showKept();
   });
   chain(node, "onConfigure", showKept);
@@ -144,15 +140,70 @@ function attach(node, { sections, height }) {
   });
 }
 
+/** Puts an element of the page on a node, where it is not saved. Returns what sets its height. */
+function addElement(node, root) {
+  let leastHeight = 0;
+  const widget = node.addDOMWidget("laser_view", "laser_view", root, {
+    serialize: false,
+    hideOnZoom: false,
+    hideInPanel: true, // it is no parameter
+    getMinHeight: () => leastHeight,
+  });
+  widget.serialize = false;
+  const overWidget = node.getWidgetOnPos;
+  node.getWidgetOnPos = function (...given) {
+    const found = overWidget.apply(this, given);
+    return found === widget ? undefined : found; // no menu offers it as a favourite
+  };
+  return (px) => {
+    leastHeight = px;
+    root.style.minHeight = `${px}px`; // the newer renderer measures the element itself
+  };
+}
+
+/** A line at the bottom of a node: what its chosen model is, and whether it fits. */
+function describeModel(node) {
+  const root = el("div", { class: "laser-view laser-model", "aria-live": "polite" });
+  addElement(node, root)(LINE_HEIGHT_PX);
+  const host = {
+    t,
+    get: (name) => widgetOf(node, name)?.value,
+    locked: (name) => isLinked(node, name),
+  };
+  const write = () => {
+    const text = modelLine(models.get(node.comfyClass), host);
+    root.replaceChildren(el("p", { text, title: text }));
+  };
+  for (const widget of node.widgets) chain(widget, "callback", write);
+  for (const event of ["onConfigure", "onConnectionsChange"]) chain(node, event, write);
+  let forwarding = null;
+  chain(node, "onAdded", () => {
+    if (lines.has(node)) return;
+    lines.set(node, write);
+    forwarding = forwardToCanvas(root);
+    remount(root, node);
+    write();
+  });
+  chain(node, "onRemoved", () => {
+    lines.delete(node);
+    root.replaceChildren();
+    forwarding?.abort();
+  });
+}
+
 /**
  * After undo the newer renderer shows the new node, but keeps the emptied root of the old one, of
  * the same id, where the new root belongs.
  */
 function remount(root, node) {
-  if (root.isConnected || !window.LiteGraph?.vueNodesMode || node.graph !== app.canvas.graph)
-    return;
-  const id = CSS.escape(String(node.id));
-  document.querySelector(`.laser-view:empty[data-node="${id}"]`)?.replaceWith(root);
+  root.dataset.node = node.id;
+  const replaceOld = () => {
+    const shown = window.LiteGraph?.vueNodesMode && node.graph === app.canvas.graph;
+    if (root.isConnected || !shown) return;
+    const id = CSS.escape(String(node.id));
+    document.querySelector(`.laser-view:empty[data-node="${id}"]`)?.replaceWith(root);
+  };
+  setTimeout(replaceOld); // after the page has mounted what it mounts
 }
 
 /**

@@ -30,6 +30,7 @@ from .cli_aggregate import add_aggregate
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..models.catalogue import ListedModel
     from ..results import LaserAnswer, Location
 
 DEFAULT_OUT = "laser-out"
@@ -135,37 +136,42 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
 
 def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     with explained_imports():
-        from ..models.catalogue import demo_models, describe, models_in, models_in_hub_cache
+        from ..models import catalogue
         from ..models.families import FAMILIES
 
-    folders = {folder: models_in(Path(folder)) for folder in arguments.folder}
+    for folder in arguments.folder:
+        if not Path(folder).is_dir():
+            raise ValueError(f"choose an existing folder: there is no folder {folder!r}")
+    given = [(Path(folder).as_posix(), Path(folder)) for folder in arguments.folder]
+    roots = [*catalogue.own_roots(), *given]
     print("bundled")
-    for name, model in demo_models().items():
-        size = _megabytes(model.size_bytes) if model else "missing: reinstall the package"
-        print(f"  {name:<11}{size}")
+    for name, model in catalogue.demo_models().items():
+        print(f"  {name:<11}{model.size if model else 'missing: reinstall the package'}")
     print("\nsupported model types")
     for model_type, family in FAMILIES.items():
-        print(f"  {model_type:<12}{family.name:<13}{describe(family)}")
-    for folder, models in folders.items():
-        _print_models(f"in {folder}", models)
-    _print_models("downloaded from the hub", models_in_hub_cache())
+        print(f"  {model_type:<12}{family.name:<13}{catalogue.describe(family)}")
+    for root in roots:
+        _print_models(f"in {root[1]}", catalogue.in_folders([root]))
+    _print_models("in the Hugging Face cache", catalogue.in_hub_cache())
+    absent = [model for model in catalogue.listed(roots) if model.path is None]
+    _print_models("downloaded on first use", absent)
     return 0
 
 
-def _print_models(title: str, models: Sequence[Any]) -> None:
+def _print_models(title: str, models: Sequence[ListedModel]) -> None:
     print(printable(f"\n{title}"))
-    width = max((len(model.name) for model in models), default=0)
+    widths = [
+        max((len(text) for text in texts), default=0)
+        for texts in ([model.value for model in models], [model.description for model in models])
+    ]
     for model in models:
-        remark = _megabytes(model.size_bytes) if model.size_bytes else "no safetensors weights"
-        if not model.supported:
-            remark = "not supported"
-        print(printable(f"  {model.name:<{width}}  {model.model_type:<12}{remark}"))
+        remark = f"{model.size} {model.precision}"
+        if model.missing:
+            remark = f"incomplete: it lacks {model.missing[0]}"
+        what = f"{model.value:<{widths[0]}}  {model.description:<{widths[1]}}"
+        print(printable(f"  {what}  {remark}".rstrip()))
     if not models:
         print("  none")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 # ---- files -------------------------------------------------------------------------------------

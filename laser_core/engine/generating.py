@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from ..models.chat import Stream
+from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..progress import OnText, Progress
 from ..results import Answer
@@ -29,7 +29,7 @@ from .two_streams import Mix, Rows, TwoStreams
 
 def generate(
     lvlm: Lvlm,
-    positive: Stream,
+    positive: Stream | ReadStream,
     negative: Stream | Callable[[], Stream] | None,
     mix: Mix,
     settings: DecodeSettings,
@@ -42,13 +42,14 @@ def generate(
     options: for the library's `generate`. The rest is as in `steps.decode.decode`.
     """
     started = time.perf_counter()
-    streams, read_streams = _read_streams(lvlm, positive, negative, settings, progress)
+    streams = _read_streams(lvlm, positive, negative, settings, progress)
+    lengths = tuple(stream.prompt.length for stream in streams)
     try:
-        rows = Rows.of(lvlm, streams, read_streams)
+        rows = Rows.of(lvlm, streams)
     except BaseException:
         lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise
-    del read_streams  # with what the decoder was fed
+    del streams  # with what the decoder was fed
     read = time.perf_counter()
     recorder = Recorder(lvlm, mix)
     try:
@@ -67,29 +68,29 @@ def generate(
         text=text_of_tokens(lvlm, token_ids),
         tokens=tuple(records),
         stop_reason=_stop_reason(lvlm, token_ids, settings),
-        prompt_tokens=tuple(stream.prompt.length for stream in streams),
+        prompt_tokens=lengths,
         seconds_reading=read - started,
         seconds_decoding=time.perf_counter() - read,
     )
 
 
-def _check_length(lvlm: Lvlm, stream: Stream, settings: DecodeSettings) -> None:
+def _check_length(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> None:
     """Raise ValueError for a prompt that leaves no room for the answer."""
-    prompt, limit = stream.prompt.length, lvlm.context_length
-    if prompt + settings.max_tokens > limit:
+    length, limit = prompt.length, lvlm.context_length
+    if length + settings.max_tokens > limit:
         raise ValueError(
             f"choose fewer windows, answer input 'crop' or a smaller max_tokens: the prompt has "
-            f"{prompt} tokens, the answer up to {settings.max_tokens}, and the model takes {limit}"
+            f"{length} tokens, the answer up to {settings.max_tokens}, and the model takes {limit}"
         )
 
 
 def _read_streams(
     lvlm: Lvlm,
-    positive: Stream,
+    positive: Stream | ReadStream,
     negative: Stream | Callable[[], Stream] | None,
     settings: DecodeSettings,
     progress: Progress | None,
-) -> tuple[list[Stream], list[ReadStream]]:
+) -> list[ReadStream]:
     """The streams with their keys and values, read one after the other: half a batch's peak memory.
 
     Only the first, where there is no other or it is as sure as settings.adaptive asks.
@@ -102,22 +103,26 @@ def _read_streams(
         if progress:
             progress("reading the evidence", len(read), total)
 
-    _check_length(lvlm, positive, settings)
-    read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
-    certainty = read[0].certainty  # None unless adaptive
-    if negative is None or (certainty is not None and certainty >= settings.adaptive):
+    _check_length(lvlm, positive.prompt, settings)
+    if isinstance(positive, Stream):
+        read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
+    else:
+        read.append(replace(positive, own=[*positive.own]))  # its maker may use it again
+    certainty = read[0].certainty
+    sure = adaptive and certainty is not None and certainty >= settings.adaptive
+    if negative is None or sure:
         total = 1
         report()
-        return [positive], read
+        return read
     negative = negative() if callable(negative) else negative
-    _check_length(lvlm, negative, settings)
+    _check_length(lvlm, negative.prompt, settings)
     if negative.blocked:
         read.append(read_blocked(lvlm, negative, read[0], report))
     else:
         read[0].inputs = []  # only blocked tokens ask for them
         read.append(read_stream(lvlm, negative, check=report))
     report()
-    return [positive, negative], read
+    return read
 
 
 @dataclass

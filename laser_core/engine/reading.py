@@ -52,6 +52,7 @@ class ReadStream:
     likeliest first token of its answer, where that was asked for.
     """
 
+    prompt: Prompt
     shared: Layers
     own: Layers
     inputs: DecoderInputs
@@ -78,10 +79,11 @@ def read_stream(
         cache = cache_of(shared)
     if not certainty:
         inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
-        return ReadStream(shared, layers_of(cache), inputs)
+        return ReadStream(prompt, shared, layers_of(cache), inputs)
     more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
     own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
-    return ReadStream(shared, own, inputs + more, first_token_certainty(lvlm, hidden[0, -1]))
+    certain = first_token_certainty(lvlm, hidden[0, -1])
+    return ReadStream(prompt, shared, own, inputs + more, certain)
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
@@ -126,7 +128,7 @@ def read_blocked(
     # Without the last token, which the calls hold where the other stream's certainty was read
     length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
     own = [(keys[:, :, :length], values[:, :, :length]) for keys, values in layers_of(cache)]
-    return ReadStream(shared, own, [])
+    return ReadStream(stream.prompt, shared, own, [])
 
 
 def extend(

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import Layers
 from .caches import ROOM, RoomyLayer, cache_of_layers
@@ -41,15 +40,15 @@ class Rows:
     lent: Layers
 
     @classmethod
-    def of(cls, lvlm: Lvlm, streams: list[Stream], read: list[ReadStream]) -> Rows:
+    def of(cls, lvlm: Lvlm, read: list[ReadStream]) -> Rows:
         """Merge what was read of each stream, layer by layer, so that no token is held twice.
 
         Empties `read`. The shared prefix then lies in this cache: call `give_back` afterwards.
         """
         device = lvlm.device
-        lengths = [stream.prompt.length for stream in streams]
-        longest = max(lengths)
-        pads = [longest - length for length in lengths]
+        prompts = [one.prompt for one in read]
+        longest = max(prompt.length for prompt in prompts)
+        pads = [longest - prompt.length for prompt in prompts]
         layers: list[RoomyLayer] = []
         lent = read[0].shared
         for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
@@ -60,17 +59,17 @@ class Rows:
             if lent:
                 held = slice(pads[0], pads[0] + lent[index][0].shape[2])
                 lent[index] = keys[:1, :, held], values[:1, :, held]
-        ids = streams[0].prompt.input_ids
+        ids = prompts[0].input_ids
         # generate() only counts these: the cache holds all but the last.
         input_ids = torch.nn.functional.pad(ids, (pads[0], 0), value=int(ids[0, 0]))
-        deltas = torch.tensor([stream.prompt.delta for stream in streams])
+        deltas = torch.tensor([prompt.delta for prompt in prompts])
         offsets = deltas - torch.tensor(pads)
         mask = None
         if any(pads):
             mask = torch.arange(longest)[None] >= torch.tensor(pads)[:, None]
             mask = mask.long().to(device)
         cache = cache_of_layers(layers)
-        return cls(cache, len(streams), input_ids.to(device), offsets.to(device), mask, lent)
+        return cls(cache, len(prompts), input_ids.to(device), offsets.to(device), mask, lent)
 
     def give_back(self) -> None:
         """Copy the shared prefix out of the cache, so that the cache can be freed."""

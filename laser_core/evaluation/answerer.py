@@ -154,21 +154,21 @@ class Answerer:
     ) -> Answer:
         """The answer to a task's text, cut where the task says.
 
-        context: question and instruction, as the task joined them; post_prompt: the instruction
-        at its end, kept in the query-free branch. An instruction among the model arguments replaces
-        it. repeat: which of several answers to the same request, each with its own seed.
+        context: question and instruction, as the task joined them: what is answered; post_prompt:
+        the instruction at its end, which does not locate. An instruction among the model arguments
+        replaces it. repeat: which of several answers to the same request, each with its own seed.
 
         Raises UnsuitableTask for a request without pictures, with anything but pictures, or with
         several pictures in mode laser; ValueError for what the model cannot take.
         """
         settings = self._arguments.settings
         question, instruction = split_instruction(context, post_prompt)
-        prompt = settings.prompt
+        asked = settings.answer
         if "instruction" not in self._arguments.given:
-            prompt = dataclasses.replace(prompt, instruction=instruction)
+            asked = dataclasses.replace(asked, instruction=instruction)
         decoding = decode_settings(settings.decode, generation, self._arguments.given)
         decoding = dataclasses.replace(decoding, seed=decoding.seed + repeat)
-        settings = dataclasses.replace(settings, prompt=prompt, decode=decoding)
+        settings = dataclasses.replace(settings, answer=asked, decode=decoding)
         pictures = _checked(pictures, self._arguments.mode)
         if self._arguments.mode == "plain":
             found = self._plain(question, pictures, settings)
@@ -183,9 +183,9 @@ class Answerer:
         self, question: str, pictures: Sequence[Image.Image], settings: LaserSettings
     ) -> Answer:
         """All pictures, then the question: what the model alone makes of them."""
-        lvlm, prompt = self._lvlm, settings.prompt
-        inputs = [lvlm.encode(picture, prompt.framing) for picture in pictures]
-        stream = Stream(lvlm.question_prompt(inputs, question, prompt), shared_prefix=True)
+        lvlm = self._lvlm
+        inputs = [lvlm.encode(picture, settings.prompt.framing) for picture in pictures]
+        stream = Stream(lvlm.answer_prompt(inputs, question, settings), shared_prefix=True)
         return decode(lvlm, stream, None, settings.decode)
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..errors import is_for_the_user
 from ..models.loading import DEMO, load_lvlm
 from ..out_of_memory import is_out_of_memory
-from .answerer import Answerer, UnsuitableTask, ignored_arguments, read_arguments, split_instruction
+from .answerer import Answerer, UnsuitableTask, ignored_arguments, read_arguments
 
 
 class Laser(lmms):
@@ -56,7 +56,6 @@ class Laser(lmms):
         arguments = read_arguments({**settings, "device": _device(device, self._world_size)})
         self._lvlm = load_lvlm(str(pretrained), arguments.load)
         self._answer = Answerer(self._lvlm, arguments)
-        self._looks = arguments.mode != "plain" and "instruction" not in arguments.given
         self._told: set[tuple[str, str]] = set()
 
     @property
@@ -97,12 +96,11 @@ class Laser(lmms):
     def _one(self, request: Instance, repeat: int) -> tuple[str, str]:
         """(answer, "") or ("", the reason that there is none)."""
         context, generation, doc_to_visual, doc_id, task, split = request.args
-        post_prompt = self._post_prompt(task, context, doc_to_visual)
         for name in ignored_arguments(generation):
             self._tell_once(task, f"the generation argument {name} is not used")
         try:
             pictures = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual else None
-            found = self._answer(context, pictures, generation, post_prompt, repeat)
+            found = self._answer(context, pictures, generation, _post_prompt(doc_to_visual), repeat)
         except UnsuitableTask as error:
             raise UnsuitableTask(f"{error} ({task}, question {doc_id})") from None
         except (RuntimeError, MemoryError) as error:
@@ -123,22 +121,6 @@ class Laser(lmms):
         self._lvlm.release()
         clear_device_cache()
         return "", failure
-
-    def _post_prompt(self, task: str, context: str, doc_to_visual: Any) -> str:
-        """The answer-format instruction that the task put after the question.
-
-        The request does not hold it. The task's configuration does: `doc_to_visual` is its method.
-        """
-        configured = getattr(doc_to_visual, "__self__", None)
-        specific = getattr(configured, "lmms_eval_specific_kwargs", None) or {}
-        post_prompt = specific.get("post_prompt") or ""
-        if self._looks and not split_instruction(context, post_prompt)[1]:
-            self._tell_once(
-                task,
-                "no instruction can be told from the question: without the question, the model "
-                "reads the picture alone (query_free says otherwise)",
-            )
-        return post_prompt
 
     def _tell_once(self, task: str, text: str) -> None:
         if self._rank == 0 and (task, text) not in self._told:
@@ -169,6 +151,16 @@ class Laser(lmms):
             "choose tasks of output type generate_until: LASER answers single questions, not "
             "dialogues of several rounds"
         )
+
+
+def _post_prompt(doc_to_visual: Any) -> str:
+    """The answer-format instruction that the task puts after its questions, if it says so.
+
+    The request does not hold it. The task's configuration does: `doc_to_visual` is its method.
+    """
+    configured = getattr(doc_to_visual, "__self__", None)
+    specific = getattr(configured, "lmms_eval_specific_kwargs", None) or {}
+    return specific.get("post_prompt") or ""
 
 
 def _device(device: str, processes: int) -> str:

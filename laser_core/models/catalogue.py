@@ -1,60 +1,203 @@
-"""Which models are at hand: the demo models, folders on disk, the hub's cache.
+"""Which models there are: bundled, in folders, in the hub's cache, and curated ones to download.
 
-Reads config.json files only; loads nothing and downloads nothing.
+One list for the nodes and the command line. Reads names and small JSON files and asks no network.
+Knows neither torch nor transformers, so that the list can be asked for often.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .download import cached
-from .families import FAMILIES, Family
-from .loading import DEMO_FOLDERS
-from .model_files import read_json, weights_in
+from .folder_check import is_listed
+from .model_files import missing_files, quantized_by, read_json, weights_in
+
+if TYPE_CHECKING:
+    from .families import Family
+
+DEMO, DEMO_QWEN = "demo", "demo-qwen"
+_PACKAGE = Path(__file__).absolute().parents[1]
+DEMO_FOLDERS = {
+    DEMO: _PACKAGE / "demo_model",
+    DEMO_QWEN: _PACKAGE / "demo_model_qwen",
+}
+"""The bundled models, a LLaVA and a Qwen2.5-VL."""
+
+ORIGIN = "laser_origin.txt"  # in a folder that was downloaded to: the id it came from
+LLM = "LLM"  # the name of the root that models are downloaded to
+
+Roots = Sequence[tuple[str, Path]]
+"""(name, folder): where models are looked for. Several folders may have one name."""
+
+_CACHED = "models--"  # before owner--name: how the hub's client names a model's folder
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "16-bit": 2, "fp8": 1}
+_RUN_AS_STORED = ("bitsandbytes", "gptq", "awq")
+# What a run takes beside the weights: of any model, and in proportion to it
+_BESIDE_BYTES, _BESIDE_SHARE = int(1.5e9), 0.05
 
 
 @dataclass(frozen=True)
-class InstalledModel:
-    """name: what --model takes. size_bytes: of its weights. supported: whether it can be loaded."""
+class ListedModel:
+    """A model of the list.
 
-    name: str
-    model_type: str
+    value: what a workflow stores and --model takes: a hub id, or a path that begins with the name
+    of its root. path: where it lies; None for one that is downloaded when it is first used.
+    description: what it is. precision: of its weights, or what quantized them; "" if not known.
+    missing: the files that it lacks. origin: the id, casefolded, that its folder says it was
+    downloaded from.
+    """
+
+    value: str
+    path: Path | None
+    description: str
+    precision: str
     size_bytes: int
+    missing: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
-    def supported(self) -> bool:
-        return self.model_type in FAMILIES
+    def size(self) -> str:
+        """Of its weights, for people."""
+        size = self.size_bytes
+        return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+    @property
+    def quantizable(self) -> bool:
+        """Whether the weights are none that something has quantized already."""
+        return _WEIGHT_BYTES.get(self.precision, 1) > 1
+
+    def memory_bytes(self, weight_bytes: float) -> int | None:
+        """About what a run takes if a weight takes `weight_bytes`; None where that is not known."""
+        if self.precision in _RUN_AS_STORED:
+            loaded = float(self.size_bytes)
+        elif self.precision in _WEIGHT_BYTES:
+            loaded = self.size_bytes * weight_bytes / _WEIGHT_BYTES[self.precision]
+        else:
+            return None
+        return int(loaded * (1 + _BESIDE_SHARE)) + _BESIDE_BYTES
 
 
-def demo_models() -> dict[str, InstalledModel | None]:
+def _curated(name: str, repository: str, gigabytes: float) -> ListedModel:
+    return ListedModel(repository, None, name, "16-bit", int(gigabytes * 1e9))
+
+
+CURATED = (
+    _curated("LLaVA-1.5 7B", "llava-hf/llava-1.5-7b-hf", 14.1),
+    _curated("LLaVA-1.5 13B", "llava-hf/llava-1.5-13b-hf", 26.7),
+    _curated("LLaVA-NeXT 7B", "llava-hf/llava-v1.6-mistral-7b-hf", 15.1),
+    _curated("JoyCaption Beta One", "fancyfeast/llama-joycaption-beta-one-hf-llava", 17.0),
+    _curated("Qwen2-VL 2B", "Qwen/Qwen2-VL-2B-Instruct", 4.4),
+    _curated("Qwen2-VL 7B", "Qwen/Qwen2-VL-7B-Instruct", 16.6),
+    _curated("Qwen2.5-VL 3B", "Qwen/Qwen2.5-VL-3B-Instruct", 7.5),
+    _curated("Qwen2.5-VL 7B", "Qwen/Qwen2.5-VL-7B-Instruct", 16.6),
+    _curated("Qwen3-VL 2B", "Qwen/Qwen3-VL-2B-Instruct", 4.3),
+    _curated("Qwen3-VL 4B", "Qwen/Qwen3-VL-4B-Instruct", 8.9),
+    _curated("Qwen3-VL 8B", "Qwen/Qwen3-VL-8B-Instruct", 17.5),
+)
+"""Models to download, with the size of their weights on the hub."""
+CURATED_IDS = {model.value.casefold(): model for model in CURATED}
+
+
+def demo_models() -> dict[str, ListedModel | None]:
     """The bundled models by name, None where one was left out."""
-    found = {name: _read(folder, name) for name, folder in DEMO_FOLDERS.items()}
-    return {name: model if model and model.size_bytes else None for name, model in found.items()}
+    found = {name: _read(folder) for name, folder in DEMO_FOLDERS.items()}
+    return {name: None if not model or model.missing else model for name, model in found.items()}
 
 
-def models_in(folder: Path) -> list[InstalledModel]:
-    """Model folders in `folder`, two levels deep, or `folder` itself. ValueError if it is none."""
-    if not folder.is_dir():
-        raise ValueError(f"choose an existing folder: there is no folder {str(folder)!r}")
-    configs = sorted(
-        path for pattern in ("", "*/", "*/*/") for path in folder.glob(f"{pattern}config.json")
-    )
-    found = (_read(path.parent, str(path.parent)) for path in configs)
-    return [model for model in found if model is not None]
+def listed(roots: Roots = ()) -> list[ListedModel]:
+    """Every model but the bundled ones: in `roots`, then in the hub's cache, then the curated.
+
+    A curated model that is already here has the path of its copy.
+    """
+    folders, cached = in_folders(roots), in_hub_cache()
+    others = [model for model in cached if model.value.casefold() not in CURATED_IDS]
+    return [*folders, *others, *(_with_its_copy(model, folders, cached) for model in CURATED)]
 
 
-def models_in_hub_cache() -> list[InstalledModel]:
-    """Supported models that were downloaded from the hub."""
-    from huggingface_hub import constants
+def _with_its_copy(
+    curated: ListedModel, folders: list[ListedModel], cached: list[ListedModel]
+) -> ListedModel:
+    copies = _copies(curated.value, folders, cached)
+    copy = next((copy for copy in copies if not copy.missing), None)
+    if copy is None:
+        return curated
+    place = "Hugging Face cache" if copy in cached else copy.value
+    return replace(copy, value=curated.value, description=f"{curated.description} ({place})")
 
+
+def in_folders(roots: Roots) -> list[ListedModel]:
+    """Models at any depth below `roots`, root by root, each in order; incomplete ones too.
+
+    Where two folders have the same value, the second gets its whole path.
+    """
+    found: dict[str, ListedModel] = {}
+    seen = set()
+    for name, root in roots:
+        top = Path(os.path.abspath(root))
+        for folder in _model_folders(top):
+            model = _read(_snapshot_of(folder) if _is_cached(folder) else folder)
+            if model is not None and folder not in seen:  # one root may lie in another
+                seen.add(folder)
+                value = "/".join((name, *folder.relative_to(top).parts))
+                value = folder.as_posix() if value in found else value
+                found[value] = replace(model, value=value)
+    return list(found.values())
+
+
+def in_hub_cache() -> list[ListedModel]:
+    """Whole models that the hub's client has downloaded."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return []
     found = []
-    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
-        owner, _, name = folder.name.removeprefix("models--").partition("--")
-        snapshot = cached(f"{owner}/{name}")
-        if snapshot is not None:
-            found.append(_read(snapshot, f"{owner}/{name}"))
-    return [model for model in found if model and model.supported and model.size_bytes]
+    for entry in _entries(constants.HF_HUB_CACHE):
+        owner, _, name = entry.name.removeprefix(_CACHED).partition("--")
+        if entry.name.startswith(_CACHED) and name:
+            model = _read(_snapshot_of(Path(entry.path)))
+            if model is not None and not model.missing:
+                found.append(replace(model, value=f"{owner}/{name}"))
+    return found
+
+
+def copies(repository: str, roots: Roots = ()) -> list[ListedModel]:
+    """A hub model's copies in `roots` and in the hub's cache, the surest first.
+
+    Sure are those that note the id they came from, and those named owner/name or owner--name. A
+    folder that is named after the model alone counts too, unless it notes another id, or it is
+    incomplete and nothing says that it is this very model, as the name of a curated one does.
+    """
+    return _copies(repository, in_folders(roots), in_hub_cache())
+
+
+def _copies(
+    repository: str, folders: Iterable[ListedModel], cached: Iterable[ListedModel]
+) -> list[ListedModel]:
+    wanted = repository.casefold()
+    owner, _, name = wanted.partition("/")
+    surely, by_name = [], []
+    for model in folders:
+        parent, last = ["", *model.value.casefold().split("/")][-2:]
+        whole_name = last in (f"{owner}--{name}", f"{_CACHED}{owner}--{name}")
+        if model.origin:
+            surely += [model] if model.origin == wanted else []
+        elif whole_name or (parent, last) == (owner, name):
+            surely.append(model)
+        elif last == name and (wanted in CURATED_IDS or not model.missing):
+            by_name.append(model)
+    return [*surely, *(model for model in cached if model.value.casefold() == wanted), *by_name]
+
+
+def own_roots() -> Roots:
+    """models/LLM of the ComfyUI that this package lies in, for runs without ComfyUI."""
+    pack = _PACKAGE.parent
+    folder = pack.parent.parent / "models" / LLM
+    return [(LLM, folder)] if pack.parent.name == "custom_nodes" and folder.is_dir() else []
 
 
 def describe(family: Family) -> str:
@@ -69,11 +212,104 @@ def describe(family: Family) -> str:
     return f"{taken}; made for {made_for} a prompt"
 
 
-def _read(folder: Path, name: str) -> InstalledModel | None:
-    """The model in a folder, None where its config.json is missing or unreadable."""
+# ---- folders -----------------------------------------------------------------------------------
+
+
+def _model_folders(folder: Path, inside: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Folders with a config.json below a folder, and those that the hub's client has made.
+
+    inside: the folders that it lies in, by their real paths, so that no link is followed in a
+    circle. Nothing is looked for in hidden folders, nor in what is a model's folder itself.
+    """
+    real = os.path.realpath(folder)
+    if real in inside:
+        return
+    entries = _entries(folder)
+    if any(entry.name == "config.json" for entry in entries) or (inside and _is_cached(folder)):
+        yield folder
+        if inside:
+            return
+    for entry in entries:
+        if not entry.name.startswith(".") and _is_folder(entry):
+            yield from _model_folders(Path(entry.path), (*inside, real))
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, in order; nothing where it cannot be read."""
     try:
-        kind = read_json(folder / "config.json").get("model_type")
-    except (OSError, ValueError):
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_cached(folder: Path) -> bool:
+    return folder.name.startswith(_CACHED)
+
+
+def _snapshot_of(stored: Path) -> Path:
+    """The files of a model as the hub's client stores it: of the newest whole revision.
+
+    The newest is the one of `main`. Where none is whole, `main`'s.
+    """
+    try:
+        main = (stored / "refs" / "main").read_text("utf-8", "replace").strip()
+    except OSError:
+        main = ""
+    newest = sorted(_entries(stored / "snapshots"), key=lambda entry: _stamp(entry)[2])
+    newest.sort(key=lambda entry: entry.name == main)
+    revisions = [Path(entry.path) for entry in reversed(newest)]
+    read = ((path, _read(path)) for path in revisions)
+    whole = (path for path, model in read if model is not None and not model.missing)
+    return next(whole, revisions[0] if revisions else stored)
+
+
+def _read(folder: Path) -> ListedModel | None:
+    """The model in a folder; None where it is none that could be loaded."""
+    return _read_once(folder, tuple(map(_stamp, _entries(folder))))
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[str, int, int]:
+    try:
+        status = entry.stat()
+    except OSError:  # a link to nothing
+        return entry.name, 0, 0
+    return entry.name, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _read_once(folder: Path, stamps: tuple) -> ListedModel | None:
+    """stamps: of its files, since what is in them is read again when they change."""
+    if not is_listed(folder):
         return None
-    safetensors = [path for path in weights_in(folder) if path.suffix == ".safetensors"]
-    return InstalledModel(name, str(kind), sum(path.stat().st_size for path in safetensors))
+    try:
+        config = read_json(folder / "config.json")
+        size = sum(path.stat().st_size for path in weights_in(folder))
+        origin = _origin(folder)
+    except (OSError, ValueError):  # just taken away
+        return None
+    precision = quantized_by(folder) or _precision(config)
+    missing = tuple(missing_files(folder))
+    return ListedModel(str(folder), folder, config["model_type"], precision, size, missing, origin)
+
+
+def _precision(config: dict[str, Any]) -> str:
+    """The number format that a config.json says its weights have."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name in ("dtype", "torch_dtype"):  # since 4.56 and before
+            if part.get(name):
+                return _PRECISIONS.get(str(part[name]).removeprefix("torch."), "")
+    return ""
+
+
+def _origin(folder: Path) -> str:
+    noted = folder / ORIGIN
+    return noted.read_text("utf-8", "replace").strip().casefold() if noted.is_file() else ""

@@ -56,12 +56,14 @@ class Stream:
 
     shared_prefix: continue from the cached prefix, computed if missing; for prompts that begin with
     the whole picture. blocked: indices of picture tokens whose embeddings are replaced by their
-    picture's mean.
+    picture's mean. certainty: probability of the likeliest first token of its answer, where that
+    is known before it is read.
     """
 
     prompt: Prompt
     shared_prefix: bool = False
     blocked: tuple[int, ...] = ()
+    certainty: float | None = None
 
 
 class Chat:

@@ -6,56 +6,17 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import first_words
+from .catalogue import CURATED_IDS, ORIGIN, ListedModel, Roots, copies
 from .folder_check import check_type
 from .model_files import FETCHED, PICKLED, is_weights, missing_files
 
-ORIGIN = "laser_origin.txt"  # in a downloaded folder: the id it came from
 POLL_SECONDS = 0.5
 LONGEST_ID = 96  # characters: the hub's own limit
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # never a way up or out
-
-
-@dataclass(frozen=True)
-class Curated:
-    """A model to download. gigabytes: of its weights; memory: what it takes to run it."""
-
-    name: str
-    repository: str
-    gigabytes: float
-
-    @property
-    def label(self) -> str:
-        memory = round(self.gigabytes * 1.05 + 1.5)
-        return f"{self.name} (download {self.gigabytes:g} GB, {memory} GB memory)"
-
-
-CURATED = (
-    Curated("LLaVA-1.5 7B", "llava-hf/llava-1.5-7b-hf", 14.1),
-    Curated("LLaVA-1.5 13B", "llava-hf/llava-1.5-13b-hf", 26.7),
-    Curated("LLaVA-NeXT 7B", "llava-hf/llava-v1.6-mistral-7b-hf", 15.1),
-    Curated("JoyCaption Beta One", "fancyfeast/llama-joycaption-beta-one-hf-llava", 17.0),
-    Curated("Qwen2-VL 2B", "Qwen/Qwen2-VL-2B-Instruct", 4.4),
-    Curated("Qwen2-VL 7B", "Qwen/Qwen2-VL-7B-Instruct", 16.6),
-    Curated("Qwen2.5-VL 3B", "Qwen/Qwen2.5-VL-3B-Instruct", 7.5),
-    Curated("Qwen2.5-VL 7B", "Qwen/Qwen2.5-VL-7B-Instruct", 16.6),
-    Curated("Qwen3-VL 2B", "Qwen/Qwen3-VL-2B-Instruct", 4.3),
-    Curated("Qwen3-VL 4B", "Qwen/Qwen3-VL-4B-Instruct", 8.9),
-    Curated("Qwen3-VL 8B", "Qwen/Qwen3-VL-8B-Instruct", 17.5),
-)
-
-
-CURATED_BY_NAME = {model.name: model for model in CURATED}
-_REPOSITORIES = {model.repository for model in CURATED}
-
-
-def curated(label: str) -> Curated | None:
-    """The listed model that a label names; labels with older sizes count too."""
-    return CURATED_BY_NAME.get(label.partition(" (download ")[0])
 
 
 def is_hub_id(text: str) -> bool:
@@ -65,36 +26,33 @@ def is_hub_id(text: str) -> bool:
 
 def downloaded(
     repository: str,
-    roots: Sequence[str] = (),
+    roots: Roots = (),
     progress: Callable[[str, int, int], None] | None = None,
-    gigabytes: float | None = None,
     pickled: bool = False,
 ) -> Path:
-    """The folder of a hub model: in one of `roots`, complete in the hub's own cache, or downloaded.
+    """The folder of a hub model: a whole copy in `roots` or in the hub's cache, or a new download.
 
-    Downloads go to the first root, or to the cache if there are no roots. A model that is already
-    there is not looked up on the hub. pickled: also download pickled weights, where there are no
-    safetensors. Raises ValueError, remedy first, for a model that is incomplete or cannot be
-    downloaded.
+    Nobody is asked for a model that is here. Downloads go to the first root, or to the cache if
+    there are no roots; one that broke off is continued. pickled: also download pickled weights,
+    where there are no safetensors. Raises ValueError, remedy first, for a model that somebody else
+    left incomplete or that cannot be downloaded.
     """
-    owner, name = repository.split("/")
-    for root in map(Path, roots):
-        # One level down as well: others keep a maker's models together, as in LLM/Qwen-VL
-        for folder in (root / name, root / owner / name, *sorted(root.glob(f"*/{name}"))):
-            if _holds(folder, repository):
-                return folder
-    kept = cached(repository)
-    if kept is not None and not missing_files(kept):
-        return kept
+    here = copies(repository, roots)
+    whole = next((model.path for model in here if not model.missing), None)
+    if whole is not None:
+        return whole
     if not roots:
-        return _download(repository, None, progress, gigabytes, pickled)
-    target = Path(roots[0]) / name
-    if target.exists():  # another owner's model of the same name
-        target = Path(roots[0]) / owner / name
-    part = Path(roots[0]) / f".{owner}--{name}.part"
+        return _download(repository, None, progress, pickled)
+    owner, name = repository.split("/")
+    root = Path(roots[0][1])
+    part, target = root / f".{owner}--{name}.part", root / name
+    if here:
+        part = target = _ours(here[0])
+    elif target.exists():  # another owner's model of the same name
+        target = root / owner / name
     try:
         part.mkdir(parents=True, exist_ok=True)
-        _download(repository, part, progress, gigabytes, pickled)
+        _download(repository, part, progress, pickled)
         (part / ORIGIN).write_text(repository + "\n", "utf-8")
         shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub client's notes for resuming
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,42 +65,21 @@ def downloaded(
     return target
 
 
-def cached(repository: str) -> Path | None:
-    """The folder of a model in the hub's own cache, complete or not. Uses no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(repository, "config.json")
-    return Path(config).parent if isinstance(config, str) else None
-
-
-def _holds(folder: Path, repository: str) -> bool:
-    """True where a folder holds this very model. ValueError where it does but is incomplete.
-
-    A folder that the user put there does not say whose model it is, unless it lies in a folder
-    named after the owner, or it has the name of a model of the list.
-    """
-    if not (folder / "config.json").is_file():
-        return False
-    origin = folder / ORIGIN
-    if origin.is_file():
-        if origin.read_text("utf-8", "replace").strip() != repository:
-            return False
-    elif repository not in _REPOSITORIES and folder.parent.name != repository.split("/")[0]:
-        return False
-    missing = missing_files(folder)
-    if missing:
+def _ours(model: ListedModel) -> Path:
+    """The folder of an incomplete model that was downloaded here; ValueError for anyone else's."""
+    assert model.path is not None
+    if not (model.path / ORIGIN).is_file():
         raise ValueError(
-            f"delete {folder} to download the model again, or complete it: it lacks {len(missing)} "
-            f"files, such as {missing[0]}"
+            f"delete {model.path} to download the model again, or complete it: it lacks "
+            f"{len(model.missing)} files, such as {model.missing[0]}"
         )
-    return True
+    return model.path
 
 
 def _download(
     repository: str,
     folder: Path | None,
     progress: Callable[[str, int, int], None] | None,
-    gigabytes: float | None,
     pickled: bool,
 ) -> Path:
     """Download the model's files into `folder`, continuing what is there, or into the cache.
@@ -151,7 +88,8 @@ def _download(
     """
     task = _Download(repository, folder, pickled)
     task.start()
-    guess = int((gigabytes or 1) * 1e9)
+    known = CURATED_IDS.get(repository.casefold())
+    guess = known.size_bytes if known else 10**9
     try:
         alive = True
         while alive:

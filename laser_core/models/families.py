@@ -74,7 +74,7 @@ class Family:
     vision_towers: model types of vision tower that the layout holds for; empty: any.
     image_processor: its class where the model's folder names none; empty: the vision tower's.
     causal_prefix: keys and values of a picture do not depend on what follows it.
-    instruction: the answer-format sentence its models were tuned with.
+    instruction: the request for a short answer that its models were tuned with.
     """
 
     model_type: str

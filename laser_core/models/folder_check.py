@@ -120,7 +120,7 @@ def _described_otherwise(config: dict[str, Any]) -> str | None:
 
 def _stored_otherwise(folder: Path) -> str | None:
     """Whose format weights are in, None for those that transformers reads, and where none are."""
-    safetensors = sorted(folder.glob("*.safetensors"))
+    safetensors = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     if safetensors:
         return "MLX" if metadata_of(safetensors[0]).get("format") == "mlx" else None
     if any(folder.glob("pytorch_model*")):

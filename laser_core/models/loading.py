@@ -18,6 +18,7 @@ import torch
 from ..errors import is_for_the_user
 from ..one_at_a_time import one_at_a_time
 from ..settings import LoadSettings
+from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots
 from .download import downloaded, is_hub_id
 from .families import load_image_processor, set_visual_token_limits, usual_image_processor
 from .folder_check import check_contents, check_format, check_type
@@ -27,14 +28,6 @@ from .model_files import quantized_by, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-DEMO, DEMO_QWEN = "demo", "demo-qwen"
-_PACKAGE = Path(__file__).resolve().parents[1]
-DEMO_FOLDERS = {
-    DEMO: _PACKAGE / "demo_model",
-    DEMO_QWEN: _PACKAGE / "demo_model_qwen",
-}
-"""The bundled models, a LLaVA and a Qwen2.5-VL."""
 
 # Without them the library may ask on the terminal, or the hub
 _OWN_FILES_ONLY = {"local_files_only": True, "trust_remote_code": False}
@@ -123,9 +116,13 @@ def _resolve(name: str, pickled: bool) -> Path:
             raise ValueError(f"choose a folder with a config.json: {name} has none")
         check_type(path, name)
         return path
+    roots = own_roots()
+    listed = next((model.path for model in in_folders(roots) if model.value == name), None)
+    if listed is not None:
+        return listed
     if not is_hub_id(name):  # anything else that does not exist is a mistyped path
         raise _no_model(name)
-    folder = downloaded(name, pickled=pickled)
+    folder = downloaded(name, roots, pickled=pickled)
     check_type(folder, name)
     return folder
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..pictures import PictureInputs, to_picture
-from ..settings import PromptSettings
+from ..settings import AnswerSettings, LaserSettings, PromptSettings
 from .chat import Chat, Prompt
 from .closed_vocabulary import ClosedVocabulary
 from .families import Family, chat_template_of, encode_picture, family_of, mean_colour
@@ -62,8 +62,9 @@ class Lvlm:
             picture_text=self.family.picture_text,
         )
         extras = _read_extras(folder)
-        own = extras.get("instruction")
-        self.instruction: str = self.family.instruction if own is None else own
+        own = extras.get("instruction")  # for both jobs
+        self.locate_instruction: str = self.family.instruction if own is None else own
+        self.instruction: str = own or ""
         self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
         self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
@@ -157,11 +158,32 @@ class Lvlm:
             tokens,
         )
 
-    def question_text(self, question: str, settings: PromptSettings) -> str:
-        """The user's turn: question and instruction.
+    def locating_text(self, question: str, settings: PromptSettings) -> str:
+        """The user's turn that locates: the question and the sentence for a short answer.
 
         Raises ValueError for an empty question, and for words outside a closed vocabulary.
         """
+        return _joined(self._checked(question), self._locate_instruction(settings))
+
+    def answering_text(self, question: str, settings: AnswerSettings) -> str:
+        """The user's turn that is answered: the question and the user's instruction, if any.
+
+        Raises ValueError as `locating_text` does.
+        """
+        return _joined(self._checked(question), settings.instruction.strip() or self.instruction)
+
+    def query_free_text(self, settings: PromptSettings) -> str:
+        """The user's turn of the branch without the question (docs/method.md, step 1)."""
+        if settings.query_free == "image only":
+            return ""
+        generic = GENERIC_QUESTION if settings.query_free == "generic question" else ""
+        return _joined(generic, self._locate_instruction(settings))
+
+    def _locate_instruction(self, settings: PromptSettings) -> str:
+        automatic = settings.locate_instruction == "auto"
+        return self.locate_instruction if automatic else settings.locate_instruction.strip()
+
+    def _checked(self, question: str) -> str:
         if not question.strip():
             raise ValueError(
                 "write what to look for: the question is empty, and the method compares the "
@@ -169,32 +191,25 @@ class Lvlm:
             )
         if self.closed_vocabulary is not None:
             self.closed_vocabulary.check(question, self.tokenizer, self.chat.harmless)
-        return self._with_instruction(question.strip(), settings)
+        return question.strip()
 
-    def query_free_text(self, settings: PromptSettings) -> str:
-        """The user's turn of the branch without the question (docs/method.md, step 1)."""
-        if settings.query_free == "image only":
-            return ""
-        generic = GENERIC_QUESTION if settings.query_free == "generic question" else ""
-        return self._with_instruction(generic, settings)
-
-    def _with_instruction(self, text: str, settings: PromptSettings) -> str:
-        automatic = settings.instruction == "auto"
-        instruction = self.instruction if automatic else settings.instruction.strip()
-        return "\n".join(part for part in (text, instruction) if part)
-
-    def question_prompt(
-        self, pictures: Sequence[PictureInputs], question: str, settings: PromptSettings
+    def answer_prompt(
+        self, pictures: Sequence[PictureInputs], question: str, settings: LaserSettings
     ) -> Prompt:
-        """The question on these pictures. Raises ValueError as `question_text` and `prompt` do."""
-        return self.prompt(pictures, self.question_text(question, settings), settings.system)
+        """The question on these pictures, to be answered.
+
+        Raises ValueError as `answering_text` and `prompt` do.
+        """
+        text = self.answering_text(question, settings.answer)
+        return self.prompt(pictures, text, settings.prompt.system)
 
     def branch_prompts(
         self, picture: PictureInputs, question: str, settings: PromptSettings
     ) -> tuple[Prompt, Prompt]:
-        """The prompts of both branches, with and without the question (step 1)."""
-        asked = self.question_prompt([picture], question, settings)
-        return asked, self.prompt([picture], self.query_free_text(settings), settings.system)
+        """The prompts that locate: of both branches, with and without the question (step 1)."""
+        texts = self.locating_text(question, settings), self.query_free_text(settings)
+        asked, free = (self.prompt([picture], text, settings.system) for text in texts)
+        return asked, free
 
     def prompt(self, pictures: Sequence[PictureInputs], text: str, system: str = "") -> Prompt:
         """The chat `pictures, text` as token ids, ready for the answer's first token.
@@ -269,6 +284,13 @@ class Lvlm:
             kwargs["mm_token_type_ids"] = self.token_types(input_ids)
         grids = torch.cat([picture.tensors["image_grid_thw"] for picture in pictures])
         return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
+
+
+def _joined(text: str, instruction: str) -> str:
+    """A text and, unless it ends with that very sentence, the instruction."""
+    if text.endswith(instruction):
+        return text
+    return f"{text}\n{instruction}" if text else instruction
 
 
 def _read_extras(folder: Path | None) -> dict[str, Any]:

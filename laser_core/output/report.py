@@ -44,11 +44,14 @@ def report(
     """
     answered = result if isinstance(result, LaserAnswer) else None
     location = result.location if isinstance(result, LaserAnswer) else result
+    question, settings = location.question, location.settings
     notes = _notes_on_location(location, answered is not None)
     return _report(
-        location.question,
-        {"preset": location.settings.preset, **location.settings.to_dict()},
+        question,
+        {"preset": settings.preset, **settings.to_dict()},
         model,
+        locating=model.locating_text(question, settings.prompt) if location.maps else None,
+        answering=model.answering_text(question, settings.answer) if answered else None,
         answer=answered.answer if answered else None,
         plain=answered.plain if answered else None,
         location=location,
@@ -69,8 +72,11 @@ def report_answer(
     """As `report`, for an answer whose evidence came from elsewhere. notes: on that."""
     used = ("prompt", "answer", "decode")
     chosen = {name: group for name, group in settings.to_dict().items() if name in used}
+    answering = model.answering_text(question, settings.answer)
     every = [*notes, *_notes_on_length(answer, settings)]
-    return _report(question, chosen, model, answer=answer, notes=every, load=load)
+    return _report(
+        question, chosen, model, answering=answering, answer=answer, notes=every, load=load
+    )
 
 
 def _report(
@@ -78,6 +84,8 @@ def _report(
     settings: dict[str, Any],
     model: Lvlm,
     *,
+    locating: str | None = None,
+    answering: str | None,
     answer: Answer | None,
     plain: Answer | None = None,
     location: Location | None = None,
@@ -89,6 +97,7 @@ def _report(
         "schema": SCHEMA,
         "version": VERSION,
         "question": question,
+        "asked": {"locating": locating, "answering": answering},
         "answer": None if answer is None else answer.text,
         "plain": None if plain is None else plain.text,
         "notes": notes,

@@ -17,16 +17,17 @@ from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..pictures import PictureInputs, to_picture
 from ..results import Counterfactual, Location
-from ..settings import LaserSettings, PromptSettings
+from ..settings import LaserSettings
 
 LEAST_MAGNIFICATION = 1.25
 """A crop's side is shown at least this many times larger than in the picture: less would show
 nothing new for its tokens."""
 
 
-def make_plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: PromptSettings) -> Stream:
+def make_plain_stream(lvlm: Lvlm, picture: Any, question: str, settings: LaserSettings) -> Stream:
     """The question on the picture (any form, or encoded), as the model alone would read it."""
-    return _stream(lvlm, [lvlm.encode(picture, settings.framing)], question, settings, shared=True)
+    inputs = lvlm.encode(picture, settings.prompt.framing)
+    return _stream(lvlm, [inputs], question, settings, shared=True)
 
 
 def make_positive_stream(lvlm: Lvlm, found: Location) -> Stream:
@@ -54,8 +55,8 @@ def make_crops_stream(
         for crop in crops
     ]
     if settings.answer.answer_input == "picture + crop":
-        return _stream(lvlm, [whole, *encoded], question, settings.prompt, shared)
-    return _stream(lvlm, encoded, question, settings.prompt, shared=False)
+        return _stream(lvlm, [whole, *encoded], question, settings, shared)
+    return _stream(lvlm, encoded, question, settings, shared=False)
 
 
 def make_negative_stream(
@@ -95,10 +96,10 @@ def _stream(
     lvlm: Lvlm,
     pictures: Sequence[PictureInputs],
     question: str,
-    settings: PromptSettings,
+    settings: LaserSettings,
     shared: bool,
 ) -> Stream:
-    return Stream(lvlm.question_prompt(pictures, question, settings), shared_prefix=shared)
+    return Stream(lvlm.answer_prompt(pictures, question, settings), shared_prefix=shared)
 
 
 def _blocked_tokens(

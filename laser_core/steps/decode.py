@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..engine.generating import generate
+from ..engine.reading import ReadStream
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..one_at_a_time import one_at_a_time
@@ -42,7 +43,7 @@ def mix_logits(
 @torch.inference_mode()
 def decode(
     lvlm: Lvlm,
-    positive: Stream,
+    positive: Stream | ReadStream,
     negative: Stream | Callable[[], Stream] | None = None,
     settings: DecodeSettings = DecodeSettings(),
     progress: Progress | None = None,
@@ -51,10 +52,11 @@ def decode(
 ) -> Answer:
     """The answer decoded from s_t = z+ + alpha (z+ - z-) (Eqs. 10-11).
 
-    positive, negative: prompts with and without the evidence; negative may be a function that makes
-    it, called only when it is read. Decoding is plain, with no second stream computed, for alpha 0,
-    without a negative stream, and where the first token is as sure as settings.adaptive asks. A
-    negative stream with blocked tokens must have the positive stream's prompt.
+    positive, negative: prompts with and without the evidence; positive may have been read before,
+    by `read_certainty`; negative may be a function that makes it, called only when it is read.
+    Decoding is plain, with no second stream computed, for alpha 0, without a negative stream, and
+    where the first token is as sure as settings.adaptive asks. A negative stream with blocked
+    tokens must have the positive stream's prompt.
     generate_options: the library's streamer, stopping_criteria and logits_processor. They see the
     positive row and the mixed logits.
     Raises ValueError for other options, and for scores that are not finite.

@@ -20,6 +20,7 @@ from laser_core.evaluation.answerer import (
     stop_texts,
 )
 from laser_core.models.loading import load_lvlm
+from laser_core.models.lvlm import Lvlm
 from laser_core.pipeline import answer
 from laser_core.settings import (
     AnswerSettings,
@@ -60,7 +61,7 @@ def test_arguments_are_read_as_the_harness_parses_them():
             "beta": 0.1,
             "answer_input": "picture+crop",
             "system": "'Look, then answer.'",
-            "instruction": "",
+            "instruction": "Say why.",
             "max_visual_tokens": 640,
             "mode": "plain",
         }
@@ -68,9 +69,9 @@ def test_arguments_are_read_as_the_harness_parses_them():
     assert read.mode == "plain"
     assert read.load == LoadSettings(max_visual_tokens=640)
     assert read.settings == LaserSettings(
-        prompt=PromptSettings(instruction="", system="Look, then answer."),
+        prompt=PromptSettings(system="Look, then answer."),
         layer=LayerSettings(layer=-1, top_heads=4),
-        answer=AnswerSettings(answer_input="picture + crop"),
+        answer=AnswerSettings(answer_input="picture + crop", instruction="Say why."),
         decode=DecodeSettings(alpha=2.0, beta=0.1),
     )
     assert read.given == {
@@ -175,18 +176,46 @@ def same(one, other):
     )
 
 
-def test_laser_answers_as_the_pipeline_does_with_the_tasks_instruction_in_both_branches():
+def test_laser_answers_as_the_pipeline_does_with_the_tasks_instruction():
     picture = noise_picture()
     generation = {"max_new_tokens": 3}
     found = answerer(alpha=0.5)(
         f"{QUESTION}\n{INSTRUCTION}", [picture], generation, f"\n{INSTRUCTION}"
     )
     settings = LaserSettings(
-        prompt=PromptSettings(instruction=INSTRUCTION),
+        answer=AnswerSettings(instruction=INSTRUCTION),
         crop=FAST,
         decode=DecodeSettings(alpha=0.5, max_tokens=3),
     )
     assert same(found, answer(demo(), picture, QUESTION, settings).answer)
+
+
+SENTENCE = "Answer the question using a single word or phrase."
+
+
+@pytest.mark.parametrize(
+    ("context", "post_prompt", "located"),
+    [
+        (f"{QUESTION}\n{INSTRUCTION}", f"\n{INSTRUCTION}", f"{QUESTION}\n{SENTENCE}"),
+        (f"{QUESTION}\n{INSTRUCTION}", "", f"{QUESTION}\n{INSTRUCTION}\n{SENTENCE}"),
+        (f"{QUESTION}\n{SENTENCE}", f"\n{SENTENCE}", f"{QUESTION}\n{SENTENCE}"),
+        (f"{QUESTION}\n{SENTENCE}", "", f"{QUESTION}\n{SENTENCE}"),  # not added twice
+    ],
+    ids=["told", "not told", "the family's own, told", "the family's own, not told"],
+)
+def test_the_tasks_own_text_is_answered_and_the_familys_sentence_locates(
+    context, post_prompt, located, monkeypatch
+):
+    read, prompt = [], Lvlm.prompt
+
+    def noted(self, pictures, text, system=""):
+        read.append(text)
+        return prompt(self, pictures, text, system)
+
+    monkeypatch.setattr(Lvlm, "prompt", noted)
+    answerer(lvlm_of("llava"))(context, [noise_picture()], {"max_new_tokens": 2}, post_prompt)
+    # Both branches, then the plain answer's and both streams' prompts
+    assert read == [located, SENTENCE, context, context, context]
 
 
 def test_an_instruction_given_as_an_argument_takes_the_place_of_the_tasks():
@@ -199,10 +228,10 @@ def test_an_instruction_given_as_an_argument_takes_the_place_of_the_tasks():
 
 def test_plain_answers_as_the_model_alone():
     found = answerer(mode="plain", beta=0.1)(
-        f"{QUESTION}\n{INSTRUCTION}", [noise_picture()], {"max_new_tokens": 3}
+        f"{QUESTION}\n{INSTRUCTION}", [noise_picture()], {"max_new_tokens": 3}, f"\n{INSTRUCTION}"
     )
     settings = LaserSettings(
-        prompt=PromptSettings(instruction=INSTRUCTION), decode=DecodeSettings(max_tokens=3)
+        answer=AnswerSettings(instruction=INSTRUCTION), decode=DecodeSettings(max_tokens=3)
     )
     plain = answer(demo(), noise_picture(), QUESTION, settings, with_plain=True).plain
     assert same(found, plain)

@@ -25,7 +25,7 @@ from laser_core.evaluation.lmms_eval_model import Laser
 from laser_core.evaluation.lmms_eval_plugin import manifest
 from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import answer
-from laser_core.settings import DecodeSettings, LaserSettings, PromptSettings
+from laser_core.settings import AnswerSettings, DecodeSettings, LaserSettings
 from tools.demo_model.world import held_out_items
 from tools.lmms_eval.demo_task import TASK, write_task
 
@@ -146,7 +146,7 @@ def test_the_task_for_aokvqa_asks_and_scores_its_rows(tmp_path):
     pictures = tmp_path / "data" / "validation"
     pictures.mkdir(parents=True)
     item = next(item for item in held_out_items("test", ITEMS) if item.type == "digit")
-    settings = LaserSettings(prompt=PromptSettings(instruction=AOKVQA_INSTRUCTION))
+    settings = LaserSettings(answer=AnswerSettings(instruction=AOKVQA_INSTRUCTION))
     said_now = answer(load_lvlm("demo"), item.picture, item.question, settings).answer.text
     item.picture.save(pictures / "0.png")
     row = {"file_name": "0.png", "question_id": "a", "question": item.question}

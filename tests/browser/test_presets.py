@@ -9,14 +9,6 @@ from laser_core.settings import preset_values
 from .test_views import Node, undo, workflow
 from .test_workflows_on_the_canvas import prompt_of, put_on_canvas
 
-# The middle of the widget on the page, where the classic renderer draws it
-CLASSIC = """id => {
-  const {canvas, graph} = window.app, node = graph.getNodeById(id);
-  const widget = node.widgets.find(widget => widget.name === 'preset');
-  const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
-  return [...canvas.ds.convertOffsetToCanvas(place)];
-}"""
-
 
 @pytest.fixture
 def nodes(canvas):
@@ -25,15 +17,7 @@ def nodes(canvas):
     put_on_canvas(page, workflow("batch_captions"))
 
     def choose(node, preset):
-        node.look()
-        if renderer == "classic":
-            page.mouse.click(*page.evaluate(CLASSIC, node.id))
-            page.click(f".litemenu-entry[data-value='{preset}']")
-        else:
-            box = page.locator(f'[data-node-id="{node.id}"]')
-            box.get_by_role("combobox").first.click()
-            page.get_by_role("option", name=preset, exact=True).click()
-        page.wait_for_timeout(500)
+        node.choose(renderer, "preset", preset)
 
     return page, choose, Node(page, "LaserAnswer"), Node(page, "LaserSettings")
 

@@ -28,6 +28,13 @@ SET = """([id, values]) => window.app.graph.getNodeById(id).widgets.forEach(widg
   widget.value = values[widget.name];
   widget.callback?.(widget.value);
 })"""
+# The middle of a widget on the page, where the classic renderer draws it
+MIDDLE = """([id, name]) => {
+  const {canvas, graph} = window.app, node = graph.getNodeById(id);
+  const widget = node.widgets.find(widget => widget.name === name);
+  const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
+  return [...canvas.ds.convertOffsetToCanvas(place)];
+}"""
 # Which part of the file of all maps lies over the picture
 MAP = "element => element.getAttribute('viewBox')"
 
@@ -67,6 +74,18 @@ class Node:
             ".find(widget => widget.name === name).value",
             [self.id, name],
         )
+
+    def choose(self, renderer, name, value):
+        """As people do, in a widget that is the node's first with choices."""
+        self.look()
+        if renderer == "classic":
+            self.page.mouse.click(*self.page.evaluate(MIDDLE, [self.id, name]))
+            self.page.click(f".litemenu-entry[data-value='{value}']")
+        else:
+            box = self.page.locator(f'[data-node-id="{self.id}"]')
+            box.get_by_role("combobox").first.click()
+            self.page.get_by_role("option", name=value, exact=True).click()
+        self.page.wait_for_timeout(500)
 
 
 def run(page):

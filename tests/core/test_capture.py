@@ -243,7 +243,7 @@ BARE = (  # a template that writes nothing around the texts
 def test_a_branch_that_ends_with_the_picture_is_read_on_its_own():
     lvlm = lvlm_of("llava", fresh=True)
     lvlm.chat.template = BARE
-    nothing = PromptSettings(instruction="", query_free="image only")
+    nothing = PromptSettings(locate_instruction="", query_free="image only")
     free = prompts(lvlm, noise_picture((90, 60)), nothing)[1]
     assert free.suffix_length == 0
     assert error_to_eager(lvlm, noise_picture((90, 60)), nothing) <= 1e-5

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from laser_core.models.lvlm import Lvlm
-from laser_core.settings import DecodeSettings, PromptSettings
+from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.answer_input import make_plain_stream
 from laser_core.steps.decode import decode
 from tools.testbed import tiny
@@ -55,7 +55,7 @@ def said(lvlm, count, text=BYTES):
     tokens = lvlm.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     assert len(tokens) == len(BYTES)  # a token each
     given = [tokens[BYTES.index(byte)] for byte in text] + [lvlm.tokenizer.eos_token_id]
-    stream, seen = make_plain_stream(lvlm, noise_picture(), "what ?", PromptSettings()), []
+    stream, seen = make_plain_stream(lvlm, noise_picture(), "what ?", LaserSettings()), []
 
     def only_the_given(sequence, scores):
         chosen = torch.full_like(scores, float("-inf"))

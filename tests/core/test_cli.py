@@ -23,6 +23,7 @@ from laser_core.errors import PACKAGES
 from laser_core.models.families import FAMILIES
 from laser_core.settings import GROUPS, LaserSettings, LoadSettings
 from laser_core.settings_text import add_flags, flags, read_flags
+from tools.testbed.hub import store
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
 
@@ -150,13 +151,10 @@ def test_a_degenerate_map_is_said_aloud(run, monkeypatch):
     assert names("laser-out") == {"overlay.png", "vaq.png", "report.json"}
 
 
-def test_models_lists_families_folders_and_the_hub_cache(run, models, tmp_path, monkeypatch):
-    snapshot = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    (tmp_path / "hub" / "models--owner--tiny" / "refs").mkdir()
-    (tmp_path / "hub" / "models--owner--tiny" / "refs" / "main").write_text("abc")
-    (snapshot / "config.json").write_text('{"model_type": "qwen2_vl"}')
-    (snapshot / "model.safetensors").write_bytes(b"0" * 3_000_000)
+def test_models_lists_families_folders_the_hub_cache_and_what_can_be_downloaded(
+    run, models, tmp_path, monkeypatch
+):
+    store(models / "good", tmp_path / "hub", "owner/tiny")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     code, out, _ = run("models", "--folder", str(models), model=False)
     assert code == 0
@@ -164,10 +162,12 @@ def test_models_lists_families_folders_and_the_hub_cache(run, models, tmp_path, 
         assert f"{model_type} " in out
         assert family.name in out
     lines = {" ".join(line.split()) for line in out.splitlines()}
-    assert "owner/tiny qwen2_vl 3.0 MB" in lines
-    assert f"{models / 'other type'} blip not supported" in lines
-    assert f"{models / 'without weights'} llava no safetensors weights" in lines
-    assert not any("no json" in line for line in lines)
+    size = (models / "good" / "model.safetensors").stat().st_size / 1e6
+    assert f"owner/tiny llava {size:.1f} MB fp32" in lines
+    without = (models / "without weights").as_posix()
+    assert f"{without} llava incomplete: it lacks model.safetensors" in lines
+    assert "Qwen/Qwen3-VL-4B-Instruct Qwen3-VL 4B 8.9 GB 16-bit" in lines
+    assert not any(word in out for word in ("no json", "other type"))
 
 
 # ---- flags -------------------------------------------------------------------------------------
@@ -562,14 +562,14 @@ def test_json_is_json_under_any_code_page(here, models):
 
 
 def test_a_dangling_link_among_the_models_is_no_reason_to_list_none(run, tmp_path):
-    (tmp_path / "all" / "moved").mkdir(parents=True)
-    (tmp_path / "all" / "moved" / "config.json").write_text('{"model_type": "llava"}')
+    for name in ("moved", "whole"):
+        save(build("llava", layers=2), tmp_path / "all" / name)
+    (tmp_path / "all" / "moved" / "model.safetensors").unlink()
     (tmp_path / "all" / "moved" / "model.safetensors").symlink_to("gone")
-    save(build("llava", layers=2), tmp_path / "all" / "whole")
     code, out, _ = run("models", "--folder", str(tmp_path / "all"), model=False)
     assert code == 0
     lines = {" ".join(line.split()) for line in out.splitlines()}
-    assert f"{tmp_path / 'all' / 'moved'} llava no safetensors weights" in lines
+    assert f"{tmp_path / 'all' / 'moved'} llava incomplete: it lacks model.safetensors" in lines
     assert any(line.startswith(f"{tmp_path / 'all' / 'whole'} llava 0.") for line in lines)
 
 
@@ -577,7 +577,8 @@ def test_a_cache_that_is_a_file_holds_no_models(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file"))
     code, out, _ = run("models", model=False)
-    assert (code, out.split()[-1]) == (0, "none")
+    assert code == 0
+    assert "in the Hugging Face cache\n  none\n" in out
 
 
 def test_a_crop_of_an_earlier_run_that_is_asked_about_stays(here):

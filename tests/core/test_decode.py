@@ -28,6 +28,7 @@ from laser_core.models.chat import Stream
 from laser_core.models.families import FAMILIES
 from laser_core.settings import DecodeSettings
 from laser_core.steps.attention import read_attention
+from laser_core.steps.certainty import read_certainty
 from laser_core.steps.decode import decode, mix_logits
 from tools.testbed import tiny
 from tools.testbed.lvlms import lvlm_of, noise_picture
@@ -331,6 +332,26 @@ def test_a_prompt_of_one_token_behind_the_picture_is_answered():
     assert prompt.suffix_length == 1
     expected, _ = two_loops(lvlm, prompt, prompt, 0.0, TOKENS)
     assert ids(decode(lvlm, Stream(prompt, shared_prefix=True), None, settings())) == expected
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("layout", ["crop", "shared picture + crop"])
+def test_a_stream_read_for_its_certainty_is_compared_as_one_that_is_not(layout, blocked):
+    lvlm = lvlm_of("qwen3_vl")
+    positive, negative = streams(lvlm, layout)
+    if blocked:
+        tokens = (positive.prompt.spans[-1].start,)
+        negative = Stream(positive.prompt, positive.shared_prefix, blocked=tokens)
+    expected = decode(lvlm, positive, negative, settings())
+    read = read_certainty(lvlm, positive)
+    for _ in range(2):  # it stays as it was
+        answer = decode(lvlm, read, negative, settings())
+        assert answer.contrasted
+        for one, other in zip(answer.tokens, expected.tokens, strict=True):
+            assert one.token_id == other.token_id
+            assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
+            assert one.logit_without == pytest.approx(other.logit_without, abs=1e-4)
+    assert not decode(lvlm, read, negative, settings(adaptive=read.certainty)).contrasted
 
 
 def test_certainty_and_blocked_tokens_go_together():

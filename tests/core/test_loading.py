@@ -73,11 +73,11 @@ def test_laser_json_sets_instruction_and_vocabulary(broken):
     }
     (broken / "laser.json").write_text(json.dumps(extras))
     lvlm = load_lvlm(str(broken))
-    assert lvlm.instruction == "answer briefly ."
+    assert lvlm.instruction == lvlm.locate_instruction == "answer briefly ."
     with pytest.raises(
         ValueError, match=r"^try 'what is it .': this model does not know \"zebra\""
     ):
-        lvlm.question_text("what is the zebra ?", PromptSettings())
+        lvlm.locating_text("what is the zebra ?", PromptSettings())
 
 
 def test_visual_token_limits_reach_the_processor(tmp_path):

@@ -103,7 +103,7 @@ def test_answers_equal_two_loops_over_cropped_and_blocked_pictures(
         crop = lvlm.encode(shown.crop(window), tokens=budget)
         first = picture if blocked == "crop" else whole
         pictures = [crop] if answer_input == "crop" else [lvlm.encode(first), crop]
-        prompts.append(lvlm.question_prompt(pictures, QUESTION, chosen.prompt))
+        prompts.append(lvlm.answer_prompt(pictures, QUESTION, chosen))
     expected, _ = two_loops(lvlm, *prompts, 1.0, 4)
     assert [token.token_id for token in result.answer.tokens] == expected
 
@@ -112,7 +112,7 @@ def test_answers_equal_two_loops_over_cropped_and_blocked_pictures(
 def test_the_plain_answer_is_the_librarys_own(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     result = pipeline.answer(lvlm, picture, QUESTION, settings(), with_plain=True)
-    prompt = make_plain_stream(lvlm, picture, QUESTION, PromptSettings()).prompt
+    prompt = make_plain_stream(lvlm, picture, QUESTION, settings()).prompt
     generated = lvlm.model.generate(
         **library_inputs(lvlm, prompt), max_new_tokens=4, do_sample=False
     )
@@ -125,7 +125,7 @@ OPTIONS = {
         PromptSettings(query_free="image only"),
         PromptSettings(query_free="generic question"),
         PromptSettings(framing="processor"),
-        PromptSettings(instruction=""),
+        PromptSettings(locate_instruction=""),
         PromptSettings(system="what is it ?"),
     ],
     "contrast": [ContrastSettings(kind=kind) for kind in ("contrastive", "raw", "relative")],
@@ -143,7 +143,7 @@ OPTIONS = {
     "counterfactual": [
         CounterfactualSettings(fill=fill) for fill in ("mean", "blur", "noise", "visual tokens")
     ],
-    "answer": [AnswerSettings(crop_budget=0.25)],
+    "answer": [AnswerSettings(crop_budget=0.25), AnswerSettings(instruction="Read the text.")],
     "decode": [DecodeSettings(max_tokens=3, temperature=1.0, seed=4)],
 }
 
@@ -227,7 +227,7 @@ def test_pictures_may_be_pil_numpy_or_tensor():
 def test_nothing_found_is_answered_on_the_whole_picture():
     lvlm, picture = lvlm_of("llava"), noise_picture((90, 60))
     # The question is the one that the query-free branch asks: nothing is moved.
-    chosen = settings(prompt=PromptSettings(instruction="", query_free="generic question"))
+    chosen = settings(prompt=PromptSettings(locate_instruction="", query_free="generic question"))
     question = "Write a general description of the image."
     result = pipeline.answer(lvlm, picture, question, chosen, with_plain=True)
     assert result.location.evidence.degenerate
@@ -289,17 +289,10 @@ def adaptive(threshold, **groups):
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_certainty_is_the_plain_answers_first_probability(model_type):
-    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    result = pipeline.answer(lvlm, picture, QUESTION, settings(), with_plain=True)
-    first = result.plain.tokens[0].alternatives[0]
-    assert result.location.maps.certainty == pytest.approx(first.probability_with, abs=1e-5)
-
-
-@pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_sure_model_answers_at_once(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    sure = pipeline.locate(lvlm, picture, QUESTION, settings()).maps.certainty
+    plain = pipeline.answer(lvlm, picture, QUESTION, settings(), with_plain=True).plain
+    sure = plain.tokens[0].alternatives[0].probability_with
     result = pipeline.answer(lvlm, picture, QUESTION, adaptive(sure * 0.99), with_plain=True)
     assert result.answer is result.plain  # decoded once
     assert result.skipped == "crop"
@@ -322,20 +315,21 @@ def test_the_text_grows_where_the_model_answers_at_once(with_plain):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_sure_crop_is_answered_without_the_comparison(model_type, monkeypatch):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    found = pipeline.locate(lvlm, picture, QUESTION, settings())
+    asked = AnswerSettings(instruction=lvlm.locate_instruction)  # so that the maps know how sure
+    found = pipeline.locate(lvlm, picture, QUESTION, settings(answer=asked))
     unsure = dataclasses.replace(found.maps, certainty=0.0)
     found = dataclasses.replace(found, maps=unsure)
-    alone = settings(decode=dataclasses.replace(SHORT, alpha=0.0))
+    alone = settings(answer=asked, decode=dataclasses.replace(SHORT, alpha=0.0))
     expected = pipeline.answer_from(lvlm, dataclasses.replace(found, settings=alone)).answer
     sure = expected.tokens[0].alternatives[0].probability_with
     with monkeypatch.context() as patched:
         patched.delattr(pipeline, "make_counterfactual")  # it is not drawn either
-        below = dataclasses.replace(found, settings=adaptive(sure * 0.99))
+        below = dataclasses.replace(found, settings=adaptive(sure * 0.99, answer=asked))
         result = pipeline.answer_from(lvlm, below)
     assert result.skipped == "counterfactual"
     assert result.counterfactual is None
     assert [t.token_id for t in result.answer.tokens] == [t.token_id for t in expected.tokens]
-    above = dataclasses.replace(found, settings=adaptive(min(1.0, sure * 1.01)))
+    above = dataclasses.replace(found, settings=adaptive(min(1.0, sure * 1.01), answer=asked))
     assert pipeline.answer_from(lvlm, above).skipped == ""
 
 

@@ -17,7 +17,13 @@ from laser_core import pipeline
 from laser_core.files import to_json, to_plain, write_atomically
 from laser_core.geometry import Window
 from laser_core.output.report import report, summary
-from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
+from laser_core.settings import (
+    AnswerSettings,
+    CropSettings,
+    DecodeSettings,
+    LaserSettings,
+    LoadSettings,
+)
 from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
@@ -72,6 +78,18 @@ def test_a_report_says_what_was_found(content, result):
     assert content["model"]["family"] == "LLaVA-1.5"
     assert content["files"] == ["crop.png"]
     np.testing.assert_allclose(content["evidence"]["map"], location.evidence.map, rtol=1e-6)
+
+
+def test_a_report_says_with_which_words_was_located_and_answered(lvlm, result):
+    def asked(instruction, **of_location):
+        chosen = dataclasses.replace(SETTINGS, answer=AnswerSettings(instruction=instruction))
+        return report(changed(result, settings=chosen, **of_location), lvlm)["asked"]
+
+    locating = f"{QUESTION}\nAnswer the question using a single word or phrase."
+    assert asked("") == {"locating": locating, "answering": QUESTION}
+    assert asked("Read it.") == {"locating": locating, "answering": f"{QUESTION}\nRead it."}
+    assert asked("", maps=None) == {"locating": None, "answering": QUESTION}  # a mask
+    assert report(result.location, lvlm)["asked"] == {"locating": locating, "answering": None}
 
 
 def test_token_records_have_both_streams_and_their_difference(content, result):

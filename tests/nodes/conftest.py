@@ -11,6 +11,13 @@ import torch
 from .graphs import Interrupted, handle_of, pictures_batch
 
 
+@pytest.fixture(autouse=True)
+def hub_cache(monkeypatch, tmp_path):
+    """A cache of the hub's client that is empty, whatever this computer has."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def lvlm():
     return handle_of()
@@ -35,6 +42,7 @@ def comfyui(monkeypatch, tmp_path):
         stop_at=None,
         device="cpu",
         devices=["cpu"],
+        memory_bytes=16 * 2**30,
     )
 
     def throw_if_interrupted():
@@ -77,6 +85,7 @@ def comfyui(monkeypatch, tmp_path):
     memory.throw_exception_if_processing_interrupted = throw_if_interrupted
     memory.get_torch_device = lambda: torch.device(seen.device)
     memory.get_all_torch_devices = lambda: [torch.device(name) for name in seen.devices]
+    memory.get_total_memory = lambda device: seen.memory_bytes
     memory.text_encoder_offload_device = lambda: torch.device("cpu")
     memory.is_device_cpu = lambda device: device.type == "cpu"
     memory.should_use_bf16 = lambda device: True

@@ -77,10 +77,11 @@ def hand_wired(
         "LaserCounterfactualMask", image=image, **found, boxes=window.boxes,
         **chosen["counterfactual"],
     )  # fmt: skip
+    asked = {k: v for k, v in chosen["prompt"].items() if k in inputs_of("LaserVATDecode")}
     decoded = run(
         "LaserVATDecode", lvlm=lvlm, question=question,
         positive=window.crop, counterfactual=blocked.counterfactual, context=image,
         counterfactual_context=blocked.counterfactual_context if blocked_context else None,
-        boxes=window.boxes, **chosen["prompt"], **chosen["answer"], **chosen["decode"],
+        boxes=window.boxes, **asked, **chosen["answer"], **chosen["decode"],
     )  # fmt: skip
     return SimpleNamespace(window=window, blocked=blocked, **vars(decoded))

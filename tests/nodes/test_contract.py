@@ -22,7 +22,7 @@ CONTRACT = {
     ),
     "LaserContrastiveAttention": (
         "lvlm image question",
-        "kind instruction query_free framing system",
+        "kind locate_instruction query_free framing system",
         "attention:LASER_ATTENTION layers:IMAGE",
     ),
     "LaserVAQLayerSelect": (
@@ -57,7 +57,7 @@ CONTRACT = {
         "",
         "preset query_free framing system kind top_heads rule first_depth last_depth layer "
         "min_side_px placement margin windows amount fill block crop_budget alpha beta top_p "
-        "top_k adaptive multiple_of",
+        "top_k adaptive multiple_of locate_instruction",
         "settings:LASER_SETTINGS",
     ),
     "LaserBoxPick": (
@@ -89,7 +89,7 @@ GROUPS = {
     "LaserCounterfactualMask": ["CounterfactualSettings"],
     "LaserVATDecode": ["PromptSettings", "AnswerSettings", "DecodeSettings"],
     "LaserAnswer": [
-        "PresetSettings", "PromptSettings", "CropSettings", "AnswerSettings", "DecodeSettings",
+        "PresetSettings", "CropSettings", "AnswerSettings", "DecodeSettings",
     ],
     "LaserSettings": [
         "PresetSettings", "PromptSettings", "ContrastSettings", "LayerSettings", "CropSettings",
@@ -98,13 +98,13 @@ GROUPS = {
 }  # fmt: skip
 LEFT_OUT = {
     # Where the picture is read with and without the question, and how it is read, are other nodes'
-    "LaserVATDecode": {"query_free"},
+    "LaserVATDecode": {"query_free", "locate_instruction"},
     # The two outputs of the node are what 'block' chooses between
     "LaserCounterfactualMask": {"block"},
     # Either node has what the other lacks
     "LaserAnswer": {
-        "query_free", "framing", "system", "min_side_px", "placement", "margin", "windows",
-        "multiple_of", "crop_budget", "alpha", "beta", "top_p", "top_k", "adaptive",
+        "min_side_px", "placement", "margin", "windows", "multiple_of", "crop_budget", "alpha",
+        "beta", "top_p", "top_k", "adaptive",
     },
     "LaserSettings": {
         "instruction", "scale", "answer_input", "max_tokens", "temperature", "seed",
@@ -288,10 +288,12 @@ def test_importing_the_pack_is_fast_and_imports_no_heavy_library():
 import contextlib, dataclasses, json, math, pathlib, re, shutil, threading, time
 start = time.process_time()
 spec.loader.exec_module(pack)
+assert "huggingface_hub" not in sys.modules
 for kind in pack.NODE_CLASS_MAPPINGS.values():
     kind.INPUT_TYPES()
 print(time.process_time() - start)
-heavy = {"torch", "numpy", "transformers", "PIL", "matplotlib", "huggingface_hub", "einops"}
+heavy = {"torch", "numpy", "transformers", "PIL", "matplotlib", "einops"}
+heavy |= {"requests", "httpx"}  # the hub's client, of which only its folder's name is asked
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     )

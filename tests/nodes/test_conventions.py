@@ -265,8 +265,8 @@ def answer(**given):
 MISTAKES = {
     "a model folder that is gone": (
         lambda _: run("LaserLoadLVLM", model="llava-1.5-7b-hf"),
-        "choose another model, or put the folder back into models/LLM: there is no supported "
-        "model 'llava-1.5-7b-hf' there",
+        "choose another model, put the folder back into models/LLM, or write an id into "
+        "custom_model: there is no supported model 'llava-1.5-7b-hf' here",
     ),
     "an id that is none": (
         lambda _: run("LaserLoadLVLM", custom_model="/no/such/folder"),

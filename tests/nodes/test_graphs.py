@@ -38,7 +38,11 @@ CASES = {
     "plain decoding": {"decode": {"alpha": 0.0, "max_tokens": 3}},
     "sampling": {"decode": {"temperature": 1.0, "seed": 5, "max_tokens": 4}},
     "a layer by hand": {"layer": {"layer": 0}},
-    "the processor's framing": {"prompt": {"framing": "processor", "instruction": "Name it"}},
+    "the processor's framing": {"prompt": {"framing": "processor"}},
+    "other instructions": {
+        "prompt": {"locate_instruction": "Name it"},
+        "answer": {"instruction": "Read the letter."},
+    },
     "three windows": {"crop": {"windows": 3, "scale": 0.3, "min_side_px": 10}},
     "noise": {"counterfactual": {"fill": "noise", "amount": 0.3}},
     "the whole picture": {"crop": {"scale": 1.0}},
@@ -245,7 +249,8 @@ def test_a_picture_and_question_are_read_once_by_all_nodes(lvlm, passes):
     # The crop, and the crop without the evidence; the picture itself is remembered
     assert passes == {"tower": 3, "attention": 1}
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question=QUESTION, kind="raw")
-    assert passes["attention"] == 1
+    one_node(lvlm, image, answer={"instruction": "Read the text."})
+    assert passes["attention"] == 1  # neither changes what is read
     run("LaserContrastiveAttention", lvlm=lvlm, image=image, question="what number is it ?")
     assert passes["attention"] == 2
 
@@ -304,6 +309,24 @@ def test_the_memory_asked_for_follows_the_visual_tokens():
     assert handles._memory_of_a_run(fixed, shown()) == handles._memory_of_a_run(
         fixed, shown(max_visual_tokens=16384)
     )
+
+
+@pytest.mark.parametrize("connected", ["positive", "counterfactual", "context"])
+def test_vat_decode_reads_the_instruction_whatever_is_connected(lvlm, connected):
+    crop, picture = pictures_batch(1), pictures_batch(1, 70, 90)
+    given = {"positive": {}, "counterfactual": {"counterfactual": 1 - crop}}
+    given["context"] = {"context": picture, **given["counterfactual"]}
+    asked = {"lvlm": lvlm, "positive": crop, "question": QUESTION, "max_tokens": 1}
+    without, with_it = (
+        run("LaserVATDecode", **asked, **given[connected], instruction=text).json[0]
+        for text in ("", "Read the text.")
+    )
+    with lvlm.running() as model:
+        added = model.tokenizer("\nRead the text.", add_special_tokens=False)["input_ids"]
+    lengths = [
+        json.loads(report)["generated"]["answer"]["prompt_tokens"] for report in (without, with_it)
+    ]
+    assert lengths[1] == [length + len(added) for length in lengths[0]]
 
 
 def test_what_a_handle_remembers_is_bounded(lvlm, monkeypatch):

@@ -14,13 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tools.testbed.hub import FakeHub
+from tools.testbed.hub import FakeHub, store
 from tools.testbed.tiny import build, save
 
 from .graphs import QUESTION, Interrupted, pictures_batch
 from .pack import ROOT, inputs_of, node, part, run
 
 models = part("nodes.models")
+catalogue = part("laser_core.models.catalogue")
 download = part("laser_core.models.download")
 
 
@@ -40,54 +41,64 @@ def model_folder(folder, model_type="llava"):
 
 # ---- the list ----------------------------------------------------------------------------------
 
+LLAVA = "llava-hf/llava-1.5-7b-hf"
 
-def test_the_demo_models_come_first_and_ids_to_download_last(comfyui):
+
+def whole_folder(folder, model_type="llava", size=0):
+    """A model's folder by its files alone; its weights hold nothing."""
+    with open(model_folder(folder, model_type) / "model.safetensors", "wb") as file:
+        file.truncate(size)
+    return folder
+
+
+def about(value):
+    """What the page shows of a model."""
+    return inputs_of("LaserLoadLVLM")["model"][1]["about"][value]
+
+
+def test_the_demo_models_come_first_and_the_curated_ids_last(comfyui):
     model_folder(comfyui.llm / "my-llava")
     listed = choices()
     assert listed[0] == models.DEMO_LABEL
     assert listed[1].startswith("demo Qwen2.5-VL")
-    assert listed[2] == "my-llava"
-    assert len(listed) == 3 + 11
-    assert all("download" in label and "GB memory" in label for label in listed[3:])
-
-
-def test_supported_folders_are_found_two_deep_and_others_left_out(comfyui):
-    for name, kind in {
-        "b": "qwen3_vl",
-        "owner/a": "llava_next",
-        "text-only": "llama",
-        ".owner--c.part": "llava",
-        "too/deep/d": "llava",
-    }.items():
-        model_folder(comfyui.llm / name, kind)
-    (comfyui.llm / "broken").mkdir()
-    (comfyui.llm / "broken" / "config.json").write_text("{")
-    assert list(models.local_models()) == ["b", "owner/a"]
+    assert listed[2] == "LLM/my-llava"
+    assert listed[3:] == [model.value for model in catalogue.CURATED]
+    assert list(inputs_of("LaserLoadLVLM")["model"][1]["about"]) == listed
 
 
 def test_extra_paths_are_kept(comfyui, tmp_path):
     comfyui.folder_paths.add_model_folder_path("LLM", str(tmp_path / "extra"))
-    model_folder(tmp_path / "extra" / "mine")
-    assert "mine" in choices()
-    assert "mine" in choices()  # asked again, nothing is added twice
+    model_folder(tmp_path / "extra" / "maker" / "mine")
+    assert "LLM/maker/mine" in choices()
+    assert "LLM/maker/mine" in choices()  # asked again, nothing is added twice
     assert len(comfyui.folder_paths.get_folder_paths("LLM")) == 2
+
+
+def test_a_model_of_each_of_two_roots_is_loaded_though_their_paths_are_the_same(comfyui, tmp_path):
+    comfyui.folder_paths.add_model_folder_path("LLM", str(tmp_path / "extra"))
+    first = whole_folder(comfyui.llm / "same")
+    second = whole_folder(tmp_path / "extra" / "same")
+    for value, folder in (("LLM/same", first), (second.as_posix(), second)):
+        assert value in choices()
+        assert models.find(value, "")[1] == str(folder)
 
 
 def test_without_comfyui_there_are_the_demos_and_the_ids():
     assert len(choices()) == 13
 
 
-def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so():
-    assert models.complaint("gone", "").startswith("choose another model")
+def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so(comfyui):
+    for gone in ("gone", "LLM/gone", "owner/name", "Qwen2.5-VL 3B (download 7.5 GB, 9 GB memory)"):
+        assert models.complaint(gone, "").startswith("choose another model"), gone
     for model, custom in ((models.DEMO_LABEL, ""), (choices()[-1], None), ("gone", "owner/name")):
         assert models.complaint(model, custom) is None
 
 
-def test_a_custom_model_that_is_none_is_refused_before_the_run():
+def test_a_custom_model_that_is_none_is_refused_before_the_run(comfyui):
     check = node("LaserLoadLVLM").VALIDATE_INPUTS
     assert check(None) is True  # linked: known when it runs
     assert check("") is check("owner/name") is True
-    beyond = ("a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c")
+    beyond = ("a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c", "LLM/gone")
     paths = ("/no/such/folder", "one", "a/b/c", "~/none", "~no-such-user/x", "C:/none", "C:\\none")
     for wrong in (*paths, *beyond, "a" * 5000, "a/" + "b" * 5000):
         assert check(wrong).startswith("check custom_model"), wrong
@@ -104,6 +115,86 @@ def test_only_a_model_folder_is_taken_for_one_and_never_by_a_way_up(tmp_path, mo
         assert check(wrong).startswith("check custom_model"), wrong
         with pytest.raises(ValueError, match=r"^check custom_model"):
             models.find(models.DEMO_LABEL, wrong)
+
+
+def test_what_a_model_needs_is_told_before_it_runs(comfyui):
+    whole_folder(comfyui.llm / "mine", size=8 * 10**9)
+    config = comfyui.llm / "mine" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "torch_dtype": "bfloat16"}))
+    comfyui.device, comfyui.memory_bytes = "cuda", 8 * 2**30
+    shown = about("LLM/mine")
+    assert (shown["size"], shown["precision"], shown["memory"]) == ("8.0 GB", "bf16", "8 GB")
+    assert shown["here"] and shown["lacks"] is None
+    assert {way: need["fits"] for way, need in shown["needs"].items()} == {
+        "none": False, "8-bit": True, "4-bit": True,
+    }  # fmt: skip
+    comfyui.device, comfyui.memory_bytes = "cpu", 32 * 2**30
+    assert about("LLM/mine")["needs"] == {"none": {"size": "17 GB", "fits": True}}  # in float32
+    assert about(LLAVA)["here"] is False
+    assert about(models.DEMO_LABEL) == {"bundled": True}
+
+
+def test_a_folder_that_lacks_files_is_listed_with_what_it_lacks(comfyui):
+    model_folder(comfyui.llm / "torn")
+    assert about("LLM/torn")["lacks"] == "model.safetensors"
+
+
+def test_a_quantized_model_is_not_quantized_again(comfyui):
+    folder = whole_folder(comfyui.llm / "mine", size=10**9)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq"}
+    (folder / "config.json").write_text(json.dumps(config))
+    comfyui.device = "cuda"
+    assert list(about("LLM/mine")["needs"]) == ["none"]
+
+
+# ---- what is here ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Offline: whoever asks the hub fails the test."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("HfApi", "hf_hub_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", lambda *_, **__: pytest.fail("asked"))
+
+
+PLACES = ("{name}", "Qwen-VL/{name}", "a/b/c/{name}", "{owner}/{name}", "x/{owner}--{name}")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("repository", [LLAVA, "someone/Their-Finetune"])
+def test_a_model_that_is_here_is_used_wherever_it_lies(comfyui, no_hub, place, repository):
+    owner, name = repository.split("/")
+    folder = whole_folder(comfyui.llm / place.format(owner=owner, name=name))
+    assert models.find("", repository) == (repository, str(folder))
+    if repository == LLAVA:
+        assert models.find(repository, "") == (repository, str(folder))
+        assert about(repository)["here"]
+        assert f"LLM/{place.format(owner=owner, name=name)}" in about(repository)["description"]
+
+
+def test_a_model_in_the_hubs_cache_is_listed_by_its_id_and_loaded(
+    comfyui, no_hub, hub_cache, tmp_path
+):
+    store(save(build("llava"), tmp_path / "made"), hub_cache, "someone/tiny")
+    assert "someone/tiny" in choices()
+    for chosen in ({"model": "someone/tiny"}, {"custom_model": "someone/tiny"}):
+        assert str(run("LaserLoadLVLM", **chosen).lvlm).startswith("someone/tiny (LLaVA-1.5")
+    assert not list(comfyui.llm.iterdir())
+
+
+def test_a_hub_cache_in_models_llm_is_found_as_well(comfyui, no_hub, tmp_path):
+    snapshot = store(save(build("llava"), tmp_path / "made"), comfyui.llm, "someone/tiny")
+    assert "LLM/models--someone--tiny" in choices()
+    assert models.find("", "someone/tiny")[1] == str(snapshot)
+
+
+def test_two_names_of_one_model_share_it(comfyui, no_hub, tmp_path):
+    save(build("llava"), comfyui.llm / "llava-1.5-7b-hf")
+    by_path, by_id = (run("LaserLoadLVLM", model=value).lvlm for value in
+                      ("LLM/llava-1.5-7b-hf", LLAVA))  # fmt: skip
+    assert by_path is by_id
 
 
 # ---- downloads ---------------------------------------------------------------------------------
@@ -127,9 +218,9 @@ def test_a_download_goes_to_models_llm_and_is_found_there_afterwards(comfyui, hu
     count = len(hub.files)
     assert models.find(choices()[0], "someone/tiny")[1] == folder
     assert len(hub.files) == count
-    assert "tiny" in choices()
-    loaded = run("LaserLoadLVLM", model="tiny").lvlm
-    assert str(loaded).startswith("tiny (LLaVA-1.5")
+    assert "LLM/tiny" in choices()
+    loaded = run("LaserLoadLVLM", model="LLM/tiny").lvlm
+    assert str(loaded).startswith("LLM/tiny (LLaVA-1.5")
 
 
 def test_another_owners_model_of_the_same_name_gets_a_folder_of_its_own(comfyui, hub):
@@ -139,23 +230,25 @@ def test_another_owners_model_of_the_same_name_gets_a_folder_of_its_own(comfyui,
     assert models.find(choices()[0], "someone/tiny")[1] == first
 
 
-def test_a_curated_model_that_the_user_put_there_is_not_downloaded(comfyui, hub):
-    folder = model_folder(comfyui.llm / "llava-1.5-7b-hf")
-    label = next(label for label in choices() if label.startswith("LLaVA-1.5 7B"))
-    with pytest.raises(ValueError, match=r"^delete .*llava-1.5-7b-hf.*model.safetensors"):
-        models.find(label, "")
+def test_a_model_that_somebody_else_left_incomplete_is_not_downloaded_beside_it(comfyui, hub):
+    folder = model_folder(comfyui.llm / "Qwen-VL" / "llava-1.5-7b-hf")
+    for choice in ((LLAVA, ""), ("", LLAVA)):
+        with pytest.raises(ValueError, match=r"^delete .*llava-1.5-7b-hf.*model.safetensors"):
+            models.find(*choice)
+    assert not about(LLAVA)["here"]
     (folder / "model.safetensors").touch()
-    assert models.find(label, "") == ("LLaVA-1.5 7B", str(folder))
+    assert models.find(LLAVA, "") == (LLAVA, str(folder))
     assert hub.files == []
 
 
-@pytest.mark.parametrize("custom", ["", "Qwen/Qwen3-VL-4B-Instruct"])
-def test_a_curated_model_one_folder_down_is_not_downloaded(comfyui, hub, custom):
-    folder = model_folder(comfyui.llm / "Qwen-VL" / "Qwen3-VL-4B-Instruct", "qwen3_vl")
-    (folder / "model.safetensors").touch()
-    label = next(label for label in choices() if label.startswith("Qwen3-VL 4B ("))
-    assert models.find(label, custom)[1] == str(folder)
-    assert hub.files == []
+def test_a_download_that_has_lost_a_file_is_completed_where_it_lies(comfyui, hub):
+    models.find("", "someone/tiny")
+    (comfyui.llm / "kept").mkdir()
+    folder = (comfyui.llm / "tiny").rename(comfyui.llm / "kept" / "tiny")
+    (folder / "model.safetensors").unlink()
+    assert models.find("", "someone/tiny")[1] == str(folder)
+    assert (folder / "model.safetensors").is_file()
+    assert not (comfyui.llm / "tiny").exists()
 
 
 def test_a_model_that_is_whole_in_the_hubs_cache_is_not_downloaded_again(comfyui, hub):
@@ -166,12 +259,6 @@ def test_a_model_that_is_whole_in_the_hubs_cache_is_not_downloaded_again(comfyui
     assert len(hub.files) == count
     (cached / "model.safetensors").unlink()
     assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "tiny")
-
-
-def test_a_label_of_the_list_is_found_by_its_name_whatever_sizes_it_says(comfyui):
-    label = next(label for label in choices() if label.startswith("Qwen3-VL 4B ("))
-    assert models.complaint(label.replace("8.9 GB", "8.8 GB"), "") is None
-    assert models.complaint(label.replace("Qwen3-VL 4B", "Qwen3-VL 5B"), "") is not None
 
 
 BROKEN_INDEXES = {
@@ -191,27 +278,26 @@ BROKEN_INDEXES = {
 def test_a_model_whose_index_is_broken_is_incomplete(comfyui, hub, content):
     folder = model_folder(comfyui.llm / "llava-1.5-7b-hf")
     (folder / "model.safetensors.index.json").write_bytes(content)
-    label = next(label for label in choices() if label.startswith("LLaVA-1.5 7B"))
     with pytest.raises(ValueError, match=r"^delete .*a readable model.safetensors.index"):
-        models.find(label, "")
+        models.find(LLAVA, "")
     assert hub.files == []
 
 
 def test_folders_with_broken_notes_are_passed_over(comfyui, hub):
-    (model_folder(comfyui.llm / "tiny") / download.ORIGIN).write_bytes(b"\xff\xfe")
+    (model_folder(comfyui.llm / "tiny") / catalogue.ORIGIN).write_bytes(b"\xff\xfe")
     deep = model_folder(comfyui.llm / "deep") / "config.json"
     deep.write_text("[" * 100_000)
-    assert list(models.local_models()) == ["tiny"]
+    assert [value for value in choices() if value.startswith("LLM/")] == ["LLM/tiny"]
     assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "someone" / "tiny")
 
 
-def test_a_folder_of_the_same_name_is_not_taken_for_another_owners_model(comfyui, hub):
-    for place in ("tiny", "other/tiny"):
-        (model_folder(comfyui.llm / place, "qwen3_vl") / "model.safetensors").touch()
+def test_a_folder_that_notes_another_id_is_not_taken_for_a_model_of_the_same_name(comfyui, hub):
+    noted = whole_folder(comfyui.llm / "tiny", "qwen3_vl") / catalogue.ORIGIN
+    noted.write_text("other/tiny\n")
+    assert models.find(choices()[0], "other/tiny")[1] == str(comfyui.llm / "tiny")
     assert models.find(choices()[0], "someone/tiny")[1] == str(comfyui.llm / "someone" / "tiny")
-    assert models.find(choices()[0], "other/tiny")[1] == str(comfyui.llm / "other" / "tiny")
     assert {path.name for path in (comfyui.llm / "someone" / "tiny").iterdir()} >= {
-        "config.json", "model.safetensors", download.ORIGIN,
+        "config.json", "model.safetensors", catalogue.ORIGIN,
     }  # fmt: skip
 
 
@@ -270,7 +356,7 @@ def test_a_download_that_fails_says_so_and_continues_next_time(comfyui, hub):
     hub.fail = ConnectionError("connection lost")
     with pytest.raises(ValueError, match=r"^check the name and the network.*connection lost"):
         models.find(choices()[0], "someone/tiny")
-    assert "tiny" not in choices()
+    assert "LLM/tiny" not in choices()
     assert not (comfyui.llm / "tiny").exists()
     hub.fail = None
     assert os.path.isdir(models.find(choices()[0], "someone/tiny")[1])
@@ -298,8 +384,8 @@ def test_a_file_that_would_lie_outside_the_models_folder_is_not_fetched(comfyui,
 def test_a_linked_model_folder_is_listed_and_loaded(comfyui, tmp_path):
     comfyui.llm.mkdir(parents=True, exist_ok=True)
     (comfyui.llm / "linked").symlink_to(save(build("llava"), tmp_path / "second-disk"))
-    assert "linked" in choices()
-    assert str(run("LaserLoadLVLM", model="linked").lvlm).startswith("linked (LLaVA-1.5")
+    assert "LLM/linked" in choices()
+    assert str(run("LaserLoadLVLM", model="LLM/linked").lvlm).startswith("LLM/linked (LLaVA-1.5")
 
 
 def test_an_unsupported_model_is_refused_before_its_weights(comfyui, hub):

@@ -220,7 +220,7 @@ def test_qwen_read_by_the_project_gives_the_logits_of_the_training_forward(
     lvlm = load_lvlm(str(exported_qwen))
     item = items[0]
     seen = lvlm.encode(item.picture, tokens=PATCHES)
-    prompt = lvlm.prompt([seen] * pictures, lvlm.question_text(item.question, PromptSettings()))
+    prompt = lvlm.prompt([seen] * pictures, lvlm.locating_text(item.question, PromptSettings()))
     inputs = {name: torch.cat([value] * pictures) for name, value in seen.tensors.items()}
     if lvlm.takes_token_types:
         inputs["mm_token_type_ids"] = lvlm.token_types(prompt.input_ids)

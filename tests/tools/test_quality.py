@@ -73,7 +73,7 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
         positive = make_positive_stream(lvlm, found)
         hidden = make_counterfactual(found, (9, 9, 9))
         negative = make_negative_stream(lvlm, found, positive, hidden)
-        plain = make_plain_stream(lvlm, found.inputs, item.question, settings.prompt)
+        plain = make_plain_stream(lvlm, found.inputs, item.question, settings)
         logits = first_logits(lvlm, [plain, positive, negative, positive])
         token = decode(lvlm, positive, negative, once).tokens[0]
         assert logits[1, token.token_id].item() == pytest.approx(token.logit_with, abs=1e-4)
@@ -129,7 +129,7 @@ def test_forward_tokens_of_the_rows_that_need_no_window(lvlm, items):
     record = ItemRun(lvlm, items[0], np.random.default_rng(0)).records([PLAIN, LASER, ORACLE])
     plain, laser, oracle = (record[row.name]["answers"] for row in (PLAIN, LASER, ORACLE))
     prompt = plain[PICTURE]["tokens"]
-    prefix = make_plain_stream(lvlm, items[0].picture, items[0].question, LaserSettings().prompt)
+    prefix = make_plain_stream(lvlm, items[0].picture, items[0].question, LaserSettings())
     own = prompt - prefix.prompt.prefix_length  # what follows the picture, read once more
     located = laser[CROP]["tokens"] - oracle[CROP]["tokens"]
     # What VAT blocks is found by both branches; the blocked picture's prompt is read in full

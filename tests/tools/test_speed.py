@@ -51,7 +51,9 @@ def one_thread():
 def counted(lvlm, picture, mode):
     """(prompt tokens of the plain answer, prefill tokens of ours)."""
     settings = mode.settings(1)
-    settings = dataclasses.replace(settings, crop=dataclasses.replace(settings.crop, min_side_px=1))
+    crop = dataclasses.replace(settings.crop, min_side_px=1)
+    asked = dataclasses.replace(settings.answer, instruction=lvlm.locate_instruction)
+    settings = dataclasses.replace(settings, crop=crop, answer=asked)
     plain = prefill_tokens(lvlm, lambda: ways.plain(lvlm, picture, QUESTION, settings))
     ours = prefill_tokens(lvlm, lambda: ways.ours(lvlm, picture, QUESTION, settings))
     return plain, ours

@@ -3,11 +3,12 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import test from "node:test";
+import { modelLine, modelsOf } from "../../web/views/model.js";
 import { fileQuery, kept, picturesOf, restored } from "../../web/views/payload.js";
 import { fillIn, presetsOf } from "../../web/views/presets.js";
 import { choiceNamer, translator } from "../../web/views/strings.js";
 import { moved, onPicture, parsed, resized, written } from "../../web/views/window.js";
-import { answer, texts, token, windows } from "./page.mjs";
+import { answer, fakeHost, texts, token, windows } from "./page.mjs";
 
 const SIZE = [400, 200];
 const WINDOW = { x: 100, y: 50, width: 200, height: 100 };
@@ -35,6 +36,85 @@ test("the presets come with the definition of a node, where it has any", () => {
   for (const input of [undefined, {}, { optional: { scale: ["FLOAT", {}] } }]) {
     assert.equal(presetsOf({ input }), undefined);
   }
+});
+
+const MODELS = {
+  demo: { bundled: true },
+  "LLM/torn": { lacks: "model-2.safetensors" },
+  "Qwen/four": {
+    description: "Qwen3-VL 4B",
+    size: "8.9 GB",
+    precision: "16-bit",
+    here: false,
+    memory: "8 GB",
+    needs: {
+      none: { size: "10 GB", fits: false },
+      "8-bit": { size: "7 GB", fits: true },
+      "4-bit": { size: "5 GB", fits: true },
+    },
+  },
+  "LLM/small": {
+    description: "qwen3_vl",
+    size: "4.3 GB",
+    precision: "",
+    here: true,
+    memory: "8 GB",
+    needs: { none: { size: "6 GB", fits: true } },
+  },
+  "LLM/vast": {
+    description: "llava",
+    size: "90 GB",
+    precision: "awq",
+    here: true,
+    memory: "8 GB",
+    needs: { none: { size: "95 GB", fits: false } },
+  },
+  "LLM/unknown": { description: "llava", size: "9 GB", precision: "new", here: true, needs: {} },
+};
+const lineOf = (values, options) =>
+  modelLine(
+    MODELS,
+    fakeHost(
+      { custom_model: "", device: "auto", precision: "auto", quantization: "none", ...values },
+      options,
+    ),
+  );
+
+test("the line about a model says what it is, whether it is here and whether it fits", () => {
+  const lines = {
+    demo: "Part of this pack: needs no download and no GPU.",
+    "LLM/torn": "Complete its folder, or choose another model: it lacks model-2.safetensors.",
+    "Qwen/four":
+      "Qwen3-VL 4B, 8.9 GB, 16-bit. Downloaded on first use. Too large: takes about 10 GB, and " +
+      "the device has 8 GB. Fits with quantization 8-bit.",
+    "LLM/small": "qwen3_vl, 4.3 GB. Fits: takes about 6 GB of 8 GB.",
+    "LLM/vast": "llava, 90 GB, awq. Too large: takes about 95 GB, and the device has 8 GB.",
+    "LLM/unknown": "llava, 9 GB, new.",
+    "LLM/gone": "Choose another model: this one is not here.",
+    constructor: "Choose another model: this one is not here.",
+  };
+  for (const [model, line] of Object.entries(lines)) assert.equal(lineOf({ model }), line);
+});
+
+test("the line about a model follows the quantization, and is silent on another device", () => {
+  const model = "Qwen/four";
+  assert.match(lineOf({ model, quantization: "4-bit" }), /use\. Fits: takes about 5 GB of 8 GB\.$/);
+  for (const other of [{ device: "cpu" }, { precision: "fp32" }])
+    assert.match(lineOf({ model, ...other }), /Downloaded on first use\.$/);
+});
+
+test("the line about a model is that of the custom one, where there is any", () => {
+  assert.match(lineOf({ model: "demo", custom_model: " LLM/small " }), /^qwen3_vl/);
+  assert.equal(lineOf({ model: "demo", custom_model: "/a/path" }), "custom_model is loaded.");
+  for (const name of ["model", "custom_model"])
+    assert.equal(lineOf({ model: "demo" }, { locked: [name] }), "The connected input sets it.");
+});
+
+test("the models come with the definition of Load LVLM, and no other node has any", () => {
+  const about = { demo: { bundled: true } };
+  assert.equal(modelsOf({ input: { optional: { model: [["demo"], { about }] } } }), about);
+  for (const input of [undefined, {}, { required: { model: ["MODEL"] } }])
+    assert.equal(modelsOf({ input }), undefined);
 });
 
 test("an override is read and written as the node reads it", () => {

@@ -24,9 +24,11 @@ PEN = 0.03
 # The demo model misreads this small digit on the whole picture
 QUESTION = "what digit is on the red heart ?"
 PICTURE = "laser_scene_2.png"
+CAPTION_TOKENS = 300  # a detailed caption of a larger model
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60, 300
-# These show their result on themselves
+# These show their result, or what they load, on themselves
 SHOWN_PX = {
+    "LaserLoadLVLM": 70,
     "LaserVAQLayerSelect": 420,
     "LaserConViCrop": 340,
     "LaserVATDecode": 300,
@@ -439,10 +441,12 @@ def batch_captions() -> None:
     flow.note(
         "## Batch captions\n\nThree pictures in, three captions out, in the same order. A batch "
         "has one size: **Batch Images** resizes to the first picture's. For pictures of different "
-        "sizes, use a list instead.\n\n**LASER Settings** holds what LASER Answer does not show. "
-        "Here its alpha is 0, because a caption has no single piece of evidence.\n\n**Unload "
-        "LVLM** frees the model's memory after the last caption.",
-        330,
+        "sizes, use a list instead.\n\nWith another model, write what the caption should say into "
+        "the question, in any language; `max_tokens` limits its length.\n\n**LASER Settings** "
+        "holds what LASER Answer does not show. Here its alpha is 0, because a caption has no "
+        "single piece of evidence.\n\n**Unload LVLM** frees the model's memory after the last "
+        "caption.",
+        400,
     )
     model = flow.add("LaserLoadLVLM")
     flow.column(300)
@@ -460,6 +464,7 @@ def batch_captions() -> None:
         lvlm=out(model, "lvlm"),
         image=out(three, "IMAGE"),
         question="describe the picture .",
+        max_tokens=CAPTION_TOKENS,
         with_plain=False,
         settings=out(settings, "settings"),
     )

@@ -5,6 +5,8 @@ Knows the client's three functions that this project calls, and the layout of it
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -69,3 +71,20 @@ class FakeHub:
             (folder.parents[1] / "refs").mkdir(exist_ok=True)
             (folder.parents[1] / "refs" / "main").write_text(COMMIT)
         return shutil.copy(self.source / name, folder)
+
+
+def store(source: Path, cache: Path, repository: str, commit: str = COMMIT) -> Path:
+    """Put a model into a cache as the hub's client does; the folder of its files.
+
+    Blobs are named by their hash, a revision's files are links to them, `main` is the last one.
+    """
+    model = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = model / "snapshots" / commit
+    for folder in (model / "blobs", model / "refs", snapshot):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        blob = model / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copy(path, blob)
+        (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+    (model / "refs" / "main").write_text(commit)
+    return snapshot

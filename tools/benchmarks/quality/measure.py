@@ -67,7 +67,7 @@ class ItemRun:
         lvlm.release()
         self.lvlm, self.item, self.rng = lvlm, item, rng
         self.whole = lvlm.encode(item.picture)
-        self.plain = make_plain_stream(lvlm, self.whole, item.question, PromptSettings())
+        self.plain = make_plain_stream(lvlm, self.whole, item.question, LaserSettings())
         self._maps: dict[PromptSettings, AttentionMaps] = {}
         self._streams: dict[tuple, Stream] = {}
 
@@ -191,7 +191,7 @@ class ItemRun:
         if fill.fill != "visual tokens":
             blocked = block(self.item.picture, mask, fill, self.lvlm.mean_colour)
         if not windows:
-            prompt = make_plain_stream(self.lvlm, blocked, question, row.settings.prompt).prompt
+            prompt = make_plain_stream(self.lvlm, blocked, question, row.settings).prompt
             return Stream(prompt)
         answer = AnswerSettings(answer_input, budget)
         settings = changed(answer=answer, counterfactual=row.settings.counterfactual)

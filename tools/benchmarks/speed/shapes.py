@@ -112,6 +112,7 @@ def lvlm_of_shape(name: str, device: str, dtype: torch.dtype) -> Lvlm:
         lvlm = _random_lvlm(SHAPES[name], device, dtype)
     lvlm.model.generation_config.eos_token_id = lvlm.tokenizer.eos_token = None  # full length
     lvlm.model.generation_config.pad_token_id = 0
+    lvlm.instruction = lvlm.locate_instruction  # published codes ask one question for both jobs
     return lvlm
 
 

@@ -50,7 +50,7 @@ class Outcome:
 def prompt_of(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Prompt:
     """The chat that the plain model reads."""
     inputs = lvlm.encode(picture, settings.prompt.framing)
-    return lvlm.question_prompt([inputs], question, settings.prompt)
+    return lvlm.answer_prompt([inputs], question, settings)
 
 
 @torch.inference_mode()

@@ -1,0 +1,47 @@
+"""How sure the model is of an answer's first token, before it answers (`adaptive`).
+
+Reads any stream that answers; knows no rule that goes by what it finds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..engine.reading import ReadStream, read_stream
+from ..models.chat import Stream
+from ..models.lvlm import Lvlm
+from ..one_at_a_time import one_at_a_time
+from ..progress import Progress
+from ..results import Location
+
+
+@one_at_a_time
+@torch.inference_mode()
+def read_certainty(lvlm: Lvlm, stream: Stream, progress: Progress | None = None) -> ReadStream:
+    """The stream's prompt, read once: it has its certainty, and `decode` continues from it.
+
+    Raises ValueError for scores that are not finite.
+    """
+
+    def check() -> None:
+        if progress:
+            progress("reading the picture", 1, 1)
+
+    return read_stream(lvlm, stream, certainty=True, check=check)
+
+
+def plain_certainty(
+    lvlm: Lvlm, plain: Stream, found: Location, progress: Progress | None = None
+) -> Stream | ReadStream:
+    """The plain stream of what was located, with its certainty.
+
+    Where the prompt that answers is the one that located, nothing is read: the maps know it.
+    """
+    known = found.maps.certainty if found.maps else None
+    locating = lvlm.locating_text(found.question, found.settings.prompt)
+    answering = lvlm.answering_text(found.question, found.settings.answer)
+    if known is None or locating != answering:
+        return read_certainty(lvlm, plain, progress)
+    return replace(plain, certainty=known)
