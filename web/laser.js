@@ -22,15 +22,9 @@ const lines = new Map(); // node -> what writes the line about its model
 let texts = {};
 let made = 0;
 
-const t = translator(
-  () => texts,
-  () => app.extensionManager.setting.get("Comfy.Locale"),
-);
-
-const choice = choiceNamer(
-  () => texts,
-  () => app.extensionManager.setting.get("Comfy.Locale"),
-);
+const language = () => app.extensionManager.setting.get("Comfy.Locale");
+const t = translator(() => texts, language);
+const nameOfChoice = choiceNamer(() => texts, language);
 
 app.registerExtension({
   name: "laser.views",
@@ -250,7 +244,7 @@ function greySampling(node) {
 /** Choices have their translation before them; what is stored stays English. */
 function nameChoices(node) {
   for (const { type, options } of node.widgets ?? [])
-    if (type === "combo") options.getOptionLabel ??= (value) => choice(value);
+    if (type === "combo") options.getOptionLabel ??= nameOfChoice;
 }
 
 /** Choosing a preset writes its values into the node's widgets: what is seen is what runs. */
@@ -403,8 +397,9 @@ function forwardToCanvas(root) {
     root.addEventListener(
       type,
       (event) => {
-        const held = type === "pointermove" ? event.buttons & 6 : event.button > 0;
-        if (held && classic()) app.canvas[method](event);
+        const { button, buttons } = event;
+        const held = type === "pointermove" ? buttons & 6 : button === 1 || button === 2;
+        if (held && classic() && !(button === 2 && hasSelection(root))) app.canvas[method](event);
       },
       { signal },
     );
@@ -412,7 +407,7 @@ function forwardToCanvas(root) {
   root.addEventListener(
     "contextmenu",
     (event) => {
-      if (root.contains(getSelection().anchorNode) && !getSelection().isCollapsed) return;
+      if (hasSelection(root)) return;
       event.preventDefault();
       if (classic()) return;
       event.stopPropagation();
@@ -423,6 +418,12 @@ function forwardToCanvas(root) {
     { signal },
   );
   return controller;
+}
+
+/** Whether a text inside an element is selected. */
+function hasSelection(root) {
+  const selection = getSelection();
+  return Boolean(selection) && !selection.isCollapsed && root.contains(selection.anchorNode);
 }
 
 const mouseOf = ({ clientX, clientY, ctrlKey, shiftKey, button, buttons }) => ({

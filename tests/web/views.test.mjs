@@ -341,6 +341,11 @@ test("hover shows both streams' probabilities and the alternatives, which add up
   ]);
 });
 
+test("of a token whose alternatives were not kept, nothing is claimed", () => {
+  const { text } = openTokens([token("b", 1, { without: 0.1, alternatives: [] })]);
+  assert.doesNotMatch(text(".laser-detail"), /most likely/);
+});
+
 test("a token that is likeliest without the evidence too is said to be", () => {
   const { text } = openTokens([token("b", 1, { without: 0.9 })]);
   assert.match(text(".laser-detail"), /most likely the same \(90\.0 %\)/);

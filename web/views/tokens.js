@@ -114,7 +114,7 @@ export function tokenSection(host, signal) {
     const rows = rowsOf(token, compared);
     return [
       el("p", { class: "laser-token-title", text: `«${visible(token.text)}» ${words(token)}` }),
-      compared ? el("p", { text: wouldSay(token) }) : null,
+      compared && token.alternatives?.length ? el("p", { text: wouldSay(token) }) : null,
       el(
         "table",
         {},
@@ -155,7 +155,7 @@ export function tokenSection(host, signal) {
   const rounded = (share) => Math.round(1000 * (Number(share) || 0)) / 1000;
 
   function wouldSay(token) {
-    const choices = [[token.text, token.with, token.without], ...(token.alternatives ?? [])];
+    const choices = [[token.text, token.with, token.without], ...token.alternatives];
     const best = choices.reduce((one, other) => (other[2] > one[2] ? other : one));
     const key = best[0] === token.text ? "wouldSaySame" : "wouldSay";
     return t(key, { token: visible(best[0]).trim() || t("blank"), share: percent(best[2]) });
