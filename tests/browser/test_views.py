@@ -372,7 +372,7 @@ def test_undo_and_redo_leave_every_view_on_the_page(asked):
     page, _ = asked
     moved = "LaserConViCrop"
     before, left = page.evaluate(VIEWS), page.evaluate(LEFT_OF, moved)
-    assert len(before) == 3 and all(before.values())
+    assert len(before) == 4 and all(before.values())
     page.evaluate(MOVE, moved)
     for key, place in ("z", left), ("y", left + 40):
         page.keyboard.press(f"Control+{key}")
