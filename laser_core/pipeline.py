@@ -5,12 +5,12 @@ Joins the steps and decides which of them run. Knows no tensor, no prompt and no
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 import torch
 
+from .geometry import Window
 from .models.lvlm import Lvlm
 from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
@@ -20,7 +20,7 @@ from .steps.answer_input import make_negative_stream, make_plain_stream, make_po
 from .steps.attention import ReadAttention, read_attention
 from .steps.certainty import choose_reading
 from .steps.counterfactual import blocks_something, make_counterfactual
-from .steps.crop import place_looks, place_windows
+from .steps.crop import closer_looks, given, place_windows
 from .steps.decode import decode
 from .steps.vaq import contrast, make_evidence, make_evidence_of_mask, select_layer
 
@@ -33,11 +33,13 @@ def locate(
     progress: Progress | None = None,
     *,
     mask: torch.Tensor | None = None,
+    window: Window | None = None,
     read: ReadAttention = read_attention,
 ) -> Location:
     """Steps 1-7: the windows of the picture (PIL, NumPy or tensor) that the question is about.
 
     mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 1-6 are left out.
+    window: on the picture, by hand: step 7 is left out.
     read: steps 1-2, or a version that remembers its results. Raises what the steps raise.
     """
     picture = to_picture(picture)
@@ -50,8 +52,9 @@ def locate(
     else:
         check_mask(mask, picture)
         maps, found = None, make_evidence_of_mask(mask)
-    placement = place_windows(found, settings.crop)  # step 7
-    return Location(picture, inputs, question, settings, maps, found, placement)
+    placement = given(found, window) if window else place_windows(found, settings.crop)  # step 7
+    by_hand = window is not None
+    return Location(picture, inputs, question, settings, maps, found, placement, by_hand)
 
 
 def answer(
@@ -78,12 +81,9 @@ def answer_from(
     on_text: OnText | None = None,
 ) -> LaserAnswer:
     """Steps 8-10: the located question answered from its windows, or from the picture alone."""
-    settings, decoding = found.settings, found.settings.decode
-    placements = place_looks(found.evidence, settings.crop, settings.answer.looks)
-    closer = [] if found.evidence.degenerate else [replace(found, placement=p) for p in placements]
-    plain = make_plain_stream(lvlm, found.inputs, found.question, settings)
-    make = partial(make_positive_stream, lvlm)  # step 9
-    choice = choose_reading(lvlm, plain, found, closer, make, progress)
+    decoding, make = found.settings.decode, partial(make_positive_stream, lvlm)  # step 9
+    plain = make_plain_stream(lvlm, found.inputs, found.question, found.settings)
+    choice = choose_reading(lvlm, plain, found, closer_looks(found), make, progress)
     looked, place = choice.place is not None, choice.place or found
     contrasts = looked and decoding.alpha > 0 and blocks_something(place)
     block = cache(lambda: make_counterfactual(place, lvlm.mean_colour))  # step 8, if it is read

@@ -116,7 +116,7 @@ class Location:
     """Where the evidence lies: the outcome of steps 1-7, with its picture and question.
 
     picture: RGB; inputs: the same as encoded. maps: None where a mask from elsewhere is the
-    evidence.
+    evidence. by_hand: whether the window was given, not placed.
     """
 
     picture: Image.Image
@@ -126,6 +126,12 @@ class Location:
     maps: AttentionMaps | None
     evidence: Evidence
     placement: Placement
+    by_hand: bool = False
+
+    @property
+    def nothing_found(self) -> bool:
+        """Whether nothing says where to look: then the windows are the whole picture."""
+        return self.evidence.degenerate and not self.by_hand
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -160,7 +166,8 @@ class TokenRecord:
     """One token of an answer and its scores in each stream (step 10).
 
     Logits are z+ and z-, after the repetition penalty; probabilities are softmax values. The values
-    without the evidence are None where no counterfactual stream ran.
+    without the evidence are None where no counterfactual stream ran. alternatives: the likeliest as
+    decoded, best first, then those without the evidence that are none of these.
     """
 
     text: str

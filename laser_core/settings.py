@@ -438,7 +438,13 @@ class DecodeSettings(Settings):
         step=1,
         advanced=True,
     )
-    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**64 - 1, step=1)
+    seed: int = setting(
+        0,
+        "Seed of the sampling: it counts only where temperature is above 0.",
+        low=0,
+        high=2**64 - 1,
+        step=1,
+    )
     adaptive: float = setting(
         0.9,
         "How sure the model must be of its first word (0 to 1) to look no closer, and to skip the "

@@ -19,9 +19,14 @@ class VAQLayerSelect(DrawsWhatIsConnected):
         "Query, VAQ). The evidence is the average of all layers, weighted by that score. With "
         "rule argmax, as in the paper, it is the best layer alone."
     )
-    SEARCH_ALIASES = ("laser", "layer", "visual activation by query", "heat map", "grounding")
+    SEARCH_ALIASES = (
+        "laser", "layer", "visual activation by query", "heat map", "heatmap", "grounding",
+        "locate", "detect", "segment", "explain", "ヒートマップ", "位置", "検出", "セグメント",
+        "热力图", "定位", "检测", "分割",
+    )  # fmt: skip
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "select"
     RETURN_TYPES = (EVIDENCE, "MASK", "IMAGE", "INT", "STRING", "IMAGE")
     RETURN_NAMES = ("evidence", "heat_map", "overlay", "layer", "report", "chart")

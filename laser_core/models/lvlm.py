@@ -48,7 +48,7 @@ class Lvlm:
         folder: Path | None = None,
         chat_template: str | None = None,
     ) -> None:
-        self.model: PreTrainedModel = model.eval()
+        self.model: PreTrainedModel = model.train(False)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
@@ -255,14 +255,22 @@ class Lvlm:
         if len(expanded) > self.context_length:
             taken = sum(picture.token_count for picture in pictures)
             raise ValueError(
-                "shorten the question, or choose fewer windows, answer input 'crop' or fewer "
-                f"visual tokens: the prompt has {len(expanded)} tokens, {taken} of them of "
-                f"pictures, and the model takes {self.context_length}"
+                f"{self._shortening(len(expanded) - taken, len(pictures))}: pictures take {taken} "
+                f"of the prompt's {len(expanded)} tokens, and the model takes {self.context_length}"
             )
         input_ids = torch.tensor([expanded])
         positions = self._positions(input_ids, pictures)
         delta = int(positions.max()) + 1 - len(expanded)
         return Prompt(input_ids, pictures, tuple(spans), positions, delta)
+
+    def _shortening(self, text_tokens: int, pictures: int) -> str:
+        """What makes a prompt that is too long shorter: what takes most of it first."""
+        remedies = ["lower max_visual_tokens"] if self.family.native_resolution else []
+        if pictures > 1:
+            remedies += ["choose fewer windows", "choose answer input 'crop'"]
+        question = "shorten the question"
+        long_text = text_tokens > self.context_length // 2 or not remedies
+        return ", or ".join([question, *remedies] if long_text else [*remedies, question])
 
     @cached_property
     def cache_name(self) -> str:

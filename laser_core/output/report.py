@@ -1,7 +1,8 @@
 """What a run found, as plain JSON values and as sentences.
 
 `report` is the one description of a run: the command line prints from it, nodes pass it on.
-Its layout is versioned; a field may be added within a version, never changed or removed.
+Its layout is versioned; a field may be added within a version, never changed or removed. The
+answers stand at its top as texts, for programs that read one key of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .sentences import answer_text, count_line, describe_looks, plain_line, wind
 if TYPE_CHECKING:
     from ..models.lvlm import Lvlm
 
-SCHEMA, VERSION = "laser-report", 1
+SCHEMA, VERSION = "laser-report", 2
 
 # Less than this share of the picture outside the model's view is rounding to whole patches.
 LEAST_UNSEEN = 0.001
@@ -62,15 +63,20 @@ def report(
 
 
 def report_answer(
-    answer: Answer, question: str, model: Lvlm, settings: LaserSettings, load: LoadSettings
+    answer: Answer,
+    question: str,
+    model: Lvlm,
+    settings: LaserSettings,
+    load: LoadSettings,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """As `report`, for an answer whose evidence came from elsewhere."""
+    """As `report`, for an answer whose evidence came from elsewhere. notes: on that."""
     used = ("prompt", "answer", "decode")
     chosen = {name: group for name, group in settings.to_dict().items() if name in used}
     answering = model.answering_text(question, settings.answer)
-    notes = _notes_on_decoding(answer, settings)
+    every = [*notes, *_notes_on_decoding(answer, settings)]
     return _report(
-        question, chosen, model, answering=answering, answer=answer, notes=notes, load=load
+        question, chosen, model, answering=answering, answer=answer, notes=every, load=load
     )
 
 
@@ -94,14 +100,18 @@ def _report(
         "version": VERSION,
         "question": question,
         "asked": {"locating": locating, "answering": answering},
-        "answer": None if answer is None else _answer(answer),
-        "plain": None if plain is None else _answer(plain),
+        "answer": None if answer is None else answer.text,
+        "plain": None if plain is None else plain.text,
         "notes": notes,
         "picture": _picture(location),
         "layer": _layer(location),
         "evidence": _evidence(location),
         "windows": _windows(location),
         "looks": [vars(look) for look in looks],
+        "generated": {
+            "answer": None if answer is None else _answer(answer),
+            "plain": None if plain is None else _answer(plain),
+        },
         "model": _model(model),
         "versions": {
             "laser_core": __version__,
@@ -118,11 +128,11 @@ def _report(
 def summary(content: dict[str, Any]) -> list[str]:
     """A report in lines for people, the answer first."""
     lines = []
-    answer, plain = content["answer"], content["plain"]
+    answer = content["generated"]["answer"]
     if answer is not None:
-        lines.append(answer_text(answer["text"]))
-    if plain is not None:
-        lines.append(plain_line(plain["text"]))
+        lines.append(answer_text(content["answer"]))
+    if content["plain"] is not None:
+        lines.append(plain_line(content["plain"]))
     if content["layer"] is not None:
         lines.append(content["layer"]["reason"])
     for window in content["windows"]:
@@ -138,7 +148,6 @@ def summary(content: dict[str, Any]) -> list[str]:
 
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
-        "text": answer.text,
         "thoughts": answer.thoughts or None,
         "thought_tokens": answer.thought_tokens,
         "stop_reason": answer.stop_reason,
@@ -191,7 +200,7 @@ def _evidence(location: Location | None) -> dict[str, Any] | None:
 
 
 def _windows(location: Location | None) -> list[dict[str, Any]]:
-    if location is None or location.evidence.degenerate:
+    if location is None or location.nothing_found:
         return []
     pairs = zip(location.windows, location.placement.shares, strict=True)
     return [{"box": window, "evidence_share": share} for window, share in pairs]
@@ -214,7 +223,9 @@ def _model(model: Lvlm) -> dict[str, Any]:
 
 def _notes_on_location(location: Location, answered: bool) -> list[str]:
     notes = []
-    if location.evidence.degenerate:
+    if location.by_hand:
+        notes.append("the window was set by hand")
+    elif location.evidence.degenerate:
         nothing = "nothing found"
         notes.append(f"{nothing}, answered on the whole picture" if answered else nothing)
     unseen = location.evidence.grid.unseen_share(location.picture.size)
@@ -223,7 +234,7 @@ def _notes_on_location(location: Location, answered: bool) -> list[str]:
             f"the model did not see {unseen:.1%} of the picture: framing 'pad' shows it the whole"
         )
     placed, asked = len(location.windows), location.settings.crop.windows
-    if placed < asked and not location.evidence.degenerate:
+    if placed < asked and not (location.by_hand or location.evidence.degenerate):
         notes.append(f"{placed} of {asked} windows: no further one fits or holds evidence")
     return notes
 

@@ -90,12 +90,12 @@ def choose_reading(
 
     closer: the looks, read one by one until a reading is as sure as `adaptive` asks; none where
     nothing was found. make: the stream of one. Of equally sure ones the earlier is taken. With
-    `adaptive` 0, and with evidence from a mask, the first look is believed unread.
+    `adaptive` 0, evidence from a mask or a window by hand the first look is believed unread.
     """
     enough = found.settings.decode.adaptive
     if not closer:
         return Choice(plain, (Look(()),), 0, plain, None)
-    if enough == 0 or found.maps is None:
+    if enough == 0 or found.maps is None or found.by_hand:
         first = closer[0]
         return Choice(plain, (Look(first.windows),), 0, make(first), first)
     known = plain_certainty(lvlm, plain, found, progress)

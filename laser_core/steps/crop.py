@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..geometry import Box, Window, whole_picture
-from ..results import Evidence, Placement
+from ..results import Evidence, Location, Placement
 from ..settings import CropSettings
 
 # Masses that differ by less than this share of the larger one count as equal: it is rounding.
@@ -64,21 +64,28 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
     return Placement(tuple(windows), tuple(evidence.share_in(window) for window in windows))
 
 
-def place_looks(evidence: Evidence, settings: CropSettings, looks: int) -> list[Placement]:
-    """Windows for one look after another, each placed anew on the same map (step 9, our addition).
+def given(evidence: Evidence, window: Window) -> Placement:
+    """A window set by hand, and the share of the map's mass that it holds."""
+    return Placement((window,), (0.0 if evidence.degenerate else evidence.share_in(window),))
 
-    A look's windows have LOOK_SHRINKS of the sides of those before. There are fewer than asked for
-    where the least side stops that, and one for a degenerate map: the whole picture.
+
+def closer_looks(found: Location) -> list[Location]:
+    """What to read while the model is unsure, one after the other (step 9, our addition).
+
+    A look's windows have LOOK_SHRINKS of the sides of those before, all placed on the same map.
+    There are fewer than `looks` where the least side stops that, one where the window was set by
+    hand, none where nothing was found.
     """
-    placed: list[Placement] = []
-    scale = settings.scale
-    while len(placed) < looks:
-        closer = place_windows(evidence, replace(settings, scale=scale))
-        if placed and closer == placed[-1]:
+    if found.nothing_found or found.by_hand:
+        return [found] if found.by_hand else []
+    looks, crop = [found], found.settings.crop
+    while len(looks) < found.settings.answer.looks:
+        crop = replace(crop, scale=max(LOOK_SHRINKS * crop.scale, LEAST_SCALE))
+        placement = place_windows(found.evidence, crop)
+        if placement == looks[-1].placement:
             break
-        placed.append(closer)
-        scale = max(LOOK_SHRINKS * scale, LEAST_SCALE)
-    return placed
+        looks.append(replace(found, placement=placement))
+    return looks
 
 
 class _Density:

@@ -164,10 +164,27 @@ def test_records_hold_both_streams_probabilities():
         float(with_evidence.softmax(-1)[first.token_id]), abs=1e-5
     )
     top = mixed.topk(5)
-    assert [other.token_id for other in first.alternatives] == top.indices.tolist()
-    assert [other.probability for other in first.alternatives] == pytest.approx(
+    assert [other.token_id for other in first.alternatives[:5]] == top.indices.tolist()
+    assert [other.probability for other in first.alternatives[:5]] == pytest.approx(
         top.values.tolist(), abs=1e-5
     )
+
+
+def test_records_hold_what_would_be_said_without_the_evidence_once():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    answer = decode(lvlm, positive, negative, settings(alpha=1.0))
+    before: list[int] = []
+    for token in answer.tokens:
+        without = next_logits(lvlm, negative.prompt, before).softmax(-1)
+        ids = [other.token_id for other in token.alternatives]
+        assert len(ids) == len(set(ids)) in range(5, 9)
+        for best in without.topk(3).indices.tolist():
+            blind = token.alternatives[ids.index(best)]
+            assert blind.probability_without == pytest.approx(float(without[best]), abs=1e-5)
+        before.append(token.token_id)
+    plain = decode(lvlm, positive, None, settings(alpha=1.0))
+    assert {len(token.alternatives) for token in plain.tokens} == {5}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

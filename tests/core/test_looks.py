@@ -11,10 +11,10 @@ import torch
 from laser_core import pipeline
 from laser_core.geometry import Box, Grid
 from laser_core.models.families import FAMILIES
-from laser_core.results import Evidence
+from laser_core.results import Evidence, Location
 from laser_core.settings import AnswerSettings, CropSettings, DecodeSettings, LaserSettings
 from laser_core.steps.answer_input import make_plain_stream, make_positive_stream
-from laser_core.steps.crop import place_looks, place_windows
+from laser_core.steps.crop import closer_looks, place_windows
 from laser_core.steps.decode import decode
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
@@ -144,31 +144,36 @@ def test_what_a_look_left_out_for_want_of_room_is_said_of_the_answer():
     assert "answered from the crop alone" in result.answer.notes[0]
 
 
-def evidence(rows=12, columns=16, size=(640, 480)):
+def location(size, crop, looks, rows=12, columns=16, strength=1.0):
+    """What `closer_looks` goes by: evidence on a picture of this size, and settings."""
     generator = torch.Generator().manual_seed(3)
-    grid = Grid(rows, columns, Box(0, 0, *size))
-    return Evidence(torch.rand(rows, columns, generator=generator), grid, size)
+    values = strength * torch.rand(rows, columns, generator=generator)
+    found = Evidence(values, Grid(rows, columns, Box(0, 0, *size)), size)
+    settings = LaserSettings(crop=crop, answer=AnswerSettings(looks=looks))
+    return Location(None, None, QUESTION, settings, None, found, place_windows(found, crop))
 
 
 @pytest.mark.parametrize("windows", [1, 2])
 def test_each_look_has_windows_of_seven_tenths_of_the_sides_placed_anew(windows):
-    settings = CropSettings(scale=0.6, min_side_px=1, windows=windows)
-    found = evidence()
+    crop = CropSettings(scale=0.6, min_side_px=1, windows=windows)
+    found = location((640, 480), crop, 3)
     expected = [
-        place_windows(found, dataclasses.replace(settings, scale=scale))
+        place_windows(found.evidence, dataclasses.replace(crop, scale=scale))
         for scale in (0.6, 0.6 * 0.7, 0.6 * 0.7 * 0.7)
     ]
-    assert place_looks(found, settings, 3) == expected
+    assert [look.placement for look in closer_looks(found)] == expected
 
 
 def test_there_are_no_looks_that_would_show_the_same_window_again():
-    settings = CropSettings(scale=0.5, min_side_px=224)
-    placed = place_looks(evidence(size=(500, 460)), settings, 8)
-    assert [(w.windows[0].width, w.windows[0].height) for w in placed] == [(250, 230), (224, 224)]
+    looks = closer_looks(location((500, 460), CropSettings(scale=0.5, min_side_px=224), 8))
+    sides = [(look.windows[0].width, look.windows[0].height) for look in looks]
+    assert sides == [(250, 230), (224, 224)]
 
 
-def test_a_picture_where_nothing_was_found_is_looked_at_whole_and_once():
-    blank = Evidence(torch.zeros(4, 4), Grid(4, 4, Box(0, 0, 64, 64)), (64, 64))
-    assert [placed.windows for placed in place_looks(blank, CropSettings(), 3)] == [
-        ((0, 0, 64, 64),)
-    ]
+def test_a_picture_where_nothing_was_found_is_not_looked_at_closer():
+    assert closer_looks(location((64, 64), CropSettings(), 3, strength=0.0)) == []
+
+
+def test_a_window_by_hand_is_the_only_look():
+    found = dataclasses.replace(location((640, 480), CropSettings(), 3), by_hand=True)
+    assert closer_looks(found) == [found]

@@ -370,6 +370,19 @@ def test_where_picture_and_crop_do_not_fit_both_streams_read_the_crop_alone(mode
     assert (enough.answer.prompt_tokens, enough.answer.notes) == (together.prompt_tokens, ())
 
 
+@pytest.mark.parametrize("evidence", ["nothing found", "a sure model"])
+def test_a_window_by_hand_is_looked_at_in_any_case(evidence):
+    lvlm, picture, window = lvlm_of("llava"), noise_picture((90, 60)), Window(10, 5, 60, 45)
+    mask = torch.zeros(60, 90) if evidence == "nothing found" else None
+    found = pipeline.locate(lvlm, picture, QUESTION, adaptive(1e-6), mask=mask, window=window)
+    result = pipeline.answer_from(lvlm, found, with_plain=True)
+    assert result.location.windows == (window,)
+    assert result.looked_closer
+    assert result.answer.prompt_tokens[0] > result.plain.prompt_tokens[0]  # the crop's too
+    assert not result.answer.contrasted
+    assert any("by hand" in note for note in report(result, lvlm)["notes"])
+
+
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
     sentence = lvlm.locate_instruction  # as long as the prompt that locates
@@ -379,7 +392,10 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
-        (longest - 1, "shorten the question, or choose fewer windows"),
+        (
+            longest - 1,
+            "choose fewer windows, or choose answer input 'crop', or shorten the question",
+        ),
     ):
         text_config.max_position_embeddings = limit
         with pytest.raises(ValueError, match=f"^{message}"):
