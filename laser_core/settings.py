@@ -504,7 +504,7 @@ class PresetSettings(Settings):
     preset: str = setting(
         "default",
         "Sets several settings at once; what you set yourself wins. paper: as published, with one "
-        "layer and the crop alone. fast: looks closer only when unsure, skips the second stream, "
+        "layer and the crop alone. fast: looks closer at most once, skips the second stream, "
         "and gives crops fewer tokens on native-resolution models.",
         choices=tuple(PRESETS),
     )
