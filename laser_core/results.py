@@ -160,9 +160,9 @@ class Alternative:
 class TokenRecord:
     """One token of an answer and its scores in each stream (step 10).
 
-    Logits are raw (z+, z-); probabilities are softmax values. The values without the evidence
-    are None where no counterfactual stream ran. alternatives: the likeliest as decoded, best first,
-    then those without the evidence that are none of these.
+    Logits are z+ and z-, after the repetition penalty; probabilities are softmax values. The values
+    without the evidence are None where no counterfactual stream ran. alternatives: the likeliest as
+    decoded, best first, then those without the evidence that are none of these.
     """
 
     text: str
@@ -184,13 +184,19 @@ class TokenRecord:
 class Answer:
     """An answer with a record per token.
 
-    stop_reason: "end of answer", "max tokens" or "stopping criteria". prompt_tokens: length of
-    each stream's prompt. Times in seconds.
+    text: without thoughts. stop_reason: "end of answer", "max tokens", "stopping criteria" or
+    "unfinished thought", where there is no answer. thoughts: what the model wrote before the
+    answer; thought_tokens: how many of the first tokens these are, marks and all. notes: what a
+    user should know of it, a sentence each. prompt_tokens: length of each stream's prompt. Times
+    in seconds.
     """
 
     text: str
     tokens: tuple[TokenRecord, ...]
     stop_reason: str
+    thoughts: str = ""
+    thought_tokens: int = 0
+    notes: tuple[str, ...] = ()
     prompt_tokens: tuple[int, ...] = ()
     seconds_reading: float = 0.0
     seconds_decoding: float = 0.0

@@ -435,6 +435,24 @@ class DecodeSettings(Settings):
         step=0.01,
         advanced=True,
     )
+    max_thinking_tokens: int = setting(
+        1024,
+        "Longest thoughts before the answer, in tokens, of a model that cannot be told to answer "
+        "at once. At the limit they are closed, and the answer follows. 0: none.",
+        low=0,
+        high=32768,
+        step=1,
+        advanced=True,
+    )
+    repetition_penalty: float = setting(
+        0.0,
+        "Above 1: tokens that were there before become less likely, which ends loops. 0: as the "
+        "model's folder says, like the transformers library. 1: off.",
+        low=0.0,
+        high=2.0,
+        step=0.01,
+        advanced=True,
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {

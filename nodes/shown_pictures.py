@@ -66,7 +66,9 @@ class Shown:
             seen, shared = whole, self.blocked_context is None
             if not shared and settings.answer.answer_input == "picture + crop":
                 seen = model.encode(self.blocked_context, settings.prompt.framing)
-            return make_crops_stream(model, seen, self.blocked_crops, question, settings, shared)
+            return make_crops_stream(
+                model, seen, self.blocked_crops, question, settings, shared, like=positive
+            )
 
         return positive, negative
 

@@ -101,6 +101,7 @@ class VATDecode:
                                 "own size instead of its batch's.",
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
+                **widgets(DecodeSettings, "max_thinking_tokens", "repetition_penalty"),
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip

@@ -80,6 +80,7 @@ def token_view(answer: Answer) -> dict[str, Any]:
         "text": answer.text,
         "stop_reason": answer.stop_reason,
         "seconds": _short(answer.seconds_reading + answer.seconds_decoding),
+        "thought_tokens": answer.thought_tokens,
         "count": len(tokens),
         "tokens": tokens[:FIRST_TOKENS],
         "all_tokens": rest,

@@ -18,7 +18,7 @@ from .. import __version__
 from ..files import to_plain
 from ..results import Answer, Evidence, LaserAnswer, Location, TokenRecord
 from ..settings import LaserSettings, LoadSettings
-from .sentences import answer_text, plain_line, window_line
+from .sentences import answer_text, count_line, plain_line, window_line
 
 if TYPE_CHECKING:
     from ..models.lvlm import Lvlm
@@ -73,7 +73,7 @@ def report_answer(
     used = ("prompt", "answer", "decode")
     chosen = {name: group for name, group in settings.to_dict().items() if name in used}
     answering = model.answering_text(question, settings.answer)
-    every = [*notes, *_notes_on_length(answer, settings)]
+    every = [*notes, *_notes_on_decoding(answer, settings)]
     return _report(
         question, chosen, model, answering=answering, answer=answer, notes=every, load=load
     )
@@ -135,8 +135,8 @@ def summary(content: dict[str, Any]) -> list[str]:
     for window in content["windows"]:
         lines.append(f"window {window_line(window['box'], window['evidence_share'])}")
     if answer is not None and answer["tokens"]:
-        count = len(answer["tokens"])
-        lines.append(f"stopped at {answer['stop_reason']}, {count} token{'s' * (count != 1)}")
+        count = count_line(len(answer["tokens"]), answer["thought_tokens"])
+        lines.append(f"stopped at {answer['stop_reason']}, {count}")
     return lines + [f"note: {note}" for note in content["notes"]]
 
 
@@ -145,6 +145,8 @@ def summary(content: dict[str, Any]) -> list[str]:
 
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
+        "thoughts": answer.thoughts or None,
+        "thought_tokens": answer.thought_tokens,
         "stop_reason": answer.stop_reason,
         "prompt_tokens": answer.prompt_tokens,
         "tokens": [_token(record) for record in answer.tokens],
@@ -245,11 +247,12 @@ def _notes_on_answer(result: LaserAnswer) -> list[str]:
     blocked = result.counterfactual
     if blocked is not None and not blocked.mask.any():
         notes.append("no patch was blocked: both streams saw the same")
-    return notes + _notes_on_length(result.answer, result.location.settings)
+    return notes + _notes_on_decoding(result.answer, result.location.settings)
 
 
-def _notes_on_length(answer: Answer, settings: LaserSettings) -> list[str]:
-    if answer.stop_reason != "max tokens":
-        return []
-    most = settings.decode.max_tokens
-    return [f"the answer was cut off after {most} tokens: raise max_tokens for the rest"]
+def _notes_on_decoding(answer: Answer, settings: LaserSettings) -> list[str]:
+    notes = list(answer.notes)
+    if answer.stop_reason == "max tokens":
+        most = settings.decode.max_tokens
+        notes.append(f"the answer was cut off after {most} tokens: raise max_tokens for the rest")
+    return notes

@@ -13,6 +13,12 @@ def answer_text(text: str) -> str:
     return text or "(an empty answer)"
 
 
+def count_line(tokens: int, thoughts: int) -> str:
+    """How many tokens were written, and how many of them were thoughts."""
+    of_thoughts = f", {thoughts} of them thoughts" if thoughts else ""
+    return f"{tokens} token{'s' * (tokens != 1)}{of_thoughts}"
+
+
 def plain_line(text: str) -> str:
     """The model's answer without the method."""
     return f"plain model: {answer_text(text)}"
@@ -35,10 +41,11 @@ def describe_evidence(evidence: Evidence) -> str:
 
 
 def describe_answer(answer: Answer) -> str:
-    """An answer, its length, its time and why it stopped early."""
-    count, seconds = len(answer.tokens), answer.seconds_reading + answer.seconds_decoding
+    """An answer, its length, its time, why it stopped early and what else to know of it."""
+    seconds = answer.seconds_reading + answer.seconds_decoding
+    count = count_line(len(answer.tokens), answer.thought_tokens)
     stop = "" if answer.stop_reason == "end of answer" else f", stopped at {answer.stop_reason}"
     if answer.stop_reason == "max tokens":
         stop += ": raise max_tokens for the rest"
-    plural = "s" * (count != 1)
-    return f"{answer_text(answer.text)} ({count} token{plural} in {seconds:.1f} s{stop})"
+    said = f"{answer_text(answer.text)} ({count} in {seconds:.1f} s{stop})"
+    return "; ".join((said, *answer.notes))

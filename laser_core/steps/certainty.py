@@ -42,6 +42,13 @@ def plain_certainty(
     known = found.maps.certainty if found.maps else None
     locating = lvlm.locating_text(found.question, found.settings.prompt)
     answering = lvlm.answering_text(found.question, found.settings.answer)
-    if known is None or locating != answering:
+    if known is not None and locating == answering:
+        return replace(plain, certainty=known)
+    if not lvlm.chat.opens_thought(plain.prompt):
         return read_certainty(lvlm, plain, progress)
-    return replace(plain, certainty=known)
+    # Of a thought, the first word is as sure for any question
+    closed = lvlm.answer_prompt(
+        plain.prompt.pictures, found.question, found.settings, thought_closed=True
+    )
+    asked = read_certainty(lvlm, replace(plain, prompt=closed), progress)
+    return replace(plain, certainty=asked.certainty)

@@ -358,20 +358,55 @@ def test_a_window_by_hand_is_looked_at_in_any_case(evidence):
     assert any("by hand" in note for note in report(result, lvlm)["notes"])
 
 
+@pytest.mark.parametrize(
+    ("model_type", "fill"),
+    [("llava_next", "mean"), ("qwen2_5_vl", "mean"), ("qwen2_5_vl", "visual tokens")],
+)
+def test_where_picture_and_crop_do_not_fit_both_streams_read_the_crop_alone(model_type, fill):
+    lvlm = lvlm_of(model_type, fresh=True)
+    both = settings(counterfactual=CounterfactualSettings(fill=fill))
+    crop_alone = dataclasses.replace(both, answer=AnswerSettings(answer_input="crop"))
+    found = pipeline.locate(lvlm, noise_picture(), QUESTION, both)
+    together = pipeline.answer_from(lvlm, found).answer
+    alone = pipeline.answer_from(lvlm, dataclasses.replace(found, settings=crop_alone)).answer
+    longest, most = together.prompt_tokens[0], both.decode.max_tokens
+    lvlm.release()
+    lvlm.model.config.get_text_config().max_position_embeddings = longest + most - 1
+    fallen_back = pipeline.answer_from(lvlm, found)
+    assert fallen_back.answer.tokens == alone.tokens
+    assert fallen_back.answer.prompt_tokens == alone.prompt_tokens
+    figures = f"would take {longest} tokens, the answer up to {most}, and the model takes"
+    notes = report(fallen_back, lvlm)["notes"]
+    assert any(f"{figures} {longest + most - 1}: answered from the crop" in one for one in notes)
+    lvlm.model.config.get_text_config().max_position_embeddings = longest + most
+    enough = pipeline.answer_from(lvlm, found)
+    assert (enough.answer.prompt_tokens, enough.answer.notes) == (together.prompt_tokens, ())
+
+
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
-    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, settings()).answer.prompt_tokens)
+    brief = PromptSettings(locate_instruction="")  # or the prompt that locates would be the longest
+    alone = settings(answer=AnswerSettings(answer_input="crop"), prompt=brief)
+    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, alone).answer.prompt_tokens)
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
-        (
-            longest - 1,
-            "choose fewer windows, or choose answer input 'crop', or shorten the question",
-        ),
+        (longest - 1, "shorten the question: pictures take 36 of the prompt's"),
     ):
         text_config.max_position_embeddings = limit
         with pytest.raises(ValueError, match=f"^{message}"):
-            pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
+            pipeline.answer(lvlm, noise_picture(), QUESTION, settings(prompt=brief))
+
+
+def test_a_prompt_that_is_too_long_is_shortened_where_it_is_longest():
+    remedies = {
+        ("llava", 10, 1): "shorten the question",
+        ("llava", 10, 2): "choose fewer windows, or choose answer input 'crop', or shorten",
+        ("qwen2_5_vl", 10, 1): "lower max_visual_tokens, or shorten the question",
+        ("qwen2_5_vl", 10_000, 1): "shorten the question, or lower max_visual_tokens",
+    }
+    for (model_type, text_tokens, pictures), said in remedies.items():
+        assert lvlm_of(model_type)._shortening(text_tokens, pictures).startswith(said)
 
 
 def test_the_mask_of_an_answer_can_be_changed_in_place():

@@ -43,7 +43,8 @@ CONTRACT = {
     "LaserVATDecode": (
         "lvlm positive question",
         "answer_input alpha beta max_tokens temperature seed instruction top_p top_k system "
-        "framing crop_budget adaptive counterfactual context counterfactual_context boxes",
+        "framing crop_budget adaptive counterfactual context counterfactual_context boxes "
+        "max_thinking_tokens repetition_penalty",
         "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
     ),
     "LaserAnswer": (
@@ -57,7 +58,7 @@ CONTRACT = {
         "",
         "preset query_free framing system kind top_heads rule first_depth last_depth layer "
         "min_side_px placement margin windows amount fill block crop_budget alpha beta top_p "
-        "top_k adaptive multiple_of locate_instruction",
+        "top_k adaptive multiple_of locate_instruction max_thinking_tokens repetition_penalty",
         "settings:LASER_SETTINGS",
     ),
     "LaserBoxPick": (
@@ -104,7 +105,7 @@ LEFT_OUT = {
     # Either node has what the other lacks
     "LaserAnswer": {
         "min_side_px", "placement", "margin", "windows", "multiple_of", "crop_budget", "alpha",
-        "beta", "top_p", "top_k", "adaptive",
+        "beta", "top_p", "top_k", "adaptive", "max_thinking_tokens", "repetition_penalty",
     },
     "LaserSettings": {
         "instruction", "scale", "answer_input", "max_tokens", "temperature", "seed",

@@ -557,6 +557,20 @@ test("a run shows its window, then the growing answer, then the result", () => {
   assert.equal(page.find(".growing"), null);
 });
 
+test("thoughts are told apart from the answer, while they grow and afterwards", () => {
+  const page = open("LaserAnswer", null);
+  page.view.progress({ text: "the question", thinking: true });
+  assert.equal(page.text(".laser-said.thought"), "the question");
+  page.view.progress({ text: "blue", thinking: false });
+  assert.equal(page.find(".thought"), null);
+  const tokens = { ...answer([token("the", 1), token("blue", 1)]), thought_tokens: 1 };
+  page.view.show({ pictures: [{ windows: windows(), tokens, plain: "" }], of: 1 });
+  assert.deepEqual(
+    page.all(".laser-token.thought[data-token]").map((mark) => mark.textContent),
+    ["the"],
+  );
+});
+
 test("after a run that failed the last result is back", () => {
   const page = openTokens([token("old", 1)]);
   page.view.progress({ text: "new" });

@@ -3,6 +3,7 @@
 import { button, el, joined } from "./dom.js";
 
 const SHORT = 40; // characters of an answer that is written large
+const STOPS = { "max tokens": "stoppedAtMax", "unfinished thought": "stoppedInThought" };
 const COPIED_MS = 1500; // how long the button says so
 
 /**
@@ -52,20 +53,22 @@ export function answerSection(host, signal) {
     element,
     show(picture) {
       const { text: words, count, seconds, stop_reason, uncut } = picture.tokens;
+      said.classList.remove("thought");
       write(words, false);
       drawPlain(picture);
       const took = Number.isFinite(seconds) && t("took", { count, seconds: seconds.toFixed(1) });
       note.textContent = joined(
         " ",
         took,
-        stop_reason === "max tokens" && t("stoppedAtMax"),
+        stop_reason in STOPS && t(STOPS[stop_reason]),
         uncut && t("uncut"),
       );
     },
-    /** The answer while it grows. */
-    stream(words) {
+    /** The answer while it grows, or the thoughts before it. */
+    stream(words, thinking = false) {
+      said.classList.toggle("thought", thinking);
       write(words, true);
-      note.textContent = t("answering");
+      note.textContent = t(thinking ? "thinking" : "answering");
       said.scrollTop = said.scrollHeight;
     },
     refresh() {},

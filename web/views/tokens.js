@@ -52,13 +52,18 @@ export function tokenSection(host, signal) {
   const words = (token) => t(`vat_${kind(token).replace(" ", "_")}`, { vat: shown(token.vat) });
   const visible = (text) => text.replaceAll("\n", "↵\n").replaceAll("\t", "⇥");
 
+  function classOf(token, index) {
+    const thought = index < (data.thought_tokens ?? 0) ? " thought" : "";
+    return `laser-token ${kind(token)}${thought}`;
+  }
+
   function drawPage() {
     const first = page * PAGE;
     const part = tokens.slice(first, first + PAGE);
     list.replaceChildren(
       ...part.map((token, index) =>
         el("span", {
-          class: `laser-token ${kind(token)}`,
+          class: classOf(token, first + index),
           role: "option",
           id: `${host.id}-token-${first + index}`,
           "data-token": first + index,

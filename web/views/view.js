@@ -134,7 +134,7 @@ export function createView(root, sections, given) {
       empty.hidden = pages.element.hidden = true;
       for (const { name, element, show, stream } of parts) {
         if (result[name]) show(result);
-        else if (result.text !== undefined && stream) stream(result.text);
+        else if (result.text !== undefined && stream) stream(result.text, result.thinking);
         else continue;
         element.hidden = false;
       }
