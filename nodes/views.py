@@ -79,8 +79,8 @@ def token_view(answer: Answer) -> dict[str, Any]:
     return {
         "text": answer.text,
         "stop_reason": answer.stop_reason,
-        "thought_tokens": answer.thought_tokens,
         "seconds": _short(answer.seconds_reading + answer.seconds_decoding),
+        "thought_tokens": answer.thought_tokens,
         "count": len(tokens),
         "tokens": tokens[:FIRST_TOKENS],
         "all_tokens": rest,

@@ -392,14 +392,22 @@ def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
-        (
-            longest - 1,
-            "choose fewer windows, or choose answer input 'crop', or shorten the question",
-        ),
+        (longest - 1, "shorten the question: pictures take 36 of the prompt's"),
     ):
         text_config.max_position_embeddings = limit
         with pytest.raises(ValueError, match=f"^{message}"):
             pipeline.answer(lvlm, noise_picture(), QUESTION, both)
+
+
+def test_a_prompt_that_is_too_long_is_shortened_where_it_is_longest():
+    remedies = {
+        ("llava", 10, 1): "shorten the question",
+        ("llava", 10, 2): "choose fewer windows, or choose answer input 'crop', or shorten",
+        ("qwen2_5_vl", 10, 1): "lower max_visual_tokens, or shorten the question",
+        ("qwen2_5_vl", 10_000, 1): "shorten the question, or lower max_visual_tokens",
+    }
+    for (model_type, text_tokens, pictures), said in remedies.items():
+        assert lvlm_of(model_type)._shortening(text_tokens, pictures).startswith(said)
 
 
 def test_the_mask_of_an_answer_can_be_changed_in_place():

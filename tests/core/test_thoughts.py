@@ -227,8 +227,8 @@ def test_the_report_has_the_thoughts_beside_the_answer():
     chosen = LaserSettings(decode=DecodeSettings(max_thinking_tokens=4))
     result = pipeline.answer(lvlm, noise_picture(), QUESTION, chosen)
     content = report(result, lvlm)
-    answer = content["answer"]
-    assert (answer["text"], answer["thoughts"]) == ("blue", " ".join(THOUGHT[:4]))
+    answer = content["generated"]["answer"]
+    assert (content["answer"], answer["thoughts"]) == ("blue", " ".join(THOUGHT[:4]))
     assert (answer["thought_tokens"], len(answer["tokens"])) == (5, 7)
     lines = summary(content)
     assert "stopped at end of answer, 7 tokens, 5 of them thoughts" in lines

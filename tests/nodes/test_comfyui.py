@@ -316,7 +316,8 @@ def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
     look, text = prompt.look([answer, 6]), prompt.add("PreviewAny", source=[settings, 0])
     outputs = server.run(prompt)
     reported = json.loads(seen(outputs[look]))["settings"]
-    assert reported["answer"] == {"answer_input": "crop", "crop_budget": 0.4}
+    assert reported["answer"]["answer_input"] == "crop"
+    assert reported["answer"]["crop_budget"] == 0.4
     assert (reported["decode"]["beta"], reported["decode"]["adaptive"]) == (0.3, 0.9)
     assert reported["layer"]["rule"] == "fuse"
     assert "beta: 0.3" in outputs[text]["text"][0].splitlines()

@@ -562,7 +562,7 @@ test("thoughts are told apart from the answer, while they grow and afterwards", 
   page.view.progress({ text: "the question", thinking: true });
   assert.equal(page.text(".laser-said.thought"), "the question");
   page.view.progress({ text: "blue", thinking: false });
-  assert.equal(page.find(".laser-said.thought"), null);
+  assert.equal(page.find(".thought"), null);
   const tokens = { ...answer([token("the", 1), token("blue", 1)]), thought_tokens: 1 };
   page.view.show({ pictures: [{ windows: windows(), tokens, plain: "" }], of: 1 });
   assert.deepEqual(

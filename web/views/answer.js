@@ -53,21 +53,21 @@ export function answerSection(host, signal) {
     element,
     show(picture) {
       const { text: words, count, seconds, stop_reason, uncut } = picture.tokens;
-      write(words, false);
       said.classList.remove("thought");
+      write(words, false);
       drawPlain(picture);
       const took = Number.isFinite(seconds) && t("took", { count, seconds: seconds.toFixed(1) });
       note.textContent = joined(
         " ",
         took,
-        STOPS[stop_reason] && t(STOPS[stop_reason]),
+        stop_reason in STOPS && t(STOPS[stop_reason]),
         uncut && t("uncut"),
       );
     },
     /** The answer while it grows, or the thoughts before it. */
     stream(words, thinking = false) {
-      write(words, true);
       said.classList.toggle("thought", thinking);
+      write(words, true);
       note.textContent = t(thinking ? "thinking" : "answering");
       said.scrollTop = said.scrollHeight;
     },
