@@ -373,15 +373,17 @@ def test_where_picture_and_crop_do_not_fit_both_streams_read_the_crop_alone(mode
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
     alone = settings(answer=AnswerSettings(answer_input="crop"))
-    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, alone).answer.prompt_tokens)
+    found = pipeline.locate(lvlm, noise_picture(), QUESTION, alone)
+    longest = max(pipeline.answer_from(lvlm, found).answer.prompt_tokens)
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
         (longest - 1, "shorten the question, or choose fewer windows"),
     ):
         text_config.max_position_embeddings = limit
-        with pytest.raises(ValueError, match=f"^{message}"):
-            pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
+        for chosen in (alone, settings()):  # from picture and crop too: not even the crop fits
+            with pytest.raises(ValueError, match=f"^{message}"):
+                pipeline.answer_from(lvlm, dataclasses.replace(found, settings=chosen))
 
 
 def test_the_mask_of_an_answer_can_be_changed_in_place():
