@@ -70,10 +70,10 @@ class VAQLayerSelect(DrawsWhatIsConnected):
         drawings, charts = Drawings(count), Drawings(count)
         for picture, maps, heat in zip(attention.pictures, attention.maps, heats, strict=True):
             added = contrast(maps, attention.contrast)
-            choice = select_layer(added, chosen)
+            choice = select_layer(added, chosen, maps.band)
             item = make_evidence(added, choice, maps)
             layers = torch.stack([map_layer(added, choice, layer) for layer in range(maps.layers)])
-            rule = select_layer(added, by_rule)
+            rule = select_layer(added, by_rule, maps.band)
             items.append(item)
             views.append(vaq_view(picture, item, layers, rule, chosen.layer >= 0))
             charts.add(vaq_chart(choice))

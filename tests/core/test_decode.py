@@ -685,9 +685,12 @@ def test_two_streams_with_a_repetition_penalty_equal_two_loops(model_type):
     lvlm = repeating(model_type)
     positive, negative = streams(lvlm, "shared picture + crop")
     prompts = positive.prompt, negative.prompt
-    expected, _ = two_loops(lvlm, *prompts, 1.0, TOKENS, penalty=0.6)
+    expected, logits = two_loops(lvlm, *prompts, 1.0, TOKENS, penalty=0.6)
     answer = decode(lvlm, positive, negative, settings(repetition_penalty=0.6))
     assert ids(answer) == expected
+    for token, (with_evidence, without) in zip(answer.tokens, logits, strict=True):
+        difference = float((with_evidence - without)[token.token_id])
+        assert token.vat == pytest.approx(difference, abs=1e-3)
     assert expected != two_loops(lvlm, *prompts, 1.0, TOKENS)[0], "the case must need the penalty"
 
 

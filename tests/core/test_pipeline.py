@@ -385,18 +385,18 @@ def test_a_window_by_hand_is_looked_at_in_any_case(evidence):
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
-    sentence = lvlm.locate_instruction  # as long as the prompt that locates
-    alone = settings(answer=AnswerSettings(answer_input="crop", instruction=sentence))
-    both = settings(answer=AnswerSettings(instruction=sentence))
-    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, alone).answer.prompt_tokens)
+    alone = settings(answer=AnswerSettings(answer_input="crop"))
+    found = pipeline.locate(lvlm, noise_picture(), QUESTION, alone)
+    longest = max(pipeline.answer_from(lvlm, found).answer.prompt_tokens)
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
         (longest - 1, "shorten the question: pictures take 36 of the prompt's"),
     ):
         text_config.max_position_embeddings = limit
-        with pytest.raises(ValueError, match=f"^{message}"):
-            pipeline.answer(lvlm, noise_picture(), QUESTION, both)
+        for chosen in (alone, settings()):  # from picture and crop too: not even the crop fits
+            with pytest.raises(ValueError, match=f"^{message}"):
+                pipeline.answer_from(lvlm, dataclasses.replace(found, settings=chosen))
 
 
 def test_a_prompt_that_is_too_long_is_shortened_where_it_is_longest():

@@ -35,8 +35,8 @@ CASES = {
     "defaults": {},
     "crop alone": {"answer": {"answer_input": "crop"}},
     "a budget": {"answer": {"crop_budget": 0.5}},
-    "plain decoding": {"decode": {"alpha": 0.0, "max_tokens": 3}},
-    "sampling": {"decode": {"temperature": 1.0, "seed": 5, "max_tokens": 4}},
+    "plain decoding": {"decode": {"alpha": 0.0, "max_tokens": 3, "adaptive": 0.0}},
+    "sampling": {"decode": {"temperature": 1.0, "seed": 5, "max_tokens": 4, "adaptive": 0.0}},
     "a layer by hand": {"layer": {"layer": 0}},
     "the processor's framing": {"prompt": {"framing": "processor"}},
     "other instructions": {
