@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
+from .geometry import Window
 from .models.lvlm import Lvlm
 from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
-from .results import Answer, LaserAnswer, Location
+from .results import LaserAnswer, Location
 from .settings import LaserSettings
 from .steps.answer_input import make_negative_stream, make_plain_stream, make_positive_stream
 from .steps.attention import ReadAttention, read_attention
-from .steps.certainty import plain_certainty
+from .steps.certainty import choose_reading
 from .steps.counterfactual import blocks_something, make_counterfactual
-from .steps.crop import place_windows
+from .steps.crop import closer_looks, given, place_windows
 from .steps.decode import decode
 from .steps.vaq import contrast, make_evidence, make_evidence_of_mask, select_layer
 
@@ -32,11 +33,13 @@ def locate(
     progress: Progress | None = None,
     *,
     mask: torch.Tensor | None = None,
+    window: Window | None = None,
     read: ReadAttention = read_attention,
 ) -> Location:
     """Steps 1-7: the windows of the picture (PIL, NumPy or tensor) that the question is about.
 
     mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 1-6 are left out.
+    window: on the picture, by hand: step 7 is left out.
     read: steps 1-2, or a version that remembers its results. Raises what the steps raise.
     """
     picture = to_picture(picture)
@@ -44,13 +47,14 @@ def locate(
     if mask is None:
         maps = read(lvlm, inputs, question, settings.prompt, progress)  # steps 1-2
         contrasted = contrast(maps, settings.contrast)  # step 3
-        choice = select_layer(contrasted, settings.layer)  # steps 4-5
+        choice = select_layer(contrasted, settings.layer, maps.band)  # steps 4-5
         found = make_evidence(contrasted, choice, maps)  # step 6
     else:
         check_mask(mask, picture)
         maps, found = None, make_evidence_of_mask(mask)
-    placement = place_windows(found, settings.crop)  # step 7
-    return Location(picture, inputs, question, settings, maps, found, placement)
+    placement = given(found, window) if window else place_windows(found, settings.crop)  # step 7
+    by_hand = window is not None
+    return Location(picture, inputs, question, settings, maps, found, placement, by_hand)
 
 
 def answer(
@@ -76,27 +80,22 @@ def answer_from(
     progress: Progress | None = None,
     on_text: OnText | None = None,
 ) -> LaserAnswer:
-    """Steps 8-10: the located question answered from the windows it was located in."""
-    decoding = found.settings.decode
-    unread = make_plain_stream(lvlm, found.inputs, found.question, found.settings)
-    gated = decoding.adaptive > 0 and found.maps is not None  # a mask says itself where to look
-    plain = plain_certainty(lvlm, unread, found, progress) if gated else unread
-    sure = plain.certainty is not None and plain.certainty >= decoding.adaptive
-    looks = not (sure or found.evidence.degenerate)
-    contrasts = looks and decoding.alpha > 0 and blocks_something(found)
+    """Steps 8-10: the located question answered from its windows, or from the picture alone."""
+    decoding, make = found.settings.decode, partial(make_positive_stream, lvlm)  # step 9
+    plain = make_plain_stream(lvlm, found.inputs, found.question, found.settings)
+    choice = choose_reading(lvlm, plain, found, closer_looks(found), make, progress)
+    looked, place = choice.place is not None, choice.place or found
+    contrasts = looked and decoding.alpha > 0 and blocks_something(place)
+    block = cache(lambda: make_counterfactual(place, lvlm.mean_colour))  # step 8, if it is read
 
-    block = cache(lambda: make_counterfactual(found, lvlm.mean_colour))  # step 8, if it is read
-    plain_answer: Answer | None = None
-    if with_plain or not looks:
+    if with_plain or not looked:
         stage = as_one_stage(progress, "answering plainly") if with_plain else progress
-        plain_answer = decode(lvlm, plain, None, decoding, stage, None if looks else on_text)
-    if plain_answer is not None and not looks:
-        laser = plain_answer
-    else:
-        positive = make_positive_stream(lvlm, found)  # step 9
-        blind = partial(make_negative_stream, lvlm, found, positive)
+        shown = None if looked else on_text
+        laser = plain_answer = decode(lvlm, choice.plain, None, decoding, stage, shown)
+    if looked:
+        blind = partial(make_negative_stream, lvlm, place, choice.reading.prompt)
         negative = (lambda: blind(block())) if contrasts else None
-        laser = decode(lvlm, positive, negative, decoding, progress, on_text)  # step 10
-    blocked = block() if laser.contrasted else None
-    skipped = "crop" if sure else "counterfactual" if contrasts and blocked is None else ""
-    return LaserAnswer(laser, found, blocked, plain_answer if with_plain else None, skipped)
+        laser = decode(lvlm, choice.reading, negative, decoding, progress, on_text)  # step 10
+    blocked, skipped = block() if laser.contrasted else None, contrasts and not laser.contrasted
+    plainly = plain_answer if with_plain else None
+    return LaserAnswer(laser, place, blocked, plainly, choice.looks, choice.believed, skipped)

@@ -16,4 +16,9 @@ def as_one_stage(progress: Progress | None, stage: str) -> Progress | None:
 
 
 OnText = Callable[[str], None]
-"""Called with the whole answer so far after each token; it may raise to interrupt."""
+"""Called with the whole answer so far after each token; it may raise to interrupt.
+
+While a model still thinks, the text is THINKING and its thoughts.
+"""
+
+THINKING = "(thinking) "

@@ -6,7 +6,7 @@ L: decoder layers, H: query heads, (gh, gw): the picture's patch grid.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -24,6 +24,7 @@ class AttentionMaps:
     grid: how the patches lie on the picture; picture_size: (width, height) in pixels.
     certainty: probability of the likeliest first token after the prompt with the question; None
     where not known.
+    band: the first and last depth, as fractions, in which the model's family is searched.
     """
 
     with_query: torch.Tensor
@@ -31,6 +32,7 @@ class AttentionMaps:
     grid: Grid
     picture_size: tuple[int, int]
     certainty: float | None = None
+    band: tuple[float, float] = (0.0, 1.0)
 
     @property
     def layers(self) -> int:
@@ -47,7 +49,8 @@ class LayerChoice:
 
     layer: the best of them, counted from 0. vaq: (L,) scores of all layers, float32.
     heads: (L, K) the top-K heads of every layer, best first. weights: {layer: weight}, sum 1.
-    reason: one sentence for people.
+    reason: one sentence for people. picked: {layer: heads} that count in place of the top ones.
+    largest: joined by the largest share at each patch, not by weight.
     """
 
     layer: int
@@ -55,6 +58,8 @@ class LayerChoice:
     heads: torch.Tensor
     weights: dict[int, float]
     reason: str
+    picked: dict[int, list[int]] = field(default_factory=dict)
+    largest: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Location:
     """Where the evidence lies: the outcome of steps 1-7, with its picture and question.
 
     picture: RGB; inputs: the same as encoded. maps: None where a mask from elsewhere is the
-    evidence.
+    evidence. by_hand: whether the window was given, not placed.
     """
 
     picture: Image.Image
@@ -121,6 +126,12 @@ class Location:
     maps: AttentionMaps | None
     evidence: Evidence
     placement: Placement
+    by_hand: bool = False
+
+    @property
+    def nothing_found(self) -> bool:
+        """Whether nothing says where to look: then the windows are the whole picture."""
+        return self.evidence.degenerate and not self.by_hand
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -154,8 +165,9 @@ class Alternative:
 class TokenRecord:
     """One token of an answer and its scores in each stream (step 10).
 
-    Logits are raw (z+, z-); probabilities are softmax values. The values without the evidence
-    are None where no counterfactual stream ran.
+    Logits are z+ and z-, after the repetition penalty; probabilities are softmax values. The values
+    without the evidence are None where no counterfactual stream ran. alternatives: the likeliest as
+    decoded, best first, then those without the evidence that are none of these.
     """
 
     text: str
@@ -177,13 +189,19 @@ class TokenRecord:
 class Answer:
     """An answer with a record per token.
 
-    stop_reason: "end of answer", "max tokens" or "stopping criteria". prompt_tokens: length of
-    each stream's prompt. Times in seconds.
+    text: without thoughts. stop_reason: "end of answer", "max tokens", "stopping criteria" or
+    "unfinished thought", where there is no answer. thoughts: what the model wrote before the
+    answer; thought_tokens: how many of the first tokens these are, marks and all. notes: what a
+    user should know of it, a sentence each. prompt_tokens: length of each stream's prompt. Times
+    in seconds.
     """
 
     text: str
     tokens: tuple[TokenRecord, ...]
     stop_reason: str
+    thoughts: str = ""
+    thought_tokens: int = 0
+    notes: tuple[str, ...] = ()
     prompt_tokens: tuple[int, ...] = ()
     seconds_reading: float = 0.0
     seconds_decoding: float = 0.0
@@ -195,15 +213,36 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Look:
+    """A reading that could have been the answer.
+
+    windows: what was read; none for the whole picture alone. certainty: probability of the
+    likeliest first token; None where nothing was compared.
+    """
+
+    windows: tuple[Window, ...]
+    certainty: float | None = None
+
+
+@dataclass(frozen=True)
 class LaserAnswer:
     """The outcome of the whole method.
 
+    location: with the windows of the look that was believed; the first ones if that was none.
     counterfactual: None where nothing was blocked. plain: the model's answer without the method,
-    None unless asked for. skipped: "crop" or "counterfactual" if `adaptive` left it out, else "".
+    None unless asked for. looks: what was read, in order; believed: the index of the surest.
+    skipped: whether `adaptive` left out the comparison without the evidence.
     """
 
     answer: Answer
     location: Location
     counterfactual: Counterfactual | None
     plain: Answer | None
-    skipped: str = ""
+    looks: tuple[Look, ...]
+    believed: int = 0
+    skipped: bool = False
+
+    @property
+    def looked_closer(self) -> bool:
+        """Whether the answer is read from windows."""
+        return bool(self.looks[self.believed].windows)

@@ -211,6 +211,9 @@ class ContrastSettings(Settings):
     )
 
 
+OF_FAMILY = -1.0  # a depth that is left to the model's family
+
+
 @dataclass(frozen=True)
 class LayerSettings(Settings):
     """Which layers and heads the evidence comes from (steps 4-5, Eqs. 4-5)."""
@@ -225,23 +228,25 @@ class LayerSettings(Settings):
     )
     rule: str = setting(
         "fuse",
-        "Which layers the evidence comes from. fuse: all, averaged by how much the question moves "
-        "them (VAQ); it found more on the demo model. argmax: the one the question moves most "
-        "(the paper).",
-        choices=("fuse", "argmax"),
+        "Which layers the evidence comes from. fuse: all that are searched, averaged by how much "
+        "the question moves them (VAQ). argmax: the one it moves most (the paper). max: the "
+        "largest share at each patch. heads: the heads moved most, and to one place; a sharp map.",
+        choices=("fuse", "argmax", "max", "heads"),
     )
     first_depth: float = setting(
-        0.0,
-        "Where the searched layers begin, as a fraction of the model's depth.",
-        low=0.0,
+        OF_FAMILY,
+        "Where the searched layers begin, as a fraction of the model's depth. -1: where the "
+        "model's family is known to look.",
+        low=-1.0,
         high=1.0,
         step=0.05,
         advanced=True,
     )
     last_depth: float = setting(
-        1.0,
-        "Where the searched layers end, as a fraction of the model's depth.",
-        low=0.0,
+        OF_FAMILY,
+        "Where the searched layers end, as a fraction of the model's depth. -1: where the model's "
+        "family is known to look.",
+        low=-1.0,
         high=1.0,
         step=0.05,
         advanced=True,
@@ -253,7 +258,13 @@ class LayerSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.first_depth > self.last_depth:
+        for name in ("first_depth", "last_depth"):
+            if -1 < getattr(self, name) < 0:
+                raise ValueError(
+                    f"choose a value from 0 to 1, or -1 for the family's: {name} is "
+                    f"{getattr(self, name)}"
+                )
+        if OF_FAMILY < self.last_depth < self.first_depth:
             raise ValueError(
                 f"choose at most last_depth, which is {self.last_depth}: first_depth is "
                 f"{self.first_depth}"
@@ -364,6 +375,15 @@ class AnswerSettings(Settings):
         step=0.05,
         advanced=True,
     )
+    looks: int = setting(
+        2,
+        "How often to look closer while the model is unsure (adaptive). Each look's window has 0.7 "
+        "of the sides of the one before, placed anew on the same map.",
+        low=1,
+        high=8,
+        step=1,
+        advanced=True,
+    )
     instruction: str = setting(
         "",
         "How to answer, such as 'Answer in one sentence.', added to the question when the model "
@@ -417,14 +437,37 @@ class DecodeSettings(Settings):
         step=1,
         advanced=True,
     )
-    seed: int = setting(0, "Seed of the sampling.", low=0, high=2**64 - 1, step=1)
+    seed: int = setting(
+        0,
+        "Seed of the sampling: it counts only where temperature is above 0.",
+        low=0,
+        high=2**64 - 1,
+        step=1,
+    )
     adaptive: float = setting(
-        0.0,
-        "Save time where the model is sure: skip the comparison when its first token is at least "
-        "this probable. LASER Answer skips the crop too when the plain answer is that sure. 0: "
-        "off.",
+        0.9,
+        "How sure the model must be of its first word (0 to 1) to look no closer, and to skip the "
+        "comparison without the evidence. Below it, it looks closer, and the answer it is surest "
+        "of is taken. 1: always look. 0: always look once, and believe it, as in the paper.",
         low=0.0,
         high=1.0,
+        step=0.01,
+    )
+    max_thinking_tokens: int = setting(
+        1024,
+        "Longest thoughts before the answer, in tokens, of a model that cannot be told to answer "
+        "at once. At the limit they are closed, and the answer follows. 0: none.",
+        low=0,
+        high=32768,
+        step=1,
+        advanced=True,
+    )
+    repetition_penalty: float = setting(
+        0.0,
+        "Above 1: tokens that were there before become less likely, which ends loops. 0: as the "
+        "model's folder says, like the transformers library. 1: off.",
+        low=0.0,
+        high=2.0,
         step=0.01,
         advanced=True,
     )
@@ -448,7 +491,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta": 0.0,
         "adaptive": 0.0,
     },
-    "fast": {"crop_budget": 0.4, "alpha": 0.0, "adaptive": 0.9},
+    "fast": {"crop_budget": 0.4, "alpha": 0.0, "looks": 1},
 }
 """Settings by name. What a preset leaves out has its default; a given value wins over a preset."""
 
@@ -460,7 +503,7 @@ class PresetSettings(Settings):
     preset: str = setting(
         "default",
         "Sets several settings at once; what you set yourself wins. paper: as published, with one "
-        "layer and the crop alone. fast: looks closer only when unsure, skips the second stream, "
+        "layer and the crop alone. fast: looks closer at most once, skips the second stream, "
         "and gives crops fewer tokens on native-resolution models.",
         choices=tuple(PRESETS),
     )

@@ -250,6 +250,23 @@ def windows_of(boxes: Any, count: int, size: tuple[int, int]) -> list[list[Windo
     return [[window_on(box, size) for box in one] or [whole_picture(size)] for one in lists]
 
 
+def window_by_hand(text: str, size: tuple[int, int]) -> Window | None:
+    """'x, y, width, height' as the window of a picture of (width, height); None for no text.
+
+    Raises ValueError for another text, and as `window_on`.
+    """
+    if not text.strip():
+        return None
+    try:
+        x, y, width, height = (float(part) for part in text.replace(",", " ").split())
+    except ValueError as error:
+        raise ValueError(
+            f"write override as four numbers, 'x, y, width, height', or leave it empty: it is "
+            f"{text!r}"
+        ) from error
+    return window_on({"x": x, "y": y, "width": width, "height": height}, size)
+
+
 def window_on(box: dict[str, Any], size: tuple[int, int]) -> Window:
     """A box record as the window of a picture of (width, height), cut to it.
 

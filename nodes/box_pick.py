@@ -15,7 +15,10 @@ class BoxPick:
         "Picks one box from the boxes of this pack or another, as a box and as four numbers. "
         "Choose the format of the boxes: it is never guessed."
     )
-    SEARCH_ALIASES = ("laser", "bounding box", "bbox", "select box", "box to numbers")
+    SEARCH_ALIASES = (
+        "laser", "bounding box", "bbox", "select box", "box to numbers", "detect", "検出枠",
+        "ボックス", "检测框", "边界框",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "pick"
     RETURN_TYPES = (BOUNDING_BOX, "INT", "INT", "INT", "INT")

@@ -16,7 +16,7 @@ from .batches import (
     pictures_of,
     regions_of,
     size_of,
-    window_on,
+    window_by_hand,
 )
 from .runtime import DrawsWhatIsConnected, ui
 from .views import window_view
@@ -28,6 +28,7 @@ from .widgets import (
     IMAGE_SOCKET,
     MASK_SOCKET,
     UNIQUE_ID,
+    WINDOW_BY_HAND,
     settings_from,
     widgets,
 )
@@ -39,9 +40,14 @@ class ConViCrop(DrawsWhatIsConnected):
         "Where nothing was found, the window is the whole picture. Crops of different sizes are "
         "enlarged to the largest width and height of their batch."
     )
-    SEARCH_ALIASES = ("laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest")
+    SEARCH_ALIASES = (
+        "laser", "crop", "zoom", "crop by mask", "vicrop", "region of interest", "detect",
+        "locate", "detailer", "切り抜き", "拡大", "検出", "位置", "ディテーラー", "裁剪", "放大",
+        "检测", "定位", "细节修复",
+    )  # fmt: skip
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "crop"
     RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE")
     RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay")
@@ -62,15 +68,7 @@ class ConViCrop(DrawsWhatIsConnected):
             "required": {"image": IMAGE_SOCKET},
             "optional": {
                 **widgets(CropSettings, "scale", "min_side_px", "placement", "margin", "windows"),
-                "override": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "A window you set by hand, for every picture: 'x, y, width, "
-                        "height' in pixels. Empty: the evidence places it.",
-                        "advanced": True,
-                    },
-                ),
+                "override": WINDOW_BY_HAND,
                 **widgets(CropSettings, "multiple_of"),
                 "evidence": EVIDENCE_SOCKET,
                 "mask": MASK_SOCKET,
@@ -92,8 +90,9 @@ class ConViCrop(DrawsWhatIsConnected):
         from ..laser_core.steps.crop import place_windows
 
         chosen = settings_from(CropSettings, values)
-        batch, by_hand = batch_of(image), _parsed(override)
-        size, draws = size_of(batch), self.draws(unique_id)
+        batch, draws = batch_of(image), self.draws(unique_id)
+        size = size_of(batch)
+        by_hand = window_by_hand(override, size)
         if by_hand is not None and evidence is None and mask is None:
             items = repeat(None, len(batch))
         else:
@@ -103,8 +102,7 @@ class ConViCrop(DrawsWhatIsConnected):
             if by_hand is None:
                 placement = place_windows(item, chosen)
             else:
-                window = window_on(by_hand, size)
-                placement = Placement((window,), (_share(item, window),))
+                placement = Placement((by_hand,), (_share(item, by_hand),))
             placements.append(placement)
             views.append(window_view(picture, item, placement, by_hand=by_hand is not None))
             if draws:
@@ -130,20 +128,6 @@ def window_lines(placements: list) -> list[str]:
         for placement in placements
         for window, share in zip(placement.windows, placement.shares, strict=True)
     ]
-
-
-def _parsed(override: str) -> dict[str, float] | None:
-    """'x, y, width, height' as a box; None for an empty text."""
-    if not override.strip():
-        return None
-    try:
-        x, y, width, height = (float(part) for part in override.replace(",", " ").split())
-    except ValueError as error:
-        raise ValueError(
-            f"write override as four numbers, 'x, y, width, height', or leave it empty: it is "
-            f"{override!r}"
-        ) from error
-    return {"x": x, "y": y, "width": width, "height": height}
 
 
 def _share(item: Any, window: Any) -> float:

@@ -25,7 +25,11 @@ class ContrastiveAttention:
         "Reads each picture with and without the question and compares where the model looks, in "
         "every layer. VAQ Layer Select then weighs the layers."
     )
-    SEARCH_ALIASES = ("laser", "attention map", "visual grounding", "heat map", "saliency")
+    SEARCH_ALIASES = (
+        "laser", "attention map", "visual grounding", "heat map", "heatmap", "saliency",
+        "explain", "ヒートマップ", "注意マップ", "可視化", "説明可能", "热力图", "注意力",
+        "可视化", "可解释",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "read"
     RETURN_TYPES = (ATTENTION, "IMAGE")

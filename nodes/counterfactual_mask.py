@@ -39,7 +39,10 @@ class CounterfactualMask:
         "Decode compares the answers with and without it. A mask is blocked whole, whatever the "
         "amount; where nothing was found, nothing is blocked."
     )
-    SEARCH_ALIASES = ("laser", "counterfactual", "block", "mask out", "hide object", "ablate")
+    SEARCH_ALIASES = (
+        "laser", "counterfactual", "block", "mask out", "hide object", "ablate", "explain",
+        "隠す", "マスク", "反事実", "遮挡", "遮罩", "反事实",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "block"
     RETURN_TYPES = ("IMAGE", "MASK", "IMAGE")

@@ -11,7 +11,16 @@ from ..laser_core.settings import (
     DecodeSettings,
     LaserSettings,
 )
-from .batches import Drawings, batch_of, boxes_of, crops_of, masks_of, pictures_of, size_of
+from .batches import (
+    Drawings,
+    batch_of,
+    boxes_of,
+    crops_of,
+    masks_of,
+    pictures_of,
+    size_of,
+    window_by_hand,
+)
 from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, ui
 from .views import token_view, window_view
 from .widgets import (
@@ -22,6 +31,7 @@ from .widgets import (
     NODE_ON_PAGE,
     QUESTION,
     SETTINGS,
+    WINDOW_BY_HAND,
     preset_widget,
     widgets,
 )
@@ -38,9 +48,16 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         "Finds what the question is about, looks there closely and answers: the whole method in "
         "one node. The other nodes do the same step by step."
     )
-    SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "visual grounding", "vlm")
+    SEARCH_ALIASES = (
+        "laser", "vqa", "vlm", "llm", "multimodal", "question", "ask", "answer", "caption",
+        "describe", "image to text", "interrogate", "detect", "locate", "explain",
+        "visual grounding", "質問", "回答", "画像説明", "画像からテキスト", "キャプション",
+        "検出", "視覚的質問応答", "提问", "问答", "视觉问答", "描述", "图生文", "图像描述",
+        "反推", "检测", "定位",
+    )  # fmt: skip
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "answer"
     RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING")
     RETURN_NAMES = (
@@ -56,7 +73,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         "at.",
         "The evidence as a mask of the picture's size: 1 where it is strongest.",
         "The windows as x, y, width, height in pixels; one list per picture.",
-        "Everything about the run as JSON; one per picture.",
+        "Everything about the run as JSON, with the answer as text at its key 'answer'; one per "
+        "picture.",
         "The answer, its number of tokens, its time and, if it stopped early, the reason. Then "
         "the plain answer and where the evidence comes from; one per picture.",
     )
@@ -93,6 +111,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                     {"tooltip": "From LASER Settings. It then decides every setting that this "
                                 "node does not show. Not connected: the preset decides them."},
                 ),
+                "override": WINDOW_BY_HAND,
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -106,6 +125,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         with_plain: bool = True,
         mask: Any = None,
         settings: Any = None,
+        override: str = "",
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -123,6 +143,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         batch, draws = batch_of(image), self.draws(unique_id)
         count, size = len(batch), size_of(batch)
         # All checked before the first answer
+        by_hand = window_by_hand(override, size)
         masks = [None] * count if mask is None else list(masks_of(mask, count, size))
         progress, live = NodeProgress(count), ViewProgress(unique_id, extra_pnginfo)
         answers, plain, reports, lines = [], [], [], []
@@ -133,9 +154,17 @@ class LaserAnswerNode(DrawsWhatIsConnected):
             for picture, one_mask, heat in zip(pictures_of(batch), masks, heats, strict=True):
                 progress.next_picture()
                 location = pipeline.locate(
-                    model, picture, question, settings, progress, mask=one_mask, read=lvlm.read
+                    model,
+                    picture,
+                    question,
+                    settings,
+                    progress,
+                    mask=one_mask,
+                    window=by_hand,
+                    read=lvlm.read,
                 )
-                windows.append(window_view(picture, location.evidence, location.placement))
+                found = location.evidence, location.placement
+                windows.append(window_view(picture, *found, by_hand=location.by_hand))
                 live.windows(windows[-1])
                 result = pipeline.answer_from(
                     model, location, with_plain=with_plain, progress=progress, on_text=live.text

@@ -10,7 +10,7 @@ from .handles import SettingsHandle
 from .laser_answer import CARRIED
 from .widgets import CATEGORY, SETTINGS, preset_widget, widgets
 
-ADDED = ("multiple_of", "locate_instruction")
+ADDED = ("multiple_of", "locate_instruction", "max_thinking_tokens", "repetition_penalty", "looks")
 """At the end, in this order: saved workflows hold values by their place."""
 
 
@@ -19,7 +19,10 @@ class LaserSettingsNode:
         "Holds every setting that LASER Answer does not show. Connect it to LASER Answer's input "
         "'settings'. It then decides all of them, whatever preset is chosen there."
     )
-    SEARCH_ALIASES = ("laser", "options", "parameters", "preset", "advanced settings", "paper")
+    SEARCH_ALIASES = (
+        "laser", "options", "parameters", "preset", "advanced settings", "paper", "設定",
+        "プリセット", "设置", "预设",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "choose"
     RETURN_TYPES = (SETTINGS,)

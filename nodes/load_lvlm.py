@@ -12,7 +12,7 @@ from ..laser_core.settings import LoadSettings
 from . import models
 from .handles import LvlmHandle
 from .runtime import NodeProgress, best_precision, devices, make_room, manage, run_device
-from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, settings_from, widgets
+from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, OpenChoices, settings_from, widgets
 
 # Two Load LVLM nodes of the same settings share one model
 _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
@@ -24,7 +24,11 @@ class LoadLVLM:
         "The demo model comes with this pack and runs on any computer. A model that is already on "
         "this computer is used where it is; others are downloaded to models/LLM on first use."
     )
-    SEARCH_ALIASES = ("laser", "vlm", "vision language model", "llava", "qwen", "load vqa model")
+    SEARCH_ALIASES = (
+        "laser", "vlm", "llm", "multimodal", "vision language model", "llava", "qwen",
+        "load vqa model", "視覚言語モデル", "マルチモーダル", "モデル読み込み", "视觉语言模型",
+        "多模态", "大语言模型", "加载模型",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = (LVLM,)
@@ -38,7 +42,7 @@ class LoadLVLM:
             "required": {},
             "optional": {
                 "model": (
-                    list(choices),
+                    OpenChoices(choices),
                     {
                         "default": models.DEMO_LABEL,
                         "tooltip": "The demo model comes first: it needs no download and knows "
@@ -73,8 +77,9 @@ class LoadLVLM:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, model: str | None = None, custom_model: str | None = None):
-        return models.complaint(model, custom_model) or True
+    def VALIDATE_INPUTS(cls, custom_model: str | None = None):
+        """ComfyUI marks every input that this asks for: it asks for one, and `load` checks both."""
+        return models.complaint(None, custom_model) or True
 
     def load(
         self,
@@ -107,7 +112,10 @@ class UnloadLVLM:
         "model is freed afterwards; the result passes through. The model is loaded again on its "
         "next use."
     )
-    SEARCH_ALIASES = ("laser", "free memory", "vram", "unload model", "purge")
+    SEARCH_ALIASES = (
+        "laser", "free memory", "vram", "unload model", "purge", "メモリ解放", "モデル解放",
+        "释放显存", "卸载模型",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "unload"
     OUTPUT_NODE = True  # freeing memory is worth a run even when nothing follows

@@ -31,7 +31,10 @@ class PasteBack:
         "Puts an edited crop of any size back where Con-ViCrop cut it out. Outside the region the "
         "picture does not change at all."
     )
-    SEARCH_ALIASES = ("laser", "uncrop", "stitch", "composite", "paste crop", "inpaint stitch")
+    SEARCH_ALIASES = (
+        "laser", "uncrop", "stitch", "composite", "paste crop", "inpaint stitch", "detailer",
+        "貼り戻し", "貼り付け", "ディテーラー", "贴回", "粘贴", "细节修复",
+    )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "paste"
     RETURN_TYPES = ("IMAGE",)

@@ -85,10 +85,13 @@ class ViewProgress:
 
     def text(self, text: str) -> None:
         """The answer as it grows, a few times a second."""
+        from ..laser_core.progress import THINKING
+
         now = time.monotonic()
         if now - self._last >= TEXT_SECONDS:
             self._last = now
-            self._send(text=text[-TEXT_CHARACTERS:])
+            said = text.removeprefix(THINKING)
+            self._send(text=said[-TEXT_CHARACTERS:], thinking=said != text)
 
     def windows(self, view: dict[str, Any]) -> None:
         """Where the answer is being read from."""

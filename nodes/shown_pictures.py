@@ -38,12 +38,16 @@ class Shown:
     blocked_context: Image.Image | None
 
     @property
+    def uncut(self) -> bool:
+        """True when the crop is the whole picture, as where Con-ViCrop is bypassed."""
+        return (
+            self.context is not None and len(self.crops) == 1 and _same(self.crops[0], self.context)
+        )
+
+    @property
     def nothing_found(self) -> bool:
         """True when the crop is the whole picture and nothing is blocked: then it is shown once."""
-        if self.context is None or len(self.crops) > 1:
-            return False
-        blocked = self.blocked_crops or self.crops
-        return _same(self.crops[0], self.context) and _same(blocked[0], self.context)
+        return self.uncut and _same((self.blocked_crops or self.crops)[0], self.context)
 
     def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
         """The positive stream and, where there is a counterfactual, what makes the negative one."""
@@ -62,7 +66,9 @@ class Shown:
             seen, shared = whole, self.blocked_context is None
             if not shared and settings.answer.answer_input == "picture + crop":
                 seen = model.encode(self.blocked_context, settings.prompt.framing)
-            return make_crops_stream(model, seen, self.blocked_crops, question, settings, shared)
+            return make_crops_stream(
+                model, seen, self.blocked_crops, question, settings, shared, like=positive.prompt
+            )
 
         return positive, negative
 

@@ -19,9 +19,14 @@ class VAQLayerSelect(DrawsWhatIsConnected):
         "Query, VAQ). The evidence is the average of all layers, weighted by that score. With "
         "rule argmax, as in the paper, it is the best layer alone."
     )
-    SEARCH_ALIASES = ("laser", "layer", "visual activation by query", "heat map", "grounding")
+    SEARCH_ALIASES = (
+        "laser", "layer", "visual activation by query", "heat map", "heatmap", "grounding",
+        "locate", "detect", "segment", "explain", "ヒートマップ", "位置", "検出", "セグメント",
+        "热力图", "定位", "检测", "分割",
+    )  # fmt: skip
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "select"
     RETURN_TYPES = (EVIDENCE, "MASK", "IMAGE", "INT", "STRING", "IMAGE")
     RETURN_NAMES = ("evidence", "heat_map", "overlay", "layer", "report", "chart")
@@ -65,10 +70,10 @@ class VAQLayerSelect(DrawsWhatIsConnected):
         drawings, charts = Drawings(count), Drawings(count)
         for picture, maps, heat in zip(attention.pictures, attention.maps, heats, strict=True):
             added = contrast(maps, attention.contrast)
-            choice = select_layer(added, chosen)
+            choice = select_layer(added, chosen, maps.band)
             item = make_evidence(added, choice, maps)
             layers = torch.stack([map_layer(added, choice, layer) for layer in range(maps.layers)])
-            rule = select_layer(added, by_rule)
+            rule = select_layer(added, by_rule, maps.band)
             items.append(item)
             views.append(vaq_view(picture, item, layers, rule, chosen.layer >= 0))
             charts.add(vaq_chart(choice))

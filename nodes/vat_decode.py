@@ -26,6 +26,8 @@ from .widgets import (
     widgets,
 )
 
+UNCUT = "read from the whole picture: nothing was found, or Con-ViCrop is bypassed"
+
 
 class VATDecode:
     DESCRIPTION = (
@@ -34,9 +36,14 @@ class VATDecode:
         "a context the model sees picture and crop, and native-resolution models (Qwen-VL) get "
         "the crop enlarged."
     )
-    SEARCH_ALIASES = ("laser", "vqa", "caption", "ask", "answer", "contrastive decoding", "vat")
+    SEARCH_ALIASES = (
+        "laser", "vqa", "question", "ask", "answer", "caption", "describe", "image to text",
+        "interrogate", "explain", "contrastive decoding", "vat", "質問", "回答", "画像説明",
+        "画像からテキスト", "キャプション", "提问", "问答", "描述", "图生文", "图像描述", "反推",
+    )  # fmt: skip
     CATEGORY = CATEGORY
-    HAS_INTERMEDIATE_OUTPUT = True  # its view is sent again when the node is cached
+    OUTPUT_NODE = True  # its view is a result: nothing needs to follow
+    HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "decode"
     RETURN_TYPES = ("STRING", TRACE, "STRING", "STRING")
     RETURN_NAMES = ("answer", "trace", "json", "report")
@@ -44,7 +51,7 @@ class VATDecode:
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "Every token with its probability with and without the evidence.",
-        "Everything about the answer as JSON; one per picture.",
+        "Everything about the answer as JSON, with its text at its key 'answer'; one per picture.",
         "The answer, its number of tokens, its time and, if it stopped early, the reason; one per "
         "picture.",
     )
@@ -94,6 +101,7 @@ class VATDecode:
                                 "own size instead of its batch's.",
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
+                **widgets(DecodeSettings, "max_thinking_tokens", "repetition_penalty"),
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -118,19 +126,21 @@ class VATDecode:
         settings = settings_from_groups(values)
         shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
         progress, live = NodeProgress(len(shown)), ViewProgress(unique_id, extra_pnginfo)
-        answers, reports = [], []
+        answers, reports, lines, views = [], [], [], []
         with lvlm.running() as model:
             for one in shown:
                 progress.next_picture()
                 streams = one.streams(model, question, settings)
                 answer = decode(model, *streams, settings.decode, progress, live.text)
                 answers.append(answer)
-                content = report_answer(answer, question, model, settings, lvlm.settings)
+                notes = [UNCUT] if one.uncut else []
+                content = report_answer(answer, question, model, settings, lvlm.settings, notes)
                 reports.append(to_json(content))
+                lines.append("; ".join([describe_answer(answer), *notes]))
+                views.append({**token_view(answer), "uncut": one.uncut})
         texts = [answer.text for answer in answers]
-        lines = [describe_answer(answer) for answer in answers]
         return {
-            "ui": ui(lines, laser_tokens=[token_view(answer) for answer in answers]),
+            "ui": ui(lines, laser_tokens=views),
             "result": (texts, TraceHandle(answers), reports, lines),
         }
 

@@ -63,10 +63,14 @@ def window_view(
 
 
 def token_view(answer: Answer) -> dict[str, Any]:
-    """One answer, token by token; `all_tokens` is a file with the rest of a long one."""
+    """One answer, token by token; `all_tokens` is a file with the rest of a long one.
+
+    The token that ends an answer is none of what it says.
+    """
     from ..laser_core.files import to_plain
 
-    tokens = [_token(token) for token in answer.tokens]
+    ended = answer.stop_reason == "end of answer"
+    tokens = [_token(token) for token in answer.tokens[: len(answer.tokens) - ended]]
     rest = None
     if len(tokens) > FIRST_TOKENS and (place := temp_file(".json")):
         path, rest = place
@@ -75,6 +79,8 @@ def token_view(answer: Answer) -> dict[str, Any]:
     return {
         "text": answer.text,
         "stop_reason": answer.stop_reason,
+        "seconds": _short(answer.seconds_reading + answer.seconds_decoding),
+        "thought_tokens": answer.thought_tokens,
         "count": len(tokens),
         "tokens": tokens[:FIRST_TOKENS],
         "all_tokens": rest,

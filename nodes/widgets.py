@@ -38,6 +38,15 @@ QUESTION = (
         "the model's attention with and without it.",
     },
 )
+WINDOW_BY_HAND = (
+    "STRING",
+    {
+        "default": "",
+        "tooltip": "A window you set by hand, for every picture: 'x, y, width, height' in pixels. "
+        "Empty: the evidence places it.",
+        "advanced": True,
+    },
+)
 UNIQUE_ID = {"unique_id": "UNIQUE_ID"}
 # What tells the page which node of which workflow a message is for
 NODE_ON_PAGE = {**UNIQUE_ID, "extra_pnginfo": "EXTRA_PNGINFO"}
@@ -55,6 +64,15 @@ class AnyType(str):
 
 
 ANY = AnyType("*")
+
+
+class OpenChoices(list):
+    """Choices that ComfyUI holds no value against: the node says what is wrong with another one."""
+
+    __slots__ = ()
+
+    def __contains__(self, value: object) -> bool:
+        return True
 
 
 def widgets(settings: type[Settings], *names: str, **replaced: dict[str, Any]) -> dict[str, tuple]:

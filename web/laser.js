@@ -4,14 +4,15 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { el } from "./views/dom.js";
 import { modelLine, modelsOf } from "./views/model.js";
-import { fileQuery, kept, picturesOf, restored } from "./views/payload.js";
+import { fileQuery, firstLine, kept, picturesOf, restored } from "./views/payload.js";
 import { fillIn, presetsOf } from "./views/presets.js";
-import { translator } from "./views/strings.js";
+import { choiceNamer, translator } from "./views/strings.js";
 import { createView, VIEWS } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
 const LEAST_WIDTH_PX = 320; // of a new node with a view
 const EMPTY_HEIGHT_PX = 64; // of a view with nothing to show
+const SAMPLING = ["seed", "control_after_generate", "top_p", "top_k"];
 const LINE_HEIGHT_PX = 64; // of a line about a model, which may wrap twice
 const views = new Map(); // node -> its view while the node is on a graph
 const folds = new Map(); // node -> what folds its rarely used inputs
@@ -21,10 +22,9 @@ const lines = new Map(); // node -> what writes the line about its model
 let texts = {};
 let made = 0;
 
-const t = translator(
-  () => texts,
-  () => app.extensionManager.setting.get("Comfy.Locale"),
-);
+const language = () => app.extensionManager.setting.get("Comfy.Locale");
+const t = translator(() => texts, language);
+const nameOfChoice = choiceNamer(() => texts, language);
 
 app.registerExtension({
   name: "laser.views",
@@ -52,6 +52,10 @@ app.registerExtension({
         for (const view of views.values()) view.settle();
       });
     }
+    api.addEventListener("execution_start", () => {
+      for (const view of views.values()) view.fail(null);
+    });
+    api.addEventListener("execution_error", ({ detail }) => showError(detail));
   },
 
   beforeRegisterNodeDef(_, definition) {
@@ -69,8 +73,11 @@ app.registerExtension({
     const spec = VIEWS[node.comfyClass];
     if (spec) attach(node, spec);
     if (presets.has(node.comfyClass)) followPreset(node, presets.get(node.comfyClass));
+    if (!/^Laser[A-Z]/.test(node.comfyClass ?? "")) return;
     if (models.has(node.comfyClass)) describeModel(node);
-    if (/^Laser[A-Z]/.test(node.comfyClass ?? "")) foldAdvanced(node);
+    foldAdvanced(node);
+    nameChoices(node);
+    if (widgetOf(node, "temperature")) greySampling(node);
   },
 
   /** After undo, or on coming back to a workflow's tab: the page still has the last results. */
@@ -86,10 +93,12 @@ app.registerExtension({
 function attach(node, { sections, height }) {
   const root = el("div", { class: "laser-view" });
   const reserve = addElement(node, root);
-  reserve(EMPTY_HEIGHT_PX);
+  let room = EMPTY_HEIGHT_PX;
+  reserve(room);
   node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
-  const host = hostOf(node, () => {
-    reserve(height);
+  const host = hostOf(node, (px = height) => {
+    room = Math.max(room, px);
+    reserve(room);
     node.expandToFitContent?.();
   });
 
@@ -131,9 +140,15 @@ function addElement(node, root) {
   const widget = node.addDOMWidget("laser_view", "laser_view", root, {
     serialize: false,
     hideOnZoom: false,
+    hideInPanel: true, // it is no parameter
     getMinHeight: () => leastHeight,
   });
   widget.serialize = false;
+  const overWidget = node.getWidgetOnPos;
+  node.getWidgetOnPos = function (...given) {
+    const found = overWidget.apply(this, given);
+    return found === widget ? undefined : found; // no menu offers it as a favourite
+  };
   return (px) => {
     leastHeight = px;
     root.style.minHeight = `${px}px`; // the newer renderer measures the element itself
@@ -212,6 +227,26 @@ function foldAdvanced(node) {
   chain(node, "onRemoved", () => folds.delete(node));
 }
 
+/** What only sampling uses is greyed out while the likeliest token is always taken. */
+function greySampling(node) {
+  const temperature = widgetOf(node, "temperature");
+  const used = SAMPLING.map((name) => widgetOf(node, name)).filter(Boolean);
+  const follow = () => {
+    const samples = temperature.value > 0 || isLinked(node, "temperature");
+    for (const widget of used) widget.disabled = !samples;
+    node.setDirtyCanvas(true, true);
+  };
+  follow();
+  chain(temperature, "callback", follow);
+  for (const event of ["onAdded", "onConfigure", "onConnectionsChange"]) chain(node, event, follow);
+}
+
+/** Choices have their translation before them; what is stored stays English. */
+function nameChoices(node) {
+  for (const { type, options } of node.widgets ?? [])
+    if (type === "combo") options.getOptionLabel ??= nameOfChoice;
+}
+
 /** Choosing a preset writes its values into the node's widgets: what is seen is what runs. */
 function followPreset(node, values) {
   const preset = widgetOf(node, "preset");
@@ -236,6 +271,9 @@ function hostOf(node, makeRoom) {
       const answer = query && (await api.fetchApi(query).catch(() => null));
       return answer?.ok ? answer.json().catch(() => null) : null;
     },
+    copy: copied,
+    copyPicture: copiedPicture,
+    savePicture: saved,
     get: (name) => widgetOf(node, name)?.value,
     set(name, value) {
       const widget = widgetOf(node, name);
@@ -258,6 +296,41 @@ function hostOf(node, makeRoom) {
   };
 }
 
+/** Puts a text on the clipboard. Pages that are not served safely have the old command alone. */
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = el("textarea", { class: "laser-unseen", readonly: true });
+    field.value = text;
+    const before = document.activeElement;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    before?.focus?.({ preventScroll: true });
+    return done;
+  }
+}
+
+/** Puts a picture on the clipboard, where the page may. */
+async function copiedPicture(blob) {
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ [blob.type]: blob })]);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function saved(blob) {
+  const href = URL.createObjectURL(blob);
+  el("a", { href, download: "laser.png" }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 1000); // the download has begun by then
+  return true;
+}
+
 /**
  * Keeps the last result in the workflow. A run is not an edit: the result also goes into the state
  * that edits are compared with, or the next Ctrl+Z would take back the result and nothing else.
@@ -276,13 +349,41 @@ function keep(node, result) {
   api.dispatchCustomEvent("graphChanged", state); // so that the page's draft has it too
 }
 
+/** Says what went wrong on the node that failed, or on those that waited for one without a view. */
+function showError({ node_id, node_type, exception_message }) {
+  const failed = nodeOf(String(node_id).split(":"), app.rootGraph ?? app.graph);
+  if (failed?.comfyClass !== node_type) return; // of a workflow in another tab
+  const said = firstLine(exception_message);
+  if (views.has(failed)) views.get(failed).fail(said);
+  else for (const node of behind(failed)) views.get(node)?.fail(`${failed.title}: ${said}`);
+}
+
+/** The nodes that get something from one, directly or through others, in its graph. */
+function behind(first) {
+  const found = new Set();
+  const add = (node) => {
+    for (const id of (node?.outputs ?? []).flatMap(({ links }) => links ?? [])) {
+      const next = node.graph.getNodeById(node.graph.getLink(id)?.target_id);
+      if (!next || found.has(next)) continue;
+      found.add(next);
+      add(next);
+    }
+  };
+  add(first);
+  return found;
+}
+
 const CANVAS_METHODS = {
   pointerdown: "processMouseDown",
   pointermove: "processMouseMove",
   pointerup: "processMouseUp",
 };
 
-/** In the classic renderer a DOM widget would swallow the wheel and the middle button. */
+/**
+ * In the classic renderer a DOM widget would swallow the wheel, the middle and the right button. In
+ * the newer one a right click would be on a parameter; it is on the node. A selected text has the
+ * browser's own menu.
+ */
 function forwardToCanvas(root) {
   const controller = new AbortController();
   const { signal } = controller;
@@ -296,18 +397,43 @@ function forwardToCanvas(root) {
     root.addEventListener(
       type,
       (event) => {
-        const held = type === "pointermove" ? event.buttons & 4 : event.button === 1;
-        if (held && classic()) app.canvas[method](event);
+        const { button, buttons } = event;
+        const held = type === "pointermove" ? buttons & 6 : button === 1 || button === 2;
+        if (held && classic() && !(button === 2 && hasSelection(root))) app.canvas[method](event);
       },
       { signal },
     );
   }
+  root.addEventListener(
+    "contextmenu",
+    (event) => {
+      if (hasSelection(root)) return;
+      event.preventDefault();
+      if (classic()) return;
+      event.stopPropagation();
+      root
+        .closest("[data-node-id]")
+        ?.dispatchEvent(new MouseEvent("contextmenu", { ...mouseOf(event), bubbles: true }));
+    },
+    { signal },
+  );
   return controller;
 }
 
+/** Whether a text inside an element is selected. */
+function hasSelection(root) {
+  const selection = getSelection();
+  return Boolean(selection) && !selection.isCollapsed && root.contains(selection.anchorNode);
+}
+
+const mouseOf = ({ clientX, clientY, ctrlKey, shiftKey, button, buttons }) => ({
+  ...{ clientX, clientY, ctrlKey, shiftKey, button, buttons },
+  cancelable: true,
+});
+
 /** True over a list that can itself be scrolled. */
 function scrolls(event) {
-  const list = event.target.closest?.(".laser-tokens, .laser-detail");
+  const list = event.target.closest?.(".laser-said, .laser-tokens, .laser-detail");
   return Boolean(list) && !event.ctrlKey && list.scrollHeight > list.clientHeight + 1;
 }
 

@@ -7,22 +7,30 @@ are the library's, unchanged. Does not know how the logits are mixed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from ..models.chat import Prompt, Stream
+from ..models.chat_formats import THOUGHT_BEGIN, THOUGHT_END
 from ..models.lvlm import Lvlm
-from ..progress import OnText, Progress
+from ..progress import THINKING, OnText, Progress
 from ..results import Answer
 from ..settings import DecodeSettings
 from .kernels import heads_as_rows
 from .reading import ReadStream, read_blocked, read_stream
+from .thoughts import Thoughts
 from .token_records import Recorder, text_of_tokens
 from .two_streams import Mix, Rows, TwoStreams
 
@@ -41,7 +49,7 @@ def generate(
 
     options: for the library's `generate`. The rest is as in `steps.decode.decode`.
     """
-    started = time.perf_counter()
+    started, penalty = time.perf_counter(), _repetition_penalty(lvlm, settings)
     streams = _read_streams(lvlm, positive, negative, settings, progress)
     lengths = tuple(stream.prompt.length for stream in streams)
     try:
@@ -53,9 +61,11 @@ def generate(
     read = time.perf_counter()
     recorder = Recorder(lvlm, mix)
     try:
-        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, mix, recorder.observe):
+        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, mix, recorder.observe, penalty):
             prompt = rows.input_ids.shape[1]
-            watcher = _Watcher(lvlm, prompt, settings.max_tokens, progress, on_text)
+            most = _most_thoughts(lvlm, positive.prompt, settings)
+            thoughts = Thoughts(lvlm, positive.prompt, most)
+            watcher = _Watcher(lvlm, prompt, settings.max_tokens, thoughts, progress, on_text)
             token_ids = _library_generate(lvlm, rows, settings, watcher, options)
         records = recorder.records(token_ids)
     finally:
@@ -65,9 +75,12 @@ def generate(
             lvlm.release()
             raise
     return Answer(
-        text=text_of_tokens(lvlm, token_ids),
+        text=text_of_tokens(lvlm, token_ids[thoughts.count :]),
         tokens=tuple(records),
-        stop_reason=_stop_reason(lvlm, token_ids, settings),
+        stop_reason=_stop_reason(lvlm, token_ids, thoughts, settings),
+        thoughts=_thought_text(lvlm, token_ids[: thoughts.count]),
+        thought_tokens=thoughts.count,
+        notes=tuple(filter(None, (positive.note, _note_on(thoughts, settings)))),
         prompt_tokens=lengths,
         seconds_reading=read - started,
         seconds_decoding=time.perf_counter() - read,
@@ -84,6 +97,12 @@ def _check_length(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> None:
         )
 
 
+def _most_thoughts(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> int:
+    """Tokens that thoughts may take: as many as asked for, where the context has room for them."""
+    room = lvlm.context_length - prompt.length - settings.max_tokens
+    return min(settings.max_thinking_tokens, room)
+
+
 def _read_streams(
     lvlm: Lvlm,
     positive: Stream | ReadStream,
@@ -95,7 +114,9 @@ def _read_streams(
 
     Only the first, where there is no other or it is as sure as settings.adaptive asks.
     """
-    adaptive = settings.adaptive > 0 and negative is not None
+    # Of a thought, the first word is as sure for any question
+    thinks = lvlm.chat.opens_thought(positive.prompt)
+    adaptive = settings.adaptive > 0 and negative is not None and not thinks
     total = 1 if negative is None else 2
     read: list[ReadStream] = []
 
@@ -127,38 +148,50 @@ def _read_streams(
 
 @dataclass
 class _Watcher(StoppingCriteria):
-    """Reports each token as it comes; what the callbacks raise ends `generate`."""
+    """Reports each token as it comes; what the callbacks raise ends `generate`.
+
+    Ends the answer at its own limit, which thoughts do not count towards.
+    """
 
     lvlm: Lvlm
     prompt_length: int
     max_tokens: int
+    thoughts: Thoughts
     progress: Progress | None
     on_text: OnText | None
-    _done: int = field(default=0, init=False)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self._done += 1
+        new, thoughts = input_ids[0, self.prompt_length :], self.thoughts
+        if thoughts.open is not False:  # else no step waits for its token
+            thoughts.follow(new.tolist())
+        answered = len(new) - thoughts.count
         if self.progress:
-            self.progress("answering", self._done, self.max_tokens)
-        if self.on_text:
-            self.on_text(text_of_tokens(self.lvlm, input_ids[0, self.prompt_length :].tolist()))
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+            most = thoughts.limit if thoughts.count else 0
+            thought = thoughts.count if thoughts.open else most
+            self.progress("answering", thought + answered, most + self.max_tokens)
+        if self.on_text and thoughts.open:
+            self.on_text(THINKING + _thought_text(self.lvlm, new.tolist()))
+        elif self.on_text:
+            self.on_text(text_of_tokens(self.lvlm, new[thoughts.count :].tolist()))
+        ended = answered >= self.max_tokens
+        return torch.full((len(input_ids),), ended, dtype=torch.bool, device=input_ids.device)
 
 
 def _library_generate(
     lvlm: Lvlm,
     rows: Rows,
     settings: DecodeSettings,
-    watcher: StoppingCriteria,
+    watcher: _Watcher,
     options: dict[str, Any],
 ) -> list[int]:
     """The answer's token ids from the library's `generate`."""
     model: Any = lvlm.model  # not every model has the library's `generate`; those of families do
     length = rows.input_ids.shape[1]
     sampling = settings.temperature > 0
-    ends = _end_tokens(lvlm)
+    ends, thoughts = _end_tokens(lvlm), watcher.thoughts
     config = GenerationConfig(
-        max_new_tokens=settings.max_tokens,
+        # More than there can be: where an answer begins, and so ends, the watcher knows
+        max_new_tokens=thoughts.limit + 2 * len(thoughts.closing) + settings.max_tokens,
         do_sample=sampling,
         temperature=settings.temperature if sampling else 1.0,
         top_p=settings.top_p if sampling else 1.0,
@@ -167,6 +200,7 @@ def _library_generate(
         pad_token_id=next(iter(ends), 0),  # any will do: what follows an answer is cut off
     )
     stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
+    processors = LogitsProcessorList([*options.pop("logits_processor", ()), thoughts])
     with _own_random_state(), _no_rope_deltas(lvlm), _only(config, model):
         torch.manual_seed(settings.seed)  # the answer's own
         output = model.generate(
@@ -174,6 +208,7 @@ def _library_generate(
             attention_mask=torch.ones_like(rows.input_ids),
             **{lvlm.cache_name: rows.cache},
             stopping_criteria=stopping,
+            logits_processor=processors,
             generation_config=config,
             **options,
         )
@@ -218,10 +253,47 @@ def _own_random_state() -> AbstractContextManager:
     return torch.random.fork_rng(devices=devices, device_type=kind)
 
 
-def _stop_reason(lvlm: Lvlm, token_ids: list[int], settings: DecodeSettings) -> str:
+def _stop_reason(
+    lvlm: Lvlm, token_ids: list[int], thoughts: Thoughts, settings: DecodeSettings
+) -> str:
+    if thoughts.open:
+        return "unfinished thought"
     if token_ids[-1] in _end_tokens(lvlm):
         return "end of answer"
-    return "max tokens" if len(token_ids) >= settings.max_tokens else "stopping criteria"
+    answered = len(token_ids) - thoughts.count
+    return "max tokens" if answered >= settings.max_tokens else "stopping criteria"
+
+
+def _thought_text(lvlm: Lvlm, token_ids: list[int]) -> str:
+    """What a thought's tokens say, without the marks around it."""
+    text = text_of_tokens(lvlm, token_ids)
+    return text.removeprefix(THOUGHT_BEGIN).removesuffix(THOUGHT_END).strip()
+
+
+def _note_on(thoughts: Thoughts, settings: DecodeSettings) -> str:
+    """What a user should know of the thoughts, a sentence, or ""."""
+    if thoughts.open:
+        return "the model ended within its thoughts: there is no answer"
+    if not thoughts.cut_off or not settings.max_thinking_tokens:  # none were asked for
+        return ""
+    longer = "raise max_thinking_tokens for longer ones"
+    if thoughts.limit < settings.max_thinking_tokens:
+        longer = "the model's context has no room for longer ones"
+    return f"the thoughts were cut off after {thoughts.limit} tokens: {longer}"
+
+
+def _repetition_penalty(lvlm: Lvlm, settings: DecodeSettings) -> float:
+    """What makes tokens less likely that were there before: the setting's, or the folder's."""
+    if settings.repetition_penalty:
+        return settings.repetition_penalty
+    own = lvlm.model.generation_config.repetition_penalty
+    own = 1.0 if own is None else own  # newer versions of the library leave it open
+    if type(own) not in (int, float) or not 0 < own < math.inf:
+        raise ValueError(
+            f"fix generation_config.json of {lvlm.name}, or set repetition_penalty: its own, "
+            f"{own!r}, is no number above 0"
+        )
+    return float(own)
 
 
 def _end_tokens(lvlm: Lvlm) -> list[int]:

@@ -49,7 +49,7 @@ class ReadStream:
 
     shared: the part it shares with other streams, kept elsewhere too; own: what follows.
     inputs: what the decoder was called with, for both parts. certainty: probability of the
-    likeliest first token of its answer, where that was asked for.
+    likeliest first token of its answer, where that was asked for. note: the stream's.
     """
 
     prompt: Prompt
@@ -57,6 +57,7 @@ class ReadStream:
     own: Layers
     inputs: DecoderInputs
     certainty: float | None = None
+    note: str = ""
 
     def parts(self, layer: int, part: int) -> list[torch.Tensor]:
         """Keys (part 0) or values (1) of a layer, in order."""
@@ -79,11 +80,11 @@ def read_stream(
         cache = cache_of(shared)
     if not certainty:
         inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
-        return ReadStream(prompt, shared, layers_of(cache), inputs)
+        return ReadStream(prompt, shared, layers_of(cache), inputs, note=stream.note)
     more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
     own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
     certain = first_token_certainty(lvlm, hidden[0, -1])
-    return ReadStream(prompt, shared, own, inputs + more, certain)
+    return ReadStream(prompt, shared, own, inputs + more, certain, stream.note)
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:

@@ -15,7 +15,8 @@ from ..models.lvlm import Lvlm
 from ..results import Alternative, TokenRecord
 from .two_streams import Mix
 
-TOP_ALTERNATIVES = 5
+TOP_ALTERNATIVES = 5  # as decoded
+TOP_WITHOUT = 3  # without the evidence
 NO_CHARACTER = "\ufffd"  # what decoders put for bytes that make no character
 LONGEST_CHARACTER = 4  # tokens: a byte each, in UTF-8
 
@@ -58,11 +59,13 @@ class Recorder:
     ) -> None:
         """Keep logits of the token and the best others, and their normaliser, a row per stream.
 
-        positive, negative: (V,), those that the token was chosen from.
+        positive, negative: (V,), those that the token was chosen from. The best of the negative
+        stream alone follow the others.
         """
         mixed = self._mixed(positive, negative)
         best = mixed.topk(min(TOP_ALTERNATIVES, len(mixed))).indices
-        indices = torch.cat([token.to(best).reshape(1), best])
+        blind = [] if negative is None else [negative.topk(min(TOP_WITHOUT, len(mixed))).indices]
+        indices = torch.cat([token.to(best).reshape(1), best, *blind])
         logits = torch.stack([mixed, positive] + ([] if negative is None else [negative]))
         values = torch.cat([logits[:, indices], logits.logsumexp(-1, keepdim=True)], dim=1)
         self._steps.append((values, indices))
@@ -80,16 +83,17 @@ class Recorder:
         mixed, with_evidence = probabilities[:2]
         contrasted = len(values) == 3
         without = probabilities[2] if contrasted else None
+        # The first is the token itself; what is likely in both readings is there twice
+        places = {index: place for place, index in reversed([*enumerate(indices)][1:])}
         alternatives = tuple(
             Alternative(
                 text=texts[place],
-                token_id=index,
+                token_id=indices[place],
                 probability=mixed[place],
                 probability_with=with_evidence[place],
                 probability_without=None if without is None else without[place],
             )
-            for place, index in enumerate(indices)
-            if place  # the first is the token itself
+            for place in sorted(places.values())
         )
         return TokenRecord(
             text=texts[0],

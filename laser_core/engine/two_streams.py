@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from ..models.lvlm import Lvlm
 from ..models.prefix import Layers
@@ -110,6 +110,9 @@ class TwoStreams:
     The hooks act only on this model in this thread and are removed on any exit.
     observe: called at every step with the token that `generate` chose at the step before, (1,),
     and with z+ and z-, (1, V) float32, z- None without a second stream.
+    repetition_penalty: the library's, on z+; z- changes by as much as z+. So the difference that
+    the evidence makes stays as it is, and what is plausible is judged as the model alone would.
+    On the mixed logits the penalty would come too late: what it favours may be cut off by then.
     """
 
     def __init__(
@@ -118,8 +121,13 @@ class TwoStreams:
         rows: Rows,
         mix: Mix,
         observe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
+        repetition_penalty: float = 1.0,
     ) -> None:
         self._lvlm, self._rows, self._mixed = lvlm, rows, mix
+        self._penalised = None
+        if repetition_penalty != 1:
+            self._penalised = RepetitionPenaltyLogitsProcessor(repetition_penalty)
+        self._ids = rows.input_ids  # and then what was generated
         self._mrope = hasattr(lvlm.body, "get_rope_index")
         self._observe = observe
 
@@ -142,6 +150,7 @@ class TwoStreams:
         ids = self._fed = kwargs["input_ids"]
         past = kwargs[self._lvlm.cache_name].get_seq_length()
         count = ids.shape[1]
+        self._ids = torch.cat([self._ids[:, :past], ids], dim=1)
         kwargs = {
             **kwargs,
             "input_ids": ids.repeat(self._rows.streams, 1),
@@ -155,6 +164,9 @@ class TwoStreams:
             return None
         rows = output.logits[:, -1].float().split(1)
         positive, negative = rows[0], rows[1] if self._rows.streams == 2 else None
+        if self._penalised:
+            positive = self._penalised(self._ids, rows[0])
+            negative = None if negative is None else negative + (positive - rows[0])
         mixed = self._mixed(positive, negative)
         if not mixed.amax(-1).isfinite().all():
             raise overflow(self._lvlm)

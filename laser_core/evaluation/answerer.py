@@ -32,6 +32,7 @@ GENERATION_SETTINGS = {
     "top_p": "top_p",
     "top_k": "top_k",
     "seed": "seed",
+    "repetition_penalty": "repetition_penalty",
 }
 _UNDERSTOOD = {*GENERATION_SETTINGS, "do_sample", "num_beams", "until"}
 

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 
 from ..pictures import PictureInputs
-from .chat_formats import TURN_MARKS, plain_text
+from .chat_formats import THOUGHT_BEGIN, THOUGHT_END, TURN_MARKS, plain_text
 
 _PROBE = "LASERPROBE"  # a text that no template writes
+_OPENED = re.compile(rf"{THOUGHT_BEGIN}(\s*)\Z")  # at a chat's end: what is generated is a thought
+# As Qwen and GLM write that nothing was thought: the line breaks after the mark, twice
+_EMPTY_THOUGHT = rf"{THOUGHT_BEGIN}\1\1{THOUGHT_END}\1\1"
+_TAIL = 8  # tokens that hold an opened thought, even spelled out
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,14 @@ class Stream:
     shared_prefix: continue from the cached prefix, computed if missing; for prompts that begin with
     the whole picture. blocked: indices of picture tokens whose embeddings are replaced by their
     picture's mean. certainty: probability of the likeliest first token of its answer, where that
-    is known before it is read.
+    is known before it is read. note: what a user should know of it, a sentence, or "".
     """
 
     prompt: Prompt
     shared_prefix: bool = False
     blocked: tuple[int, ...] = ()
     certainty: float | None = None
+    note: str = ""
 
 
 class Chat:
@@ -100,16 +105,21 @@ class Chat:
         self._image = tokenizer.convert_ids_to_tokens(picture_ids[0])
         self._picture = picture_text.format(self._image)
 
-    def ids(self, pictures: int, text: str, system: str = "") -> list[int]:
-        """Token ids of a chat up to where the answer begins, one placeholder for each picture.
+    def ids(
+        self, pictures: int, text: str, system: str = "", *, thought_closed: bool = False
+    ) -> list[int]:
+        """Token ids of a chat up to where the model goes on, one placeholder for each picture.
 
+        Where the template lets a model be told not to think, it is told so. Others open a thought
+        at the end. thought_closed: close it at once, so that the next token begins the answer.
         The texts may hold anything: control tokens and turn marks in them are read as plain
         characters, and inject neither a picture nor a role. Raises ValueError for a
         chat that the template refuses.
         """
-        ids = self._ids(pictures, self.harmless(text), self.harmless(system))
+        texts = self.harmless(text), self.harmless(system)
+        ids = self._ids(pictures, *texts, thought_closed)
         # All control tokens must come from the template, whatever the tokenizer made of the texts
-        bare = self._ids(pictures, "." if text else "", "." if system else "")
+        bare = self._ids(pictures, "." if text else "", "." if system else "", thought_closed)
         if self._control_ids(ids) != self._control_ids(bare):
             raise ValueError(
                 f"remove what looks like a control token from the texts: {self._name} would read a "
@@ -121,8 +131,15 @@ class Chat:
         """The text with control tokens and turn marks broken up, to be read as characters."""
         return plain_text(text, {*self._control_tokens.values(), *self._template_marks})
 
-    def _ids(self, pictures: int, text: str, system: str) -> list[int]:
+    def opens_thought(self, prompt: Prompt) -> bool:
+        """Whether a prompt of this chat ends within a thought that the template opened."""
+        tail = prompt.input_ids[0, -_TAIL:].tolist()
+        return bool(_OPENED.search(self._tokenizer.decode(tail)))
+
+    def _ids(self, pictures: int, text: str, system: str, thought_closed: bool) -> list[int]:
         rendered, bos = self._rendered(pictures, text, system), self._tokenizer.bos_token
+        if thought_closed:
+            rendered = _OPENED.sub(_EMPTY_THOUGHT, rendered)
         begun = bool(bos) and rendered.startswith(bos)
         return self._tokenizer(rendered, add_special_tokens=not begun)["input_ids"]
 
@@ -171,7 +188,11 @@ class Chat:
     def _apply(self, template: str, chat: list[dict[str, Any]]) -> str:
         try:
             return self._tokenizer.apply_chat_template(
-                chat, chat_template=template, tokenize=False, add_generation_prompt=True
+                chat,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,  # what templates of models that may think or not ask for
             )
         except Exception as error:  # a template is a program and may raise anything
             raise ValueError(

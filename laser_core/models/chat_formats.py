@@ -10,7 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
+"""What thinking models write around their thoughts, before the answer."""
+
 TURN_MARKS = (
+    *(THOUGHT_BEGIN, THOUGHT_END),
     *("USER:", "ASSISTANT:", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"),
     *("<image>", "<video>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),

@@ -75,6 +75,7 @@ class Family:
     image_processor: its class where the model's folder names none; empty: the vision tower's.
     causal_prefix: keys and values of a picture do not depend on what follows it.
     instruction: the request for a short answer that its models were tuned with.
+    band: the first and last depth, as fractions, where their attention follows the question.
     """
 
     model_type: str
@@ -86,6 +87,7 @@ class Family:
     native_resolution: bool
     max_pictures: int
     layout: LayoutRule
+    band: tuple[float, float]
     text_models: tuple[TextModel, ...]
     vision_towers: tuple[str, ...] = ()
     image_processor: str = "Qwen2VLImageProcessor"
@@ -98,6 +100,13 @@ _CHATML_AND_LLAMA3 = (
     TextModel("<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
 )
 
+# Layers 14 to 25 of 32 in LLaVA-1.5-7B: the paper's most frequent choice is 14 (arXiv 2602.04304),
+# VEA's best are 14, 15, 17 and 19 (arXiv 2510.17771), CARVE's 20 to 25 (arXiv 2509.06461)
+_LLAVA_BAND = (0.45, 0.81)
+# Layers 17 to 24 of 28: VEA's best are 18, 22 and 24 in Qwen2.5-VL-7B; an independent port found 19
+# to 22 in Qwen2-VL-7B and 17 to 20 in Qwen3-VL-2B
+_QWEN_BAND = (0.62, 0.89)
+
 _RECORDS = (
     Family(
         model_type="llava",
@@ -109,6 +118,7 @@ _RECORDS = (
         native_resolution=False,
         max_pictures=1,
         layout=one_view,
+        band=_LLAVA_BAND,
         text_models=(
             *_CHATML_AND_LLAMA3,
             TextModel("<s>", chat_formats.VICUNA, ("llama", "mistral")),
@@ -128,6 +138,7 @@ _RECORDS = (
         native_resolution=False,
         max_pictures=1,
         layout=base_view_and_tiles,
+        band=_LLAVA_BAND,
         text_models=(
             *_CHATML_AND_LLAMA3,
             TextModel("<s>", chat_formats.VICUNA, ("llama",)),
@@ -146,6 +157,7 @@ _RECORDS = (
         native_resolution=True,
         max_pictures=32,
         layout=merged_patches,
+        band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
     ),
     Family(
@@ -158,6 +170,7 @@ _RECORDS = (
         native_resolution=True,
         max_pictures=32,
         layout=merged_patches,
+        band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
     ),
     Family(
@@ -170,6 +183,7 @@ _RECORDS = (
         native_resolution=True,
         max_pictures=32,
         layout=merged_patches,
+        band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
     ),
 )

@@ -48,7 +48,7 @@ class Lvlm:
         folder: Path | None = None,
         chat_template: str | None = None,
     ) -> None:
-        self.model: PreTrainedModel = model.eval()
+        self.model: PreTrainedModel = model.train(False)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
@@ -194,29 +194,47 @@ class Lvlm:
         return question.strip()
 
     def answer_prompt(
-        self, pictures: Sequence[PictureInputs], question: str, settings: LaserSettings
+        self,
+        pictures: Sequence[PictureInputs],
+        question: str,
+        settings: LaserSettings,
+        *,
+        thought_closed: bool = False,
     ) -> Prompt:
         """The question on these pictures, to be answered.
 
-        Raises ValueError as `answering_text` and `prompt` do.
+        thought_closed: as for `Chat.ids`. Raises ValueError as `answering_text` and `prompt` do.
         """
-        text = self.answering_text(question, settings.answer)
-        return self.prompt(pictures, text, settings.prompt.system)
+        text, system = self.answering_text(question, settings.answer), settings.prompt.system
+        return self.prompt(pictures, text, system, thought_closed=thought_closed)
 
     def branch_prompts(
         self, picture: PictureInputs, question: str, settings: PromptSettings
     ) -> tuple[Prompt, Prompt]:
         """The prompts that locate: of both branches, with and without the question (step 1)."""
         texts = self.locating_text(question, settings), self.query_free_text(settings)
-        asked, free = (self.prompt([picture], text, settings.system) for text in texts)
+        # The last token must be the one that the answer follows. Where a thought is open, the next
+        # word is "Okay" or "So", whatever was asked, and the row says little about the question
+        asked, free = (
+            self.prompt([picture], text, settings.system, thought_closed=True) for text in texts
+        )
         return asked, free
 
-    def prompt(self, pictures: Sequence[PictureInputs], text: str, system: str = "") -> Prompt:
-        """The chat `pictures, text` as token ids, ready for the answer's first token.
+    def prompt(
+        self,
+        pictures: Sequence[PictureInputs],
+        text: str,
+        system: str = "",
+        *,
+        thought_closed: bool = False,
+    ) -> Prompt:
+        """The chat `pictures, text` as token ids, ready for what the model writes.
 
-        Raises ValueError as `Chat.ids` does, and for a chat longer than the model's context.
+        thought_closed: as for `Chat.ids`. Raises ValueError as that does, and for a chat longer
+        than the model's context.
         """
-        return self._locate(self.chat.ids(len(pictures), text, system), tuple(pictures))
+        ids = self.chat.ids(len(pictures), text, system, thought_closed=thought_closed)
+        return self._locate(ids, tuple(pictures))
 
     def _locate(self, ids: list[int], pictures: tuple[PictureInputs, ...]) -> Prompt:
         """Expand each placeholder to its picture's tokens and place every token."""
@@ -237,14 +255,22 @@ class Lvlm:
         if len(expanded) > self.context_length:
             taken = sum(picture.token_count for picture in pictures)
             raise ValueError(
-                "shorten the question, or choose fewer windows, answer input 'crop' or fewer "
-                f"visual tokens: the prompt has {len(expanded)} tokens, {taken} of them of "
-                f"pictures, and the model takes {self.context_length}"
+                f"{self._shortening(len(expanded) - taken, len(pictures))}: pictures take {taken} "
+                f"of the prompt's {len(expanded)} tokens, and the model takes {self.context_length}"
             )
         input_ids = torch.tensor([expanded])
         positions = self._positions(input_ids, pictures)
         delta = int(positions.max()) + 1 - len(expanded)
         return Prompt(input_ids, pictures, tuple(spans), positions, delta)
+
+    def _shortening(self, text_tokens: int, pictures: int) -> str:
+        """What makes a prompt that is too long shorter: what takes most of it first."""
+        remedies = ["lower max_visual_tokens"] if self.family.native_resolution else []
+        if pictures > 1:
+            remedies += ["choose fewer windows", "choose answer input 'crop'"]
+        question = "shorten the question"
+        long_text = text_tokens > self.context_length // 2 or not remedies
+        return ", or ".join([question, *remedies] if long_text else [*remedies, question])
 
     @cached_property
     def cache_name(self) -> str:

@@ -24,7 +24,7 @@ WINDOW_COLOUR = "#2be8ff"  # in no part of the colour map
 CHOSEN_COLOUR, FUSED_COLOUR, OTHER_COLOUR = "#d55e00", "#e69f00", "#8a97a6"  # Okabe and Ito's
 
 # The picture is drawn so that its longer side has between these pixels, whatever its own size.
-DRAWN_SIDE_PX = (560, 1280)
+DRAWN_SIDE_PX = (560, 1024)  # of 720p video, a drawing then takes less than a frame
 LEAST_DRAWN_PX = 24  # of the shorter side: a picture 1 pixel high is stretched to be seen
 LEAST_WIDTH_PX = 480  # of the whole drawing: room for the legend
 _DPI = 100
@@ -33,7 +33,7 @@ _DPI = 100
 def overlay(location: Location) -> Image.Image:
     """The picture under its evidence map, with the windows, a colour bar and a legend.
 
-    The longer side of the picture is drawn with 560 to 1280 pixels. Parts of the picture that the
+    The longer side of the picture is drawn with 560 to 1024 pixels. Parts of the picture that the
     model did not see are striped. A degenerate map is described in words and covers nothing.
     """
     return drawing(location.picture, location.evidence, location.placement)
@@ -158,11 +158,11 @@ class _Canvas:
         self.figure = _figure(self.width, self.height)
 
     def draw_picture(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
-        left = (self.width - self.drawn_width) / 2
+        left = (self.width - self.drawn_width) // 2
         self.axes = self._axes(left, self.margin, self.drawn_width, self.drawn_height)
-        self.axes.imshow(
-            pixels, extent=(0, size[0], size[1], 0), interpolation="nearest", aspect="auto"
-        )
+        self.axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
+        bottom = self.height - self.margin - self.drawn_height
+        self.figure.add_artist(_pixel_for_pixel(pixels, left, bottom))
 
     def draw_windows(self, windows: Sequence[Window]) -> None:
         from matplotlib.patches import Rectangle
@@ -247,13 +247,32 @@ def _figure(width: int, height: int) -> Any:
     return Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
 
 
+def _pixel_for_pixel(pixels: np.ndarray, left: int, bottom: int) -> Any:
+    """An artist of (H, W, 3) uint8, below all others. left, bottom: its place on the figure.
+
+    The library's images are resampled, in floats that take thirty times their bytes.
+    """
+    from matplotlib.artist import Artist
+
+    class Pixels(Artist):
+        zorder = -1
+
+        def draw(self, renderer: Any) -> None:
+            opaque = np.full((*pixels.shape[:2], 4), 255, np.uint8)
+            opaque[..., :3] = pixels[::-1]  # from below
+            renderer.draw_image(renderer.new_gc(), left, bottom, opaque)
+
+    return Pixels()
+
+
 def _pixels(figure: Any) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    # Figures are cycles, which a batch must not pile up until the next garbage collection
+    # Figures are cycles, which a batch must not pile up until the next garbage collection. Their
+    # texts hold what drew them, and that its pixels
+    vars(canvas.get_renderer()).clear()
     figure.clear()
-    canvas.renderer = None
     return Image.fromarray(pixels)

@@ -106,20 +106,25 @@ def covered(picture: Image.Image, evidence: Evidence | None, size: tuple[int, in
     if evidence is None:
         return pixels.astype(np.uint8)
     pixels = blend(pixels, heat_at(evidence, size).numpy())
+    covering = pixels.astype(np.uint8)
     view = scaled(evidence.grid.view, evidence.picture_size, size)
     seen = inside(view.y1, view.y2, size[1])[:, None] & inside(view.x1, view.x2, size[0])[None]
-    down, across = np.indices(pixels.shape[:2])
-    stripes = np.where((down + across) // 8 % 2 == 0, 40.0, 110.0)[..., None]
-    return np.where(seen.numpy()[..., None], pixels, stripes).astype(np.uint8)
+    down, across = np.nonzero(~seen.numpy())
+    covering[down, across] = np.where((down + across) // 8 % 2 == 0, 40, 110)[:, None]
+    return covering
 
 
 def blend(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Pixels (H, W, 3) 0..255 under heat (H, W) 0..1, as float32 0..255."""
     from matplotlib import colormaps
 
-    colours = colormaps[COLOUR_MAP](heat)[..., :3].astype(np.float32) * 255
-    cover = rearrange(COVER_LEAST + (COVER_MOST - COVER_LEAST) * heat, "h w -> h w 1")
-    return pixels * (1 - cover) + colours * cover
+    # By their 256 levels: the library's colours of every pixel are four float64 each
+    levels = colormaps[COLOUR_MAP](np.arange(256))[:, :3].astype(np.float32) * 255
+    mixed = levels[(heat * 256).clip(0, 255).astype(np.uint8)]
+    mixed -= pixels
+    mixed *= rearrange(COVER_LEAST + (COVER_MOST - COVER_LEAST) * heat, "h w -> h w 1")
+    mixed += pixels
+    return mixed
 
 
 def scaled(box: Box, size: tuple[int, int], drawn: tuple[int, int]) -> Box:

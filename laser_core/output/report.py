@@ -1,7 +1,8 @@
 """What a run found, as plain JSON values and as sentences.
 
 `report` is the one description of a run: the command line prints from it, nodes pass it on.
-Its layout is versioned; a field may be added within a version, never changed or removed.
+Its layout is versioned; a field may be added within a version, never changed or removed. The
+answers stand at its top as texts, for programs that read one key of it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import torch
 
 from .. import __version__
 from ..files import to_plain
-from ..results import Answer, Evidence, LaserAnswer, Location, TokenRecord
+from ..results import Answer, Evidence, LaserAnswer, Location, Look, TokenRecord
 from ..settings import LaserSettings, LoadSettings
-from .sentences import answer_text, plain_line, window_line
+from .sentences import answer_text, count_line, describe_looks, plain_line, window_line
 
 if TYPE_CHECKING:
     from ..models.lvlm import Lvlm
 
-SCHEMA, VERSION = "laser-report", 1
+SCHEMA, VERSION = "laser-report", 2
 
 # Less than this share of the picture outside the model's view is rounding to whole patches.
 LEAST_UNSEEN = 0.001
@@ -54,6 +55,7 @@ def report(
         answer=answered.answer if answered else None,
         plain=answered.plain if answered else None,
         location=location,
+        looks=answered.looks if answered else (),
         notes=notes + _notes_on_answer(answered) if answered else notes,
         load=load,
         files=files,
@@ -61,15 +63,20 @@ def report(
 
 
 def report_answer(
-    answer: Answer, question: str, model: Lvlm, settings: LaserSettings, load: LoadSettings
+    answer: Answer,
+    question: str,
+    model: Lvlm,
+    settings: LaserSettings,
+    load: LoadSettings,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """As `report`, for an answer whose evidence came from elsewhere."""
+    """As `report`, for an answer whose evidence came from elsewhere. notes: on that."""
     used = ("prompt", "answer", "decode")
     chosen = {name: group for name, group in settings.to_dict().items() if name in used}
     answering = model.answering_text(question, settings.answer)
-    notes = _notes_on_length(answer, settings)
+    every = [*notes, *_notes_on_decoding(answer, settings)]
     return _report(
-        question, chosen, model, answering=answering, answer=answer, notes=notes, load=load
+        question, chosen, model, answering=answering, answer=answer, notes=every, load=load
     )
 
 
@@ -83,6 +90,7 @@ def _report(
     answer: Answer | None,
     plain: Answer | None = None,
     location: Location | None = None,
+    looks: Sequence[Look] = (),
     notes: list[str],
     load: LoadSettings | None,
     files: Sequence[str] = (),
@@ -92,13 +100,18 @@ def _report(
         "version": VERSION,
         "question": question,
         "asked": {"locating": locating, "answering": answering},
-        "answer": None if answer is None else _answer(answer),
-        "plain": None if plain is None else _answer(plain),
+        "answer": None if answer is None else answer.text,
+        "plain": None if plain is None else plain.text,
         "notes": notes,
         "picture": _picture(location),
         "layer": _layer(location),
         "evidence": _evidence(location),
         "windows": _windows(location),
+        "looks": [vars(look) for look in looks],
+        "generated": {
+            "answer": None if answer is None else _answer(answer),
+            "plain": None if plain is None else _answer(plain),
+        },
         "model": _model(model),
         "versions": {
             "laser_core": __version__,
@@ -115,18 +128,18 @@ def _report(
 def summary(content: dict[str, Any]) -> list[str]:
     """A report in lines for people, the answer first."""
     lines = []
-    answer, plain = content["answer"], content["plain"]
+    answer = content["generated"]["answer"]
     if answer is not None:
-        lines.append(answer_text(answer["text"]))
-    if plain is not None:
-        lines.append(plain_line(plain["text"]))
+        lines.append(answer_text(content["answer"]))
+    if content["plain"] is not None:
+        lines.append(plain_line(content["plain"]))
     if content["layer"] is not None:
         lines.append(content["layer"]["reason"])
     for window in content["windows"]:
         lines.append(f"window {window_line(window['box'], window['evidence_share'])}")
     if answer is not None and answer["tokens"]:
-        count = len(answer["tokens"])
-        lines.append(f"stopped at {answer['stop_reason']}, {count} token{'s' * (count != 1)}")
+        count = count_line(len(answer["tokens"]), answer["thought_tokens"])
+        lines.append(f"stopped at {answer['stop_reason']}, {count}")
     return lines + [f"note: {note}" for note in content["notes"]]
 
 
@@ -135,7 +148,8 @@ def summary(content: dict[str, Any]) -> list[str]:
 
 def _answer(answer: Answer) -> dict[str, Any]:
     return {
-        "text": answer.text,
+        "thoughts": answer.thoughts or None,
+        "thought_tokens": answer.thought_tokens,
         "stop_reason": answer.stop_reason,
         "prompt_tokens": answer.prompt_tokens,
         "tokens": [_token(record) for record in answer.tokens],
@@ -186,7 +200,7 @@ def _evidence(location: Location | None) -> dict[str, Any] | None:
 
 
 def _windows(location: Location | None) -> list[dict[str, Any]]:
-    if location is None or location.evidence.degenerate:
+    if location is None or location.nothing_found:
         return []
     pairs = zip(location.windows, location.placement.shares, strict=True)
     return [{"box": window, "evidence_share": share} for window, share in pairs]
@@ -209,7 +223,9 @@ def _model(model: Lvlm) -> dict[str, Any]:
 
 def _notes_on_location(location: Location, answered: bool) -> list[str]:
     notes = []
-    if location.evidence.degenerate:
+    if location.by_hand:
+        notes.append("the window was set by hand")
+    elif location.evidence.degenerate:
         nothing = "nothing found"
         notes.append(f"{nothing}, answered on the whole picture" if answered else nothing)
     unseen = location.evidence.grid.unseen_share(location.picture.size)
@@ -218,27 +234,26 @@ def _notes_on_location(location: Location, answered: bool) -> list[str]:
             f"the model did not see {unseen:.1%} of the picture: framing 'pad' shows it the whole"
         )
     placed, asked = len(location.windows), location.settings.crop.windows
-    if placed < asked and not location.evidence.degenerate:
+    if placed < asked and not (location.by_hand or location.evidence.degenerate):
         notes.append(f"{placed} of {asked} windows: no further one fits or holds evidence")
     return notes
 
 
 def _notes_on_answer(result: LaserAnswer) -> list[str]:
     notes = []
+    if result.looks[0].certainty is not None:
+        notes.append(describe_looks(result.looks, result.believed))
     if result.skipped:
-        left_out = {
-            "crop": "the whole picture, without a crop",
-            "counterfactual": "the crop, without the comparison",
-        }[result.skipped]
-        notes.append(f"the model was sure of its first word: answered from {left_out} (adaptive)")
+        notes.append("the model was sure of its first word: it was not compared (adaptive)")
     blocked = result.counterfactual
     if blocked is not None and not blocked.mask.any():
         notes.append("no patch was blocked: both streams saw the same")
-    return notes + _notes_on_length(result.answer, result.location.settings)
+    return notes + _notes_on_decoding(result.answer, result.location.settings)
 
 
-def _notes_on_length(answer: Answer, settings: LaserSettings) -> list[str]:
-    if answer.stop_reason != "max tokens":
-        return []
-    most = settings.decode.max_tokens
-    return [f"the answer was cut off after {most} tokens: raise max_tokens for the rest"]
+def _notes_on_decoding(answer: Answer, settings: LaserSettings) -> list[str]:
+    notes = list(answer.notes)
+    if answer.stop_reason == "max tokens":
+        most = settings.decode.max_tokens
+        notes.append(f"the answer was cut off after {most} tokens: raise max_tokens for the rest")
+    return notes

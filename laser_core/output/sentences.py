@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # nodes import this when ComfyUI starts, before torch is needed
-    from ..results import Answer, Evidence
+    from ..results import Answer, Evidence, Look
 
 
 def answer_text(text: str) -> str:
     return text or "(an empty answer)"
+
+
+def count_line(tokens: int, thoughts: int) -> str:
+    """How many tokens were written, and how many of them were thoughts."""
+    of_thoughts = f", {thoughts} of them thoughts" if thoughts else ""
+    return f"{tokens} token{'s' * (tokens != 1)}{of_thoughts}"
 
 
 def plain_line(text: str) -> str:
@@ -34,11 +40,28 @@ def describe_evidence(evidence: Evidence) -> str:
     return f"nothing found: the whole picture is taken ({reason})"
 
 
+def describe_looks(looks: Sequence[Look], believed: int) -> str:
+    """How sure the model was after each reading, and which one the answer is read from."""
+    read = [f"{_look_name(look)} {look.certainty:.0%}" for look in looks]
+    if len(looks) == 1:
+        return f"sure of its first word without looking closer: {read[0]}"
+    chosen = _look_name(looks[believed])
+    return f"sure of its first word: {', '.join(read)}; answered from the {chosen}"
+
+
+def _look_name(look: Look) -> str:
+    if not look.windows:
+        return "whole picture"
+    sizes = " and ".join(f"{box.width} x {box.height}" for box in look.windows)
+    return f"window of {sizes} px"
+
+
 def describe_answer(answer: Answer) -> str:
-    """An answer, its length, its time and why it stopped early."""
-    count, seconds = len(answer.tokens), answer.seconds_reading + answer.seconds_decoding
+    """An answer, its length, its time, why it stopped early and what else to know of it."""
+    seconds = answer.seconds_reading + answer.seconds_decoding
+    count = count_line(len(answer.tokens), answer.thought_tokens)
     stop = "" if answer.stop_reason == "end of answer" else f", stopped at {answer.stop_reason}"
     if answer.stop_reason == "max tokens":
         stop += ": raise max_tokens for the rest"
-    plural = "s" * (count != 1)
-    return f"{answer_text(answer.text)} ({count} token{plural} in {seconds:.1f} s{stop})"
+    said = f"{answer_text(answer.text)} ({count} in {seconds:.1f} s{stop})"
+    return "; ".join((said, *answer.notes))

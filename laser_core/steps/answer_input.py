@@ -6,6 +6,7 @@ with the evidence blocked, in pixels or in the model's own picture tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,34 +44,64 @@ def make_crops_stream(
     question: str,
     settings: LaserSettings,
     shared: bool = True,
+    like: Prompt | None = None,
 ) -> Stream:
     """The question on crops (any form) of a picture, after the picture or alone.
 
     whole: the picture as `lvlm.encode` gave it. shared: whether a stream that begins with the
     picture continues from the cached prefix. On native-resolution models a crop is enlarged to a
     share of the picture's tokens: at its own size it would be no clearer than in the picture.
+    Where picture and crops leave no room for the answer in the model's context, the crops stand
+    alone, and the stream's note says so. like: the prompt with the evidence, whose lead this
+    stream follows: streams that differ in more than the evidence cannot be compared.
     """
     encoded = [
         lvlm.encode(crop, settings.prompt.framing, _tokens(whole, crop, len(crops), settings))
         for crop in crops
     ]
-    if settings.answer.answer_input == "picture + crop":
+    with_picture, note = settings.answer.answer_input == "picture + crop", ""
+    if like is not None:
+        with_picture = _shows_picture(like, len(crops))
+    elif with_picture:
+        note = _too_long(lvlm, [whole, *encoded], question, settings)
+    if with_picture and not note:
         return _stream(lvlm, [whole, *encoded], question, settings, shared)
-    return _stream(lvlm, encoded, question, settings, shared=False)
+    alone = _stream(lvlm, encoded, question, settings, shared=False)
+    return dataclasses.replace(alone, note=note)
 
 
 def make_negative_stream(
-    lvlm: Lvlm, found: Location, positive: Stream, blocked: Counterfactual
+    lvlm: Lvlm, found: Location, positive: Prompt, blocked: Counterfactual
 ) -> Stream:
-    """The positive stream without the evidence (step 8)."""
+    """The stream of the positive prompt without the evidence (step 8)."""
     settings, picture = found.settings, blocked.picture
     if picture is None:
-        return _blocked_tokens(positive.prompt, found.windows, blocked.mask, settings)
+        return _blocked_tokens(positive, found.windows, blocked.mask, settings)
     whole, shared = found.inputs, settings.counterfactual.block == "crop"
-    if settings.answer.answer_input == "picture + crop" and not shared:
+    if not shared and _shows_picture(positive, len(found.windows)):
         whole = lvlm.encode(picture, settings.prompt.framing)
     crops = _cut(picture, found.windows)
-    return make_crops_stream(lvlm, whole, crops, found.question, settings, shared)
+    return make_crops_stream(lvlm, whole, crops, found.question, settings, shared, positive)
+
+
+def _too_long(
+    lvlm: Lvlm, pictures: Sequence[PictureInputs], question: str, settings: LaserSettings
+) -> str:
+    """Why picture and crops are not read together, a sentence; "" where they fit."""
+    text, system = lvlm.answering_text(question, settings.answer), settings.prompt.system
+    ids = len(lvlm.chat.ids(len(pictures), text, system)) - len(pictures)
+    length = ids + sum(picture.token_count for picture in pictures)
+    most, context = settings.decode.max_tokens, lvlm.context_length
+    if length + most <= context:
+        return ""
+    return (
+        f"picture and crop would take {length} tokens, the answer up to {most}, and the model "
+        f"takes {context}: answered from the crop alone"
+    )
+
+
+def _shows_picture(prompt: Prompt, crops: int) -> bool:
+    return len(prompt.pictures) > crops
 
 
 def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:
@@ -106,7 +137,7 @@ def _blocked_tokens(
     prompt: Prompt, windows: Sequence[Window], mask: torch.Tensor, settings: LaserSettings
 ) -> Stream:
     """The positive prompt, with those picture tokens blocked that lie mostly under the mask."""
-    with_picture = settings.answer.answer_input == "picture + crop"
+    with_picture = _shows_picture(prompt, len(windows))
     whole = Window(0, 0, mask.shape[1], mask.shape[0])
     regions = [whole, *windows] if with_picture else list(windows)
     spare = with_picture and settings.counterfactual.block == "crop"

@@ -52,5 +52,10 @@ def read_attention(
         for branch in (rows.with_query, rows.without_query)
     )
     return AttentionMaps(
-        with_query, without_query, inputs.grid, inputs.picture_size, rows.certainty
+        with_query,
+        without_query,
+        inputs.grid,
+        inputs.picture_size,
+        rows.certainty,
+        lvlm.family.band,
     )

@@ -27,6 +27,8 @@ SLACK_PX = 1e-6
 
 def blocks_something(found: Location) -> bool:
     """Whether the windows hold any evidence. If not, both streams would be the same."""
+    if found.evidence.degenerate:
+        return False
     return bool(select_patches(found.evidence, found.settings.counterfactual, found.windows).any())
 
 

@@ -8,11 +8,12 @@ through patches. What the grid holds beyond the picture (padding) does not count
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..geometry import Box, Window, whole_picture
-from ..results import Evidence, Placement
+from ..results import Evidence, Location, Placement
 from ..settings import CropSettings
 
 # Masses that differ by less than this share of the larger one count as equal: it is rounding.
@@ -21,6 +22,9 @@ EQUAL_MASS = 1e-9
 NO_MASS = 1e-12
 # Squared distances in pixels closer than this are equal.
 EQUAL_DISTANCE = 1e-6
+
+LOOK_SHRINKS = 0.7
+LEAST_SCALE = 0.1  # that CropSettings takes
 
 ADAPTIVE_RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 TOP_FRACTION = 0.05  # of all patches, that placement 'top patches box' encloses
@@ -58,6 +62,30 @@ def place_windows(evidence: Evidence, settings: CropSettings) -> Placement:
             break
         windows.append(further)
     return Placement(tuple(windows), tuple(evidence.share_in(window) for window in windows))
+
+
+def given(evidence: Evidence, window: Window) -> Placement:
+    """A window set by hand, and the share of the map's mass that it holds."""
+    return Placement((window,), (0.0 if evidence.degenerate else evidence.share_in(window),))
+
+
+def closer_looks(found: Location) -> list[Location]:
+    """What to read while the model is unsure, one after the other (step 9, our addition).
+
+    A look's windows have LOOK_SHRINKS of the sides of those before, all placed on the same map.
+    There are fewer than `looks` where the least side stops that, one where the window was set by
+    hand, none where nothing was found.
+    """
+    if found.nothing_found or found.by_hand:
+        return [found] if found.by_hand else []
+    looks, crop = [found], found.settings.crop
+    while len(looks) < found.settings.answer.looks:
+        crop = replace(crop, scale=max(LOOK_SHRINKS * crop.scale, LEAST_SCALE))
+        placement = place_windows(found.evidence, crop)
+        if placement == looks[-1].placement:
+            break
+        looks.append(replace(found, placement=placement))
+    return looks
 
 
 class _Density:

@@ -7,16 +7,20 @@ L: decoder layers, H: query heads, K: the top heads, (gh, gw): the picture's pat
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from einops import rearrange, reduce
+from einops import einsum, rearrange, reduce
 
 from ..geometry import Box, Grid
 from ..results import AttentionMaps, Evidence, LayerChoice
-from ..settings import ContrastSettings, LayerSettings
+from ..settings import OF_FAMILY, ContrastSettings, LayerSettings
 
 # Map kind 'relative' divides by at least this share of its layer's mean. Otherwise an attention
 # that half precision rounds to almost zero would outshine the whole map.
 SMALLEST_DIVISOR = 1e-3
+
+WHOLE_DEPTH = (0.0, 1.0)
 
 REASONS = 3  # layers named in the sentence about fused layers
 
@@ -52,52 +56,77 @@ def score_heads(contrast: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(contrast, dim=(-2, -1))
 
 
-def select_layer(contrast: torch.Tensor, settings: LayerSettings) -> LayerChoice:
-    """The layers the evidence comes from, by the mean VAQ of their top heads (steps 4-5, Eq. 5).
+def select_layer(
+    contrast: torch.Tensor, settings: LayerSettings, band: tuple[float, float] = WHOLE_DEPTH
+) -> LayerChoice:
+    """The layers and heads the evidence comes from, by VAQ (steps 4-5, Eqs. 4-5).
 
-    contrast: (L, H, gh, gw). `top_heads` of the H heads count, or all where there are fewer. Ties
-    go to the lowest layer and head. A layer l is searched when first_depth <= l / (L - 1) <=
-    last_depth; a model of one layer has it searched always. Rule 'fuse', our addition and the
-    default, weighs them all by VAQ, evenly when every VAQ is zero. Rule 'argmax' takes the best of
-    them alone (Eq. 5). A layer given by hand overrides rule and range.
+    contrast: (L, H, gh, gw). band: the first and last depth that are searched where the settings
+    leave it to the model's family. A layer l is searched when first <= l / (L - 1) <= last; a model
+    of one layer has it searched always. `top_heads` of the H heads of a layer count, or all where
+    there are fewer; a layer's VAQ is their mean. Ties go to the lowest layer and head.
 
-    NaN counts as larger than any number, so broken attention is chosen and reported, not skipped.
-    Raises ValueError when the given layer does not exist or the range holds none.
+    argmax: the searched layer of the highest VAQ alone (Eq. 5).
+    fuse: all of them, weighed by VAQ, evenly when every VAQ is zero. Our addition.
+    max: all of them, each as shares of its own sum, by the largest share at each patch.
+    heads: the `top_heads` heads of all of them with the highest product of VAQ and concentration,
+        which is the sum of a map's squared shares: 1 for one patch, 1 / N for an even map.
+
+    A layer given by hand overrides rule and band. NaN counts as larger than any number, so broken
+    attention is chosen and reported, not skipped. Raises ValueError when the given layer does not
+    exist or the band holds none.
     """
-    vaq_of_heads, heads = _descending(score_heads(contrast))
+    scores = score_heads(contrast)
+    vaq_of_heads, heads = _descending(scores)
     heads = heads[:, : settings.top_heads]
     vaq = reduce(vaq_of_heads[:, : settings.top_heads], "l k -> l", "mean")
+    chosen = partial(LayerChoice, vaq=vaq, heads=heads)
 
     if settings.layer >= 0:
         layer = _checked_layer(settings.layer, len(vaq))
-        return LayerChoice(layer, vaq, heads, {layer: 1.0}, _reason_by_hand(layer, vaq))
+        return chosen(layer, weights={layer: 1.0}, reason=_reason_by_hand(layer, vaq))
 
-    searched = _searched_layers(len(vaq), settings)
+    searched = _searched_layers(len(vaq), settings, band)
     order = _descending(vaq[searched])[1]
     ranked = [searched[index] for index in order.tolist()]
-    chosen = ranked if settings.rule == "fuse" else ranked[:1]
-    if len(chosen) == 1:
-        weights, reason = {ranked[0]: 1.0}, _reason_best(ranked, vaq)
-    else:
-        weights, reason = _vaq_weights(chosen, vaq), _reason_fused(chosen, vaq)
-    return LayerChoice(ranked[0], vaq, heads, weights, reason)
+    if settings.rule == "heads":
+        picked = _best_heads(contrast, scores, ranked, settings.top_heads)
+        weights = {
+            layer: len(own) / sum(map(len, picked.values())) for layer, own in picked.items()
+        }
+        layer = max(weights, key=weights.__getitem__)
+        return chosen(layer, weights=weights, reason=_reason_heads(picked, vaq), picked=picked)
+    if settings.rule == "argmax" or len(ranked) == 1:
+        return chosen(ranked[0], weights={ranked[0]: 1.0}, reason=_reason_best(ranked, vaq))
+    if settings.rule == "max":
+        even = dict.fromkeys(ranked, 1 / len(ranked))
+        reason = _reason_fused(ranked, vaq, "each by its own sum")
+        return chosen(ranked[0], weights=even, reason=reason, largest=True)
+    reason = _reason_fused(ranked, vaq, "weighed by VAQ")
+    return chosen(ranked[0], weights=_vaq_weights(ranked, vaq), reason=reason)
 
 
 def make_evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
-    """The evidence map (step 6): the layers' maps, each the mean over its top heads, by weight.
+    """The evidence map (step 6): the chosen layers' maps, each a mean over heads, joined.
 
-    contrast: (L, H, gh, gw), the one that `choice` was made from. The weights sum to 1; rule
-    'argmax' and a layer given by hand give all of it to one layer, as the paper does.
+    contrast: (L, H, gh, gw), the one that `choice` was made from. The layers are summed by weight;
+    the weights sum to 1, and rule 'argmax' and a layer given by hand give all of it to one layer,
+    as the paper does. Rule 'max' takes the largest share at each patch instead.
     """
-    layers = [
-        weight * map_layer(contrast, choice, layer) for layer, weight in choice.weights.items()
-    ]
-    return Evidence(torch.stack(layers).sum(dim=0), maps.grid, maps.picture_size, choice)
+    layers = torch.stack([map_layer(contrast, choice, layer) for layer in choice.weights])
+    if choice.largest:
+        totals = reduce(layers, "l gh gw -> l 1 1", "sum")
+        joined = (layers / totals.where(totals != 0, 1.0)).amax(dim=0)
+    else:
+        weights = torch.tensor(list(choice.weights.values()))
+        joined = einsum(weights, layers, "l, l gh gw -> gh gw")
+    return Evidence(joined, maps.grid, maps.picture_size, choice)
 
 
 def map_layer(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
-    """(gh, gw): the mean over a layer's top heads: the evidence, if only this layer is chosen."""
-    return reduce(contrast[layer, choice.heads[layer]], "k gh gw -> gh gw", "mean")
+    """(gh, gw): the mean over a layer's heads that count: those picked, or its top heads."""
+    heads = choice.picked.get(layer, choice.heads[layer])
+    return reduce(contrast[layer, heads], "k gh gw -> gh gw", "mean")
 
 
 def make_evidence_of_mask(mask: torch.Tensor) -> Evidence:
@@ -144,18 +173,39 @@ def _checked_layer(layer: int, layers: int) -> int:
     return layer
 
 
-def _searched_layers(layers: int, settings: LayerSettings) -> list[int]:
+def _searched_layers(layers: int, settings: LayerSettings, band: tuple[float, float]) -> list[int]:
     if layers == 1:
         return [0]
+    first, last = (
+        own if given == OF_FAMILY else given
+        for given, own in zip((settings.first_depth, settings.last_depth), band, strict=True)
+    )
     # The slack keeps layer 6 of 21 inside 0.3, whatever 6 / 20 rounds to.
-    first, last = settings.first_depth - 1e-9, settings.last_depth + 1e-9
-    searched = [layer for layer in range(layers) if first <= layer / (layers - 1) <= last]
+    searched = [n for n in range(layers) if first - 1e-9 <= n / (layers - 1) <= last + 1e-9]
+    if not searched and (first, last) == band:  # a model of very few layers: the nearest
+        return [min(range(layers), key=lambda n: abs(n / (layers - 1) - (first + last) / 2))]
     if not searched:
         raise ValueError(
-            f"widen first_depth {settings.first_depth:g} to last_depth {settings.last_depth:g}: "
-            f"none of this model's {layers} layers lies between them"
+            f"widen first_depth {first:g} to last_depth {last:g}: none of this model's {layers} "
+            "layers lies between them"
         )
     return searched
+
+
+def _best_heads(
+    contrast: torch.Tensor, scores: torch.Tensor, layers: list[int], count: int
+) -> dict[int, list[int]]:
+    """{layer: heads} of the `count` heads in these layers that are moved most, to one place."""
+    layers = sorted(layers)
+    maps = rearrange(contrast[layers], "l h gh gw -> (l h) (gh gw)")
+    totals = maps.sum(dim=1, keepdim=True)
+    shares = maps / totals.where(totals != 0, 1.0)
+    best = _descending(scores[layers].flatten() * shares.square().sum(dim=1))[1][:count]
+    picked: dict[int, list[int]] = {}
+    for index in best.tolist():
+        layer, head = divmod(index, contrast.shape[1])
+        picked.setdefault(layers[layer], []).append(head)
+    return picked
 
 
 def _vaq_weights(layers: list[int], vaq: torch.Tensor) -> dict[int, float]:
@@ -194,14 +244,24 @@ def _reason_best(ranked: list[int], vaq: torch.Tensor) -> str:
     )
 
 
-def _reason_fused(fused: list[int], vaq: torch.Tensor) -> str:
+def _reason_fused(fused: list[int], vaq: torch.Tensor, how: str) -> str:
     if not float(vaq[fused[0]]) > 0:
         return _reason_best(fused, vaq)
     named = [f"{layer} (VAQ {float(vaq[layer]):.3g})" for layer in fused[:REASONS]]
     then = f", then {', '.join(named[1:])}" if named[1:] else ""
     return (
-        f"{len(fused)} of {len(vaq)} layers, weighed by VAQ: the question moves layer "
-        f"{named[0]} most{then}"
+        f"{len(fused)} of {len(vaq)} layers, {how}: the question moves layer {named[0]} most{then}"
+    )
+
+
+def _reason_heads(picked: dict[int, list[int]], vaq: torch.Tensor) -> str:
+    first = next(iter(picked))
+    if not float(vaq[first]) > 0:
+        return _reason_best([first], vaq)
+    heads = sum(map(len, picked.values()))
+    return (
+        f"{heads} heads of {len(picked)} of {len(vaq)} layers, moved most and to one place: the "
+        f"first is head {picked[first][0]} of layer {first}"
     )
 
 

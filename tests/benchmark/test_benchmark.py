@@ -208,9 +208,9 @@ def test_the_tasks_own_text_is_answered_and_the_familys_sentence_locates(
 ):
     read, prompt = [], Lvlm.prompt
 
-    def noted(self, pictures, text, system=""):
+    def noted(self, pictures, text, system="", **options):
         read.append(text)
-        return prompt(self, pictures, text, system)
+        return prompt(self, pictures, text, system, **options)
 
     monkeypatch.setattr(Lvlm, "prompt", noted)
     answerer(lvlm_of("llava"))(context, [noise_picture()], {"max_new_tokens": 2}, post_prompt)

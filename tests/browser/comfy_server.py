@@ -139,8 +139,11 @@ class ComfyServer:
         """Outputs by node id. Raises AssertionError with ComfyUI's words if it fails."""
         return self.wait(self.queue(prompt, client), seconds)
 
-    def queue(self, prompt: dict, client: str = "tests") -> str:
-        body = json.dumps({"prompt": prompt, "client_id": client}).encode()
+    def queue(self, prompt: dict, client: str = "tests", targets: list[str] | None = None) -> str:
+        """targets: the output nodes to run, where not all of them are."""
+        content = {"prompt": prompt, "client_id": client}
+        content |= {"partial_execution_targets": targets} if targets else {}
+        body = json.dumps(content).encode()
         request = urllib.request.Request(
             self.url + "/prompt", body, {"Content-Type": "application/json"}
         )

@@ -283,7 +283,7 @@ def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     run(page)
     seen = page.evaluate("() => window.laserSeen")
     assert any("Answering" in text for text in seen)
-    assert "Plain model" in node.text(".laser-plain")
+    assert "without LASER" in node.text(".laser-plain")
     assert node.view.query_selector_all(".laser-tokens .laser-token")
     names = page.evaluate(
         "id => window.app.graph.getNodeById(id).widgets.map(widget => widget.name)", node.id
@@ -372,7 +372,7 @@ def test_undo_and_redo_leave_every_view_on_the_page(asked):
     page, _ = asked
     moved = "LaserConViCrop"
     before, left = page.evaluate(VIEWS), page.evaluate(LEFT_OF, moved)
-    assert len(before) == 3 and all(before.values())
+    assert len(before) == 4 and all(before.values())
     page.evaluate(MOVE, moved)
     for key, place in ("z", left), ("y", left + 40):
         page.keyboard.press(f"Control+{key}")
@@ -451,13 +451,13 @@ PROGRESS = """([id, workflow]) => window.app.api.dispatchCustomEvent(
 def test_what_grows_in_another_workflow_is_not_shown_and_what_ends_is_put_back(asked):
     page, _ = asked
     node = Node(page, "LaserVATDecode")
-    answer = node.text(".laser-tokens")
+    answer = node.text(".laser-said")
     page.evaluate(PROGRESS, [node.id, "another's"])
-    assert node.text(".laser-tokens") == answer
+    assert node.text(".laser-said") == answer
     page.evaluate(PROGRESS, [node.id, page.evaluate("() => window.app.graph.id ?? null")])
-    assert node.text(".laser-tokens") == "growing"
+    assert node.text(".laser-said") == "growing"
     page.evaluate("() => window.app.api.dispatchCustomEvent('execution_success', {})")
-    assert node.text(".laser-tokens") == answer
+    assert node.text(".laser-said") == answer
 
 
 # ---- size and speed: printed, for the eye

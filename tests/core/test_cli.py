@@ -81,8 +81,8 @@ def test_ask_prints_the_answer_first_and_writes_pictures_and_report(run):
     assert code == 0
     report = strict(Path("laser-out/report.json").read_text("utf-8"))
     lines = out.splitlines()
-    assert lines[0] == report["answer"]["text"]
-    assert lines[1] == f"plain model: {report['plain']['text']}"
+    assert lines[0] == report["answer"]
+    assert lines[1] == f"plain model: {report['plain']}"
     assert lines[2] == report["layer"]["reason"]
     assert lines[3].startswith("window ")
     assert lines[4].startswith("stopped at ")
@@ -437,7 +437,7 @@ def test_the_demo_script_shows_a_detail_that_the_plain_model_misreads(here, capf
     example, question = re.search(r'\$root/(pictures/\S+)" "([^"]+)"', script).groups()
     assert cli.main(["ask", str(ROOT / example), question, "--json"]) == 0
     report = strict(capfd.readouterr().out)
-    assert (report["answer"]["text"], report["plain"]["text"]) == ("4", "1")
+    assert (report["answer"], report["plain"]) == ("4", "1")
     assert names("laser-out") == ASK_FILES
 
 

@@ -32,6 +32,7 @@ from laser_core.steps.certainty import read_certainty
 from laser_core.steps.decode import decode, mix_logits
 from tools.testbed import tiny
 from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import library_inputs, next_logits, two_loops
 
 from .test_capture import BARE
@@ -163,10 +164,27 @@ def test_records_hold_both_streams_probabilities():
         float(with_evidence.softmax(-1)[first.token_id]), abs=1e-5
     )
     top = mixed.topk(5)
-    assert [other.token_id for other in first.alternatives] == top.indices.tolist()
-    assert [other.probability for other in first.alternatives] == pytest.approx(
+    assert [other.token_id for other in first.alternatives[:5]] == top.indices.tolist()
+    assert [other.probability for other in first.alternatives[:5]] == pytest.approx(
         top.values.tolist(), abs=1e-5
     )
+
+
+def test_records_hold_what_would_be_said_without_the_evidence_once():
+    lvlm = lvlm_of("llava")
+    positive, negative = streams(lvlm, "crop")
+    answer = decode(lvlm, positive, negative, settings(alpha=1.0))
+    before: list[int] = []
+    for token in answer.tokens:
+        without = next_logits(lvlm, negative.prompt, before).softmax(-1)
+        ids = [other.token_id for other in token.alternatives]
+        assert len(ids) == len(set(ids)) in range(5, 9)
+        for best in without.topk(3).indices.tolist():
+            blind = token.alternatives[ids.index(best)]
+            assert blind.probability_without == pytest.approx(float(without[best]), abs=1e-5)
+        before.append(token.token_id)
+    plain = decode(lvlm, positive, None, settings(alpha=1.0))
+    assert {len(token.alternatives) for token in plain.tokens} == {5}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -603,7 +621,7 @@ def test_the_stop_reason_tells_the_token_limit_from_the_end():
 def generation_defaults(first):
     """What a model's generation_config.json may hold, each enough to change an answer or fail."""
     return {
-        "penalties": {"repetition_penalty": 5.0, "encoder_repetition_penalty": 5.0},
+        "penalties": {"encoder_repetition_penalty": 5.0},
         "sampling": {"do_sample": True, "temperature": 0.1, "top_k": 1, "min_p": 0.9},
         "repeats": {"no_repeat_ngram_size": 1},
         "suppressed tokens": {"suppress_tokens": [first], "begin_suppress_tokens": [first]},
@@ -637,6 +655,60 @@ def test_the_models_own_generation_defaults_do_not_leak_in(case, options):
     again = decode(lvlm, positive, negative, settings(**options))
     assert (ids(again), again.stop_reason) == (ids(answer), answer.stop_reason)
     assert lvlm.model.generation_config is defaults
+
+
+def repeating(model_type):
+    """A model that may say again what its prompt has, except for the picture."""
+    lvlm = lvlm_of(model_type, fresh=True)
+    with torch.no_grad():
+        lvlm.model.lm_head.weight[lvlm.image_token_id].zero_()
+    return lvlm
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_with_alpha_0_the_folders_repetition_penalty_is_the_librarys(model_type):
+    lvlm = repeating(model_type)
+    positive, negative = streams(lvlm, "picture + crop")
+    without = ids(decode(lvlm, positive, negative, settings(alpha=0.0)))
+    lvlm.model.generation_config.repetition_penalty = 0.6  # repeats become likelier
+    inputs = library_inputs(lvlm, positive.prompt)
+    generated = lvlm.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    expected = generated[0, positive.prompt.length :].tolist()
+    assert ids(decode(lvlm, positive, negative, settings(alpha=0.0))) == expected
+    assert expected != without, "the case must need the penalty"
+    off = settings(alpha=0.0, repetition_penalty=1.0)
+    assert ids(decode(lvlm, positive, negative, off)) == without
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+def test_two_streams_with_a_repetition_penalty_equal_two_loops(model_type):
+    lvlm = repeating(model_type)
+    positive, negative = streams(lvlm, "shared picture + crop")
+    prompts = positive.prompt, negative.prompt
+    expected, logits = two_loops(lvlm, *prompts, 1.0, TOKENS, penalty=0.6)
+    answer = decode(lvlm, positive, negative, settings(repetition_penalty=0.6))
+    assert ids(answer) == expected
+    for token, (with_evidence, without) in zip(answer.tokens, logits, strict=True):
+        difference = float((with_evidence - without)[token.token_id])
+        assert token.vat == pytest.approx(difference, abs=1e-3)
+    assert expected != two_loops(lvlm, *prompts, 1.0, TOKENS)[0], "the case must need the penalty"
+
+
+def test_a_loop_ends_where_the_folders_penalty_ends_it_in_both_streams():
+    links = [*chain(["a", "red", "square", "and", "a"]), ("and", "!", 2.95), ("!", "<|im_end|>", 3)]
+    lvlm = reciting_lvlm(links, kind="qwen2_5_vl")
+    pair = streams(lvlm, "crop")
+    assert decode(lvlm, *pair, DecodeSettings()).stop_reason == "max tokens"
+    lvlm.model.generation_config.repetition_penalty = 1.05
+    assert decode(lvlm, *pair, DecodeSettings()).text == "a red square and !"
+
+
+@pytest.mark.parametrize("penalty", [0, -1.0, "x", float("nan"), float("inf"), True])
+def test_a_repetition_penalty_that_is_none_is_refused(penalty):
+    lvlm = lvlm_of("llava", fresh=True)
+    lvlm.model.generation_config.repetition_penalty = penalty
+    with pytest.raises(ValueError, match=r"^fix generation_config.json of .*repetition_penalty"):
+        decode(lvlm, *streams(lvlm, "crop"), settings())
 
 
 @pytest.mark.parametrize("end", ["x", [2, "x"], 1.5])

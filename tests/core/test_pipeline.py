@@ -13,6 +13,7 @@ from laser_core import pipeline
 from laser_core.geometry import Window
 from laser_core.models.closed_vocabulary import ClosedVocabulary
 from laser_core.models.families import FAMILIES
+from laser_core.output.report import report
 from laser_core.pictures import to_tensor
 from laser_core.results import Counterfactual, Location, Placement
 from laser_core.settings import (
@@ -40,12 +41,13 @@ from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows, library_inputs, two_loops
 
 QUESTION = "what colour is the square ?"
-SHORT = DecodeSettings(max_tokens=4)
+SHORT = DecodeSettings(max_tokens=4, adaptive=0.0)
 
 
 def settings(**groups):
     groups.setdefault("crop", CropSettings(min_side_px=20))
     groups.setdefault("decode", SHORT)
+    groups.setdefault("layer", LayerSettings(first_depth=0.0, last_depth=1.0))
     return LaserSettings(**groups)
 
 
@@ -74,11 +76,22 @@ def reference_answer(lvlm, picture, chosen):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type, rule):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    chosen = settings(layer=LayerSettings(rule=rule))
+    chosen = settings(layer=LayerSettings(rule=rule, first_depth=0.0, last_depth=1.0))
     layer, evidence_map = reference_answer(lvlm, picture, chosen)
     found = pipeline.locate(lvlm, picture, QUESTION, chosen)
     assert found.evidence.choice.layer == layer
     np.testing.assert_allclose(found.evidence.map.numpy(), evidence_map, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_familys_own_band_of_depth_is_searched(model_type):
+    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
+    found = pipeline.locate(lvlm, picture, QUESTION, settings(layer=LayerSettings()))
+    first, last = FAMILIES[model_type].band
+    given = LayerSettings(first_depth=first, last_depth=last)
+    expected = pipeline.locate(lvlm, picture, QUESTION, settings(layer=given))
+    assert found.evidence.choice.weights == expected.evidence.choice.weights
+    assert torch.equal(found.evidence.map, expected.evidence.map)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -143,7 +156,7 @@ OPTIONS = {
         CounterfactualSettings(fill=fill) for fill in ("mean", "blur", "noise", "visual tokens")
     ],
     "answer": [AnswerSettings(crop_budget=0.25), AnswerSettings(instruction="Read the text.")],
-    "decode": [DecodeSettings(max_tokens=3, temperature=1.0, seed=4)],
+    "decode": [DecodeSettings(max_tokens=3, temperature=1.0, seed=4, adaptive=0.0)],
 }
 
 
@@ -166,7 +179,7 @@ def test_blocked_visual_tokens_are_those_under_the_mask():
     window = Window(42, 28, 84, 70)  # half the picture: its cells are half as large
     found = located(lvlm, picture, [window], chosen)
     positive = make_positive_stream(lvlm, found)
-    negative = make_negative_stream(lvlm, found, positive, Counterfactual(mask, None))
+    negative = make_negative_stream(lvlm, found, positive.prompt, Counterfactual(mask, None))
     whole, crop = negative.prompt.spans
     in_crop = [lvlm.encode(picture.crop(window)).grid.cell_at(x, y) for x, y in ((1, 1), (13, 13))]
     cells = {row * grid.columns + column for row, column in in_crop}
@@ -180,7 +193,7 @@ def by_hand(lvlm, picture, chosen):
     inputs = lvlm.encode(picture, chosen.prompt.framing)
     maps = read_attention(lvlm, inputs, QUESTION, chosen.prompt)
     contrasted = contrast(maps, chosen.contrast)
-    found = make_evidence(contrasted, select_layer(contrasted, chosen.layer), maps)
+    found = make_evidence(contrasted, select_layer(contrasted, chosen.layer, maps.band), maps)
     placement = place_windows(found, chosen.crop)
     patches = select_patches(found, chosen.counterfactual, placement.windows)
     mask = mask_patches(patches, found)
@@ -191,7 +204,9 @@ def by_hand(lvlm, picture, chosen):
 
     if chosen.counterfactual.fill == "visual tokens":
         where = Location(picture, inputs, QUESTION, chosen, maps, found, placement)
-        negative = make_negative_stream(lvlm, where, stream(picture), Counterfactual(mask, None))
+        negative = make_negative_stream(
+            lvlm, where, stream(picture).prompt, Counterfactual(mask, None)
+        )
     else:
         negative = stream(block(picture, mask, chosen.counterfactual, lvlm.mean_colour))
     return decode(lvlm, stream(picture), negative, chosen.decode).tokens
@@ -294,11 +309,11 @@ def test_a_sure_model_answers_at_once(model_type):
     sure = plain.tokens[0].alternatives[0].probability_with
     result = pipeline.answer(lvlm, picture, QUESTION, adaptive(sure * 0.99), with_plain=True)
     assert result.answer is result.plain  # decoded once
-    assert result.skipped == "crop"
+    assert not result.looked_closer
     assert result.answer.tokens == result.plain.tokens
     assert result.counterfactual is None
     above = pipeline.answer(lvlm, picture, QUESTION, adaptive(min(1.0, sure * 1.01)))
-    assert above.skipped != "crop"
+    assert len(above.looks) > 1
 
 
 @pytest.mark.parametrize("with_plain", [False, True])
@@ -307,54 +322,92 @@ def test_the_text_grows_where_the_model_answers_at_once(with_plain):
     result = pipeline.answer(
         lvlm, noise_picture(), QUESTION, adaptive(1e-6), with_plain=with_plain, on_text=texts.append
     )
-    assert result.skipped == "crop"
+    assert not result.looked_closer
     assert len(texts) == len(result.answer.tokens)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_sure_crop_is_answered_without_the_comparison(model_type, monkeypatch):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    asked = AnswerSettings(instruction=lvlm.locate_instruction)  # so that the maps know how sure
-    found = pipeline.locate(lvlm, picture, QUESTION, settings(answer=asked))
-    unsure = dataclasses.replace(found.maps, certainty=0.0)
-    found = dataclasses.replace(found, maps=unsure)
-    alone = settings(answer=asked, decode=dataclasses.replace(SHORT, alpha=0.0))
-    expected = pipeline.answer_from(lvlm, dataclasses.replace(found, settings=alone)).answer
+    alone = settings(decode=dataclasses.replace(SHORT, alpha=0.0))
+    found = pipeline.locate(lvlm, picture, QUESTION, alone)
+    expected = pipeline.answer_from(lvlm, found).answer
     sure = expected.tokens[0].alternatives[0].probability_with
+    found = dataclasses.replace(found, maps=None)  # whose window is believed
     with monkeypatch.context() as patched:
         patched.delattr(pipeline, "make_counterfactual")  # it is not drawn either
-        below = dataclasses.replace(found, settings=adaptive(sure * 0.99, answer=asked))
+        below = dataclasses.replace(found, settings=adaptive(sure * 0.99))
         result = pipeline.answer_from(lvlm, below)
-    assert result.skipped == "counterfactual"
+    assert result.skipped
     assert result.counterfactual is None
     assert [t.token_id for t in result.answer.tokens] == [t.token_id for t in expected.tokens]
-    above = dataclasses.replace(found, settings=adaptive(min(1.0, sure * 1.01), answer=asked))
-    assert pipeline.answer_from(lvlm, above).skipped == ""
+    above = dataclasses.replace(found, settings=adaptive(min(1.0, sure * 1.01)))
+    assert not pipeline.answer_from(lvlm, above).skipped
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_an_unsure_model_with_adaptive_answers_as_without(model_type):
-    lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
-    careful = pipeline.answer(lvlm, picture, QUESTION, adaptive(1.0))
-    usual = pipeline.answer(lvlm, picture, QUESTION, settings())
-    assert careful.skipped == ""
-    ids = [[t.token_id for t in result.answer.tokens] for result in (careful, usual)]
-    assert ids[0] == ids[1]
-    for one, other in zip(careful.answer.tokens, usual.answer.tokens, strict=True):
-        assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
+@pytest.mark.parametrize(
+    ("model_type", "fill"),
+    [("llava_next", "mean"), ("qwen2_5_vl", "mean"), ("qwen2_5_vl", "visual tokens")],
+)
+def test_where_picture_and_crop_do_not_fit_both_streams_read_the_crop_alone(model_type, fill):
+    lvlm = lvlm_of(model_type, fresh=True)
+    both = settings(counterfactual=CounterfactualSettings(fill=fill))
+    crop_alone = dataclasses.replace(both, answer=AnswerSettings(answer_input="crop"))
+    found = pipeline.locate(lvlm, noise_picture(), QUESTION, both)
+    together = pipeline.answer_from(lvlm, found).answer
+    alone = pipeline.answer_from(lvlm, dataclasses.replace(found, settings=crop_alone)).answer
+    longest, most = together.prompt_tokens[0], both.decode.max_tokens
+    lvlm.release()
+    lvlm.model.config.get_text_config().max_position_embeddings = longest + most - 1
+    fallen_back = pipeline.answer_from(lvlm, found)
+    assert fallen_back.answer.tokens == alone.tokens
+    assert fallen_back.answer.prompt_tokens == alone.prompt_tokens
+    figures = f"would take {longest} tokens, the answer up to {most}, and the model takes"
+    notes = report(fallen_back, lvlm)["notes"]
+    assert any(f"{figures} {longest + most - 1}: answered from the crop" in one for one in notes)
+    lvlm.model.config.get_text_config().max_position_embeddings = longest + most
+    enough = pipeline.answer_from(lvlm, found)
+    assert (enough.answer.prompt_tokens, enough.answer.notes) == (together.prompt_tokens, ())
+
+
+@pytest.mark.parametrize("evidence", ["nothing found", "a sure model"])
+def test_a_window_by_hand_is_looked_at_in_any_case(evidence):
+    lvlm, picture, window = lvlm_of("llava"), noise_picture((90, 60)), Window(10, 5, 60, 45)
+    mask = torch.zeros(60, 90) if evidence == "nothing found" else None
+    found = pipeline.locate(lvlm, picture, QUESTION, adaptive(1e-6), mask=mask, window=window)
+    result = pipeline.answer_from(lvlm, found, with_plain=True)
+    assert result.location.windows == (window,)
+    assert result.looked_closer
+    assert result.answer.prompt_tokens[0] > result.plain.prompt_tokens[0]  # the crop's too
+    assert not result.answer.contrasted
+    assert any("by hand" in note for note in report(result, lvlm)["notes"])
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_refused():
     lvlm = lvlm_of("llava", fresh=True)
-    longest = max(pipeline.answer(lvlm, noise_picture(), QUESTION, settings()).answer.prompt_tokens)
+    alone = settings(answer=AnswerSettings(answer_input="crop"))
+    found = pipeline.locate(lvlm, noise_picture(), QUESTION, alone)
+    longest = max(pipeline.answer_from(lvlm, found).answer.prompt_tokens)
     text_config = lvlm.model.config.get_text_config()
     for limit, message in (
         (longest + 3, "choose fewer windows, answer input 'crop' or a smaller max_tokens"),
-        (longest - 1, "shorten the question, or choose fewer windows"),
+        (longest - 1, "shorten the question: pictures take 36 of the prompt's"),
     ):
         text_config.max_position_embeddings = limit
-        with pytest.raises(ValueError, match=f"^{message}"):
-            pipeline.answer(lvlm, noise_picture(), QUESTION, settings())
+        for chosen in (alone, settings()):  # from picture and crop too: not even the crop fits
+            with pytest.raises(ValueError, match=f"^{message}"):
+                pipeline.answer_from(lvlm, dataclasses.replace(found, settings=chosen))
+
+
+def test_a_prompt_that_is_too_long_is_shortened_where_it_is_longest():
+    remedies = {
+        ("llava", 10, 1): "shorten the question",
+        ("llava", 10, 2): "choose fewer windows, or choose answer input 'crop', or shorten",
+        ("qwen2_5_vl", 10, 1): "lower max_visual_tokens, or shorten the question",
+        ("qwen2_5_vl", 10_000, 1): "shorten the question, or lower max_visual_tokens",
+    }
+    for (model_type, text_tokens, pictures), said in remedies.items():
+        assert lvlm_of(model_type)._shortening(text_tokens, pictures).startswith(said)
 
 
 def test_the_mask_of_an_answer_can_be_changed_in_place():
@@ -397,6 +450,6 @@ def test_a_mask_takes_the_place_of_the_models_evidence():
 
 def test_the_plain_answer_has_no_cut_off():
     lvlm = lvlm_of("llava")
-    chosen = settings(decode=DecodeSettings(max_tokens=3, beta=1.0))
+    chosen = settings(decode=DecodeSettings(max_tokens=3, beta=1.0, adaptive=0.0))
     result = pipeline.answer(lvlm, noise_picture(), QUESTION, chosen, with_plain=True)
     assert all(token.probability == token.probability_with for token in result.plain.tokens)

@@ -28,7 +28,7 @@ PAPER = LaserSettings(
     decode=DecodeSettings(alpha=1.0, beta=0.0, adaptive=0.0),
 )
 FAST = LaserSettings(
-    answer=AnswerSettings(crop_budget=0.4), decode=DecodeSettings(alpha=0.0, adaptive=0.9)
+    answer=AnswerSettings(crop_budget=0.4, looks=1), decode=DecodeSettings(alpha=0.0)
 )
 EXPECTED = {"default": LaserSettings(), "paper": PAPER, "fast": FAST}
 presets = pytest.mark.parametrize("preset", EXPECTED)

@@ -5,8 +5,6 @@ Oracles: the library's processor and its `generate()`. Knows nothing of windows 
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from laser_core import pipeline
@@ -138,18 +136,15 @@ def test_certainty_is_generates_first_probability_on_the_answering_prompt(model_
 
 @families
 @pytest.mark.parametrize("instruction", ["", SENTENCE], ids=["differ", "equal"])
-def test_certainty_costs_one_suffix_where_the_prompts_differ_and_adaptive_asks(
+def test_certainty_costs_one_suffix_where_the_prompts_differ_and_nothing_where_they_are_equal(
     model_type, instruction
 ):
-    lvlm, read = lvlm_of(model_type), {}
-    for threshold in (0.0, 1.0):
-        found = located(lvlm, instruction, adaptive=threshold)
-        with decoder_tokens(lvlm) as counted:
-            result = pipeline.answer_from(lvlm, found)
-        assert result.skipped == ""
-        read[threshold] = counted
-    extra = [] if instruction else [plain_of(lvlm, found).prompt.suffix_length]
-    assert read[1.0] == extra + read[0.0]
+    lvlm = lvlm_of(model_type)
+    found = located(lvlm, instruction)
+    plain = plain_of(lvlm, found)
+    with decoder_tokens(lvlm) as counted:
+        plain_certainty(lvlm, plain, found)
+    assert counted == ([] if instruction else [plain.prompt.suffix_length])
 
 
 @families
@@ -159,15 +154,8 @@ def test_a_sure_answer_continues_from_what_its_certainty_read(model_type):
     found = located(lvlm, adaptive=1e-6)
     with decoder_tokens(lvlm) as counted:
         result = pipeline.answer_from(lvlm, found)
-    assert result.skipped == "crop"
+    assert not result.looked_closer
     assert counted == [plain_of(lvlm, found).prompt.suffix_length] + [1] * len(expected)
     for one, other in zip(result.answer.tokens, expected, strict=True):
         assert one.token_id == other.token_id
         assert one.logit_with == pytest.approx(other.logit_with, abs=1e-4)
-
-
-def test_a_mask_is_looked_at_however_sure_the_model_is():
-    lvlm = lvlm_of("llava")
-    found = located(lvlm, adaptive=1e-6)
-    masked = dataclasses.replace(found, maps=None)
-    assert pipeline.answer_from(lvlm, masked).skipped == ""

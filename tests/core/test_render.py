@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import sys
+import tracemalloc
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -25,7 +28,10 @@ from laser_core.output.drawing import (
 from laser_core.output.heat import heat_colours, heat_map
 from laser_core.output.layer_sheet import layer_sheet
 from laser_core.results import AttentionMaps, Evidence, LayerChoice, Location, Placement
-from laser_core.settings import LaserSettings
+from laser_core.settings import CropSettings, LaserSettings
+from laser_core.steps.crop import place_windows
+from laser_core.steps.vaq import make_evidence_of_mask
+from tools.testbed.lvlms import noise_picture
 
 MARGIN_PX = 14  # of the drawing around the picture
 
@@ -136,7 +142,7 @@ def test_the_window_is_outlined_at_its_place(size):
     width, height = size
     window = Window(width // 4, height // 5, width // 2, height // 2)
     drawing = overlay(location_of(evidence_of(random_cells(), size), [window]))
-    scale = min(max(width, 560), 1280) / width
+    scale = min(max(width, 560), 1024) / width
     rows, columns = np.nonzero(near(drawing, WINDOW_COLOUR))
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     expected = [MARGIN_PX + scale * edge for edge in window]
@@ -256,7 +262,7 @@ def test_a_picture_at_its_drawn_size_is_drawn_alike():
     pixels = np.random.default_rng(1).integers(0, 256, (1500, 2100, 3), dtype=np.uint8)
     picture, evidence = Image.fromarray(pixels), evidence_of(random_cells(), (2100, 1500))
     small = at_drawn_size(picture)
-    assert max(small.size) == 1280
+    assert max(small.size) == 1024
     whole, again = (np.asarray(drawing(one, evidence), dtype=int) for one in (picture, small))
     assert np.abs(whole - again).max() <= 1  # of the colour bar, on the picture's mean grey
     assert at_drawn_size(Image.new("RGB", (90, 60))).size == (90, 60)
@@ -267,3 +273,36 @@ def test_the_palette_covers_more_the_hotter_it_is():
     assert len(colours) == 3 * 256
     assert list(cover) == sorted(cover)
     assert 0 < cover[0] < cover[255] < 255
+
+
+def wide_drawing():
+    """What a drawing is made of whose picture has the pixels of 720p video."""
+    mask = torch.zeros(720, 1280)
+    mask[200:300, 400:600] = 1
+    found = make_evidence_of_mask(mask)
+    return noise_picture((1280, 720)), found, place_windows(found, CropSettings())
+
+
+def test_a_drawing_takes_at_most_ten_times_its_bytes_while_it_is_made():
+    given = wide_drawing()
+    own = np.asarray(drawing(*given)).nbytes
+    tracemalloc.start()
+    try:
+        drawing(*given)
+        assert tracemalloc.get_traced_memory()[1] <= 10 * own
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_drawings_pixels_are_freed_without_garbage_collection():
+    given, process, count = wide_drawing(), psutil.Process(), 10
+    pixels = np.asarray(drawing(*given)).nbytes / 3 * 4  # of what draws, RGBA
+    gc.collect()
+    gc.disable()
+    try:
+        before = process.memory_info().rss
+        for _ in range(count):
+            drawing(*given)
+        assert process.memory_info().rss - before < count * pixels / 2
+    finally:
+        gc.enable()

@@ -66,10 +66,10 @@ def test_a_report_is_strict_json_and_survives_the_round_trip(content):
 
 def test_a_report_says_what_was_found(content, result):
     location = result.location
-    assert (content["schema"], content["version"]) == ("laser-report", 1)
+    assert (content["schema"], content["version"]) == ("laser-report", 2)
     assert content["question"] == QUESTION
-    assert content["answer"]["text"] == result.answer.text
-    assert content["plain"]["text"] == result.plain.text
+    assert content["answer"] == result.answer.text
+    assert content["plain"] == result.plain.text
     assert content["layer"]["index"] == location.evidence.choice.layer
     assert content["layer"]["count"] == len(content["layer"]["vaq"]) == 3
     assert content["layer"]["reason"] == location.evidence.choice.reason
@@ -93,13 +93,13 @@ def test_a_report_says_with_which_words_was_located_and_answered(lvlm, result):
 
 
 def test_token_records_have_both_streams_and_their_difference(content, result):
-    tokens = content["answer"]["tokens"]
+    tokens = content["generated"]["answer"]["tokens"]
     assert len(tokens) == len(result.answer.tokens)
     for token in tokens:
         difference = token["logit_with"] - token["logit_without"]
         assert token["vat"] == pytest.approx(difference, abs=1e-4)
         assert token["alternatives"]
-    assert content["plain"]["tokens"][0]["vat"] is None
+    assert content["generated"]["plain"]["tokens"][0]["vat"] is None
 
 
 def test_every_setting_is_in_the_report(content):
@@ -168,7 +168,7 @@ def test_an_answer_that_was_cut_off_is_said_aloud(stop_reason, said, lvlm, resul
 
 
 def test_the_summary_begins_with_the_answer(content):
-    lines = summary({**content, "answer": {**content["answer"], "text": "a red square"}})
+    lines = summary({**content, "answer": "a red square"})
     assert lines[0] == "a red square"
     assert lines[1].startswith("plain model: ")
     assert lines[2] == content["layer"]["reason"]

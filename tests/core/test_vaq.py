@@ -22,6 +22,7 @@ from laser_core.steps.vaq import (
 )
 
 KINDS = ("contrastive", "raw", "relative")
+RULES = ("argmax", "fuse", "max", "heads")
 
 
 def maps_of(with_query, without_query):
@@ -118,7 +119,7 @@ def test_equal_branches_are_not_told_apart(kind):
     assert result.unique().tolist() == [0.0 if kind == "contrastive" else 1.0]
 
 
-@pytest.mark.parametrize("rule", ["argmax", "fuse"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     ("kind", "branch"),
@@ -227,7 +228,20 @@ def test_a_range_without_layers_is_refused_with_the_remedy():
     )
 
 
-@pytest.mark.parametrize("rule", ["argmax", "fuse"])
+def test_the_familys_band_is_searched_where_no_depth_is_given():
+    maps = flat_maps([1] * 11)
+    assert set(select_layer(maps, LayerSettings(), (0.45, 0.81)).weights) == {5, 6, 7, 8}
+    given = LayerSettings(first_depth=0.7)
+    assert set(select_layer(maps, given, (0.45, 0.81)).weights) == {7, 8}
+    whole = LayerSettings(first_depth=0.0, last_depth=1.0)
+    assert set(select_layer(maps, whole, (0.45, 0.81)).weights) == set(range(11))
+
+
+def test_a_model_with_no_layer_in_its_familys_band_has_the_nearest_searched():
+    assert select_layer(flat_maps([2, 1]), LayerSettings(), (0.45, 0.81)).weights == {1: 1.0}
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_a_layer_given_by_hand_overrides_rule_and_range(rule):
     settings = LayerSettings(layer=0, rule=rule, first_depth=1.0)
     choice = select_layer(flat_maps([1, 2, 3]), settings)
@@ -305,6 +319,22 @@ def test_only_layers_of_the_range_are_fused():
         ),
         (
             [0.1, 0.79, 0.83],
+            LayerSettings(rule="max", first_depth=0.5),
+            "2 of 3 layers, each by its own sum: the question moves layer 2 (VAQ 0.83) most, "
+            "then 1 (VAQ 0.79)",
+        ),
+        (
+            [0.1, 0.79, 0.83],
+            LayerSettings(rule="heads", top_heads=2),
+            "2 heads of 2 of 3 layers, moved most and to one place: the first is head 0 of layer 2",
+        ),
+        (
+            [0, 0],
+            LayerSettings(rule="heads"),
+            "layer 0 of 2: the question moves no layer (every VAQ is 0)",
+        ),
+        (
+            [0.1, 0.79, 0.83],
             LayerSettings(layer=1),
             "layer 1 of 3: set by hand (VAQ 0.79, rank 2)",
         ),
@@ -315,6 +345,37 @@ def test_the_reason_tells_what_decided(scores, settings, reason):
 
 
 # Step 6
+
+
+@pytest.mark.parametrize("top_heads", [1, 3, 4])
+def test_rule_max_takes_the_largest_share_of_the_searched_layers_at_each_patch(top_heads):
+    maps = random_maps(layers=6)
+    compared = contrast(maps, ContrastSettings())
+    settings = LayerSettings(rule="max", top_heads=top_heads, first_depth=0.4)
+    found = make_evidence(compared, select_layer(compared, settings), maps)
+    _, heads = reference_vaq(compared, top_heads)
+    expected = np.zeros(compared.shape[2:])
+    for layer in (2, 3, 4, 5):
+        mean = sum(compared[layer, head].double().numpy() for head in heads[layer]) / top_heads
+        expected = np.maximum(expected, mean / mean.sum())
+    np.testing.assert_allclose(found.map.numpy(), expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("top_heads", [1, 5, 8])
+def test_rule_heads_takes_those_moved_most_and_to_one_place_wherever_they_are(top_heads):
+    maps = random_maps(layers=6)
+    compared = contrast(maps, ContrastSettings())
+    settings = LayerSettings(rule="heads", top_heads=top_heads, first_depth=0.4)
+    choice = select_layer(compared, settings)
+    scores = {}
+    for layer, head in itertools.product((2, 3, 4, 5), range(4)):
+        values = compared[layer, head].double().numpy()
+        scores[layer, head] = math.sqrt((values**2).sum()) * ((values / values.sum()) ** 2).sum()
+    best = sorted(scores, key=lambda pair: -scores[pair])[:top_heads]
+    expected = sum(compared[pair].double().numpy() for pair in best) / top_heads
+    found = make_evidence(compared, choice, maps)
+    np.testing.assert_allclose(found.map.numpy(), expected, rtol=1e-5, atol=1e-9)
+    assert {(layer, head) for layer, own in choice.picked.items() for head in own} == set(best)
 
 
 @pytest.mark.parametrize("top_heads", [1, 3, 8])

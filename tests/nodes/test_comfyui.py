@@ -241,6 +241,73 @@ def test_a_prompt_with_only_model_picture_and_question_runs_with_the_defaults(se
     assert seen(outputs[looks[0]]) == seen(outputs[looks[1]])
 
 
+def test_core_reads_the_answer_out_of_the_json(server, prompt):
+    question = "what number is on the hat?"
+    ask = {"lvlm": prompt.model(), "image": prompt.picture("laser_scene_2.png")}
+    answer = prompt.add("LaserAnswer", **ask, question=question)
+    links = ([answer, 0], [answer, 1])
+    looks = [prompt.look(link) for link in links]
+    for key in ("answer", "plain"):
+        text = prompt.add("JsonExtractString", json_string=[answer, 6], key=key)
+        looks.append(prompt.look([text, 0]))
+    outputs = server.run(prompt)
+    said = [seen(outputs[look]) for look in looks]
+    assert said[:2] == said[2:]
+    assert all(said)
+
+
+def asked_step_by_step(prompt: Prompt, question: str) -> list[str]:
+    """Ids of the three steps with a view; nothing takes the last one's output."""
+    ask = {"lvlm": prompt.model(), "question": question}
+    picture = prompt.picture()
+    attention = prompt.add("LaserContrastiveAttention", image=picture, **ask)
+    select = prompt.add("LaserVAQLayerSelect", attention=[attention, 0])
+    crop = prompt.add("LaserConViCrop", image=picture, evidence=[select, 0])
+    answer = prompt.add("LaserVATDecode", positive=[crop, 0], **ask)
+    return [select, crop, answer]
+
+
+VIEWS = ["laser_vaq", "laser_windows", "laser_tokens"]
+
+
+def test_a_view_needs_no_node_behind_it(server, prompt):
+    answer = prompt.add(
+        "LaserAnswer", lvlm=prompt.model(), image=prompt.picture(), question="what is there ?"
+    )
+    assert server.run(prompt)[answer]["laser_tokens"]
+    steps = Prompt(server)
+    ids = asked_step_by_step(steps, "what number is on the shoe?")
+    outputs = server.run(steps)
+    assert all(outputs[one][view] for one, view in zip(ids, VIEWS, strict=True))
+
+
+def test_views_of_a_cached_run_are_sent_again_and_the_nodes_are_not_run_again(server, prompt):
+    ids = asked_step_by_step(prompt, "what number is on the hat?")
+    first, second = (server.entry(server.queue(prompt)) for _ in range(2))
+    messages = dict(second["status"]["messages"])
+    assert set(ids) <= set(messages["execution_cached"]["nodes"])
+    for one, view in zip(ids, VIEWS, strict=True):
+        assert second["outputs"][one][view] == first["outputs"][one][view]
+
+
+def test_a_part_of_the_graph_runs_alone_and_the_views_before_it_are_shown(server, prompt):
+    select, crop, answer = asked_step_by_step(prompt, "what colour is the star ?")
+    outputs = server.wait(server.queue(prompt, targets=[crop]))
+    assert outputs[select]["laser_vaq"] and outputs[crop]["laser_windows"]
+    assert answer not in outputs
+    again = server.wait(server.queue(prompt, targets=[crop]))
+    assert again[select] == outputs[select]  # cached, and no target: an intermediate output
+
+
+def test_an_overlay_that_is_taken_later_is_drawn_then(server, prompt):
+    crop = prompt.add("LaserConViCrop", image=prompt.picture(), mask=prompt.mask())
+    before = server.run(prompt)[crop]
+    shown = prompt.show([crop, 4])
+    outputs = server.run(prompt)
+    assert pixels(server, outputs[shown]).any()
+    assert outputs[crop]["laser_windows"] != before["laser_windows"]  # run anew, not from the cache
+
+
 def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
     settings = prompt.add("LaserSettings", preset="fast", beta=0.3)
     question = "what is in the picture ?"
@@ -249,7 +316,8 @@ def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
     look, text = prompt.look([answer, 6]), prompt.add("PreviewAny", source=[settings, 0])
     outputs = server.run(prompt)
     reported = json.loads(seen(outputs[look]))["settings"]
-    assert reported["answer"] == {"answer_input": "crop", "crop_budget": 0.4}
+    assert reported["answer"]["answer_input"] == "crop"
+    assert reported["answer"]["crop_budget"] == 0.4
     assert (reported["decode"]["beta"], reported["decode"]["adaptive"]) == (0.3, 0.9)
     assert reported["layer"]["rule"] == "fuse"
     assert "beta: 0.3" in outputs[text]["text"][0].splitlines()
@@ -322,9 +390,20 @@ def test_unsupported_model_type(server, prompt, tmp_path):
     assert "bert" in said
 
 
-def test_missing_model_folder_is_refused_before_the_run(server, prompt):
-    load = prompt.add("LaserLoadLVLM", custom_model="/nowhere/at/all")
-    answer = prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
-    prompt.look([answer, 0])
-    with pytest.raises(AssertionError, match="check custom_model"):
+def test_a_missing_model_folder_is_refused_before_the_run_at_the_input_that_names_it(
+    server, prompt
+):
+    load = prompt.add("LaserLoadLVLM", custom_model="/nowhere/at/all", model="gone")
+    prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
+    with pytest.raises(AssertionError, match="check custom_model") as refused:
         server.queue(prompt)
+    answer = json.loads(str(refused.value).removeprefix("ComfyUI refused the prompt: "))
+    errors = answer["node_errors"][load]["errors"]
+    assert [error["extra_info"]["input_name"] for error in errors] == ["custom_model"]
+
+
+def test_a_model_that_is_not_in_the_list_is_told_with_its_remedy(server, prompt):
+    """ComfyUI's own check would say that a value is not in a list, and print the list."""
+    load = prompt.add("LaserLoadLVLM", model="gone")
+    prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
+    assert failure(server, prompt).startswith("choose another model")

@@ -43,13 +43,14 @@ CONTRACT = {
     "LaserVATDecode": (
         "lvlm positive question",
         "answer_input alpha beta max_tokens temperature seed instruction top_p top_k system "
-        "framing crop_budget adaptive counterfactual context counterfactual_context boxes",
+        "framing crop_budget adaptive counterfactual context counterfactual_context boxes "
+        "max_thinking_tokens repetition_penalty",
         "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
     ),
     "LaserAnswer": (
         "lvlm image question",
         "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
-        "settings",
+        "settings override",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING",
     ),
@@ -57,7 +58,8 @@ CONTRACT = {
         "",
         "preset query_free framing system kind top_heads rule first_depth last_depth layer "
         "min_side_px placement margin windows amount fill block crop_budget alpha beta top_p "
-        "top_k adaptive multiple_of locate_instruction",
+        "top_k adaptive multiple_of locate_instruction max_thinking_tokens repetition_penalty "
+        "looks",
         "settings:LASER_SETTINGS",
     ),
     "LaserBoxPick": (
@@ -68,7 +70,9 @@ CONTRACT = {
     "LaserPasteBack": ("image crop region", "feather_px boxes", "image:IMAGE"),
     "LaserUnload": ("lvlm", "any", "any:*"),
 }
-OUTPUT_NODES = {"LaserUnload"}
+OUTPUT_NODES = {
+    "LaserAnswer", "LaserConViCrop", "LaserUnload", "LaserVAQLayerSelect", "LaserVATDecode",
+}  # fmt: skip
 LISTS = {
     "LaserVAQLayerSelect": {"layer", "report"},
     "LaserVATDecode": {"answer", "json", "report"},
@@ -95,14 +99,15 @@ GROUPS = {
     ],
 }  # fmt: skip
 LEFT_OUT = {
-    # Where the picture is read with and without the question, and how it is read, are other nodes'
-    "LaserVATDecode": {"query_free", "locate_instruction"},
+    # Where the picture is read with and without the question, how, and how often, are other nodes'
+    "LaserVATDecode": {"query_free", "locate_instruction", "looks"},
     # The two outputs of the node are what 'block' chooses between
     "LaserCounterfactualMask": {"block"},
     # Either node has what the other lacks
     "LaserAnswer": {
         "min_side_px", "placement", "margin", "windows", "multiple_of", "crop_budget", "alpha",
-        "beta", "top_p", "top_k", "adaptive",
+        "beta", "top_p", "top_k", "adaptive", "max_thinking_tokens", "repetition_penalty",
+        "looks",
     },
     "LaserSettings": {
         "instruction", "scale", "answer_input", "max_tokens", "temperature", "seed",
@@ -146,12 +151,41 @@ def test_everything_is_explained(node_id):
     json.dumps(kind.INPUT_TYPES())
 
 
+SEARCHED = [
+    ("vqa", "視覚的質問応答", "视觉问答", "LaserAnswer"),
+    ("llm", "視覚言語モデル", "大语言模型", "LaserLoadLVLM"),
+    ("multimodal", "マルチモーダル", "多模态", "LaserLoadLVLM"),
+    ("question", "質問", "提问", "LaserAnswer"),
+    ("question", "質問", "提问", "LaserVATDecode"),
+    ("describe", "画像説明", "描述", "LaserAnswer"),
+    ("image to text", "画像からテキスト", "图生文", "LaserAnswer"),
+    ("interrogate", "キャプション", "反推", "LaserAnswer"),
+    ("detect", "検出", "检测", "LaserConViCrop"),
+    ("locate", "位置", "定位", "LaserConViCrop"),
+    ("segment", "セグメント", "分割", "LaserVAQLayerSelect"),
+    ("detailer", "ディテーラー", "细节修复", "LaserPasteBack"),
+    ("explain", "説明可能", "可解释", "LaserContrastiveAttention"),
+    ("heatmap", "ヒートマップ", "热力图", "LaserVAQLayerSelect"),
+]
+
+
+@pytest.mark.parametrize(("english", "japanese", "chinese", "node_id"), SEARCHED)
+def test_nodes_are_found_by_the_words_people_search_with(english, japanese, chinese, node_id):
+    assert {english, japanese, chinese} <= set(node(node_id).SEARCH_ALIASES)
+
+
+@ids
+def test_no_search_word_stands_twice(node_id):
+    words = node(node_id).SEARCH_ALIASES
+    assert len(words) == len(set(words))
+
+
 @ids
 def test_every_input_has_a_valid_type_and_default(node_id):
     for name, (kind, options) in inputs_of(node_id).items():
         default = options.get("default")
         if isinstance(kind, list):
-            assert default in kind, name
+            assert default in list(kind), name  # some say of every value that they hold it
         elif kind in ("INT", "FLOAT"):
             assert options["min"] <= default <= options["max"], name
             assert options["step"] > 0, name
@@ -202,7 +236,7 @@ def test_laser_answer_and_laser_settings_share_out_the_settings():
     answer, others = (set(inputs_of(name)) for name in ("LaserAnswer", "LaserSettings"))
     assert answer & others == {"preset"}
     assert set(settings.LaserSettings().by_name) == (answer | others) - {
-        "lvlm", "image", "question", "with_plain", "mask", "settings", "preset",
+        "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset",
     }  # fmt: skip
 
 

@@ -519,3 +519,23 @@ def test_a_saved_model_folder_is_loaded(tmp_path):
     again = run("LaserVATDecode", lvlm=loaded, positive=image, question=QUESTION, max_tokens=3)
     assert again.answer == expected.answer
     assert loaded.loaded
+
+
+def test_vat_decode_leaves_out_a_context_that_does_not_fit(lvlm, image):
+    given = {"lvlm": lvlm, "positive": image[:1], "context": image[1:2], "question": QUESTION}
+    given["counterfactual"] = image[2:]
+    alone = run("LaserVATDecode", **given, answer_input="crop", max_tokens=2)
+    both = json.loads(run("LaserVATDecode", **given, max_tokens=2).json[0])
+    with lvlm.running() as model:
+        text = model.model.config.get_text_config()
+        before = text.max_position_embeddings
+        text.max_position_embeddings = both["generated"]["answer"]["prompt_tokens"][0] + 1
+    try:
+        left_out = run("LaserVATDecode", **given, max_tokens=2)
+    finally:
+        text.max_position_embeddings = before
+    assert left_out.answer == alone.answer
+    assert "answered from the crop alone" in left_out.report[0]
+    reports = [json.loads(one.json[0])["generated"] for one in (alone, left_out)]
+    tokens = [report["answer"]["tokens"] for report in reports]
+    assert tokens[0] == tokens[1]

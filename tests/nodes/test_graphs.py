@@ -22,7 +22,7 @@ from .pack import part, run
 
 def tokens(report: str) -> list:
     """The answer's tokens with both streams' probabilities, to compare two runs by."""
-    return json.loads(report)["answer"]["tokens"]
+    return json.loads(report)["generated"]["answer"]["tokens"]
 
 
 def one_node(lvlm, image, question=QUESTION, *, mask=None, **groups):
@@ -35,8 +35,8 @@ CASES = {
     "defaults": {},
     "crop alone": {"answer": {"answer_input": "crop"}},
     "a budget": {"answer": {"crop_budget": 0.5}},
-    "plain decoding": {"decode": {"alpha": 0.0, "max_tokens": 3}},
-    "sampling": {"decode": {"temperature": 1.0, "seed": 5, "max_tokens": 4}},
+    "plain decoding": {"decode": {"alpha": 0.0, "max_tokens": 3, "adaptive": 0.0}},
+    "sampling": {"decode": {"temperature": 1.0, "seed": 5, "max_tokens": 4, "adaptive": 0.0}},
     "a layer by hand": {"layer": {"layer": 0}},
     "the processor's framing": {"prompt": {"framing": "processor"}},
     "other instructions": {
@@ -46,6 +46,7 @@ CASES = {
     "three windows": {"crop": {"windows": 3, "scale": 0.3, "min_side_px": 10}},
     "noise": {"counterfactual": {"fill": "noise", "amount": 0.3}},
     "the whole picture": {"crop": {"scale": 1.0}},
+    "a window by hand": {"crop": {"override": "30, 10, 40, 30"}},
 }
 
 
@@ -113,6 +114,17 @@ def test_where_nothing_is_found_both_answer_from_the_whole_picture(model_type, m
     assert single.crop.shape == image.shape
     assert single.boxes[0][0]["score"] == 0
     assert any("nothing found" in line for line in single.ui["text"])
+
+
+def test_a_bypassed_con_vicrop_is_said_to_leave_the_whole_picture(lvlm):
+    image = pictures_batch(1)
+    cropped = hand_wired(lvlm, image)
+    # What the canvas makes of a bypass: the picture goes through, the boxes come from nowhere
+    bypassed = run("LaserVATDecode", lvlm=lvlm, question=QUESTION, positive=image, context=image)
+    for result, said in ((cropped, False), (bypassed, True)):
+        assert ("Con-ViCrop is bypassed" in result.report[0]) == said
+        assert any("bypassed" in note for note in json.loads(result.json[0])["notes"]) == said
+        assert result.ui["laser_tokens"][0]["uncut"] == said
 
 
 # ---- batches -----------------------------------------------------------------------------------
@@ -311,7 +323,9 @@ def test_vat_decode_reads_the_instruction_whatever_is_connected(lvlm, connected)
     )
     with lvlm.running() as model:
         added = model.tokenizer("\nRead the text.", add_special_tokens=False)["input_ids"]
-    lengths = [json.loads(report)["answer"]["prompt_tokens"] for report in (without, with_it)]
+    lengths = [
+        json.loads(report)["generated"]["answer"]["prompt_tokens"] for report in (without, with_it)
+    ]
     assert lengths[1] == [length + len(added) for length in lengths[0]]
 
 

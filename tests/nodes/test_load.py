@@ -26,7 +26,7 @@ download = part("laser_core.models.download")
 
 
 def choices() -> list[str]:
-    return inputs_of("LaserLoadLVLM")["model"][0]
+    return list(inputs_of("LaserLoadLVLM")["model"][0])
 
 
 def model_folder(folder, model_type="llava"):
@@ -87,17 +87,20 @@ def test_without_comfyui_there_are_the_demo_and_the_ids():
 
 
 def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so(comfyui):
-    check = node("LaserLoadLVLM").VALIDATE_INPUTS
-    assert check(models.DEMO_LABEL, "") is True
-    assert check(choices()[-1], None) is True
-    assert check("gone", "owner/name") is True
-    assert check(None, None) is True  # both linked: known when it runs
     for gone in ("gone", "LLM/gone", "owner/name", "Qwen2.5-VL 3B (download 7.5 GB, 9 GB memory)"):
-        assert check(gone, "").startswith("choose another model"), gone
+        assert models.complaint(gone, "").startswith("choose another model"), gone
+    for model, custom in ((models.DEMO_LABEL, ""), (choices()[-1], None), ("gone", "owner/name")):
+        assert models.complaint(model, custom) is None
+
+
+def test_a_custom_model_that_is_none_is_refused_before_the_run(comfyui):
+    check = node("LaserLoadLVLM").VALIDATE_INPUTS
+    assert check(None) is True  # linked: known when it runs
+    assert check("") is check("owner/name") is True
     beyond = ("a/..", "../a", "a/.b", "-a/b", "a/b\0", "a/b?", "a b/c", "é/b", "a|b/c", "LLM/gone")
     paths = ("/no/such/folder", "one", "a/b/c", "~/none", "~no-such-user/x", "C:/none", "C:\\none")
     for wrong in (*paths, *beyond, "a" * 5000, "a/" + "b" * 5000):
-        assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
+        assert check(wrong).startswith("check custom_model"), wrong
 
 
 def test_only_a_model_folder_is_taken_for_one_and_never_by_a_way_up(tmp_path, monkeypatch):
@@ -108,7 +111,7 @@ def test_only_a_model_folder_is_taken_for_one_and_never_by_a_way_up(tmp_path, mo
     assert models.find("", str(folder)) == ("model", str(folder))
     here = ("..", ".", "../model", "../work/../model", str(tmp_path / "up" / "work" / "../model"))
     for wrong in (*here, "/", "/etc", str(tmp_path)):
-        assert check(models.DEMO_LABEL, wrong).startswith("check custom_model"), wrong
+        assert check(wrong).startswith("check custom_model"), wrong
         with pytest.raises(ValueError, match=r"^check custom_model"):
             models.find(models.DEMO_LABEL, wrong)
 

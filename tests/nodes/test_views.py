@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -43,7 +44,8 @@ def answer_of(count, text="word "):
     token = results.TokenRecord(text, 1, 2.5, 1.0, 0.5, 0.6, 0.1, (
         results.Alternative("other", 2, 0.2, 0.3, 0.4),
     ))  # fmt: skip
-    return results.Answer(text * count, (token,) * count, "end of answer")
+    end = dataclasses.replace(token, text="</s>")
+    return results.Answer(text * count, (token,) * count + (end,), "end of answer")
 
 
 def tile_of(sheet, maps, index):
@@ -164,6 +166,13 @@ def test_a_short_answer_travels_whole():
         "text": "word ", "vat": 1.5, "with": 0.6, "without": 0.1,
         "alternatives": [["other", 0.3, 0.4]],
     }  # fmt: skip
+
+
+def test_the_token_that_ends_an_answer_is_not_shown_and_the_last_of_a_cut_off_one_is():
+    answer = answer_of(3)
+    assert [token["text"] for token in views.token_view(answer)["tokens"]] == ["word "] * 3
+    cut = dataclasses.replace(answer, stop_reason="max tokens")
+    assert views.token_view(cut)["count"] == 4
 
 
 def test_a_long_answer_travels_as_a_page_and_a_file(files):

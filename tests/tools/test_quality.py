@@ -70,7 +70,7 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
         found = locate(lvlm, item.picture, item.question, settings)
         positive = make_positive_stream(lvlm, found)
         hidden = make_counterfactual(found, (9, 9, 9))
-        negative = make_negative_stream(lvlm, found, positive, hidden)
+        negative = make_negative_stream(lvlm, found, positive.prompt, hidden)
         plain = make_plain_stream(lvlm, found.inputs, item.question, settings)
         logits = first_logits(lvlm, [plain, positive, negative, positive])
         token = decode(lvlm, positive, negative, once).tokens[0]

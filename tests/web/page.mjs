@@ -36,6 +36,10 @@ export function fakeHost(values = {}, { files = {}, locked = [] } = {}) {
     ),
     url: (entry) => (entry ? `/view/${entry.filename}` : null),
     json: async (entry) => files[entry.filename] ?? null,
+    copies: [],
+    copyPicture: async () => false,
+    savePicture: async () => true,
+    copy: async (text) => host.copies.push(text) > 0,
     get: (name) => values[name],
     set(name, value) {
       values[name] = value;
@@ -129,6 +133,7 @@ export const token = (text, vat, more = {}) => ({
 export const answer = (tokens, more = {}) => ({
   text: tokens.map(({ text }) => text).join(""),
   stop_reason: "end of answer",
+  seconds: 1.25,
   count: tokens.length,
   tokens,
   all_tokens: null,

@@ -6,7 +6,7 @@ import test from "node:test";
 import { modelLine, modelsOf } from "../../web/views/model.js";
 import { fileQuery, kept, picturesOf, restored } from "../../web/views/payload.js";
 import { fillIn, presetsOf } from "../../web/views/presets.js";
-import { translator } from "../../web/views/strings.js";
+import { choiceNamer, translator } from "../../web/views/strings.js";
 import { moved, onPicture, parsed, resized, written } from "../../web/views/window.js";
 import { answer, fakeHost, texts, token, windows } from "./page.mjs";
 
@@ -232,6 +232,19 @@ test("a text comes in the set language, the near one, or English", () => {
   assert.equal(in_("zh-TW")("a", { n: 3 }), "甲 3");
   assert.equal(in_("fr")("a", { n: 3 }), "A 3");
   assert.equal(in_("zh")("b"), "B");
+});
+
+test("a choice has its name in the language that is set before it, if there is one", () => {
+  const named = { ja: { laserChoices: { crop: "切り抜き" } } };
+  const in_ = (language) =>
+    choiceNamer(
+      () => named,
+      () => language,
+    );
+  assert.equal(in_("ja")("crop"), "切り抜き (crop)");
+  assert.equal(in_("ja")("some model"), "some model");
+  assert.equal(in_("en")("crop"), "crop");
+  assert.equal(in_("ja")(null), "");
 });
 
 test("every language has the same texts with the same blanks", () => {

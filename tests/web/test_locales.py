@@ -31,11 +31,30 @@ def test_locale_has_every_node_input_and_output(language):
         assert all(entry.strip() for entry in entries)
 
 
-def test_english_names_are_the_ones_in_the_code():
-    """ComfyUI shows the English locale instead of what Python says."""
+def test_english_names_are_the_ones_in_the_code_or_have_them_in_brackets():
+    """ComfyUI shows the English locale instead of what Python says; errors say the name."""
+    labels = json.loads((TRANSLATIONS / "en.json").read_text("utf-8"))["names"]
+    shown = set()
     for node_id, node in definitions("en").items():
         assert node["display_name"] == pack().NODE_DISPLAY_NAME_MAPPINGS[node_id]
-        assert all(name == part["name"] for name, part in node["inputs"].items())
+        for name, part in node["inputs"].items():
+            assert part["name"] == name or part["name"].endswith(f" ({name})")
+            shown |= {name} - {part["name"]}
+    assert shown == set(labels)
+
+
+@pytest.mark.parametrize("language", [name for name in LANGUAGES if name != "en"])
+def test_every_choice_that_has_words_is_translated_and_no_other(language):
+    named = json.loads((FOLDER / language / "main.json").read_text("utf-8"))["laserChoices"]
+    inputs = [entry for node_id in own_ids() for entry in schema(node_id).inputs]
+    choices = {
+        value
+        for entry in inputs
+        if entry.name not in {"model", "format"}  # names of models, types of sockets
+        for value in entry.options.get("values", ())
+    }
+    same = {"bf16", "fp16", "fp32", "8-bit", "4-bit", "flash", "eager", "cpu", "safetensors"}
+    assert set(named) == choices - same
 
 
 @pytest.mark.parametrize("language", [name for name in LANGUAGES if name != "en"])
@@ -47,5 +66,8 @@ def test_no_translation_is_left_over(language):
     ]
     texts = {part["tooltip"] for part in parts} | {node["description"] for node in english}
     assert set(known["texts"]) == texts
-    assert set(known["names"]) == {part["name"] for part in parts}
+    specs = [schema(node_id) for node_id in own_ids()]
+    assert set(known["names"]) == {
+        entry.name for spec in specs for entry in (*spec.inputs, *spec.outputs)
+    }
     assert set(known["nodes"]) == set(own_ids())

@@ -287,15 +287,11 @@ test("an override of half pixels is drawn where Python puts it", () => {
   );
 });
 
-test("LASER Answer's window is to look at only", () => {
-  const page = open("LaserAnswer", [
-    { windows: windows(), tokens: answer([token("a", 1)]), plain: "b" },
-  ]);
-  assert.equal(page.all(".laser-handle").length, 0);
-  assert.equal(page.find(".laser-window").getAttribute("tabindex"), null);
-  point(page.find(".laser-window"), "pointerdown", 50, 50);
-  point(page.find(".laser-window"), "pointermove", 90, 50);
-  assert.equal(page.find(".laser-window").style.left, "25%");
+test("LASER Answer's window is set by hand as Con-ViCrop's is", () => {
+  const pictures = [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "b" }];
+  const page = open("LaserAnswer", pictures, { override: "" });
+  press(page.find(".laser-window"), "ArrowRight");
+  assert.equal(page.host.values.override, "104, 50, 200, 100");
 });
 
 // ---- tokens
@@ -318,10 +314,41 @@ test("tokens are tinted by what the evidence does for them, and say it in words"
   );
 });
 
-test("hover shows both streams' probabilities and the alternatives", () => {
-  const { all, text } = openTokens([token("a", 3), token("b", 1, { with: 0.912, without: 0.045 })]);
+const ALTERNATIVES = {
+  with: 0.912,
+  without: 0.045,
+  alternatives: [
+    ["b", 0.912, 0.045],
+    ["noise", 0.0001, 0.0004],
+    ["c", 0.03, 0.1],
+    ["other", 0.0004, 0.7],
+  ],
+};
+
+test("hover shows both streams' probabilities and the alternatives, which add up", () => {
+  const { all, text } = openTokens([token("a", 3), token("b", 1, ALTERNATIVES)]);
   point(all(".laser-tokens .laser-token")[1], "pointermove");
-  assert.match(text(".laser-detail"), /«b».*✓ b91\.2 %4\.5 %other10\.0 %60\.0 %/);
+  assert.match(text(".laser-token-title"), /«b»/);
+  assert.match(text(".laser-detail"), /most likely «other» \(70\.0 %\)/);
+  const rows = all(".laser-detail tbody tr").map((row) =>
+    [...row.children].map(({ textContent }) => textContent),
+  );
+  assert.deepEqual(rows, [
+    ["✓ b", "91.2 %", "4.5 %"],
+    ["other", "0.0 %", "70.0 %"],
+    ["c", "3.0 %", "10.0 %"],
+    ["all others", "5.8 %", "15.5 %"],
+  ]);
+});
+
+test("of a token whose alternatives were not kept, nothing is claimed", () => {
+  const { text } = openTokens([token("b", 1, { without: 0.1, alternatives: [] })]);
+  assert.doesNotMatch(text(".laser-detail"), /most likely/);
+});
+
+test("a token that is likeliest without the evidence too is said to be", () => {
+  const { text } = openTokens([token("b", 1, { without: 0.9 })]);
+  assert.match(text(".laser-detail"), /most likely the same \(90\.0 %\)/);
 });
 
 test("the arrow keys go through the tokens", () => {
@@ -374,10 +401,27 @@ test("without a counterfactual nothing is tinted and the view says why", () => {
   assert.equal(all(".laser-detail thead th").length, 2);
 });
 
-test("the plain answer is told from the one with LASER, or said to be the same", () => {
-  assert.match(
+test("the answer comes first, in plain text, and is copied whole", async () => {
+  const page = openTokens([token("a", 1)], { text: "a very red <b>square</b>" });
+  assert.equal(page.find(".laser-body").firstElementChild, page.find(".laser-head"));
+  assert.equal(page.text(".laser-said"), "a very red <b>square</b>");
+  page.find(".laser-head .laser-button").click();
+  await new Promise(setImmediate);
+  assert.deepEqual(page.host.copies, ["a very red <b>square</b>"]);
+  assert.match(page.text(".laser-head .laser-button"), /Copied/);
+  assert.match(page.text(".laser-head .laser-caption"), /Tokens: 1, in 1\.3 s/);
+});
+
+test("an answer that was read from the whole picture says so", () => {
+  const note = ".laser-head .laser-caption";
+  assert.match(openTokens([token("a", 1)], { uncut: true }).text(note), /bypassed/);
+  assert.doesNotMatch(openTokens([token("a", 1)]).text(note), /bypassed/);
+});
+
+test("the answer without LASER stands beside it, or is said to be the same", () => {
+  assert.equal(
     openTokens([token("red", 1)], {}, {}, "blue").text(".laser-plain"),
-    /blue→ with LASER/,
+    "without LASER:blue",
   );
   assert.match(
     openTokens([token("red", 1)], {}, {}, "red").text(".laser-plain"),
@@ -416,7 +460,7 @@ test("a page turn leaves the note on why the answer stopped", async () => {
   page.find("[aria-label='Next tokens']").click();
   await new Promise(setImmediate);
   assert.match(page.text(".laser-pages"), /Tokens 65/);
-  assert.match(page.text(".laser-answer > .laser-caption"), /max_tokens/);
+  assert.match(page.text(".laser-head .laser-caption"), /max_tokens/);
 });
 
 test("no key turns the last answer's pages while a new one grows", async () => {
@@ -425,7 +469,8 @@ test("no key turns the last answer's pages while a new one grows", async () => {
   press(page.find(".laser-tokens"), "PageDown");
   press(page.find(".laser-tokens"), "ArrowRight");
   await new Promise(setImmediate);
-  assert.equal(page.text(".laser-tokens"), "new");
+  assert.equal(page.text(".laser-said"), "new");
+  assert.equal(page.text(".laser-tokens"), "");
   assert.equal(page.text(".laser-detail"), "");
 });
 
@@ -440,12 +485,10 @@ test("tokens whose file is gone are said to be gone", async () => {
 
 test("an answer that stopped at its limit or is empty says so", () => {
   assert.match(
-    openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(
-      ".laser-answer > .laser-caption",
-    ),
+    openTokens([token("a", 1)], { stop_reason: "max tokens" }).text(".laser-head .laser-caption"),
     /max_tokens/,
   );
-  assert.match(openTokens([]).text(".laser-tokens"), /an empty answer/);
+  assert.match(openTokens([]).text(".laser-said"), /an empty answer/);
 });
 
 // ---- the whole
@@ -503,9 +546,9 @@ test("a run shows its window, then the growing answer, then the result", () => {
   const page = open("LaserAnswer", null);
   page.view.progress({ windows: windows() });
   assert.equal(page.find(".laser-crop").hidden, false);
-  assert.equal(page.find(".laser-answer").hidden, true);
+  assert.equal(page.find(".laser-head").hidden, true);
   page.view.progress({ text: "a <b>red" });
-  assert.equal(page.text(".laser-tokens"), "a <b>red");
+  assert.equal(page.text(".laser-said"), "a <b>red");
   page.view.show({
     pictures: [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "" }],
     of: 1,
@@ -514,11 +557,40 @@ test("a run shows its window, then the growing answer, then the result", () => {
   assert.equal(page.find(".growing"), null);
 });
 
+test("thoughts are told apart from the answer, while they grow and afterwards", () => {
+  const page = open("LaserAnswer", null);
+  page.view.progress({ text: "the question", thinking: true });
+  assert.equal(page.text(".laser-said.thought"), "the question");
+  page.view.progress({ text: "blue", thinking: false });
+  assert.equal(page.find(".thought"), null);
+  const tokens = { ...answer([token("the", 1), token("blue", 1)]), thought_tokens: 1 };
+  page.view.show({ pictures: [{ windows: windows(), tokens, plain: "" }], of: 1 });
+  assert.deepEqual(
+    page.all(".laser-token.thought[data-token]").map((mark) => mark.textContent),
+    ["the"],
+  );
+});
+
 test("after a run that failed the last result is back", () => {
   const page = openTokens([token("old", 1)]);
   page.view.progress({ text: "new" });
   page.view.settle();
   assert.equal(page.text(".laser-tokens"), "old");
+});
+
+test("an error is said above the last result, or instead of the advice to run", () => {
+  const page = openTokens([token("old", 1)]);
+  page.view.fail("free memory (Unload LVLM) and run again");
+  assert.match(page.text(".laser-error"), /free memory/);
+  assert.equal(page.find(".laser-error").getAttribute("role"), "alert");
+  assert.equal(page.text(".laser-tokens"), "old");
+  page.view.fail(null);
+  assert.equal(page.find(".laser-error").hidden, true);
+  const empty = open("LaserAnswer", null);
+  empty.view.fail("write what to look for");
+  assert.equal(empty.find(".laser-empty").hidden, true);
+  empty.view.show({ pictures: [{ tokens: answer([token("a", 1)]) }], of: 1 });
+  assert.equal(empty.find(".laser-error").hidden, true);
 });
 
 test("a removed view leaves no element and hears nothing more", () => {
@@ -535,4 +607,22 @@ test("the map is drawn only where there is one", () => {
   const page = openWindow({ override: "" }, { maps: null });
   assert.ok(page.find(".laser-heat").hasAttribute("hidden"));
   assert.ok(!openWindow().find(".laser-heat").hasAttribute("hidden"));
+});
+
+test("a slider takes the map off the picture from the right, and says how far it reaches", () => {
+  const page = openWindow();
+  const slider = page.find(".laser-slider");
+  assert.ok(slider.getAttribute("aria-label"));
+  slider.value = "30";
+  slider.dispatchEvent(new Event("input"));
+  assert.equal(page.find(".laser-over").style.clipPath, "inset(0 70% 0 0)");
+  assert.equal(page.find(".laser-edge").style.left, "30%");
+  assert.match(slider.getAttribute("aria-valuetext"), /30 %/);
+  page.view.show({ pictures: [{ windows: windows() }], of: 1 });
+  assert.equal(page.find(".laser-over").style.clipPath, "inset(0 70% 0 0)");
+  slider.value = "100";
+  slider.dispatchEvent(new Event("input"));
+  assert.equal(page.find(".laser-over").style.clipPath, "");
+  assert.equal(page.find(".laser-edge").hidden, true);
+  assert.equal(openWindow({ override: "" }, { maps: null }).find(".laser-slider").hidden, true);
 });

@@ -2,7 +2,7 @@
 
     python -m tools.benchmarks.bench_quality [main] [--items N] [--seed N] [--json FILE]
     python -m tools.benchmarks.bench_quality ablations    # one setting changed at a time
-    python -m tools.benchmarks.bench_quality adaptive     # what `adaptive` saves and costs
+    python -m tools.benchmarks.bench_quality looks        # when to look, where, and whom to believe
     python -m tools.benchmarks.bench_quality card         # what the model can do without the method
 
 Reported figures come from the test split. The development split serves to choose layers and the
@@ -25,13 +25,14 @@ import torch
 
 from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import Lvlm
-from laser_core.settings import LoadSettings
+from laser_core.settings import LaserSettings, LoadSettings
 from tools.benchmarks.quality import card, tables
-from tools.benchmarks.quality.measure import BOTH
 from tools.benchmarks.quality.records import measure
 from tools.benchmarks.quality.rows import (
+    BOTH,
     LASER,
     LASER_BOTH,
+    LOOKS,
     ORACLE,
     ORACLE_BOTH,
     PAPER,
@@ -43,27 +44,30 @@ from tools.benchmarks.quality.rows import (
     Row,
     ablation_rows,
     fixed_layer,
+    look_rows,
     main_rows,
     vicrop,
 )
 from tools.benchmarks.quality.summary import (
     Answers,
+    compare_looks,
+    curve_of_looks,
     differences,
     layer_histogram,
-    lowest_safe,
     plain_data,
-    summarise_adaptive,
     summarise_existence,
+    summarise_looks,
     summarise_rows,
     summarise_vat,
+    vat_after_looks,
 )
 from tools.demo_model.world import held_out_items, prior_items
 
 PRIOR_GROUPS = ("all", "against the prior", "with the prior")
 # Scenes of a split are numbered from 0 for each seed: sets with different seeds share none.
 EXISTENCE_SEED, PRIOR_SEED = 1_000, 2_000
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-LOSS = 0.01  # loss of accuracy that the threshold of `adaptive` must exclude
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
+LOCATED, WHOLE_SCENE = ("number", "owner", "colour", "rel", "bigger"), ("exist",)
 
 
 class Bench:
@@ -147,19 +151,29 @@ def ablations(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-def adaptive(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    """Answering at once where the model is sure, against answering everything in full."""
-    rows, seed = [dataclasses.replace(PLAIN, vat=False), LASER], options.seed
-    items = held_out_items("dev", options.dev_items, seed)
-    dev = summarise_adaptive(bench.answers("adaptive-dev", items, rows), LASER, THRESHOLDS)
-    print(tables.adaptive_table("Development split", dev))
-    threshold = lowest_safe(dev, LOSS)
-    print(f"\nlowest threshold that excludes a loss of more than {LOSS:.0%}: {threshold}\n")
-    items = held_out_items("test", options.items, seed)
-    answers = bench.answers("adaptive", items, rows)
-    test = summarise_adaptive(answers, LASER, THRESHOLDS if threshold is None else [threshold])
-    print(tables.adaptive_table("Test split", test))
-    return {"development": dev, "threshold": threshold, "test": test}
+def looks_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """Looking closer only when unsure, by every rule, with its controls."""
+    enough, seed = LaserSettings().decode.adaptive, options.seed
+    rows, (rule, ways) = look_rows(), next(iter(LOOKS.items()))
+    items = held_out_items(options.split, options.items, seed, types=LOCATED)
+    answers = bench.answers(f"looks-{options.split}-{seed}", items, rows)
+    others = held_out_items(
+        options.split, options.existence_items, seed + EXISTENCE_SEED, types=WHOLE_SCENE
+    )
+    harmless = bench.answers(f"looks-{options.split}-{seed}-whole", others, rows)
+    summary = {
+        "looks": summarise_looks(answers, LOOKS, enough),
+        "against": compare_looks(answers, LOOKS, enough),
+        "curve": curve_of_looks(answers, LOOKS, THRESHOLDS),
+        "VAT": vat_after_looks(answers, ways, enough),
+        "whole scene": summarise_looks(harmless, {rule: ways}, enough),
+    }
+    print(tables.looks_table(summary["looks"]))
+    print("\n" + tables.looks_against(f"{rule}, {len(ways)} looks, the surest", summary["against"]))
+    print("\n" + tables.curve_table(summary["curve"]))
+    print("\n" + tables.looks_against("VAT after looking, without VAT", summary["VAT"]))
+    print(f"\n{', '.join(WHOLE_SCENE)}:\n" + tables.looks_table(summary["whole scene"]))
+    return summary
 
 
 def card_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
@@ -172,7 +186,7 @@ def card_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     return {"accuracy": accuracy, "captions": named}
 
 
-PARTS = {"main": main_part, "ablations": ablations, "adaptive": adaptive, "card": card_part}
+PARTS = {"main": main_part, "ablations": ablations, "looks": looks_part, "card": card_part}
 
 
 def main() -> None:
@@ -183,6 +197,7 @@ def main() -> None:
     parser.add_argument("--prior-items", type=int, default=200, help="half against the prior")
     parser.add_argument("--dev-items", type=int, default=300, help="that choices are made on")
     parser.add_argument("--captions", type=int, default=200, help="pictures that are described")
+    parser.add_argument("--split", choices=("dev", "test"), default="test", help="of the looks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo", help="demo, or the folder of a demo model")
     parser.add_argument("--cache", type=Path, default=Path("laser-out/quality"))

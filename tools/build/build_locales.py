@@ -1,5 +1,7 @@
 """Writes locales/<language>/nodeDefs.json: English from the nodes, others from translations/.
 
+The English labels that say more than an input's name does are there too, the name in brackets.
+
     python -m tools.build.build_locales
 
 A translation belongs to one English text: if that text changes, this fails and names it.
@@ -19,9 +21,10 @@ TRANSLATIONS = ROOT / "tools" / "build" / "translations"
 
 def node_definitions(language: str) -> dict[str, Any]:
     """What nodeDefs.json of that language holds. Raises KeyError for a text not translated yet."""
-    known = {"nodes": pack().NODE_DISPLAY_NAME_MAPPINGS, "names": _Same(), "texts": _Same()}
-    if language != "en":
-        known = json.loads((TRANSLATIONS / f"{language}.json").read_text("utf-8"))
+    known = json.loads((TRANSLATIONS / f"{language}.json").read_text("utf-8"))
+    if language == "en":
+        names = {"nodes": pack().NODE_DISPLAY_NAME_MAPPINGS, "names": _Same(known["names"])}
+        known = {**names, "texts": _Same()}
     return {node_id: _node(node_id, known) for node_id in own_ids()}
 
 

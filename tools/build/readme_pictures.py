@@ -35,6 +35,14 @@ WRONG_COLOUR, RIGHT_COLOUR = "#b3261e", "#1a7f37"
 
 
 def main() -> None:
+    result = shown_run()
+    for name, picture in {"strip": strip(result), "method": method(result)}.items():
+        picture.save(FOLDER / f"{name}.webp", quality=88, method=6)
+        print(f"written: {FOLDER / name}.webp, {picture.width} x {picture.height}")
+
+
+def shown_run() -> LaserAnswer:
+    """The run of all pictures. Raises SystemExit for one that shows nothing."""
     result = answer(load_lvlm(DEMO), read_picture(FOLDER / PICTURE), QUESTION, with_plain=True)
     said = result.plain.text, result.answer.text
     if said[0] == RIGHT or said[1] != RIGHT:
@@ -42,9 +50,7 @@ def main() -> None:
             f"choose a picture and a question that the plain model gets wrong and LASER right: "
             f"{QUESTION!r} on {PICTURE} gave {said[0]!r} and {said[1]!r}, right is {RIGHT!r}"
         )
-    for name, picture in {"strip": strip(result), "method": method(result)}.items():
-        picture.save(FOLDER / f"{name}.webp", quality=88, method=6)
-        print(f"written: {FOLDER / name}.webp, {picture.width} x {picture.height}")
+    return result
 
 
 def strip(result: LaserAnswer) -> Image.Image:

@@ -61,7 +61,7 @@ MUTATIONS = (
              "settings.instruction.strip() or self.locate_instruction",
              "tests/core/test_prompts.py -k prompt_that_answers"),
     Mutation("certainty of the prompt that locates", "laser_core/steps/certainty.py",
-             "if known is None or locating != answering:", "if known is None:",
+             "if known is not None and locating == answering:", "if known is not None:",
              "tests/core/test_prompts.py -k certainty_is"),
     Mutation("branches see each other", "laser_core/engine/branches.py",
              "torch.ones(length, length).tril()", "torch.ones(length, length)",
@@ -139,6 +139,18 @@ MUTATIONS = (
     Mutation("files of the user's overwritten", "laser_core/command_line/cli.py",
              "name not in earlier or _same", "_same",
              "tests/core/test_cli.py -k crop_png"),
+    Mutation("penalty on the evidence's difference", "laser_core/engine/two_streams.py",
+             "negative + (positive - rows[0])", "negative",
+             "tests/core/test_decode.py -k repetition_penalty_equal"),
+    Mutation("a thought left open where attention is read", "laser_core/models/lvlm.py",
+             "settings.system, thought_closed=True", "settings.system",
+             "tests/core/test_thoughts.py -k closed_where_attention"),
+    Mutation("thoughts count towards the answer's limit", "laser_core/engine/generating.py",
+             "answered = len(new) - thoughts.count", "answered = len(new)",
+             "tests/core/test_thoughts.py -k do_not_count"),
+    Mutation("no room for the answer beside picture and crop", "laser_core/steps/answer_input.py",
+             "if length + most <= context:", "if length <= context:",
+             "tests/core/test_pipeline.py -k do_not_fit"),
 )  # fmt: skip
 
 

@@ -68,16 +68,24 @@ def two_loops(
     steps: int,
     choose: Callable[[torch.Tensor], int] = lambda scores: int(scores.argmax()),
     beta: float = DecodeSettings().beta,
+    penalty: float = 1.0,
 ) -> tuple[list[int], list[tuple[torch.Tensor, torch.Tensor]]]:
-    """VAT as the paper writes it: (token ids, (z+, z-) per token)."""
+    """VAT as the paper writes it: (token ids, (z+, z-) per token).
+
+    penalty: what scores of tokens that were there are divided by, or multiplied below 0, in z+
+    where it is not compared with z-.
+    """
     answer: list[int] = []
     logits = []
     for _ in range(steps):
         with_evidence = next_logits(lvlm, positive, answer)
         without = next_logits(lvlm, negative, answer)
-        scores = with_evidence + alpha * (with_evidence - without)
+        own = with_evidence.clone()
+        for token in {*positive.input_ids[0].tolist(), *answer}:
+            own[token] = own[token] * penalty if own[token] < 0 else own[token] / penalty
+        scores = own + alpha * (with_evidence - without)
         if beta:
-            likely = with_evidence.softmax(-1)
+            likely = own.softmax(-1)
             scores[likely < beta * likely.max()] = float("-inf")
         logits.append((with_evidence, without))
         answer.append(choose(scores))

@@ -32,6 +32,7 @@ export function layerSection(host, signal) {
     el("div", { class: "laser-row" }, status, byRule),
     bars,
     stage.element,
+    stage.tools,
     caption,
   );
   let data = null;

@@ -64,3 +64,10 @@ export function fileQuery(entry) {
   if (typeof entry?.filename !== "string") return null;
   return `/view?${new URLSearchParams({ filename: entry.filename, subfolder: "", type: "temp" })}`;
 }
+
+/** Of an error, the line that says what to do. */
+export function firstLine(message) {
+  return String(message ?? "")
+    .trim()
+    .split(/\r?\n/)[0];
+}

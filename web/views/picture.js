@@ -1,6 +1,11 @@
-/** A picture with a map over it, as large as there is room, and room for more on top. */
+/**
+ * A picture with a map over it, as large as there is room, and room for more on top. A slider takes
+ * the map off from the right, to compare; what is seen can be copied and saved.
+ */
 
-import { el, set, svg } from "./dom.js";
+import { button, el, set, svg } from "./dom.js";
+
+const SAID_MS = 1500; // how long a button says what it has done
 
 /**
  * @typedef {object} PictureData
@@ -18,7 +23,10 @@ import { el, set, svg } from "./dom.js";
  * @property {([number, number] | null)[]} peaks where each map is strongest, as such shares
  */
 
-/** @param {{t: Function, url: (entry: object) => string | null}} host */
+/**
+ * @param {import("./view.js").Host} host
+ * @param {AbortSignal} signal
+ */
 export function pictureStage(host, signal) {
   const { t } = host;
   const image = el("img", { class: "laser-image", draggable: "false" });
@@ -32,10 +40,53 @@ export function pictureStage(host, signal) {
   heat.append(tiles);
   const missing = el("p", { class: "laser-missing", hidden: true, text: t("pictureGone") });
   const over = el("div", { class: "laser-over" }, heat); // a tile may reach beyond the picture
-  const frame = el("div", { class: "laser-picture" }, image, over, missing);
+  const edge = el("i", { class: "laser-edge", hidden: true, "aria-hidden": "true" });
+  const frame = el("div", { class: "laser-picture" }, image, over, edge, missing);
   const element = el("div", { class: "laser-stage" }, frame);
+  const slider = el("input", {
+    class: "laser-slider",
+    type: "range",
+    min: 0,
+    max: 100,
+    value: 100,
+    "aria-label": t("compare"),
+    title: t("compare"),
+  });
+  const taken = (act) => async (event) => {
+    const { currentTarget } = event;
+    const before = currentTarget.textContent;
+    const blob = await drawn().catch(() => null);
+    currentTarget.textContent = blob && (await act(blob)) ? "✓" : "✗";
+    setTimeout(() => (currentTarget.textContent = before), SAID_MS);
+  };
+  const tools = el(
+    "div",
+    { class: "laser-row laser-tools" },
+    slider,
+    button(
+      { text: t("copy"), "aria-label": t("copyPicture"), title: t("copyPicture") },
+      signal,
+      taken(host.copyPicture),
+    ),
+    button(
+      { text: t("save"), "aria-label": t("savePicture"), title: t("savePicture") },
+      signal,
+      taken(host.savePicture),
+    ),
+  );
   let data = null;
   let map = 0;
+
+  slider.addEventListener("input", compare, { signal });
+
+  /** Lays the map over the part of the picture left of the slider. */
+  function compare() {
+    const share = Number(slider.value);
+    over.style.clipPath = share < 100 ? `inset(0 ${100 - share}% 0 0)` : "";
+    edge.hidden = share === 0 || share === 100 || over.hidden;
+    edge.style.left = `${share}%`;
+    set(slider, { "aria-valuetext": t("mapOn", { share }) });
+  }
 
   image.addEventListener("error", () => gone(true), { signal });
   tiles.addEventListener("error", () => set(heat, { hidden: true }), { signal });
@@ -44,31 +95,68 @@ export function pictureStage(host, signal) {
     missing.hidden = !is;
     over.hidden = is;
     image.hidden = is;
+    tools.hidden = is;
+    compare();
+  }
+
+  /** Where the map's tile lies in the file of all maps: its left and upper edge. */
+  function cornerOf({ tile: [width, height], gutter, across }) {
+    const column = map % across;
+    const row = Math.floor(map / across);
+    return [column * (width + 2 * gutter) + gutter, row * (height + 2 * gutter) + gutter];
+  }
+
+  /** What is seen of picture and map, as a file. */
+  async function drawn() {
+    const canvas = el("canvas");
+    canvas.width = image.naturalWidth;
+    canvas.height = image.naturalHeight;
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const address = data.maps && host.url(data.maps.image);
+    if (address) {
+      const sheet = el("img", { src: address });
+      await sheet.decode();
+      const [x, y, width, height] = data.maps.place;
+      const share = Number(slider.value) / 100;
+      context.beginPath();
+      context.rect(0, 0, share * canvas.width, canvas.height);
+      context.clip();
+      context.drawImage(
+        sheet,
+        ...cornerOf(data.maps),
+        ...data.maps.tile,
+        x * canvas.width,
+        y * canvas.height,
+        width * canvas.width,
+        height * canvas.height,
+      );
+    }
+    return new Promise((done) => canvas.toBlob(done, "image/png"));
   }
 
   /** Lays the file of all maps so that one of them fills its place on the picture. */
   function draw() {
     const address = data.maps ? host.url(data.maps.image) : null;
     set(heat, { hidden: address === null });
+    slider.hidden = address === null;
     if (address === null) return;
     const { tile, gutter, across, place, peaks } = data.maps;
     const [width, height] = tile;
     const [x, y, w, h] = place.map((share) => `${100 * share}%`);
     heat.style.cssText = `left:${x};top:${y};width:${w};height:${h}`;
-    const pitch = [width + 2 * gutter, height + 2 * gutter];
-    const left = (map % across) * pitch[0] + gutter;
-    const top = Math.floor(map / across) * pitch[1] + gutter;
-    set(heat, { viewBox: `${left} ${top} ${width} ${height}` });
+    set(heat, { viewBox: [...cornerOf(data.maps), width, height].join(" ") });
     set(tiles, {
       href: address,
-      width: across * pitch[0],
-      height: Math.ceil(peaks.length / across) * pitch[1],
+      width: across * (width + 2 * gutter),
+      height: Math.ceil(peaks.length / across) * (height + 2 * gutter),
     });
   }
 
   return {
     element,
     frame,
+    tools,
     /** @param {PictureData} next @param {string} alt */
     show(next, alt) {
       data = next;

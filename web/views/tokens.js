@@ -14,7 +14,6 @@ const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
  */
 export function tokenSection(host, signal) {
   const { t } = host;
-  const comparison = el("p", { class: "laser-plain" });
   const list = el("div", {
     class: "laser-tokens",
     role: "listbox",
@@ -32,7 +31,6 @@ export function tokenSection(host, signal) {
   const element = el(
     "section",
     { class: "laser-section laser-answer" },
-    comparison,
     list,
     pages.element,
     legend,
@@ -54,13 +52,18 @@ export function tokenSection(host, signal) {
   const words = (token) => t(`vat_${kind(token).replace(" ", "_")}`, { vat: shown(token.vat) });
   const visible = (text) => text.replaceAll("\n", "↵\n").replaceAll("\t", "⇥");
 
+  function classOf(token, index) {
+    const thought = index < (data.thought_tokens ?? 0) ? " thought" : "";
+    return `laser-token ${kind(token)}${thought}`;
+  }
+
   function drawPage() {
     const first = page * PAGE;
     const part = tokens.slice(first, first + PAGE);
     list.replaceChildren(
       ...part.map((token, index) =>
         el("span", {
-          class: `laser-token ${kind(token)}${/^<[^<>]+>$/.test(token.text) ? " special" : ""}`,
+          class: classOf(token, first + index),
           role: "option",
           id: `${host.id}-token-${first + index}`,
           "data-token": first + index,
@@ -69,10 +72,10 @@ export function tokenSection(host, signal) {
         }),
       ),
     );
-    if (!part.length) list.replaceChildren(el("span", { text: data.text || t("emptyAnswer") }));
     const where = t("tokensOf", { first: first + 1, last: first + part.length, count: data.count });
     pages.show(page, Math.ceil(data.count / PAGE), where);
-    note.textContent = data.stop_reason === "max tokens" ? t("stoppedAtMax") : "";
+    note.textContent = "";
+    list.hidden = !part.length;
     list.scrollTop = 0;
     look(part.length ? first : -1);
   }
@@ -111,30 +114,56 @@ export function tokenSection(host, signal) {
   }
 
   function details(token) {
-    const compared = token.without !== null && token.without !== undefined;
+    const compared = typeof token.without === "number";
     const head = [t("token"), t("withEvidence"), ...(compared ? [t("withoutEvidence")] : [])];
-    const others = (token.alternatives ?? []).filter(([text]) => text !== token.text);
-    const rows = [[token.text, token.with, token.without], ...others];
+    const rows = rowsOf(token, compared);
     return [
       el("p", { class: "laser-token-title", text: `«${visible(token.text)}» ${words(token)}` }),
+      compared && token.alternatives?.length ? el("p", { text: wouldSay(token) }) : null,
       el(
         "table",
         {},
         el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col", text })))),
-        el(
-          "tbody",
-          {},
-          ...rows.map(([text, ...shares], index) =>
-            el(
-              "tr",
-              { class: index ? null : "said" },
-              el("th", { scope: "row", text: index ? visible(text) : `✓ ${visible(text)}` }),
-              ...shares.slice(0, compared ? 2 : 1).map(cell),
-            ),
-          ),
-        ),
+        el("tbody", {}, ...rows.map(row)),
       ),
+    ].filter(Boolean);
+  }
+
+  const row = ({ text, shares, said }) =>
+    el(
+      "tr",
+      { class: said ? "said" : null },
+      el("th", { scope: "row", text }),
+      ...shares.map(cell),
+    );
+
+  /** The token, the others that either reading thinks of, and what is left to 100 % in each. */
+  function rowsOf(token, compared) {
+    const known = (shares) => (compared ? shares : shares.slice(0, 1)).map(rounded);
+    const others = (token.alternatives ?? [])
+      .filter(([text]) => text !== token.text)
+      .map(([text, ...shares]) => ({ text: visible(text), shares: known(shares) }))
+      .filter(({ shares }) => Math.max(...shares) > 0)
+      .sort((a, b) => Math.max(...b.shares) - Math.max(...a.shares));
+    const said = `✓ ${visible(token.text)}`;
+    const rows = [
+      { text: said, shares: known([token.with, token.without]), said: true },
+      ...others,
     ];
+    const left = rows[0].shares.map((_, column) =>
+      Math.max(0, 1 - rows.reduce((sum, { shares }) => sum + shares[column], 0)),
+    );
+    return [...rows, { text: t("allOthers"), shares: left }];
+  }
+
+  /** As it is written, so that what is written adds up to 100 %. */
+  const rounded = (share) => Math.round(1000 * (Number(share) || 0)) / 1000;
+
+  function wouldSay(token) {
+    const choices = [[token.text, token.with, token.without], ...token.alternatives];
+    const best = choices.reduce((one, other) => (other[2] > one[2] ? other : one));
+    const key = best[0] === token.text ? "wouldSaySame" : "wouldSay";
+    return t(key, { token: visible(best[0]).trim() || t("blank"), share: percent(best[2]) });
   }
 
   const cell = (share) =>
@@ -143,21 +172,10 @@ export function tokenSection(host, signal) {
       {},
       el(
         "span",
-        { class: "laser-share", style: `--laser-share:${Number(share) || 0}` },
+        { class: "laser-share", style: `--laser-share:${share}` },
         el("span", { text: percent(share) }),
       ),
     );
-
-  function drawPlain(plain) {
-    comparison.hidden = !plain;
-    if (!plain) return;
-    const same = data.same ?? plain.trim() === data.text.trim();
-    comparison.replaceChildren(
-      el("span", { class: "laser-tag", text: t("plainModel") }),
-      el("span", { class: same ? "laser-said" : "laser-said differs", text: plain }),
-      el("span", { class: "laser-tag", text: same ? t("sameAnswer") : t("otherAnswer") }),
-    );
-  }
 
   const tokenAt = (event) => event.target.closest?.("[data-token]")?.dataset.token ?? null;
   const hover = (event) => {
@@ -189,7 +207,6 @@ export function tokenSection(host, signal) {
       answers += 1;
       page = 0;
       element.classList.remove("growing");
-      drawPlain(picture.plain);
       const compared = tokens.some((token) => typeof token.vat === "number");
       legend.replaceChildren(
         ...(compared
@@ -203,16 +220,12 @@ export function tokenSection(host, signal) {
       );
       drawPage();
     },
-    /** The answer while it grows. */
-    stream(text) {
-      element.classList.add("growing");
-      comparison.hidden = pages.element.hidden = true;
+    /** While an answer grows its tokens are not known. */
+    stream() {
       answers += 1;
-      note.textContent = t("answering");
+      element.classList.add("growing");
+      list.replaceChildren();
       look(-1);
-      legend.replaceChildren();
-      list.replaceChildren(el("span", { text }));
-      list.scrollTop = list.scrollHeight;
     },
     refresh() {},
     clear() {

@@ -1,26 +1,36 @@
 /** A node's view: its sections for one picture at a time, and a pager for a batch. */
 
+import { answerSection } from "./answer.js";
 import { el, pager } from "./dom.js";
 import { layerSection } from "./layers.js";
 import { tokenSection } from "./tokens.js";
 import { windowSection } from "./windows.js";
 
-/** What each node shows, and how much room a result needs (CSS pixels). */
+/**
+ * What each node shows, from top to bottom: sections, each with the part of a picture that it is
+ * of; and how much room a result needs (CSS pixels).
+ */
 export const VIEWS = {
-  LaserVAQLayerSelect: { sections: { layers: layerSection }, height: 400 },
-  LaserConViCrop: {
-    sections: { windows: (host, signal) => windowSection(host, signal, { editable: true }) },
+  LaserVAQLayerSelect: { sections: [["layers", layerSection]], height: 400 },
+  LaserConViCrop: { sections: [["windows", windowSection]], height: 320 },
+  LaserVATDecode: {
+    sections: [
+      ["tokens", answerSection],
+      ["tokens", tokenSection],
+    ],
     height: 320,
   },
-  LaserVATDecode: { sections: { tokens: tokenSection }, height: 320 },
   LaserAnswer: {
-    sections: {
-      windows: (host, signal) => windowSection(host, signal, { editable: false }),
-      tokens: tokenSection,
-    },
+    sections: [
+      ["tokens", answerSection],
+      ["windows", windowSection],
+      ["tokens", tokenSection],
+    ],
     height: 540,
   },
 };
+
+const ERROR_HEIGHT = 120; // CSS pixels
 
 /**
  * @typedef {object} Host what a view asks of the canvas
@@ -28,20 +38,23 @@ export const VIEWS = {
  * @property {(key: string, values?: object) => string} t
  * @property {(entry: object | null) => string | null} url of a temp file
  * @property {(entry: object) => Promise<unknown>} json of a temp file; null if it is gone
+ * @property {(text: string) => Promise<boolean>} copy to the clipboard; whether it is there
+ * @property {(picture: Blob) => Promise<boolean>} copyPicture likewise
+ * @property {(picture: Blob) => Promise<boolean>} savePicture as a download
  * @property {(name: string) => unknown} get a widget's value
  * @property {(name: string, value: unknown) => void} set
  * @property {(name: string) => boolean} locked whether a link gives the widget's value
  * @property {(act: () => void) => void} change does it as one step of undo
  * @property {() => void} begin of a longer step of undo
  * @property {() => void} end
- * @property {() => void} makeRoom for a result; called before each
+ * @property {(px?: number) => void} makeRoom for a result, or this much; called before each
  * @property {() => number} count of pictures
  */
 
 /**
  * Fills `root` with the view of a node.
  * @param {HTMLElement} root
- * @param {Record<string, Function>} sections by the part of a picture they show
+ * @param {[string, Function][]} sections
  * @param {Omit<Host, "count">} given
  */
 export function createView(root, sections, given) {
@@ -55,6 +68,7 @@ export function createView(root, sections, given) {
   const { t } = host;
 
   const empty = el("p", { class: "laser-empty", text: t("runFirst") });
+  const failure = el("p", { class: "laser-error", role: "alert", hidden: true });
   const pages = pager(
     {
       tag: "nav",
@@ -66,13 +80,13 @@ export function createView(root, sections, given) {
     signal,
     turn,
   );
-  const parts = Object.entries(sections).map(([name, make]) => ({ name, ...make(host, signal) }));
+  const parts = sections.map(([name, make]) => ({ name, ...make(host, signal) }));
   const body = el(
     "div",
     { class: "laser-body", hidden: true },
     ...parts.map(({ element }) => element),
   );
-  root.replaceChildren(pages.element, empty, body);
+  root.replaceChildren(failure, pages.element, empty, body);
 
   for (const { element } of parts) element.hidden = true;
 
@@ -82,7 +96,7 @@ export function createView(root, sections, given) {
     pages.show(index, of, t("pictureOf", { number: index + 1, count: of }));
     const picture = pictures[index];
     body.hidden = !picture;
-    empty.hidden = Boolean(picture);
+    empty.hidden = Boolean(picture) || !failure.hidden;
     empty.textContent = t(of ? "pictureNotKept" : "runFirst");
     if (!picture) return;
     try {
@@ -103,6 +117,7 @@ export function createView(root, sections, given) {
     /** @param {{pictures: object[], of: number}} result */
     show(result) {
       host.makeRoom();
+      failure.hidden = true;
       pictures = result.pictures;
       of = result.of;
       turn(index);
@@ -119,7 +134,7 @@ export function createView(root, sections, given) {
       empty.hidden = pages.element.hidden = true;
       for (const { name, element, show, stream } of parts) {
         if (result[name]) show(result);
-        else if (result.text !== undefined && stream) stream(result.text);
+        else if (result.text !== undefined && stream) stream(result.text, result.thinking);
         else continue;
         element.hidden = false;
       }
@@ -127,6 +142,14 @@ export function createView(root, sections, given) {
     /** After a run that failed or was stopped: the last result again. */
     settle() {
       if (running) turn(index);
+    },
+    /** Why there is no new result, above the last one; null takes it away. */
+    fail(text) {
+      if (failure.hidden && !text) return;
+      if (text) host.makeRoom(ERROR_HEIGHT);
+      failure.hidden = !text;
+      failure.textContent = text ? `⚠ ${text}` : "";
+      turn(index);
     },
     destroy() {
       for (const { clear } of parts) clear();

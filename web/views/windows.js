@@ -1,4 +1,4 @@
-/** The windows on a picture and its heat: to look at, or to move and resize by hand. */
+/** The windows on a picture and its heat, to move and resize by hand. */
 
 import { button, el, hide, joined, onKeys, percent, set } from "./dom.js";
 import { peakText, pictureStage } from "./picture.js";
@@ -11,9 +11,8 @@ const KEY_STEP = 0.01; // of the picture's side
 /**
  * @param {import("./view.js").Host} host
  * @param {AbortSignal} signal
- * @param {{editable: boolean}} options whether a window by hand can be set on this node
  */
-export function windowSection(host, signal, { editable }) {
+export function windowSection(host, signal) {
   const { t } = host;
   const status = el("p", { class: "laser-status", "aria-live": "polite" });
   const reset = button({ text: t("backToEvidence") }, signal, () =>
@@ -28,16 +27,17 @@ export function windowSection(host, signal, { editable }) {
     { class: "laser-section laser-crop" },
     el("div", { class: "laser-row" }, status, reset),
     stage.element,
+    stage.tools,
     caption,
   );
   let data = null;
   let drag = null; // what a pointer that holds a window has done so far
   let keys = null; // the window while keys are held: one step of undo for all of them
 
-  const override = () => (editable ? String(host.get("override") ?? "").trim() : "");
+  const override = () => String(host.get("override") ?? "").trim();
   const gesture = () => drag !== null || keys !== null;
   const byHand = () => gesture() || override() !== "";
-  const movable = () => editable && !host.locked("override");
+  const movable = () => !host.locked("override");
   const placed = () =>
     data.windows.map(([x1, y1, x2, y2]) => ({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 }));
 
@@ -71,7 +71,7 @@ export function windowSection(host, signal, { editable }) {
       "div",
       { class: "laser-window", role: "group", "data-window": index },
       el("span", { class: "laser-number", "aria-hidden": "true" }),
-      ...(editable ? handles : []),
+      ...handles,
     );
   }
 
@@ -134,7 +134,6 @@ export function windowSection(host, signal, { editable }) {
 
   /** Whether the last run took something else than `drawn`. */
   function waitsForRun(drawn) {
-    if (!editable) return false;
     if (!byHand() || !data.by_hand) return byHand() !== data.by_hand;
     return Boolean(drawn) && written(drawn) !== written(placed()[0]);
   }

@@ -12,8 +12,7 @@ from laser_core.models.lvlm import Lvlm
 from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.answer_input import make_plain_stream
 from laser_core.steps.decode import decode
-from tools.benchmarks.quality.measure import BOTH, CROP, PICTURE
-from tools.benchmarks.quality.rows import ORACLE, PLAIN, Row
+from tools.benchmarks.quality.rows import BOTH, CROP, ORACLE, PICTURE, PLAIN, Row
 from tools.benchmarks.quality.summary import Answers
 from tools.demo_model.things import NAMES
 from tools.demo_model.world import HeldOutItem

@@ -26,10 +26,9 @@ from laser_core.steps.counterfactual import block, mask_patches, select_patches
 from laser_core.steps.decode import mix_logits
 from laser_core.steps.vaq import make_evidence_of_mask
 from tools.benchmarks.quality.first_token import first_logits
-from tools.benchmarks.quality.rows import DEFAULTS, Row, changed
+from tools.benchmarks.quality.rows import DEFAULTS, PICTURE, Row, changed
 from tools.demo_model.world import HeldOutItem, oracle_window
 
-PICTURE, CROP, BOTH = "picture", "crop", "picture + crop"
 BETAS = (0.0, 0.1, 0.5)
 
 HELD_SHARE = 0.9  # of an object's box, from which a window holds it
@@ -101,8 +100,9 @@ class ItemRun:
         found, reading = self._locate(row.settings), self._tokens_to_locate(row)
         if row.finder == "none":  # without a window, the method's evidence is what VAT blocks
             return Look((), found.evidence, to_block=reading)
-        if row.finder == "random":
-            return Look((self._random_window(),), found.evidence, to_block=reading)
+        if row.finder in ("random", "grid"):
+            window = self._placed_window(row)
+            return Look((window,), found.evidence, to_block=reading if row.vat else 0)
         # Where the object is absent there is no true window: the oracle looks as LASER does.
         return Look(found.placement.windows, found.evidence, to_look=reading)
 
@@ -121,11 +121,20 @@ class ItemRun:
         free = self.lvlm.prompt([self.whole], text)
         return self.plain.prompt.length + free.length - self.plain.prompt.prefix_length
 
-    def _random_window(self) -> Window:
+    def _placed_window(self, row: Row) -> Window:
+        """At random, or the row's place of three rows of three; of the size that is set."""
         width, height = self.item.picture.size
-        side_x, side_y = max(width // 2, min(224, width)), max(height // 2, min(224, height))
-        x = int(self.rng.integers(0, width - side_x + 1))
-        y = int(self.rng.integers(0, height - side_y + 1))
+        crop = row.settings.crop
+        least = crop.min_side_px
+        side_x, side_y = (
+            max(round(crop.scale * side), min(least, side)) for side in (width, height)
+        )
+        if row.finder == "grid":
+            across, down = row.cell % 3, row.cell // 3
+            x, y = across * (width - side_x) // 2, down * (height - side_y) // 2
+        else:
+            x = int(self.rng.integers(0, width - side_x + 1))
+            y = int(self.rng.integers(0, height - side_y + 1))
         return Window(x, y, x + side_x, y + side_y)
 
     def _true_evidence(self) -> Evidence:
@@ -161,7 +170,7 @@ class ItemRun:
         """By answer input the keys of the positive and the negative stream."""
         if not look.windows:
             return {PICTURE: self._pair(row, look, PICTURE)}
-        return {name: self._pair(row, look, name) for name in (CROP, BOTH)}
+        return {name: self._pair(row, look, name) for name in row.inputs}
 
     def _pair(self, row: Row, look: Look, answer_input: str) -> tuple[tuple, tuple | None]:
         positive = (answer_input, look.windows)
@@ -203,7 +212,7 @@ class ItemRun:
             self.item.picture, self.whole, question, settings, None, look.evidence, placement
         )
         hidden = Counterfactual(mask, blocked)
-        return make_negative_stream(self.lvlm, found, self._streams[positive], hidden)
+        return make_negative_stream(self.lvlm, found, self._streams[positive].prompt, hidden)
 
     def _answers(
         self, said: dict[tuple, torch.Tensor], look: Look, positive: tuple, negative: tuple | None

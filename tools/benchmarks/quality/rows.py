@@ -17,6 +17,7 @@ from laser_core.settings import (
 )
 
 DEFAULTS = LaserSettings()
+PICTURE, CROP, BOTH = "picture", "crop", "picture + crop"
 
 
 OTHER_PLACEMENTS = ("peak", "top patches box", "adaptive")
@@ -28,13 +29,16 @@ class Row:
     """A way to answer.
 
     finder: "none" (the picture alone), "laser" (what `settings` find), "oracle" (around the true
-    boxes) or "random". vat: whether the counterfactual stream is measured as well.
+    boxes), "random", or "grid" (the window number `cell` of three rows of three). vat: whether the
+    counterfactual stream is measured as well. inputs: what the windows are read with.
     """
 
     name: str
     finder: str = "laser"
     settings: LaserSettings = DEFAULTS
     vat: bool = False
+    inputs: tuple[str, ...] = (CROP, BOTH)
+    cell: int = 0
 
 
 def changed(**groups: Any) -> LaserSettings:
@@ -86,6 +90,44 @@ def main_rows(best_layer: int, vicrop_layer: int) -> list[Row]:
         ORACLE,
         ORACLE_BOTH,
         RANDOM,
+    ]
+
+
+# ---- looks: windows that are read beside the picture, one after the other -----------------------
+
+SECOND = 0.7 * DEFAULTS.crop.scale  # of the picture's sides
+
+
+def look(name: str, scale: float = DEFAULTS.crop.scale, finder: str = "laser", **more: Any) -> Row:
+    """A window of this size, by a rule's name or placed without one."""
+    rule = {"layer": LayerSettings(rule=name)} if finder == "laser" else {}
+    if name == "argmax":  # as the paper has it
+        rule["layer"] = LayerSettings(rule=name, first_depth=0.0, last_depth=1.0)
+    margin = 0.0 if name == "argmax" else DEFAULTS.crop.margin
+    settings = changed(crop=CropSettings(scale=scale, margin=margin), **rule)
+    title = f"{name}, {scale:.2g} of the sides"
+    return Row(title, finder, settings, inputs=(BOTH,), **more)
+
+
+RULES = ("fuse", "argmax", "max", "heads")
+GRID = [look(f"grid {cell}", finder="grid", cell=cell) for cell in range(9)]
+TRUE = look("true window", finder="oracle")
+LOOKS: dict[str, list[Row]] = {
+    **{rule: [look(rule), look(rule, SECOND)] for rule in RULES},
+    "random windows": [look("random", finder="random"), look("random", SECOND, "random")],
+    "the 3 x 3 grid": GRID,
+    "true window": [TRUE],
+}
+"""What is read in turn while the model is unsure. The first is the rule that ships."""
+
+
+def look_rows() -> list[Row]:
+    """Every window of any of them, and the picture alone; with VAT where it might be on."""
+    rows = [row for looks in LOOKS.values() for row in looks]
+    with_vat = LOOKS["fuse"]
+    return [
+        dataclasses.replace(PLAIN, vat=False),
+        *(dataclasses.replace(row, vat=row in with_vat) for row in rows),
     ]
 
 

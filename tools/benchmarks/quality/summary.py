@@ -10,17 +10,17 @@ import numpy as np
 
 from laser_core.evaluation.intervals import Bootstrap, Estimate
 from tools.benchmarks.quality.measure import (
-    BOTH,
-    CROP,
     DECODINGS,
     DEFAULT_DECODING,
-    PICTURE,
     PLAIN_DECODING,
     decoding_name,
 )
 from tools.benchmarks.quality.records import Measured
-from tools.benchmarks.quality.rows import PLAIN, Row
+from tools.benchmarks.quality.rows import BOTH, CROP, PICTURE, PLAIN, Row
 from tools.demo_model.world import EXIST_KINDS
+
+TWO_THINGS = ("rel", "bigger", "owner")
+HELD = ("held", "held all", "aggregation")
 
 
 class Answers:
@@ -60,7 +60,7 @@ class Answers:
 
 
 def inputs_of(row: Row) -> tuple[str, ...]:
-    return (PICTURE,) if row.finder == "none" else (CROP, BOTH)
+    return (PICTURE,) if row.finder == "none" else row.inputs
 
 
 def decodings_of(row: Row) -> tuple[str, ...]:
@@ -158,57 +158,106 @@ def summarise_vat(answers: Answers, rows: Sequence[Row], groups: Sequence[str]) 
     return out
 
 
-def adaptive_outcome(
-    answers: Answers, row: Row, answer_input: str, decoding: str, threshold: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(items,) each: right, crop left out, comparison left out, as `adaptive` decides."""
-    crop_out = answers.certainty(PLAIN.name, PICTURE) >= threshold
-    sure = answers.certainty(row.name, answer_input) >= threshold
-    comparison_out = ~crop_out & sure & (decoding != PLAIN_DECODING)
-    right = np.select(
-        [crop_out, comparison_out],
-        [answers.right(PLAIN.name, PICTURE), answers.right(row.name, answer_input)],
-        answers.right(row.name, answer_input, decoding),
-    )
-    return right, crop_out, comparison_out
+def believed(
+    answers: Answers, looks: Sequence[Row], enough: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(items,) the index of the reading that is believed, 0 the plain one, and how many were read.
 
-
-def summarise_adaptive(
-    answers: Answers, row: Row, thresholds: Sequence[float]
-) -> dict[str, dict[float, dict[str, Any]]]:
-    """By answer input and decoding, and by threshold: the change against answering in full.
-
-    passes: prompts read in full: one to look, one for each stream.
+    As the method does it: a look is read while no reading is as sure as `enough`; of all that were
+    read the surest is believed, the earlier of equals.
     """
-    mean = answers.bootstrap.mean
-    out: dict[str, dict[float, dict[str, Any]]] = {}
-    for answer_input in inputs_of(row):
-        for decoding in decodings_of(row):
-            full, by_threshold = answers.right(row.name, answer_input, decoding), {}
-            for threshold in thresholds:
-                asked = answers, row, answer_input, decoding, threshold
-                right, crop_out, comparison_out = adaptive_outcome(*asked)
-                most = 2 if decoding == PLAIN_DECODING else 3
-                by_threshold[threshold] = {
-                    "in full": mean(full),
-                    "change": mean(right - full),
-                    "crop left out": mean(crop_out.astype(float)),
-                    "comparison left out": mean(comparison_out.astype(float)),
-                    "passes": float(np.select([crop_out, comparison_out], [1, 2], most).mean()),
-                }
-            out[f"{answer_input}, {decoding}"] = by_threshold
+    surest = answers.certainty(PLAIN.name, PICTURE)
+    index, read = np.zeros(len(surest), int), np.zeros(len(surest), int)
+    for count, row in enumerate(looks, 1):
+        certainty, unsure = answers.certainty(row.name, BOTH), surest < enough
+        read += unsure
+        better = unsure & (certainty > surest)
+        index[better], surest = count, np.where(better, certainty, surest)
+    return index, read
+
+
+def right_as_believed(
+    answers: Answers, looks: Sequence[Row], index: np.ndarray, decoding: str = PLAIN_DECODING
+) -> np.ndarray:
+    """(items,) whether the reading with this index is right; the plain one is never contrasted."""
+    plain = answers.right(PLAIN.name, PICTURE)
+    return np.choose(index, [plain, *(answers.right(row.name, BOTH, decoding) for row in looks)])
+
+
+def summarise_looks(
+    answers: Answers, looks: dict[str, list[Row]], enough: float
+) -> dict[str, dict[str, Any]]:
+    """By name: accuracy, gain over plain by group, windows read, and what the windows hold."""
+    mean, groups = answers.bootstrap.mean, answers.groups()
+    two = np.isin(answers.types, TWO_THINGS)
+    groups |= {"two things": two, "one thing": ~two}
+    plain = answers.right(PLAIN.name, PICTURE)
+
+    def figures(right: np.ndarray, read: np.ndarray, first: Row | None) -> dict[str, Any]:
+        columns = {name: answers.column(first.name, name) for name in HELD} if first else {}
+        return {
+            "accuracy": mean(right),
+            "gain": {name: mean(right - plain, some) for name, some in groups.items()},
+            "reads": float(read.mean()),
+            **{name: mean(column) for name, column in columns.items()},
+        }
+
+    none = np.zeros(len(plain))
+    out = {"plain": figures(plain, none, None)}
+    for name, rows in looks.items():
+        out[f"{name}: one look, believed"] = figures(
+            answers.right(rows[0].name, BOTH), none + 1, rows[0]
+        )
+        for count in (1, len(rows)) if len(rows) < 9 else (9,):
+            index, read = believed(answers, rows[:count], enough)
+            right = right_as_believed(answers, rows[:count], index)
+            title = f"{name}: {count} look{'s' * (count > 1)}, the surest"
+            out[title] = figures(right, read, rows[0])
     return out
 
 
-def lowest_safe(adaptive: dict[str, dict[float, dict[str, Any]]], loss: float) -> float | None:
-    """The lowest threshold at which every interval excludes a larger loss of accuracy."""
-    thresholds = next(iter(adaptive.values()))
-    safe = (
-        threshold
-        for threshold in thresholds
-        if all(rows[threshold]["change"].low >= -loss for rows in adaptive.values())
-    )
-    return min(safe, default=None)
+def compare_looks(
+    answers: Answers, looks: dict[str, list[Row]], enough: float
+) -> dict[str, Estimate]:
+    """How much better the first of them is than each other way, and than believing one look."""
+    mean = answers.bootstrap.mean
+    (first, rows), *others = looks.items()
+    right = right_as_believed(answers, rows, believed(answers, rows, enough)[0])
+    out = {}
+    for name, other in [(first, rows[:1]), *others]:
+        index, _ = believed(answers, other, enough)
+        out[f"{name}, the surest of {len(other) + 1}"] = mean(
+            right - right_as_believed(answers, other, index)
+        )
+    for name in (first, "argmax", "random windows"):
+        out[f"{name}, one look believed"] = mean(right - answers.right(looks[name][0].name, BOTH))
+    return out
+
+
+def curve_of_looks(
+    answers: Answers, looks: dict[str, list[Row]], thresholds: Sequence[float]
+) -> dict[str, dict[float, dict[str, Any]]]:
+    """By name and threshold: gain over plain and windows read."""
+    plain, mean = answers.right(PLAIN.name, PICTURE), answers.bootstrap.mean
+    out: dict[str, dict[float, dict[str, Any]]] = {}
+    for name, rows in looks.items():
+        for enough in thresholds:
+            index, read = believed(answers, rows, enough)
+            gain = mean(right_as_believed(answers, rows, index) - plain)
+            out.setdefault(name, {})[enough] = {"gain": gain, "reads": float(read.mean())}
+    return out
+
+
+def vat_after_looks(answers: Answers, rows: Sequence[Row], enough: float) -> dict[str, Estimate]:
+    """What VAT changes in the answers that looks gave, by alpha and beta."""
+    index, _ = believed(answers, rows, enough)
+    without = right_as_believed(answers, rows, index)
+    return {
+        decoding_name(*decoding): answers.bootstrap.mean(
+            right_as_believed(answers, rows, index, decoding_name(*decoding)) - without
+        )
+        for decoding in DECODINGS[1:]
+    }
 
 
 def summarise_existence(answers: Answers, rows: Sequence[Row]) -> dict[str, Any]:

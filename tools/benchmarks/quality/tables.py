@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from laser_core.evaluation.intervals import Estimate
-from tools.benchmarks.quality.measure import BOTH, CROP, PICTURE, PLAIN_DECODING
+from tools.benchmarks.quality.measure import PLAIN_DECODING
+from tools.benchmarks.quality.rows import BOTH, CROP, PICTURE
+from tools.benchmarks.quality.summary import HELD
 from tools.build.markdown import markdown
 
 LEGEND = (
@@ -116,23 +118,36 @@ def vat_table(title: str, rows: dict[str, Any]) -> str:
     return titled(title, ["answer input", "items", PLAIN_DECODING, *decodings], body)
 
 
-def adaptive_table(title: str, rows: dict[str, dict[float, dict[str, Any]]]) -> str:
-    header = ["answer input", "adaptive", "accuracy in full", "change"]
-    header += ["crop left out", "comparison left out", "passes"]
+def looks_table(rows: dict[str, dict[str, Any]]) -> str:
+    groups = ("small", "medium", "large", "one thing", "two things")
+    header = ["way", "right", "gain over plain", *groups, "reads", "holds it", "all", "map mass"]
     body = [
         [
             name,
-            f"{threshold:g}",
-            per_cent(one["in full"]),
-            gain(one["change"]),
-            per_cent(one["crop left out"]),
-            per_cent(one["comparison left out"]),
-            f"{one['passes']:.2f}",
+            per_cent(one["accuracy"]),
+            gain(one["gain"]["all"]),
+            *(gain(one["gain"][group]) if group in one["gain"] else "" for group in groups),
+            f"{one['reads']:.2f}",
+            *(per_cent(one[held]) if held in one else "" for held in HELD),
         ]
-        for name, by_threshold in rows.items()
-        for threshold, one in by_threshold.items()
+        for name, one in rows.items()
     ]
-    return titled(title, header, body)
+    return titled("Looking closer while the model is unsure", header, body)
+
+
+def looks_against(name: str, others: dict[str, Estimate]) -> str:
+    body = [[other, gain(difference)] for other, difference in others.items()]
+    return titled(f"{name} less", ["way", "difference"], body)
+
+
+def curve_table(rows: dict[str, dict[float, dict[str, Any]]]) -> str:
+    header = ["way", "adaptive", "gain over plain", "reads"]
+    body = [
+        [name, f"{enough:g}", gain(one["gain"]), f"{one['reads']:.2f}"]
+        for name, by_threshold in rows.items()
+        for enough, one in by_threshold.items()
+    ]
+    return titled("The curve", header, body)
 
 
 def existence_table(rows: dict[str, Any]) -> str:

@@ -105,7 +105,7 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     inputs = lvlm.encode(picture, settings.prompt.framing)
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
-    choice = select_layer(contrasted, settings.layer)
+    choice = select_layer(contrasted, settings.layer, maps.band)
     found = make_evidence(contrasted, choice, maps)
     placement = place_windows(found, settings.crop)
     located = Location(picture, inputs, question, settings, maps, found, placement)
@@ -131,7 +131,7 @@ def both_streams(lvlm: Lvlm, found: Location) -> tuple[Stream, Stream]:
     """The prompts with and without the evidence, prepared and not read."""
     positive = make_positive_stream(lvlm, found)
     blocked = make_counterfactual(found, lvlm.mean_colour)
-    return positive, make_negative_stream(lvlm, found, positive, blocked)
+    return positive, make_negative_stream(lvlm, found, positive.prompt, blocked)
 
 
 def eager_maps(

@@ -1,0 +1,77 @@
+/** What was said, in plain text to read and to copy, and what the model says without the method. */
+
+import { button, el, joined } from "./dom.js";
+
+const SHORT = 40; // characters of an answer that is written large
+const STOPS = { "max tokens": "stoppedAtMax", "unfinished thought": "stoppedInThought" };
+const COPIED_MS = 1500; // how long the button says so
+
+/**
+ * @param {import("./view.js").Host} host
+ * @param {AbortSignal} signal
+ */
+export function answerSection(host, signal) {
+  const { t } = host;
+  const said = el("p", { class: "laser-said", tabindex: "0", "aria-label": t("answer") });
+  const copy = button({ text: t("copy") }, signal, copySaid);
+  const without = el("p", { class: "laser-plain" });
+  const note = el("p", { class: "laser-caption", "aria-live": "polite" });
+  const element = el(
+    "section",
+    { class: "laser-section laser-head" },
+    el("div", { class: "laser-row" }, said, copy),
+    el("div", { class: "laser-row laser-below" }, without, note),
+  );
+  let text = "";
+
+  async function copySaid() {
+    const done = await host.copy(text);
+    copy.textContent = t(done ? "copied" : "notCopied");
+    setTimeout(() => (copy.textContent = t("copy")), COPIED_MS);
+  }
+
+  function write(words, running) {
+    text = words;
+    said.textContent = words || t("emptyAnswer");
+    said.classList.toggle("short", words.length <= SHORT);
+    copy.hidden = running || !words;
+    without.hidden = running;
+  }
+
+  function drawPlain({ tokens, plain }) {
+    without.hidden = !plain;
+    if (!plain) return;
+    const same = tokens.same ?? plain.trim() === tokens.text.trim();
+    without.replaceChildren(
+      el("span", { class: "laser-tag", text: t("plainModel") }),
+      el("span", { text: plain }),
+      el("span", { class: "laser-tag", text: same ? t("sameAnswer") : "" }),
+    );
+  }
+
+  return {
+    element,
+    show(picture) {
+      const { text: words, count, seconds, stop_reason, uncut } = picture.tokens;
+      said.classList.remove("thought");
+      write(words, false);
+      drawPlain(picture);
+      const took = Number.isFinite(seconds) && t("took", { count, seconds: seconds.toFixed(1) });
+      note.textContent = joined(
+        " ",
+        took,
+        stop_reason in STOPS && t(STOPS[stop_reason]),
+        uncut && t("uncut"),
+      );
+    },
+    /** The answer while it grows, or the thoughts before it. */
+    stream(words, thinking = false) {
+      said.classList.toggle("thought", thinking);
+      write(words, true);
+      note.textContent = t(thinking ? "thinking" : "answering");
+      said.scrollTop = said.scrollHeight;
+    },
+    refresh() {},
+    clear() {},
+  };
+}
