@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from laser_core.evaluation.intervals import Bootstrap, Estimate
+from laser_core.evaluation.intervals import Bootstrap
 from laser_core.geometry import Box, Window
 from laser_core.models.loading import load_lvlm
 from laser_core.pipeline import answer, locate
@@ -28,18 +28,15 @@ from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.decode import decode
 from tools.benchmarks.quality import summary, tables
 from tools.benchmarks.quality.first_token import first_logits
-from tools.benchmarks.quality.measure import (
-    BOTH,
-    CROP,
-    PICTURE,
-    ItemRun,
-    Look,
-    decoding_name,
-)
+from tools.benchmarks.quality.measure import ItemRun, Look, decoding_name
 from tools.benchmarks.quality.records import Measured, measure
 from tools.benchmarks.quality.rows import (
+    BOTH,
+    CROP,
     LASER,
+    LOOKS,
     ORACLE,
+    PICTURE,
     PLAIN,
     RANDOM,
     Row,
@@ -85,7 +82,8 @@ def test_batched_first_logits_are_those_decode_notes(lvlm, items, fill):
 @pytest.mark.parametrize("answer_input", [CROP, BOTH])
 def test_laser_says_in_the_table_what_it_says_to_users(lvlm, alpha, answer_input):
     settings = LaserSettings(
-        answer=AnswerSettings(answer_input), decode=DecodeSettings(alpha=alpha, max_tokens=4)
+        answer=AnswerSettings(answer_input),
+        decode=DecodeSettings(alpha=alpha, adaptive=0, max_tokens=4),
     )
     decoding = decoding_name(alpha, settings.decode.beta if alpha else 0.0)
     decided_by_beta = 0
@@ -112,7 +110,8 @@ def test_forward_tokens_are_what_the_decoder_is_fed(lvlm, items):
                 lvlm.release()
                 fed.clear()
                 settings = LaserSettings(
-                    answer=AnswerSettings(name), decode=DecodeSettings(alpha=alpha, max_tokens=1)
+                    answer=AnswerSettings(name),
+                    decode=DecodeSettings(alpha=alpha, adaptive=0, max_tokens=1),
                 )
                 answer(lvlm, item.picture, item.question, settings)
                 spent = sum(fed) + (alpha > 0)  # both streams' last tokens run as one batch
@@ -141,7 +140,7 @@ def test_forward_tokens_of_the_rows_that_need_no_window(lvlm, items):
 
 def test_several_windows_say_what_they_say_to_users(lvlm, items):
     small = CropSettings(windows=2, scale=0.3, min_side_px=1)
-    settings = changed(crop=small, decode=DecodeSettings(alpha=0, max_tokens=4))
+    settings = changed(crop=small, decode=DecodeSettings(alpha=0, adaptive=0, max_tokens=4))
     for item in items[:2]:
         result = answer(lvlm, item.picture, item.question, settings)
         record = ItemRun(lvlm, item, np.random.default_rng(0)).records(
@@ -264,78 +263,49 @@ def test_each_pope_setting_is_half_yes(lvlm, tmp_path):
     assert kinds["all"]["yes"].value == pytest.approx((said == "yes").mean())
 
 
-# ---- adaptive ----------------------------------------------------------------------------------
-
-VAT = summary.DEFAULT_DECODING
+# ---- looks -------------------------------------------------------------------------------------
 
 
-def three_items():
-    """Sure at once and wrong, sure with the crop and right, never sure and right with VAT."""
+def looked_items():
+    """Sure at once; after one look; surest in the second look; never surer than at once."""
 
-    def record(sure, alone_sure, plain, alone, full):
-        said = {summary.PLAIN_DECODING: alone, VAT: full}
-        crop = {"certainty": alone_sure, "said": said}
-        whole = {"certainty": sure, "said": {summary.PLAIN_DECODING: plain}}
-        return {"plain": {"answers": {PICTURE: whole}},
-                "LASER": {"answers": {CROP: crop, BOTH: crop}}}  # fmt: skip
+    def record(*readings):
+        inputs = {"plain": PICTURE, "one": BOTH, "two": BOTH}
+        return {
+            name: {"answers": {seen: {"certainty": sure, "said": {summary.PLAIN_DECODING: word}}}}
+            for (name, seen), (sure, word) in zip(inputs.items(), readings, strict=True)
+        }
 
     items = [
         SimpleNamespace(scene_index=index, answer="7", type="number", size_class="", conflict=None)
-        for index in range(3)
+        for index in range(4)
     ]
     records = [
-        record(0.9, 0.9, "no", "no", "7"),
-        record(0.2, 0.9, "no", "7", "no"),
-        record(0.2, 0.2, "no", "no", "7"),
+        record((0.9, "no"), (0.99, "7"), (0.99, "7")),
+        record((0.2, "no"), (0.95, "7"), (0.99, "no")),
+        record((0.2, "no"), (0.3, "no"), (0.4, "7")),
+        record((0.5, "7"), (0.3, "no"), (0.4, "no")),
     ]
     return summary.Answers(Measured(items, records))
 
 
-def test_a_threshold_takes_the_first_answer_that_is_sure():
-    right, crop_out, comparison_out = summary.adaptive_outcome(three_items(), LASER, BOTH, VAT, 0.8)
-    assert right.tolist() == [0.0, 1.0, 1.0]
-    assert crop_out.tolist() == [True, False, False]
-    assert comparison_out.tolist() == [False, True, False]
+def test_looks_are_read_while_unsure_and_the_surest_reading_is_believed():
+    answers, looks = looked_items(), [Row("one"), Row("two")]
+    index, read = summary.believed(answers, looks, enough=0.9)
+    assert index.tolist() == [0, 1, 2, 0]
+    assert read.tolist() == [0, 1, 2, 2]
+    assert summary.right_as_believed(answers, looks, index).tolist() == [0.0, 1.0, 1.0, 1.0]
 
 
-def test_passes_count_what_was_not_left_out():
-    told = summary.summarise_adaptive(three_items(), LASER, [0.8, 1.0])
-    assert told[f"{BOTH}, {VAT}"][1.0]["passes"] == 3
-    assert told[f"{BOTH}, {VAT}"][0.8]["passes"] == (1 + 2 + 3) / 3
-    assert told[f"{BOTH}, {VAT}"][0.8]["in full"].value == pytest.approx(2 / 3)
-    assert told[f"{BOTH}, {VAT}"][0.8]["change"].value == pytest.approx(0)
-    assert told[f"{CROP}, alpha 0"][0.8]["passes"] == (1 + 2 + 2) / 3
-    assert told[f"{CROP}, alpha 0"][0.8]["comparison left out"].value == 0
-    assert "nan" not in tables.adaptive_table("adaptive", told)
-
-
-@pytest.mark.parametrize(
-    ("lows", "chosen"),
-    [((-0.02, -0.005), 0.9), ((-0.005, -0.02), 0.5), ((0, 0), 0.5), ((-1, -1), None)],
-)
-def test_the_lowest_threshold_that_excludes_a_loss_is_chosen(lows, chosen):
-    def change(low):
-        return {"change": Estimate(0.0, low, 0.01, 3)}
-
-    one = {threshold: change(lows[threshold > 0.85]) for threshold in (0.5, 0.7, 0.9, 0.98)}
-    other = {threshold: change(0.0) for threshold in one}
-    assert summary.lowest_safe({"crop": one, "picture + crop": other}, loss=0.01) == chosen
-
-
-def test_adaptive_in_the_table_is_what_the_option_answers(lvlm, tmp_path):
-    drawn, left_out = held_out_items("test", 13, seed=11), set()
-    items = [drawn[0], drawn[1], drawn[12]]  # never sure, sure at once, sure with the crop
-    answers = summary.Answers(measure(lvlm, items, [PLAIN, LASER], tmp_path / "a.jsonl", seed=0))
-    right, crop_out, comparison_out = summary.adaptive_outcome(answers, LASER, BOTH, VAT, 0.8)
-    for index, item in enumerate(items):
-        result = answer(
-            lvlm,
-            item.picture,
-            item.question,
-            LaserSettings(decode=DecodeSettings(adaptive=0.8, max_tokens=4)),
-        )
-        assert (result.answer.text.split()[0] == item.answer) == right[index]
-        assert (result.skipped == "crop") == crop_out[index]
-        assert (result.skipped == "counterfactual") == comparison_out[index]
-        left_out.add(result.skipped)
-    assert left_out == {"", "crop", "counterfactual"}
+def test_looks_in_the_table_are_what_the_defaults_answer(lvlm, tmp_path):
+    drawn, looks = held_out_items("test", 13, seed=11), LOOKS["fuse"]
+    items = [drawn[0], drawn[1], drawn[12]]
+    rows = [PLAIN, *looks]
+    answers = summary.Answers(measure(lvlm, items, rows, tmp_path / "a.jsonl", seed=0))
+    settings = LaserSettings(decode=DecodeSettings(max_tokens=4))
+    index, _ = summary.believed(answers, looks, settings.decode.adaptive)
+    assert len(set(index)) > 1  # of the plain reading and a look's
+    right = summary.right_as_believed(answers, looks, index)
+    for number, item in enumerate(items):
+        said = answer(lvlm, item.picture, item.question, settings).answer.text.split()[0]
+        assert (said == item.answer) == right[number]
