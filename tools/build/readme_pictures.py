@@ -25,9 +25,11 @@ from laser_core.output.heat import covered
 from laser_core.pictures import read_picture
 from laser_core.pipeline import LaserAnswer, answer
 from laser_core.results import Evidence, LayerChoice
+from laser_core.settings import DecodeSettings, LaserSettings
 
 FOLDER = Path(__file__).resolve().parents[2] / "pictures"
 PICTURE, QUESTION, RIGHT = "scene_2.png", "what number is on the hat?", "4"
+EVERY_STEP = LaserSettings(decode=DecodeSettings(alpha=1.0, adaptive=0.0))
 
 DPI = 100
 INK, FAINT = "#1f2328", "#656d76"
@@ -43,7 +45,8 @@ def main() -> None:
 
 def shown_run() -> LaserAnswer:
     """The run of all pictures. Raises SystemExit for one that shows nothing."""
-    result = answer(load_lvlm(DEMO), read_picture(FOLDER / PICTURE), QUESTION, with_plain=True)
+    picture = read_picture(FOLDER / PICTURE)
+    result = answer(load_lvlm(DEMO), picture, QUESTION, EVERY_STEP, with_plain=True)
     said = result.plain.text, result.answer.text
     if said[0] == RIGHT or said[1] != RIGHT:
         raise SystemExit(
