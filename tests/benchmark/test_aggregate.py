@@ -93,7 +93,7 @@ def test_an_item_is_measured_in_the_layer_and_heads_that_vaq_chooses(data):
     picture = data / "pictures" / item.picture
     found = locate(lvlm, aggregate.read_picture(picture), item.question, settings)
     contrasted = contrast(found.maps, settings.contrast)
-    choice = select_layer(contrasted, settings.layer)
+    choice = select_layer(contrasted, settings.layer, found.maps.band)
     assert line["layer"] == choice.layer
     heads = choice.heads[choice.layer]
     q, free = (m[choice.layer] for m in (found.maps.with_query, found.maps.without_query))

@@ -27,7 +27,9 @@ from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
 
 QUESTION = "what colour is the square ?"
-SETTINGS = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=3))
+SETTINGS = LaserSettings(
+    crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=3, adaptive=0.0)
+)
 
 
 @pytest.fixture(scope="module")
