@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..laser_core.output.sentences import describe_answer, describe_evidence, plain_line
+from ..laser_core.output.sentences import (
+    describe_answer,
+    describe_evidence,
+    describe_looks,
+    plain_line,
+)
 from ..laser_core.settings import (
     AnswerSettings,
     CropSettings,
@@ -169,6 +174,9 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 result = pipeline.answer_from(
                     model, location, with_plain=with_plain, progress=progress, on_text=live.text
                 )
+                if result.location.placement != location.placement:  # a closer look is believed
+                    location = result.location
+                    windows[-1] = window_view(picture, location.evidence, location.placement)
                 # Of a picture only what is put out is kept
                 answers.append(result.answer.text)
                 plain.append("" if result.plain is None else result.plain.text)
@@ -192,5 +200,9 @@ class LaserAnswerNode(DrawsWhatIsConnected):
 
 def _lines(result: LaserAnswer) -> list[str]:
     """What the node says of a picture."""
-    plain = [] if result.plain is None else [plain_line(result.plain.text)]
-    return [describe_answer(result.answer), *plain, describe_evidence(result.location.evidence)]
+    lines = [describe_answer(result.answer)]
+    if result.plain is not None:
+        lines.append(plain_line(result.plain.text))
+    if result.looks[0].certainty is not None:
+        lines.append(describe_looks(result.looks, result.believed))
+    return [*lines, describe_evidence(result.location.evidence)]

@@ -161,6 +161,24 @@ def test_several_windows_follow_one_another_picture_by_picture(lvlm, image):
     assert tokens(wired.json[1]) == tokens(one_node(lvlm, image, crop=crop).json[1])
 
 
+def test_crops_boxes_and_view_are_those_of_the_look_that_is_believed():
+    image = pictures_batch(6)
+    found = one_node(
+        handle_of("qwen2_5_vl"),
+        image,
+        decode={"adaptive": 1.0, "max_tokens": 2},
+        answer={"looks": 3},
+    )
+    sizes = set()
+    for index, report in enumerate(map(json.loads, found.json)):
+        x1, y1, x2, y2 = report["windows"][0]["box"]
+        box = found.boxes[index][0]
+        assert (box["x"], box["y"], box["width"], box["height"]) == (x1, y1, x2 - x1, y2 - y1)
+        assert found.ui["laser_windows"][index]["windows"] == [[x1, y1, x2, y2]]
+        sizes.add((x2 - x1, y2 - y1))
+    assert len(sizes) > 1  # of several looks
+
+
 @pytest.mark.parametrize("blocked_context", [True, False])
 @pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
 def test_a_batch_whose_windows_differ_is_answered_as_each_picture_alone(
