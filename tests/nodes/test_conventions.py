@@ -196,7 +196,7 @@ def test_handles_are_readable_and_know_their_memory(lvlm, image):
     texts = {
         "LLaVA-1.5": lvlm,
         "6 x 6 patches": attention.attention,
-        "the question moves layer": layer.evidence,
+        "the only layer searched": layer.evidence,
         "4 tokens": wired.trace,
     }
     for text, handle in texts.items():

@@ -94,7 +94,7 @@ class Bench:
         ways_ = {
             "plain": lambda tokens: ways.generated(lvlm, [prompt], tokens),
             "two rows": lambda tokens: decode(
-                lvlm, stream, stream, DecodeSettings(max_tokens=tokens)
+                lvlm, stream, stream, DecodeSettings(max_tokens=tokens, adaptive=0.0)
             ),
         }
         times: dict[str, list[float]] = {name: [] for name in ways_}

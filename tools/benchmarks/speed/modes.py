@@ -34,7 +34,7 @@ class Mode:
             crop=crop,
             counterfactual=CounterfactualSettings(block=self.block),
             answer=AnswerSettings(self.answer_input, 0.25 if self.quarter else 1.0),
-            decode=DecodeSettings(max_tokens=tokens),
+            decode=DecodeSettings(max_tokens=tokens, adaptive=0.0),  # one window, always read
         )
 
 
