@@ -143,8 +143,7 @@ class LoadSettings(Settings):
     max_visual_tokens: int = setting(
         1280,
         "Most visual tokens for a picture, on native-resolution models (Qwen-VL). More tokens "
-        "show finer details and cost more time and memory. At the default, the demo Qwen2.5-VL "
-        "uses its own limit, about 144.",
+        "show finer details and cost more time and memory.",
         low=4,
         high=16384,
         step=4,

@@ -21,7 +21,7 @@ _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
 class LoadLVLM:
     DESCRIPTION = (
         "Loads a vision-language model: LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL. "
-        "The demo models come with this pack and run on any computer. A model that is already on "
+        "The demo model comes with this pack and runs on any computer. A model that is already on "
         "this computer is used where it is; others are downloaded to models/LLM on first use."
     )
     SEARCH_ALIASES = (
@@ -45,10 +45,10 @@ class LoadLVLM:
                     OpenChoices(choices),
                     {
                         "default": models.DEMO_LABEL,
-                        "tooltip": "The demo models come first: they need no download and know "
-                        "only shapes, colours and digits. Your models follow, then those that can "
-                        "be downloaded. The bottom of the node shows the size of the chosen one "
-                        "and whether it fits.",
+                        "tooltip": "The demo model comes first: it needs no download and knows "
+                        "96 everyday things, numbers and colours. Your models follow, then those "
+                        "that can be downloaded. The bottom of the node shows the size of the "
+                        "chosen one and whether it fits.",
                         "about": choices,
                     },
                 ),

@@ -14,8 +14,8 @@ from ..laser_core.models.catalogue import ListedModel, listed
 from ..laser_core.models.download import LONGEST_ID, downloaded, is_hub_id
 from . import runtime
 
-DEMO_LABEL = "demo (shapes, colours, digits)"
-DEMOS = {DEMO_LABEL: "demo", "demo Qwen2.5-VL (shapes, colours, digits)": "demo-qwen"}
+DEMO_LABEL = "demo (96 everyday things, numbers, colours)"
+DEMOS = {DEMO_LABEL: "demo"}
 """The bundled models: what Load LVLM shows, and what the core calls them."""
 
 # Memory as a share of the weights' bytes in 16 bits, with what stays unquantized

@@ -27,7 +27,7 @@ sys.path.insert(0, {root!r})
 from tests.nodes.pack import run
 lvlm = run("LaserLoadLVLM").lvlm
 from tests.nodes.graphs import pictures_batch
-asked = dict(image=pictures_batch(1), question="what color is the star ?")
+asked = dict(image=pictures_batch(1), question="what color is the car ?")
 assert run("LaserAnswer", lvlm=lvlm, **asked).json[0].startswith("{{")
 assert not seen, seen
 print("done")

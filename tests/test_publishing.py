@@ -24,7 +24,7 @@ IGNORED = [
 ]
 SCANNED = {".py", ".js", ".md", ".json", ".toml", ".txt"}
 # Tokenizers' JSON holds words, not code
-WEIGHTS = ("laser_core/demo_model/", "laser_core/demo_model_qwen/")
+WEIGHTS = ("laser_core/demo_model/",)
 
 TRIPWIRES = {
     "the environment": r"\bos\.(environ|getenv)\b",

@@ -19,13 +19,10 @@ from .model_files import missing_files, quantized_by, read_json, weights_in
 if TYPE_CHECKING:
     from .families import Family
 
-DEMO, DEMO_QWEN = "demo", "demo-qwen"
+DEMO = "demo"
 _PACKAGE = Path(__file__).absolute().parents[1]
-DEMO_FOLDERS = {
-    DEMO: _PACKAGE / "demo_model",
-    DEMO_QWEN: _PACKAGE / "demo_model_qwen",
-}
-"""The bundled models, a LLaVA and a Qwen2.5-VL."""
+DEMO_FOLDERS = {DEMO: _PACKAGE / "demo_model"}
+"""The bundled models by name."""
 
 ORIGIN = "laser_origin.txt"  # in a folder that was downloaded to: the id it came from
 LLM = "LLM"  # the name of the root that models are downloaded to

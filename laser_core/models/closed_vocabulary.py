@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 NAMED_WORDS = 5  # of those a model does not know
@@ -28,14 +30,18 @@ class ClosedVocabulary:
 
         harmless: breaks up control tokens, which are no words a user may say.
         """
+        words = text.split()
+        shown = [harmless(word) for word in words]
+        read = tokenizer(" ".join(shown), add_special_tokens=False, return_offsets_mapping=True)
+        ends = list(accumulate(len(word) + 1 for word in shown))
         unknown = [
-            word
-            for word in dict.fromkeys(text.split())
-            if tokenizer.unk_token_id
-            in tokenizer(harmless(word), add_special_tokens=False)["input_ids"]
+            words[bisect_right(ends, start)]
+            for token, (start, _) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+            if token == tokenizer.unk_token_id
         ]
         if unknown:
-            raise ValueError(self.reply(unknown))
+            named = dict.fromkeys(word.rstrip("?!.,") or word for word in unknown)
+            raise ValueError(self.reply([*named]))
 
     def reply(self, unknown: Sequence[str]) -> str:
         short = [word if len(word) <= 40 else word[:37] + "..." for word in unknown[:NAMED_WORDS]]

@@ -1,4 +1,4 @@
-"""From a name to a loaded model: a bundled demo model, a folder, or a hub id.
+"""From a name to a loaded model: the bundled demo model, a folder, or a hub id.
 
 Weights are read from safetensors. Pickled weights are read only if the settings say so, and without
 running what they hold. No code from a model's folder is ever run. Only a hub id is downloaded, and
@@ -46,7 +46,7 @@ LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the
 
 
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
-    """Load "demo", "demo-qwen", a model folder or a hub id.
+    """Load "demo", a model folder or a hub id.
 
     Raises ValueError, remedy first, for an unknown model, an unsupported type, weights that are
     incomplete, truncated or pickled, a folder that asks for its own code or links to files outside,

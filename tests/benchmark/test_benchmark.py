@@ -37,8 +37,8 @@ from tools.testbed.lvlms import lvlm_of, noise_picture
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-QUESTION = "what colour is the square ?"
-INSTRUCTION = "name the colour ."
+QUESTION = "what colour is the car ?"
+INSTRUCTION = "read the colour ."
 FAST = CropSettings(min_side_px=20)
 
 

@@ -145,7 +145,7 @@ def test_the_task_for_aokvqa_asks_and_scores_its_rows(tmp_path):
     """Rows as the data set has them: ten answers as one text, soft accuracy over any nine."""
     pictures = tmp_path / "data" / "validation"
     pictures.mkdir(parents=True)
-    item = next(item for item in held_out_items("test", ITEMS) if item.type == "digit")
+    item = next(item for item in held_out_items("test", ITEMS) if item.type == "number")
     settings = LaserSettings(answer=AnswerSettings(instruction=AOKVQA_INSTRUCTION))
     said_now = answer(load_lvlm("demo"), item.picture, item.question, settings).answer.text
     item.picture.save(pictures / "0.png")

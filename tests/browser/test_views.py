@@ -124,7 +124,7 @@ def test_a_run_shows_a_bar_per_layer_and_hovering_shows_its_map(asked):
     node = Node(page, "LaserVAQLayerSelect")
     node.find(".laser-bar")
     bars = node.view.query_selector_all(".laser-bar")
-    assert len(bars) == 8  # of the demo model
+    assert len(bars) == 10  # of the demo model
     heat = node.find(".laser-heat")
     chosen = heat.evaluate(MAP)
     page.mouse.move(*centre(bars[5]))

@@ -23,7 +23,7 @@ from tools.testbed.tiny import build
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "what colour is the square ?"
-SCENE_QUESTION = "what digit is on the red heart ?"
+SCENE_QUESTION = "what number is on the shoe?"
 SHORT = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=3))
 
 

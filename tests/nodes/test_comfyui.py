@@ -204,7 +204,7 @@ def test_hand_drawn_mask_is_evidence_without_a_model(server, prompt):
 
 
 def test_one_node_and_the_wired_nodes_agree(server, prompt):
-    picture, lvlm, question = prompt.picture(), prompt.model(), "what digit is on the blue star ?"
+    picture, lvlm, question = prompt.picture(), prompt.model(), "what number is on the hat?"
     ask = {"lvlm": lvlm, "question": question}
     attention = prompt.add("LaserContrastiveAttention", image=picture, **ask)
     select = prompt.add("LaserVAQLayerSelect", attention=[attention, 0])

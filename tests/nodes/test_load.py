@@ -56,13 +56,12 @@ def about(value):
     return inputs_of("LaserLoadLVLM")["model"][1]["about"][value]
 
 
-def test_the_demo_models_come_first_and_the_curated_ids_last(comfyui):
+def test_the_demo_model_comes_first_and_the_curated_ids_last(comfyui):
     model_folder(comfyui.llm / "my-llava")
     listed = choices()
     assert listed[0] == models.DEMO_LABEL
-    assert listed[1].startswith("demo Qwen2.5-VL")
-    assert listed[2] == "LLM/my-llava"
-    assert listed[3:] == [model.value for model in catalogue.CURATED]
+    assert listed[1] == "LLM/my-llava"
+    assert listed[2:] == [model.value for model in catalogue.CURATED]
     assert list(inputs_of("LaserLoadLVLM")["model"][1]["about"]) == listed
 
 
@@ -83,8 +82,8 @@ def test_a_model_of_each_of_two_roots_is_loaded_though_their_paths_are_the_same(
         assert models.find(value, "")[1] == str(folder)
 
 
-def test_without_comfyui_there_are_the_demos_and_the_ids():
-    assert len(choices()) == 13
+def test_without_comfyui_there_are_the_demo_and_the_ids():
+    assert len(choices()) == 12
 
 
 def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so(comfyui):
@@ -591,10 +590,8 @@ def test_quantization_without_its_library_is_explained(tiny_folder, monkeypatch)
         run("LaserLoadLVLM", custom_model=tiny_folder, quantization="4-bit")
 
 
-def test_the_demo_model_is_loaded_by_default_and_the_second_by_its_label():
+def test_the_demo_model_is_loaded_by_default():
     assert str(run("LaserLoadLVLM").lvlm).startswith("demo (LLaVA-1.5")
-    second = run("LaserLoadLVLM", model=choices()[1]).lvlm
-    assert str(second).startswith("demo-qwen (Qwen2.5-VL")
 
 
 def test_devices_are_comfyuis_and_the_chosen_one_has_the_memory_asked_for(comfyui, tiny_folder):

@@ -1,56 +1,48 @@
-"""The demo world tells the truth about its pictures; its exporter keeps the model's function."""
+"""The demo world tells the truth about its pictures, and they look the same however drawn."""
 
 import collections
+import dataclasses
 import itertools
 import random
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from laser_core.models.families import load_image_processor
-from laser_core.models.loading import load_lvlm
-from laser_core.settings import PromptSettings
-from tools.demo_model import evaluate, examples, network, questions, qwen, scenes, world
-from tools.demo_model.architectures import ARCHITECTURES
-from tools.demo_model.batches import IGNORED, ask_views, patch_labels
-from tools.demo_model.dataset import make_shard
-from tools.demo_model.export import build_tokenizer, export
-from tools.demo_model.forward import decode, tower_features
-from tools.demo_model.muon import orthogonalise
-from tools.demo_model.network import GRID, PATCHES, build_network
+from tools.demo_model import drawing, examples, questions, scenes, things, world
+from tools.demo_model.batches import make_batch, slot_lengths
+from tools.demo_model.patch_labels import NO_DIGIT, patch_labels
+
+SIDE, GRID = 224, 14
 
 
 @pytest.fixture(scope="module")
 def items():
-    return world.held_out_items("dev", 126, seed=5)
-
-
-@pytest.fixture(scope="module")
-def views():
-    return make_shard(1, 12, split="dev")
+    return world.held_out_items("dev", 108, seed=5)
 
 
 def dev_scene(index):
     return scenes.sample_scene(world.scene_generator("dev", 5, index))
 
 
-def objects_named(objects, name):
-    """What "star", "red object" or "red star" can mean among the objects."""
-    words = set(name.split()) - {"object", "thing"}
-    return [o for o in objects if words <= {o.shape, o.colour}]
+def pixels(scene, side=SIDE):
+    return np.asarray(world.draw_scene(scene, side)).astype(int)
+
+
+# ---- scenes and pictures -----------------------------------------------------------------------
 
 
 def test_a_scene_is_the_same_every_time():
-    first, second = dev_scene(3), dev_scene(3)
-    assert first == second
-    assert np.array_equal(np.asarray(scenes.render(first)), np.asarray(scenes.render(second)))
+    assert dev_scene(3) == dev_scene(3)
+    assert np.array_equal(pixels(dev_scene(3)), pixels(dev_scene(3)))
 
 
-def test_splits_share_no_scene():
+def test_splits_and_seeds_share_no_scene():
     backgrounds = [
         scenes.sample_scene(world.scene_generator(split, seed, index)).background
         for split, seed, index in itertools.product(world.SPLITS, range(3), range(10))
@@ -63,32 +55,67 @@ def test_unknown_split_is_refused_with_the_choices():
         world.held_out_items("validation", 3)
 
 
-def test_outlines_stay_inside_the_evidence_box():
-    for shape, outline in scenes.OUTLINES.items():
-        for tilt in (-0.12, 0.0, 0.12):
-            turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-            assert np.abs(outline @ turn).max() <= 1.24, shape  # radii: 1.2 is the box
+def test_the_world_is_imported_without_torch():
+    code = "import sys, tools.demo_model.world; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_object_is_painted_inside_its_box():
+def test_a_thing_is_drawn_inside_its_boxes_but_for_its_shadow_and_turn():
     scene = dev_scene(0)
-    thing = scene.objects[0]
-    bare = scenes.Scene(
-        scene.objects[1:], scene.clutter, scene.background, scene.slope, scene.noise_index
-    )
-    both = [np.asarray(scenes.render(s)).astype(int) for s in (scene, bare)]
-    rows, columns, _ = np.nonzero(both[0] != both[1])
-    x1, y1, x2, y2 = thing.box
-    assert x1 - 1 <= columns.min() and columns.max() <= x2 + 1
-    assert y1 - 1 <= rows.min() and rows.max() <= y2 + 1
-    assert columns.max() - columns.min() > 0.6 * thing.side_px
+    for index, thing in enumerate(scene.things):
+        rest = scene.things[:index] + scene.things[index + 1 :]
+        bare = pixels(dataclasses.replace(scene, things=rest))
+        rows, columns, _ = np.nonzero(np.abs(pixels(scene) - bare) > 40)
+        x1s, y1s, x2s, y2s = zip(*thing.boxes, strict=True)
+        slack = 0.12 * thing.side * SIDE + 1
+        assert min(x1s) * SIDE - slack <= columns.min() and columns.max() <= max(x2s) * SIDE + slack
+        assert min(y1s) * SIDE - slack <= rows.min() and rows.max() <= max(y2s) * SIDE + slack
+        assert columns.max() - columns.min() > 0.6 * (thing.box[2] - thing.box[0]) * SIDE
+
+
+def test_a_picture_is_the_same_at_any_size():
+    large = Image.fromarray(pixels(dev_scene(1), 4 * SIDE).astype(np.uint8))
+    reduced = np.asarray(large.resize((SIDE, SIDE), Image.Resampling.BOX)).astype(int)
+    assert np.abs(reduced - pixels(dev_scene(1))).mean() < 2
+
+
+def test_a_batch_is_drawn_as_single_pictures_are():
+    some = [dev_scene(index) for index in range(3)]
+    layers = torch.zeros(3, drawing.MOST_LAYERS, 6)
+    for row, scene in enumerate(some):
+        placed = drawing.layers_of(scene)
+        layers[row, : len(placed)] = torch.tensor(placed)
+    used = sorted({int(texture) for texture in layers[..., 0].flatten()})
+    atlas = drawing.Atlas(only=used)
+    backgrounds = torch.tensor([scene.background for scene in some])
+    views = torch.tensor([scenes.WHOLE, scenes.WHOLE, (0.25, 0.5, 0.5)])
+    drawn = 255 * drawing.draw(atlas, layers, backgrounds, views, SIDE, oversample=1)
+    drawn = drawn.permute(0, 2, 3, 1).numpy()
+    for scene, picture in zip(some[:2], drawn, strict=False):
+        assert np.abs(picture - pixels(scene)).mean() < 2
+    quarter = pixels(some[2], 2 * SIDE)[SIDE : 2 * SIDE, SIDE // 2 : 3 * SIDE // 2]
+    assert np.abs(drawn[2] - quarter).mean() < 2
+
+
+def test_things_carry_their_usual_number_half_of_the_time():
+    rng, usual = random.Random(1), []
+    for _ in range(1000):
+        usual += [
+            thing.tag.number == things.USUAL_NUMBER[thing.name]
+            for thing in scenes.sample_scene(rng).things
+            if thing.tag and thing.name in things.USUAL_NUMBER
+        ]
+    assert np.mean(usual) == pytest.approx(things.USUAL_NUMBER_SHARE, abs=0.05)
+
+
+# ---- questions ---------------------------------------------------------------------------------
 
 
 def test_items_are_balanced_and_repeatable(items):
-    again = world.held_out_items("dev", 126, seed=5)
+    again = world.held_out_items("dev", 108, seed=5)
     assert [(i.question, i.answer) for i in again] == [(i.question, i.answer) for i in items]
     cells = collections.Counter((i.type, i.size_class) for i in items if i.type != "exist")
-    assert len(cells) == 18 and set(cells.values()) == {6}
+    assert len(cells) == 15 and set(cells.values()) == {6}
     exist = [i for i in items if i.type == "exist"]
     assert collections.Counter(i.answer for i in exist) == {"yes": 9, "no": 9}
     assert collections.Counter(i.exist_kind for i in exist if i.answer == "no") == dict.fromkeys(
@@ -96,215 +123,171 @@ def test_items_are_balanced_and_repeatable(items):
     )
 
 
-def test_answers_and_evidence_agree_with_the_objects(items):
-    for item in items:
-        objects = dev_scene(item.scene_index).objects
-        by_box = {o.box: o for o in objects}
-        evidence = [by_box[box] for box in item.evidence_boxes]
-        if item.type == "exist":
-            words = [w for w in item.question.split() if w in scenes.SHAPES or w in scenes.COLOURS]
-            assert bool(objects_named(objects, " ".join(words))) == (item.answer == "yes")
-            assert bool(evidence) == (item.answer == "yes")
-            continue
-        target = evidence[0]
-        assert item.answer in {target.shape, target.colour, str(target.digit)}
-        assert item.size_class == target.size_class
-        if item.type in ("digit", "colour", "shape"):
-            words = item.question.replace("?", "").replace(".", "").split()
-            named = [w for w in words if w in (*scenes.SHAPES, *scenes.COLOURS)]
-            assert objects_named(objects, " ".join(named)) == [target]
-        if item.type in ("rel", "reldigit"):
-            anchor = evidence[1]
-            right, down = target.centre_x - anchor.centre_x, target.centre_y - anchor.centre_y
-            side = max(
-                {"left": -right, "right": right, "above": -down, "below": down}.items(),
-                key=lambda pair: pair[1],
-            )[0]
-            said = item.question.replace("over", "above").replace("under", "below").split()
-            assert side in said
+def meant(item, word_list=things.NAMES):
+    """Things of the scene that the question's words can mean, by name and colour."""
+    words = item.question.split()
+    found = []
+    for index, word in enumerate(words):
+        if word in word_list:
+            colour = words[index - 1] if words[index - 1] in things.COLOURS else None
+            found.append(
+                [
+                    thing
+                    for thing in item.scene.things
+                    if thing.name == word and colour in (None, thing.colour)
+                ]
+            )
+    return found
 
 
-def test_oracle_window_holds_the_evidence_inside_the_picture(items):
+def test_a_number_question_means_one_thing_and_asks_for_its_tag(items):
+    for item in (item for item in items if item.type == "number"):
+        [[thing]] = meant(item)
+        assert item.answer == str(thing.tag.number)
+
+
+def test_an_owner_question_asks_for_the_only_thing_with_the_number(items):
+    for item in (item for item in items if item.type == "owner"):
+        number = next(int(word) for word in item.question.split() if word.isdigit())
+        owners = [t.name for t in item.scene.things if t.tag and t.tag.number == number]
+        assert owners == [item.answer]
+
+
+def test_a_colour_question_asks_for_the_colour_of_one_thing(items):
+    for item in (item for item in items if item.type == "colour"):
+        [[thing]] = meant(item)
+        assert item.answer == thing.colour
+        assert item.conflict == (thing.colour != things.USUAL_COLOUR[thing.name])
+
+
+def test_what_a_question_says_is_there_is_there(items):
+    for item in (item for item in items if item.type == "exist"):
+        [found] = meant(item)
+        assert (item.answer == "yes") == bool(found) == bool(item.evidence_boxes)
+
+
+def test_the_answer_to_a_relation_is_the_nearest_thing_on_that_side(items):
+    sides = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "over": (0, -1)}
+    sides |= {"below": (0, 1), "under": (0, 1)}
+    for item in (item for item in items if item.type == "rel"):
+        [[anchor]] = meant(item)
+        right, down = next(sides[word] for word in item.question.split() if word in sides)
+        distances = {}
+        for thing in item.scene.things:
+            x, y = thing.x - anchor.x, thing.y - anchor.y
+            along, sideways = x * right + y * down, abs(x * down) + abs(y * right)
+            if thing is not anchor and along > sideways:
+                distances[thing.name] = (x**2 + y**2) ** 0.5
+        assert min(distances, key=distances.get) == item.answer
+
+
+def test_the_bigger_thing_is_bigger(items):
+    for item in (item for item in items if item.type == "bigger"):
+        [[one], [other]] = meant(item)
+        choose = max if "bigger" in item.question else min
+        assert choose((one, other), key=lambda thing: thing.side).name == item.answer
+
+
+def test_a_caption_names_the_largest_things():
+    for index in range(20):
+        scene = dev_scene(index)
+        caption = questions.Asker(random.Random(index), scene.things).caption()
+        sides: dict[str, float] = {}
+        for thing in scene.things:
+            sides[thing.name] = max(thing.side, sides.get(thing.name, 0))
+        largest = sorted(sides, key=lambda name: -sides[name])
+        named = [part.split()[-1] for part in re.split(" , | and ", caption.answer)]
+        assert named == largest[: len(named)]
+
+
+def test_the_oracle_window_holds_the_evidence_inside_the_picture(items):
     for item in items:
         box = world.oracle_window(item)
         if box is None:
             assert not item.evidence_boxes
             continue
-        assert min(box) >= 0 and max(box) <= 448
-        assert box[2] - box[0] == box[3] - box[1] >= 224
+        side = world.PICTURE_SIDE_PX
+        assert min(box) >= 0 and max(box) <= side
+        assert box[2] - box[0] == box[3] - box[1] >= side // 2
         for x1, y1, x2, y2 in item.evidence_boxes:
             assert box[0] - 1 <= x1 and box[1] - 1 <= y1 and x2 <= box[2] + 1 and y2 <= box[3] + 1
 
 
 def test_prior_items_are_half_against_the_prior():
-    found = world.prior_items("dev", 20)
-    assert collections.Counter(i.conflict for i in found) == {True: 10, False: 10}
+    found = world.prior_items("dev", 24)
+    assert collections.Counter(i.conflict for i in found) == {True: 12, False: 12}
 
 
-def test_every_word_can_occur_and_none_is_unknown():
+def test_every_word_of_the_world_is_in_the_vocabulary_and_no_other():
     rng = random.Random(0)
-    texts = [questions.INSTRUCTION, *questions.GENERIC_PROMPTS, questions.caption([])]
-    for index in range(150):
-        seen = scenes.seen_objects(dev_scene(index))
-        texts.append(questions.caption(seen))
-        for kind in questions.QUESTION_TYPES * 3:
-            question = questions.ask(kind, seen, rng)
-            if question:
-                texts += [question.text, question.answer]
-                assert len(question.text.split()) <= questions.MAX_QUESTION_WORDS
-    used = {word for text in texts for word in text.split()}
-    assert used == set(questions.WORDS)
+    texts = [questions.INSTRUCTION, *map(str, range(100))]
+    for _ in range(1500):
+        asker = questions.Asker(rng, scenes.sample_scene(rng).things)
+        asked = [asker.caption(), *(asker.ask(kind) for kind in questions.KINDS)]
+        texts += [text for one in asked if one for text in (one.text, one.answer)]
+    used = {word for text in texts for word in text.split()} | {"nothing"}  # of no patch
+    assert used == set(questions.VOCABULARY) - set(questions.SPECIAL_TOKENS)
 
 
-def test_tokenizer_reads_ordinary_typing_as_the_world_writes_it():
-    ids = build_tokenizer()("What color is the RED star?\nAnswer briefly.")["input_ids"]
-    plain = "what color is the red star ? answer briefly ."
-    assert ids == [questions.VOCABULARY["<s>"], *questions.encode(plain)]
+# ---- what the training sees --------------------------------------------------------------------
 
 
-def test_patch_labels_name_the_object_at_its_centre(views):
-    shape, colour, digit = (labels.numpy() for labels in patch_labels(views.objects))
-    for row, objects in enumerate(views.objects):
-        for x1, y1, x2, y2, *looks, visible in objects:
-            if visible < 0.99 or (x2 - x1) < 0.15:
+@pytest.fixture(scope="module")
+def batch():
+    arrays = make_batch(random.Random(4), 12, False, (6,), 0.1)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def test_patch_labels_name_the_thing_and_the_number_at_their_centres(batch):
+    views = torch.tensor([scenes.WHOLE] * len(batch["boxes"]))
+    thing, tens, ones, colour = patch_labels(batch["boxes"], views, GRID)
+
+    def patch_at(x1, y1, x2, y2):
+        return int((y1 + y2) / 2 * GRID) * GRID + int((x1 + x2) / 2 * GRID)
+
+    named = read = 0
+    for row, boxes in enumerate(batch["boxes"].numpy()):
+        for name, *box, number, tx1, ty1, tx2, ty2, own_colour in boxes[boxes[:, 0] >= 0]:
+            tag = (tx1, ty1, tx2, ty2)
+            if box[2] - box[0] > 0.2 and tens[row, patch_at(*box)] == NO_DIGIT:
+                assert thing[row, patch_at(*box)] == name + 1
+                named += 1
+            if number >= 0:
+                at = patch_at(*tag)
+                assert 10 * tens[row, at] + ones[row, at] == number
+                assert thing[row, at] == name + 1
+                assert colour[row, at] in (own_colour, -100)
+                read += 1
+    assert named > 5 and read > 20
+
+
+def test_slots_hold_a_question_the_opening_and_the_answer(batch):
+    words, lengths = list(questions.VOCABULARY), slot_lengths((6,))
+    for tokens, weights in zip(batch["tokens"], batch["weights"], strict=True):
+        slots = zip(tokens.split(lengths), weights.split(lengths), strict=True)
+        for slot, weight in slots:
+            if not weight.any():
                 continue
-            patch = int((y1 + y2) / 2 * GRID) * GRID + int((x1 + x2) / 2 * GRID)
-            assert shape[row, patch] == looks[0] + 1
-            assert colour[row, patch] == looks[1]
-            assert digit[row, patch] == (10 if looks[2] < 0 else looks[2])
+            first = int(weight.nonzero()[0])
+            assert words[slot[first - 1]] == "ASSISTANT:"
+            answer = [words[token] for token in slot[weight > 0]]
+            assert answer[-1] == "</s>"
+            question = " ".join(words[token] for token in slot[: first - 1])
+            if question.startswith("is there"):
+                assert answer[0] in ("yes", "no")
 
 
-def test_segments_ask_for_the_answer_right_after_the_prompt(views):
-    rows = np.arange(6) * 3
-    opening = (questions.VOCABULARY["ASSISTANT:"],)
-    segments = ask_views(views, rows, np.random.default_rng(0), 10, 16, opening)
-    words = list(questions.VOCABULARY)
-    for row, tokens, labels in zip(
-        rows.repeat(10), segments.tokens.flatten(0, 1), segments.labels.flatten(0, 1), strict=True
-    ):
-        if not tokens.any():
-            continue
-        first = int((labels != IGNORED).nonzero()[0])
-        assert words[tokens[first]] == "ASSISTANT:"
-        answer = [words[i] for i in labels[labels != IGNORED]]
-        assert answer[-1] == "</s>"
-        asked = [*views.answers[row].tolist(), views.captions[row, :2].tolist()]
-        ids = [questions.VOCABULARY[word] for word in answer[:-1]][:2]
-        assert any(known[: len(ids)] == ids for known in asked)
+# ---- shipped files -----------------------------------------------------------------------------
 
 
-def test_orthogonalised_matrices_have_singular_values_near_one():
-    matrices = torch.randn(3, 32, 64, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrices, steps=5))
-    assert values.min() > 0.5 and values.max() < 1.3
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    out = tmp_path_factory.mktemp("demo_model")
-    export(build_network(seed=3), out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def exported_qwen(tmp_path_factory):
-    out = tmp_path_factory.mktemp("demo_model_qwen")
-    export(qwen.build_network(seed=3), out)
-    return out
-
-
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_qwen_read_by_the_project_gives_the_logits_of_the_training_forward(
-    exported_qwen, items, pictures
-):
-    lvlm = load_lvlm(str(exported_qwen))
-    item = items[0]
-    seen = lvlm.encode(item.picture, tokens=PATCHES)
-    prompt = lvlm.prompt([seen] * pictures, lvlm.locating_text(item.question, PromptSettings()))
-    inputs = {name: torch.cat([value] * pictures) for name, value in seen.tensors.items()}
-    if lvlm.takes_token_types:
-        inputs["mm_token_type_ids"] = lvlm.token_types(prompt.input_ids)
-    architecture = ARCHITECTURES["qwen2_5_vl"]
-    with torch.no_grad():
-        theirs = lvlm.model(input_ids=prompt.input_ids, **inputs).logits[0, -1]
-        view = np.array(scenes.cut_view(item.picture, scenes.WHOLE))[None]
-        features = architecture.features(lvlm.model, torch.from_numpy(view)).repeat(1, pictures, 1)
-        text = questions.encode(f"{item.question} {questions.INSTRUCTION}")
-        tokens = torch.tensor([[[*text, *architecture.answer_opening]]])
-        ours = lvlm.model.lm_head(architecture.decode(lvlm.model, features, tokens))[0, 0, -1]
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("side", [60, 97, 100, 224, 448, 600, 777, 896, 1023])
-def test_every_square_picture_has_the_tokens_qwen_was_trained_on(exported_qwen, side):
-    processor = load_image_processor(str(exported_qwen))
-    rows_and_columns = processor(Image.new("RGB", (side, side)))["image_grid_thw"][0][1:]
-    assert [int(n) // qwen.MERGE for n in rows_and_columns] == [GRID, GRID]
-
-
-def test_qwens_patches_know_their_place_after_the_first_layer(views):
-    """Of the four place heads two change along rows and two along columns, in every picture."""
-    model = qwen.build_network()
-    noted = []
-    second = model.model.language_model.layers[1].input_layernorm
-    second.register_forward_pre_hook(lambda _, inputs: noted.append(inputs[0]))
-    with torch.no_grad():
-        pictures = network.word_targets(model, patch_labels(views.objects[:2]), places=False)
-        model.model.visual.merger.mlp = torch.nn.Identity()  # the words as a fitted one gives them
-        qwen.decode(model, pictures.flatten(0, 1)[None], torch.tensor([[[7]]]))
-    for start in (3, 3 + PATCHES + 2):
-        places = noted[0][0, start : start + PATCHES, :4].unflatten(0, (GRID, GRID))
-        along_rows, along_columns = places.mean(1).std(0), places.mean(0).std(0)
-        assert (along_rows[[0, 2]] > 3 * along_columns[[0, 2]]).all()
-        assert (along_columns[[1, 3]] > 3 * along_rows[[1, 3]]).all()
-
-
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_library_gives_the_logits_of_the_training_forward(exported, items, pictures):
-    processor = AutoProcessor.from_pretrained(exported)
-    model = AutoModelForImageTextToText.from_pretrained(exported, dtype=torch.float32).eval()
-    item = items[0]
-    content = [{"type": "image"}] * pictures
-    content = [*content, {"type": "text", "text": f"{item.question}\n{questions.INSTRUCTION}"}]
-    prompt = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True
-    )
-    inputs = processor(images=[item.picture] * pictures, text=prompt, return_tensors="pt")
-    assert int((inputs["input_ids"] == questions.VOCABULARY["<image>"]).sum()) == pictures * PATCHES
-    with torch.no_grad():
-        theirs = model(**inputs).logits[0, -1]
-        view = np.array(scenes.cut_view(item.picture, scenes.WHOLE))[None]
-        features = tower_features(model, torch.from_numpy(view)).repeat(1, pictures, 1)
-        text = questions.encode(f"{item.question} {questions.INSTRUCTION}")
-        tokens = torch.tensor([[[*text, questions.VOCABULARY["ASSISTANT:"]]]])
-        ours = model.lm_head(decode(model, features, tokens))[0, 0, -1]
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-
-
-def test_export_uses_the_hub_names_and_stays_small(exported):
-    from safetensors import safe_open
-
-    with safe_open(exported / "model.safetensors", "pt") as file:
-        names = list(file.keys())
-    assert all(".vision_model." in n for n in names if n.startswith("vision_tower."))
-    assert (exported / "model.safetensors").stat().st_size < 10e6
-
-
-def test_evaluation_counts_per_group(items):
-    right = {"plain": np.ones(len(items), bool)}
-    assert "| all | 126 | 100.0 |" in evaluate.table(items, right)
-
-
-def test_shift_matrix_turns_one_places_code_into_its_neighbours():
-    code = network._position_code().reshape(GRID, GRID, -1)
-    shifted = code[4, 5] @ network._shift_matrix(2, -1).T
-    torch.testing.assert_close(shifted, code[6, 4], atol=1e-5, rtol=0)
-
-
-def test_shipped_examples_are_the_ones_the_tool_paints(tmp_path):
-    examples.paint_examples(tmp_path)
-    shipped = Path(__file__).parents[2] / "pictures"
+def test_shipped_examples_are_the_ones_the_tool_paints():
     for name in examples.EXAMPLES:
-        fresh, kept = (np.asarray(Image.open(d / name)).astype(int) for d in (tmp_path, shipped))
-        # Fonts may differ by a pixel between Pillow versions.
+        kept = Image.open(Path(__file__).parents[2] / "pictures" / name)
+        fresh, kept = (np.asarray(one).astype(int) for one in (examples.paint_example(name), kept))
         assert fresh.shape == kept.shape and np.abs(fresh - kept).mean() < 1
+
+
+def test_the_notice_of_the_sprites_is_beside_them():
+    notice = (Path(world.__file__).parent / "sprites" / "NOTICE.md").read_text("utf-8")
+    assert "Copyright (c) Microsoft Corporation" in notice
+    assert "MIT" in notice

@@ -1,13 +1,13 @@
-"""What the method gains on a demo model: accuracy on held-out items with ground-truth boxes.
+"""What the method gains on the demo model: accuracy on held-out items with ground-truth boxes.
 
     python -m tools.benchmarks.bench_quality [main] [--items N] [--seed N] [--json FILE]
     python -m tools.benchmarks.bench_quality ablations    # one setting changed at a time
     python -m tools.benchmarks.bench_quality looks        # when to look, where, and whom to believe
-    python -m tools.benchmarks.bench_quality budgets --model demo-qwen    # crops of fewer tokens
+    python -m tools.benchmarks.bench_quality card         # what the model can do without the method
 
 Reported figures come from the test split. The development split serves to choose layers and the
 threshold of `adaptive`, and for the ablations. Records are kept in --cache, item by item,
-and a stopped run continues. The demo models answer in one word of one token, so the logits of the
+and a stopped run continues. The demo model answers in one word of one token, so the logits of the
 first token decide.
 """
 
@@ -26,7 +26,7 @@ import torch
 from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import Lvlm
 from laser_core.settings import LaserSettings, LoadSettings
-from tools.benchmarks.quality import tables
+from tools.benchmarks.quality import card, tables
 from tools.benchmarks.quality.records import measure
 from tools.benchmarks.quality.rows import (
     BOTH,
@@ -97,7 +97,7 @@ class Bench:
 def main_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """The table on the test split, printed and as data."""
     layer, vicrop_layer, chosen_on = bench.chosen_layers(options.dev_items)
-    rows, seed = main_rows(bench.layers, vicrop_layer), options.seed
+    rows, seed = main_rows(layer, vicrop_layer), options.seed
     yardsticks = [PAPER, LASER_BOTH, fixed_layer(layer), vicrop(vicrop_layer), RAW]
     few = [PLAIN, LASER, *yardsticks, ORACLE, ORACLE_BOTH, RANDOM]
     main = bench.answers("main", held_out_items("test", options.items, seed), rows)
@@ -176,7 +176,17 @@ def looks_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-PARTS = {"main": main_part, "ablations": ablations, "looks": looks_part}
+def card_part(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """The tables of the model's card."""
+    items = held_out_items("test", options.items, options.seed)
+    accuracy = card.accuracy_by_kind(bench.answers("card", items, list(card.ROWS)))
+    named = card.captions(bench.lvlm, items[: options.captions])
+    print(tables.card_table(accuracy))
+    print("\n" + tables.captions_table(named))
+    return {"accuracy": accuracy, "captions": named}
+
+
+PARTS = {"main": main_part, "ablations": ablations, "looks": looks_part, "card": card_part}
 
 
 def main() -> None:
@@ -187,6 +197,7 @@ def main() -> None:
     parser.add_argument("--prior-items", type=int, default=200, help="half against the prior")
     parser.add_argument("--dev-items", type=int, default=300, help="that choices are made on")
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="of the looks")
+    parser.add_argument("--captions", type=int, default=200, help="pictures that are described")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo", help="demo, or the folder of a demo model")
     parser.add_argument("--cache", type=Path, default=Path("laser-out/quality"))

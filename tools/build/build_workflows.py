@@ -19,10 +19,10 @@ from tools.build.pack_schema import ROOT, schema
 FOLDER = ROOT / "workflows"
 EXAMPLES = ROOT / "pictures"
 # Over the thing asked about, as shares of the picture's sides
-SCRIBBLE = ((0.24, 0.09), (0.3, 0.1), (0.24, 0.115), (0.29, 0.13), (0.26, 0.085), (0.265, 0.14))
+SCRIBBLE = ((0.76, 0.7), (0.82, 0.69), (0.76, 0.72), (0.82, 0.73), (0.77, 0.75), (0.82, 0.75))
 PEN = 0.03
-# The demo model misreads this small digit on the whole picture
-QUESTION = "what digit is on the red heart ?"
+# The demo model misreads this small number on the whole picture
+QUESTION = "what number is on the hat?"
 PICTURE = "laser_scene_2.png"
 CAPTION_TOKENS = 300  # a detailed caption of a larger model
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60, 300
@@ -204,7 +204,7 @@ def ask_with_laser() -> None:
         "## Ask with LASER, step by step\n\nThe question shows where to look. The window there is "
         "cut out, and the answer is read from the picture and the window.\n\nFor your own picture, "
         "*choose file to upload* on **Load Image**. For another model, see **Load LVLM**: the demo "
-        "model knows only shapes, colours and digits.",
+        "model knows only 96 everyday things, numbers and colours.",
         height=250,
     )
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
@@ -269,8 +269,8 @@ def compare() -> None:
         "## Plain, fixed-layer crop, LASER\n\nThe same model answers the same question in three "
         "ways: from the whole picture; with the window of one fixed layer; and with LASER. LASER "
         "weighs all layers for this question, and compares the window with and without its "
-        "evidence.\n\nThe fixed layer is set on **VAQ Layer Select**. Layer 1 is the demo model's "
-        "best. It was found with labelled pictures; LASER is as good and needs none. Other models "
+        "evidence.\n\nThe fixed layer is set on **VAQ Layer Select**. Layer 6 is the demo model's "
+        "best. It was found with labelled pictures; LASER needs none. Other models "
         "have other best layers.\n\nThis question was picked because the plain answer is wrong.",
         height=350,
     )
@@ -280,7 +280,7 @@ def compare() -> None:
     question = out(ask, "STRING")
     attention = flow.add("LaserContrastiveAttention", lvlm=lvlm, image=picture, question=question)
     select = flow.add(
-        "LaserVAQLayerSelect", "Fixed layer", attention=out(attention, "attention"), layer=1
+        "LaserVAQLayerSelect", "Fixed layer", attention=out(attention, "attention"), layer=6
     )
     crop = flow.add("LaserConViCrop", image=picture, evidence=out(select, "evidence"))
     flow.column(400)
@@ -463,7 +463,7 @@ def batch_captions() -> None:
         "LaserAnswer",
         lvlm=out(model, "lvlm"),
         image=out(three, "IMAGE"),
-        question="describe the picture .",
+        question="describe the picture",
         max_tokens=CAPTION_TOKENS,
         with_plain=False,
         settings=out(settings, "settings"),

@@ -27,7 +27,7 @@ from laser_core.pipeline import LaserAnswer, answer
 from laser_core.results import Evidence, LayerChoice
 
 FOLDER = Path(__file__).resolve().parents[2] / "pictures"
-PICTURE, QUESTION, RIGHT = "scene_2.png", "what digit is on the red heart ?", "2"
+PICTURE, QUESTION, RIGHT = "scene_2.png", "what number is on the hat?", "4"
 
 DPI = 100
 INK, FAINT = "#1f2328", "#656d76"
@@ -82,7 +82,7 @@ def method(result: LaserAnswer) -> Image.Image:
     """The ten steps from left to right, with the run's own maps, layers and probabilities."""
     location, token = result.location, result.answer.tokens[0]
     maps, window = location.maps, location.placement.windows[0]
-    blocked = result.counterfactual.crop(window)
+    blocked = result.counterfactual.picture.crop(window)
     side, upper, lower = 236, 104, 404
     middle = (upper + lower + side) / 2
     read, weighed, located, shown, decoded = 24, 342, 652, 962, 1276

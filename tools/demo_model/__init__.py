@@ -1,8 +1,7 @@
-"""The demo model: a generated world, its trainer and its exporter.
+"""The demo model: a world of everyday things, its pictures, training and export.
 
-`scenes` draws pictures, `questions` asks about them, `world` joins the two into held-out items.
-`dataset` writes training views, `batches` turns them into tensors; `network` is the model,
-`forward` and `attention` its training pass, `muon` and `trainer` what trains it, in the two stages
-`vision_stage` and `whole_stage` that `train` runs. `export` writes the shipped folder, `evaluate`
-measures it, `examples` paints the repository's example pictures.
+`things` says what there is, `scenes` lays it out, `questions` asks about it and holds the words,
+`textures` and `drawing` make pictures; `world` joins them into held-out items. `batches` is what a
+training step sees, `network` the models, `train` trains them, `export` writes the folder that
+ships, `evaluate` measures it.
 """

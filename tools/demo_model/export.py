@@ -1,6 +1,6 @@
-"""Writes the folder that ships: weights, tokenizer, processor files, `laser.json`.
+"""Writes the folder of a demo model: weights, tokenizer, processor files, `laser.json`.
 
-    python -m tools.demo_model.export --checkpoint RUN/whole.pt --out laser_core/demo_model
+    python -m tools.demo_model.export --model FOLDER --out FOLDER    # all but the weights anew
 
 Runs under transformers 5; the result loads under 4.57 and 5 through `AutoProcessor` and
 `AutoModelForImageTextToText` with the same logits. What makes that so, for LLaVA: weights carry the
@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import (
     AddedToken,
+    Regex,
     Tokenizer,
     models,
     normalizers,
@@ -26,23 +27,24 @@ from tokenizers import (
     processors,
 )
 from transformers import (
+    AutoModelForImageTextToText,
     CLIPImageProcessor,
     LlavaProcessor,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from . import qwen
-from .architectures import ARCHITECTURES
-from .network import PATCH_PX
+from .network import VISION_END, VISION_START, Network
 from .questions import INSTRUCTION, SPECIAL_TOKENS, VOCABULARY
-from .scenes import MODEL_SIDE_PX
+from .things import COLOURS, MASS, NAMES
 
 LASER_SETTINGS = {
     "instruction": INSTRUCTION,
     "closed_vocabulary": {
-        "message": "The demo model knows only shapes, colours, digits and relations.",
-        "example": "what digit is on the red star ?",
+        "message": f"It knows {len(NAMES)} everyday things, {len(COLOURS)} colours, numbers up to "
+        "99, and how things lie to each other.",
+        "example": "what number is on the dog?",
     },
 }
 # The LLaVA-1.5 prompt: pictures first, then the text, without a system message.
@@ -84,9 +86,6 @@ QWEN_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
 )
-# Every square picture becomes 12 x 12 tokens, as in training. Around 144, not 144 to 144: the
-# library rounds down to whole rows, and 11.999 of them to 11.
-QWEN_TOKENS = [132, 156]
 _SPECIAL = SPECIAL_TOKENS[:5]
 _ROLES = SPECIAL_TOKENS[5:]
 # The same ids under Qwen's names; its roles are ordinary words.
@@ -102,9 +101,23 @@ _QWEN_NAMES = dict(
 )
 _QWEN_VOCABULARY = {
     **{_QWEN_NAMES.get(word, word): index for word, index in VOCABULARY.items()},
-    "<|vision_start|>": qwen.VISION_START,
-    "<|vision_end|>": qwen.VISION_END,
+    "<|vision_start|>": VISION_START,
+    "<|vision_end|>": VISION_END,
 }
+
+
+def library_model(network: Network) -> PreTrainedModel:
+    """transformers' model with a network's weights, float32, on the CPU."""
+    model = AutoModelForImageTextToText.from_config(network.library_config())
+    state = {name: tensor.detach().cpu() for name, tensor in network.library_state().items()}
+    if any(".vision_tower.vision_model." in name for name in model.state_dict()):
+        # transformers 4 wraps the tower once more
+        state = {
+            name.replace(".vision_tower.", ".vision_tower.vision_model."): tensor
+            for name, tensor in state.items()
+        }
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def export(model: PreTrainedModel, out: Path) -> None:
@@ -116,43 +129,50 @@ def export(model: PreTrainedModel, out: Path) -> None:
     generation.eos_token_id = VOCABULARY["</s>"]
     generation.max_new_tokens = 24
     model.to(torch.bfloat16).save_pretrained(out)
-    (_finish_llava if model.config.model_type == "llava" else _finish_qwen)(out)
+    finish = _finish_llava if model.config.model_type == "llava" else _finish_qwen
+    finish(model.config, out)
     (out / "model.safetensors").chmod(0o644)  # safetensors writes files only their owner can read
 
 
-def _finish_llava(out: Path) -> None:
+def _finish_llava(config: PretrainedConfig, out: Path) -> None:
     _use_hub_names(out / "model.safetensors")
-    build_processor().save_pretrained(out)
+    tower = config.vision_config
+    build_processor(tower.image_size, tower.patch_size).save_pretrained(out)
     _write_for_transformers_4(out)
     _write_json(out / "laser.json", LASER_SETTINGS)
 
 
-def _finish_qwen(out: Path) -> None:
-    config = json.loads((out / "config.json").read_text())
-    text = config["text_config"]
-    text.pop("rope_parameters", None)
-    text["rope_theta"] = qwen.ROPE_THETA
-    sections = list(qwen.MROPE_SECTIONS)
-    text["rope_scaling"] = {"rope_type": "default", "mrope_section": sections}
-    _write_json(out / "config.json", config)
+def _finish_qwen(config: PretrainedConfig, out: Path) -> None:
+    written, text, tower = _read_json(out / "config.json"), config.text_config, config.vision_config
+    rotary = getattr(text, "rope_parameters", None) or text.rope_scaling
+    written["text_config"].pop("rope_parameters", None)
+    written["text_config"] |= {
+        "rope_theta": rotary.get("rope_theta", getattr(text, "rope_theta", None)),
+        "rope_scaling": {"rope_type": "default", "mrope_section": list(rotary["mrope_section"])},
+    }
+    _write_json(out / "config.json", written)
     build_qwen_tokenizer().save_pretrained(out)
     _name_tokenizer_class(out)
-    least, most = (limit * PATCH_PX**2 for limit in QWEN_TOKENS)
+    # A square picture becomes the grid of the training. Around its tokens, not those to those:
+    # the library rounds down to whole rows, and 13.999 of them to 13.
+    token_px = tower.patch_size * tower.spatial_merge_size
+    grid = 2 * tower.window_size // token_px
+    limits = [grid**2 - grid + 2, grid**2 + grid - 2]
     _write_json(
         out / "preprocessor_config.json",
         {
             "image_processor_type": "Qwen2VLImageProcessor",
             "processor_class": "Qwen2_5_VLProcessor",
-            "min_pixels": least,
-            "max_pixels": most,
-            "patch_size": qwen.TOWER_PATCH_PX,
-            "temporal_patch_size": 2,
-            "merge_size": qwen.MERGE,
+            "min_pixels": limits[0] * token_px**2,
+            "max_pixels": limits[1] * token_px**2,
+            "patch_size": tower.patch_size,
+            "temporal_patch_size": tower.temporal_patch_size,
+            "merge_size": tower.spatial_merge_size,
             "image_mean": [0.5] * 3,
             "image_std": [0.5] * 3,
         },
     )
-    _write_json(out / "laser.json", LASER_SETTINGS | {"visual_tokens": QWEN_TOKENS})
+    _write_json(out / "laser.json", LASER_SETTINGS | {"visual_tokens": limits})
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -172,7 +192,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         pad_token="<pad>",
         padding_side="left",
-        model_max_length=1024,
+        model_max_length=2048,
         model_input_names=["input_ids", "attention_mask"],
         extra_special_tokens={"image_token": "<image>"},
     )
@@ -191,24 +211,34 @@ def build_qwen_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         pad_token="<|endoftext|>",
         padding_side="left",
-        model_max_length=1024,
+        model_max_length=2048,
         model_input_names=["input_ids", "attention_mask"],
         chat_template=QWEN_CHAT_TEMPLATE,
     )
 
 
 def _word_tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+    """Reads plain typing as the world writes it: capitals, "what's", "any dog", "dog?"."""
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    thing = rf"(?:(?:{'|'.join(COLOURS)})\s+)?(?:{'|'.join(NAMES)})\b"
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"\bwhat['\u2019]?s\b"), "what is"),
+            normalizers.Replace(Regex(rf"\bany(?=\s+(?:{'|'.join(sorted(MASS))})\b)"), "some"),
+            normalizers.Replace(Regex(rf"\bany(?=\s+(?=[aeiou]){thing})"), "an"),
+            normalizers.Replace(Regex(rf"\bany(?=\s+{thing})"), "a"),
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
     return tokenizer
 
 
-def build_processor() -> LlavaProcessor:
+def build_processor(side_px: int, patch_px: int) -> LlavaProcessor:
     """Pictures are resized to the model's square, not cropped, and scaled to [-1, 1]."""
-    square = {"height": MODEL_SIDE_PX, "width": MODEL_SIDE_PX}
+    square = {"height": side_px, "width": side_px}
     image_processor = CLIPImageProcessor(
         size=square,
         crop_size=square,
@@ -224,7 +254,7 @@ def build_processor() -> LlavaProcessor:
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=build_tokenizer(),
-        patch_size=PATCH_PX,
+        patch_size=patch_px,
         vision_feature_select_strategy="default",
         chat_template=CHAT_TEMPLATE,
         image_token="<image>",
@@ -242,7 +272,7 @@ def _use_hub_names(weights: Path) -> None:
 
 
 def _write_for_transformers_4(out: Path) -> None:
-    processor = json.loads((out / "processor_config.json").read_text())
+    processor = _read_json(out / "processor_config.json")
     if "image_processor" in processor:  # transformers 4 itself keeps it in a file of its own
         settings = processor["image_processor"] | {
             "image_processor_type": "CLIPImageProcessor",
@@ -254,7 +284,7 @@ def _write_for_transformers_4(out: Path) -> None:
 
 def _name_tokenizer_class(out: Path, **more: dict) -> None:
     """4.57 does not know the class that 5 names."""
-    tokenizer = json.loads((out / "tokenizer_config.json").read_text())
+    tokenizer = _read_json(out / "tokenizer_config.json")
     tokenizer.pop("backend", None)
     tokenizer |= {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -264,18 +294,20 @@ def _name_tokenizer_class(out: Path, **more: dict) -> None:
     _write_json(out / "tokenizer_config.json", tokenizer)
 
 
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
 def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", type=Path, required=True, help="the folder with the weights")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--architecture", choices=ARCHITECTURES, default="llava")
     options = parser.parse_args()
-    model = ARCHITECTURES[options.architecture].build(0)
-    model.load_state_dict(torch.load(options.checkpoint, weights_only=False)["model"])
+    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.bfloat16)
     export(model, options.out)
 
 

@@ -1,8 +1,6 @@
 """Muon: momentum whose matrix updates are made orthogonal (Jordan et al., 2024).
 
-`torch.optim.Muon` orthogonalises in bfloat16, which CPUs without bfloat16 units compute ten times
-slower than float32, one matrix at a time. This one works in float32 on all matrices of a shape at
-once.
+All matrices of a shape are updated together, which `torch.optim.Muon` does one by one.
 """
 
 import collections
@@ -11,6 +9,7 @@ from collections.abc import Iterable
 import torch
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
@@ -21,16 +20,9 @@ class Muon(torch.optim.Optimizer):
         params: Iterable,
         lr: float = 0.02,
         momentum: float = 0.95,
-        weight_decay: float = 0.0,
-        steps: int = 5,
+        weight_decay: float = 0.01,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "steps": steps,
-        }
-        super().__init__(params, defaults)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -41,11 +33,10 @@ class Muon(torch.optim.Optimizer):
                     by_shape[weight.shape].append(weight)
             for shape, weights in by_shape.items():
                 updates = torch.stack([self._nesterov(w, group["momentum"]) for w in weights])
-                updates = orthogonalise(updates, group["steps"])
+                updates = orthogonalise(updates).to(weights[0].dtype)
                 rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for weight, update in zip(weights, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.sub_(update, alpha=rate)
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_sub_(weights, [*(rate * updates).unbind(0)])
 
     def _nesterov(self, weight: torch.Tensor, momentum: float) -> torch.Tensor:
         state = self.state[weight]
@@ -54,13 +45,17 @@ class Muon(torch.optim.Optimizer):
         return weight.grad.lerp(buffer, momentum)
 
 
-def orthogonalise(matrices: torch.Tensor, steps: int) -> torch.Tensor:
-    """(N, rows, columns): singular values pushed towards one by Newton-Schulz iterations."""
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """(N, rows, columns): singular values pushed towards one by Newton-Schulz iterations.
+
+    In bfloat16 on a GPU, in float32 on a CPU, where bfloat16 is slow.
+    """
     a, b, c = _COEFFICIENTS
-    wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices if wide else matrices.transpose(1, 2)
-    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.transpose(1, 2)
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(_STEPS):
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.transpose(1, 2)
+    return x if wide else x.mT

@@ -1,308 +1,266 @@
-"""The demo model's shape and its initial weights.
+"""What both demo models share: a decoder that answers many questions on pictures read once.
 
-A standard `LlavaForConditionalGeneration`: CLIP tower, two-layer projector, Llama decoder. What is
-unusual is how the weights start. With the library's own initialisation a tower this small stays on
-a plateau for longer than its whole training lasts: patches must find their neighbours before they
-can read a digit. So positions get 32 dimensions of their own (sines), and the heads of the first
-three layers start aimed at fixed neighbours, like the taps of a convolution. The decoder starts
-with heads that look for what is like themselves, see `start_decoder`.
+`llava` and `qwen` add towers and positions; `library_state` and `library_config` of a network are
+what transformers' class takes. Blocks are functions of tensors alone, so that one compiled function
+serves all layers. Weights start as ordinary random ones. Knows nothing of scenes and training.
 """
 
-import numpy as np
+import abc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from .questions import VOCABULARY, WORDS
-from .scenes import COLOURS, MODEL_SIDE_PX, SHAPES
+from .questions import VOCABULARY
 
-PATCH_PX = 8
-GRID = MODEL_SIDE_PX // PATCH_PX
-PATCHES = GRID * GRID
-WIDTH = 128
-HEADS = 4
-TOWER_LAYERS = 4
-DECODER_LAYERS = 8
-RESERVED = WIDTH // HEADS  # the first dimensions start with a patch's place and nothing else
-
-# (down, right) patches that each head of the tower's first three layers starts by looking at.
-_NEIGHBOURS = (
-    ((0, 1), (0, -1), (1, 0), (-1, 0)),
-    ((1, 1), (1, -1), (-1, 1), (-1, -1)),
-    ((0, 2), (0, -2), (2, 0), (-2, 0)),
-)
-_AIM = 1.15  # gain of the aimed queries and keys
-_POSITION_SCALE = 1.1
+VISION_START, VISION_END = len(VOCABULARY), len(VOCABULARY) + 1  # Qwen's marks, past the words
+VOCABULARY_ROWS = len(VOCABULARY) + 2
+_HIDDEN = -3e4  # added to scores of what a token may not see
+_PADDED_TO = 64  # lengths are multiples of this: attention kernels are fast then
 
 
-def build_network(seed: int = 0) -> LlavaForConditionalGeneration:
-    """The model with its starting weights, float32, on the CPU."""
-    tower = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=TOWER_LAYERS,
-        num_attention_heads=HEADS,
-        image_size=MODEL_SIDE_PX,
-        patch_size=PATCH_PX,
-        hidden_act="gelu",
-        projection_dim=WIDTH,
-    )
-    decoder = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=DECODER_LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=1024,
-        rms_norm_eps=1e-5,
-        rope_theta=10000.0,
-        bos_token_id=VOCABULARY["<s>"],
-        eos_token_id=VOCABULARY["</s>"],
-        pad_token_id=VOCABULARY["<pad>"],
-        tie_word_embeddings=False,
-    )
-    config = LlavaConfig(
-        vision_config=tower,
-        text_config=decoder,
-        image_token_index=VOCABULARY["<image>"],
-        image_token_id=VOCABULARY["<image>"],  # the name since transformers 5
-        projector_hidden_act="gelu",
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        image_seq_length=PATCHES,
-        tie_word_embeddings=False,
-    )
-    model = LlavaForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        _start_tower(tower_of(model), generator)
-        start_decoder(model, generator)
-        for linear in projector_of(model):
-            normal(linear.weight, 0.09, generator)
-            linear.bias.zero_()
-    return model
+@dataclass(frozen=True)
+class Shape:
+    """side: of the pictures, in pixels. patch: pixels per token. mlp: width of the middle layer.
 
-
-def tower_of(model: LlavaForConditionalGeneration) -> nn.Module:
-    """The tower's transformer: wrapped once more in transformers 4 than in 5."""
-    tower = model.model.vision_tower
-    return getattr(tower, "vision_model", tower)
-
-
-def projector_of(model: LlavaForConditionalGeneration) -> tuple[nn.Linear, nn.Linear]:
-    """The two layers between tower and decoder."""
-    projector = model.model.multi_modal_projector
-    return projector.linear_1, projector.linear_2
-
-
-class PatchLabels(nn.Module):
-    """What each patch shows, read off the tower; thrown away after training.
-
-    (B, patches, width) features -> shape (B, patches, 9; 0 is background), colour (.., 8) and
-    digit (.., 11; 10 is none) logits.
+    kv_heads: heads of the decoder's keys and values. head: width of every head. theta: of the
+    decoder's rotary positions.
     """
 
-    def __init__(self, width: int = WIDTH) -> None:
+    side: int = 224
+    patch: int = 16
+    tower_width: int = 256
+    tower_layers: int = 6
+    tower_mlp: int = 512
+    width: int = 192
+    layers: int = 10
+    mlp: int = 448
+    kv_heads: int = 6
+    head: int = 32
+    theta: float = 10000.0
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a side of a picture."""
+        return self.side // self.patch
+
+    @property
+    def tokens(self) -> int:
+        return self.grid**2
+
+
+def matrix(rows: int, columns: int, scale: float = 1.0) -> nn.Parameter:
+    return nn.Parameter(torch.randn(rows, columns) * scale / math.sqrt(columns))
+
+
+def zeros(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(*shape))
+
+
+def ones(width: int) -> nn.Parameter:
+    return nn.Parameter(torch.ones(width))
+
+
+def rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    y = x.float()
+    return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+
+
+def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    low, high = x.chunk(2, -1)
+    return (x * cosine + torch.cat([-high, low], -1) * sine).to(x.dtype)
+
+
+def in_heads(x: torch.Tensor, head: int) -> torch.Tensor:
+    """(B, length, heads * head) -> (B, heads, length, head)."""
+    return x.unflatten(-1, (-1, head)).transpose(1, 2)
+
+
+def decoder_block(x, head, cosine, sine, mask, n1, q, qb, k, kb, v, vb, o, n2, gate, up, down):
+    y = rms(x, n1, 1e-5)
+    bias = None if qb is None else torch.cat([qb, kb, vb])
+    widths = [len(weight) for weight in (q, k, v)]
+    queries, keys, values = (
+        in_heads(part, head) for part in F.linear(y, torch.cat([q, k, v]), bias).split(widths, -1)
+    )
+    queries, keys = rotate(queries, cosine, sine), rotate(keys, cosine, sine)
+    shared = queries.shape[1] // keys.shape[1]
+    if shared > 1:
+        keys, values = (t.repeat_interleave(shared, 1) for t in (keys, values))
+    seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask.to(queries.dtype))
+    x = x + F.linear(seen.transpose(1, 2).flatten(2), o)
+    first, second = F.linear(rms(x, n2, 1e-5), torch.cat([gate, up])).chunk(2, -1)
+    return x + F.linear(F.silu(first) * second, down)
+
+
+class DecoderLayer(nn.Module):
+    """Of a Llama (without biases) or a Qwen2 (with biases of queries, keys and values)."""
+
+    def __init__(self, shape: Shape, biases: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.shape = nn.Linear(width, len(SHAPES) + 1)
-        self.colour = nn.Linear(width, len(COLOURS))
-        self.digit = nn.Linear(width, 11)
+        width, kv, small = shape.width, shape.kv_heads * shape.head, (2 * shape.layers) ** -0.5
+        self.n1, self.n2 = ones(width), ones(width)
+        self.q, self.k, self.v = matrix(width, width), matrix(kv, width), matrix(kv, width)
+        for name, size in (("qb", width), ("kb", kv), ("vb", kv)):
+            self.register_parameter(name, zeros(size) if biases else None)
+        self.o = matrix(width, width, small)
+        self.gate, self.up = matrix(shape.mlp, width), matrix(shape.mlp, width)
+        self.down = matrix(width, shape.mlp, small)
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        features = self.norm(features)
-        return self.shape(features), self.colour(features), self.digit(features)
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """In the order `decoder_block` takes them."""
+        attention = (self.q, self.qb, self.k, self.kb, self.v, self.vb, self.o)
+        return self.n1, *attention, self.n2, self.gate, self.up, self.down
 
-
-def normal(weight: torch.Tensor, scale: float, generator: torch.Generator) -> None:
-    """Fills a weight with normal noise of this standard deviation."""
-    weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
-
-
-def _frequencies() -> np.ndarray:
-    """Sine frequencies in radians per patch: a quarter of a head's width for each axis."""
-    count = WIDTH // HEADS // 4
-    return 1.6 * 100.0 ** (-np.arange(count) * 2 / 32)
-
-
-def _position_code() -> torch.Tensor:
-    """(patches, 32): sines and cosines of the row, then of the column."""
-    rows, columns = np.meshgrid(np.arange(GRID), np.arange(GRID), indexing="ij")
-    phases = [axis.reshape(-1, 1) * _frequencies() for axis in (rows, columns)]
-    code = np.concatenate([f(phase) for phase in phases for f in (np.sin, np.cos)], axis=1)
-    return torch.tensor(code, dtype=torch.float32) * _POSITION_SCALE
-
-
-def _shift_matrix(down: int, right: int) -> torch.Tensor:
-    """The matrix that turns a place's code into the code of the place shifted by this much."""
-    frequencies = _frequencies()
-    count = len(frequencies)
-    matrix = torch.zeros(4 * count, 4 * count)
-    for axis, offset in enumerate((down, right)):
-        for j, frequency in enumerate(frequencies):
-            sine = axis * 2 * count + j
-            cosine = sine + count
-            angle = float(frequency * offset)
-            matrix[sine, sine] = matrix[cosine, cosine] = np.cos(angle)
-            matrix[sine, cosine] = np.sin(angle)
-            matrix[cosine, sine] = -np.sin(angle)
-    return matrix
+    def library_state(self) -> dict[str, torch.Tensor]:
+        state = {
+            "input_layernorm.weight": self.n1,
+            "post_attention_layernorm.weight": self.n2,
+            "self_attn.o_proj.weight": self.o,
+            "mlp.gate_proj.weight": self.gate,
+            "mlp.up_proj.weight": self.up,
+            "mlp.down_proj.weight": self.down,
+        }
+        for name in "qkv":
+            state[f"self_attn.{name}_proj.weight"] = getattr(self, name)
+            bias = getattr(self, f"{name}b")
+            if bias is not None:
+                state[f"self_attn.{name}_proj.bias"] = bias
+        return state
 
 
-def _start_tower(tower: nn.Module, generator: torch.Generator) -> None:
-    places = _position_code()
-    embeddings = tower.embeddings
-    normal(embeddings.patch_embedding.weight, 0.09, generator)
-    embeddings.patch_embedding.weight[:RESERVED] = 0
-    embeddings.position_embedding.weight.zero_()
-    embeddings.position_embedding.weight[1:, :RESERVED] = places
-    normal(embeddings.class_embedding, 0.3, generator)
-    embeddings.class_embedding[:RESERVED] = 0
-    for index, layer in enumerate(tower.encoder.layers):
-        attention = layer.self_attn
-        normal(attention.v_proj.weight, 0.09, generator)
-        normal(attention.out_proj.weight, 0.06, generator)
-        normal(attention.q_proj.weight, 0.06, generator)
-        normal(attention.k_proj.weight, 0.06, generator)
-        attention.v_proj.weight[:, :RESERVED] *= 0.3
-        attention.out_proj.weight[:RESERVED] = 0
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            getattr(attention, name).bias.zero_()
-        if index < len(_NEIGHBOURS):
-            _aim_heads(attention, _NEIGHBOURS[index])
-        normal(layer.mlp.fc1.weight, 0.09, generator)
-        normal(layer.mlp.fc2.weight, 0.03, generator)
-        layer.mlp.fc2.weight[:RESERVED] = 0
-        layer.mlp.fc1.bias.zero_()
-        layer.mlp.fc2.bias.zero_()
+class Network(nn.Module, abc.ABC):
+    """A model with its starting weights. `blocks` may be replaced by compiled functions."""
+
+    biases: bool
+    features_width: int
+    answer_opening: tuple[int, ...]  # token ids between question and answer
+    blocks: dict[str, Callable]
+
+    def __init__(self, shape: Shape, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.shape = shape
+        self._start_tower()
+        self.decoder = nn.ModuleList(DecoderLayer(shape, self.biases) for _ in range(shape.layers))
+        self.norm = ones(shape.width)
+        self.embed = nn.Parameter(torch.randn(VOCABULARY_ROWS, shape.width) * 0.3)
+        self.head = matrix(VOCABULARY_ROWS, shape.width)
+        self._plans: dict[tuple, tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]] = {}
+
+    @abc.abstractmethod
+    def _start_tower(self) -> None:
+        """Makes `blocks`, the tower and the projector: `proj1`, `proj1b`, `proj2`, `proj2b`."""
+
+    @abc.abstractmethod
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, 3, side, side) in 0..1 -> (B, tokens, `features_width`), the projector's input."""
+
+    @abc.abstractmethod
+    def prompt(self, pictures: Sequence[torch.Tensor]) -> list[int | torch.Tensor]:
+        """What comes before the questions: token ids and projected pictures (B, tokens, width)."""
+
+    @abc.abstractmethod
+    def prompt_positions(self, pictures: int) -> tuple[torch.Tensor, int]:
+        """(axes, length) of the prompt's tokens, and the position of what follows."""
+
+    @abc.abstractmethod
+    def angles(self, positions: torch.Tensor) -> torch.Tensor:
+        """(axes, length) positions -> (length, half a head) rotary angles."""
+
+    @abc.abstractmethod
+    def library_state(self) -> dict[str, torch.Tensor]:
+        """The weights under the names of transformers' class."""
+
+    @abc.abstractmethod
+    def library_config(self):
+        """transformers' configuration of this network."""
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, tokens, `features_width`) -> (B, tokens, width), as the decoder reads pictures."""
+        hidden = F.gelu(F.linear(features, self.proj1, self.proj1b))
+        return F.linear(hidden, self.proj2, self.proj2b)
+
+    def hidden(
+        self, pictures: Sequence[torch.Tensor], tokens: torch.Tensor, slots: tuple[int, ...]
+    ) -> torch.Tensor:
+        """Final hidden states (B, N, width) of tokens (B, N): questions of `slots` tokens each.
+
+        Every question sees the pictures (B, tokens, width), and of the questions only itself.
+        """
+        mask, cosine, sine, padding = self._plan(len(pictures), slots, tokens.device)
+        opening = [
+            self.embed[part].expand(len(tokens), 1, -1) if isinstance(part, int) else part.float()
+            for part in self.prompt(pictures)
+        ]
+        x = torch.cat([*opening, self.embed[tokens]], 1)
+        x = F.pad(x, (0, 0, 0, padding))
+        for layer in self.decoder:
+            x = self.blocks["decoder"](x, self.shape.head, cosine, sine, mask, *layer.tensors())
+        last = x.shape[1] - padding
+        return rms(x[:, last - tokens.shape[1] : last], self.norm, 1e-5)
+
+    def _plan(
+        self, pictures: int, slots: tuple[int, ...], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        """Mask, cosines, sines and how many tokens are padded, for questions of these lengths."""
+        key = (pictures, slots, device)
+        if key not in self._plans:
+            before, after = self.prompt_positions(pictures)
+            prefix = before.shape[1]
+            texts = [(after + torch.arange(n)).expand(len(before), -1) for n in slots]
+            positions = torch.cat([before, *texts], 1)
+            total = positions.shape[1]
+            padding = -total % _PADDED_TO
+            seen = torch.zeros(total + padding, total + padding, dtype=torch.bool)
+            seen[:, 0] = True  # padding must see something
+            seen[:total, :prefix] = True
+            seen[:prefix, :prefix] = seen[:prefix, :prefix].tril()
+            start = prefix
+            for n in slots:
+                own = slice(start, start + n)
+                seen[own, own] = torch.ones(n, n, dtype=torch.bool).tril()
+                start += n
+            mask = torch.zeros(seen.shape).masked_fill(~seen, _HIDDEN)
+            angles = self.angles(F.pad(positions, (0, padding)))
+            angles = torch.cat([angles, angles], -1)
+            tensors = (mask.to(device), angles.cos().to(device), angles.sin().to(device))
+            self._plans[key] = (*tensors, padding)
+        return self._plans[key]
+
+    def first_words(
+        self, pictures: Sequence[torch.Tensor], tokens: torch.Tensor, last: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, words) logits of the first answer word, one question (B, N) a row, `last` its end."""
+        x = self.hidden(pictures, tokens, (tokens.shape[1],))
+        return F.linear(x[torch.arange(len(x), device=x.device), last], self.head).float()
+
+    def tower_parameters(self) -> Iterator[nn.Parameter]:
+        """Of all that comes before the projector."""
+        after = ("decoder.", "norm", "embed", "head", "proj")
+        return (p for name, p in self.named_parameters() if not name.startswith(after))
+
+    def matrices(self) -> Iterator[nn.Parameter]:
+        """Those inside the layers and the projector, which Muon trains."""
+        inside = ("tower.", "decoder.", "proj")
+        named = self.named_parameters()
+        return (p for name, p in named if name.startswith(inside) and p.ndim == 2)
+
+    def decoder_state(self) -> dict[str, torch.Tensor]:
+        state = {
+            "model.language_model.embed_tokens.weight": self.embed,
+            "model.language_model.norm.weight": self.norm,
+            "lm_head.weight": self.head,
+        }
+        for i, layer in enumerate(self.decoder):
+            for name, tensor in layer.library_state().items():
+                state[f"model.language_model.layers.{i}.{name}"] = tensor
+        return state
 
 
-def _aim_heads(attention: nn.Module, neighbours: tuple) -> None:
-    head_width = WIDTH // HEADS
-    for head, offset in enumerate(neighbours):
-        rows = slice(head * head_width, (head + 1) * head_width)
-        attention.q_proj.weight[rows] *= 0.2
-        attention.k_proj.weight[rows] *= 0.2
-        attention.k_proj.weight[rows, :RESERVED] = torch.eye(RESERVED) * _AIM
-        attention.q_proj.weight[rows, :RESERVED] = _shift_matrix(*offset) * _AIM
-
-
-def start_decoder(model: nn.Module, generator: torch.Generator) -> torch.Tensor:
-    """Layer 0 gathers the question's words at the prompt's end, layers 1 to 4 look for them.
-
-    Without this the model soon reads digits, but for a long time it answers with any object's
-    digit: nothing leads from a word to the patches that show it. So words start with orthogonal
-    embeddings, the projector is fitted to give patches the words for what they show
-    (`word_targets`), and some heads start as comparisons of words. Training may change all of this.
-    Returns the words' directions, (width - reserved, words).
-    """
-    decoder = model.model.language_model
-    embeddings = decoder.embed_tokens.weight
-    directions, _ = torch.linalg.qr(
-        torch.randn(WIDTH - RESERVED, len(embeddings), generator=generator)
-    )
-    embeddings.zero_()  # patches hold their place in the reserved dimensions
-    embeddings[:, RESERVED:] = _WORD_NORM * directions.T
-    for index, layer in enumerate(decoder.layers):
-        attention = layer.self_attn
-        for name in ("q_proj", "k_proj", "v_proj"):
-            normal(getattr(attention, name).weight, 0.05, generator)
-        normal(attention.o_proj.weight, 0.02, generator)
-        for part, scale in (("gate_proj", 0.07), ("up_proj", 0.07), ("down_proj", 0.02)):
-            normal(getattr(layer.mlp, part).weight, scale, generator)
-        if index == 0:
-            for head, words in enumerate((_CONTENT_WORDS, _ASKING_WORDS)):
-                _aim_at_words(attention, head, words, directions.T)
-                _copy(attention, head, directions_of(words, directions.T))
-        elif index <= 4:
-            places = torch.eye(WIDTH)[:RESERVED]
-            passed = directions_of(_CONTENT_WORDS, directions.T) if index % 2 else places
-            for head, words in enumerate((SHAPES, tuple(COLOURS), tuple("0123456789"))):
-                _compare_words(attention, head, words, directions.T)
-                _copy(attention, head, passed)
-    model.lm_head.weight.copy_(0.5 * embeddings)
-    return directions
-
-
-_WORD_NORM = 2.0
-_CONTENT_WORDS = (*SHAPES, *COLOURS, *"0123456789")
-_ASKING_WORDS = (
-    *("where", "is", "there", "see", "contain", "read", "which", "describe", "description"),
-    *("digit", "number", "colour", "color", "shape", "briefly"),
-    *("left", "right", "above", "below", "over", "under"),
-)
-
-
-def directions_of(words: tuple[str, ...], directions: torch.Tensor) -> torch.Tensor:
-    """(words, width): the unit vectors of some words."""
-    rows = directions[[VOCABULARY[word] for word in words]]
-    return torch.cat([torch.zeros(len(rows), RESERVED), rows], 1)
-
-
-def _slow_rows(head: int) -> torch.Tensor:
-    """A head's rows whose rotary angle changes little from picture to text, slowest first."""
-    width = WIDTH // HEADS
-    pairs = torch.arange(width // 2 - 1, -1, -1)
-    return head * width + torch.stack([pairs, pairs + width // 2], 1).flatten()
-
-
-def clear_head(attention: nn.Module, head: int) -> torch.Tensor:
-    """Weakens what the head compares; its rows from the slowest rotary pair to the fastest."""
-    width = WIDTH // HEADS
-    for projection in (attention.q_proj, attention.k_proj):
-        projection.weight[head * width : (head + 1) * width] *= 0.1
-    return _slow_rows(head)
-
-
-def _aim_at_words(
-    attention: nn.Module, head: int, words: tuple[str, ...], directions: torch.Tensor
-) -> None:
-    """The prompt's last token attends to these words of the question, not to the picture's."""
-    row = clear_head(attention, head)[0]
-    chosen = directions_of(words, directions).sum(0)
-    picture = directions_of(("<image>",), directions)[0]
-    attention.q_proj.weight[row] += 0.5 * directions_of(("ASSISTANT:",), directions)[0]
-    attention.k_proj.weight[row] += 0.5 * (chosen - 6 * picture)
-
-
-def _compare_words(
-    attention: nn.Module, head: int, words: tuple[str, ...], directions: torch.Tensor
-) -> None:
-    """Tokens attend to the patches that hold one of these words in common with them."""
-    rows = clear_head(attention, head)
-    compared = directions_of(words, directions)
-    for projection in (attention.q_proj, attention.k_proj):
-        projection.weight[rows[: len(words)]] += 1.7 * compared
-    # All text prefers patches to text: otherwise a word finds itself first.
-    text = directions_of((*WORDS, "ASSISTANT:"), directions).sum(0)
-    attention.q_proj.weight[rows[len(words)]] += 0.7 * text
-    attention.k_proj.weight[rows[len(words)]] += 0.7 * directions_of(("<image>",), directions)[0]
-
-
-def _copy(attention: nn.Module, head: int, passed: torch.Tensor, gain: float = 0.3) -> None:
-    """The head adds to the token what the attended tokens hold in these directions."""
-    start = head * (WIDTH // HEADS)
-    rows = slice(start, start + len(passed))
-    attention.v_proj.weight[rows] += passed
-    attention.o_proj.weight[:, rows] += gain * passed.T
-
-
-def word_targets(model: nn.Module, labels: tuple[torch.Tensor, ...], places: bool) -> torch.Tensor:
-    """What the projector should make of patches: (B, patches, width).
-
-    The sum of the embeddings of `<image>` and of the words for the patch's shape, colour and
-    digit and, with `places`, its place in the reserved dimensions; the background holds "nothing",
-    as strongly as an object its three words. `labels` as `batches.patch_labels` gives them.
-    """
-    embeddings = model.model.language_model.embed_tokens.weight.detach()
-    tables = (["nothing", *SHAPES], list(COLOURS), [*"0123456789", None])
-    target = embeddings[VOCABULARY["<image>"]].repeat(*labels[0].shape, 1)
-    for words, label in zip(tables, labels, strict=True):
-        table = torch.zeros(len(words) + 1, WIDTH)  # the last row: unknown
-        for row, word in enumerate(words):
-            if word:
-                table[row] = embeddings[VOCABULARY[word]] * (1.7 if word == "nothing" else 1.0)
-        target += table[torch.where(label < 0, len(words), label)]
-    target[:, :, :RESERVED] = 0.2 * _position_code() if places else 0.0
-    return target
+def rotary_angles(positions: torch.Tensor, pairs: int, theta: float) -> torch.Tensor:
+    """(...) positions -> (..., pairs) angles, fastest first."""
+    return positions[..., None] * theta ** (-torch.arange(pairs) / pairs)

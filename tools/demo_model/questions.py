@@ -1,377 +1,321 @@
-"""Questions about a view, their answers and evidence, the captions, and the vocabulary.
+"""Questions about what a view shows, their answers, captions, and every word of the model.
 
-Everything is lower case with punctuation split off by spaces, so that `text.split()` is the
-tokenisation. Knows of `SeenObject`s, not of pixels or of models.
+Everything is lower case with punctuation split off by blanks, so that `text.split()` is the
+tokenisation. Knows things and views; knows nothing of pixels or models.
 """
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .scenes import COLOUR_PRIOR, COLOURS, COMPANIONS, SHAPES, SeenObject
-
-# The first seven are evaluated; "where" only helps the model to learn places.
-QUESTION_TYPES = ("digit", "colour", "shape", "exist", "rel", "reldigit", "which", "where")
-TRAINING_SHARES = (0.25, 0.08, 0.08, 0.17, 0.19, 0.12, 0.05, 0.06)
-EXIST_KINDS = ("random", "popular", "adversarial")  # POPE, arXiv 2305.10355
-
-INSTRUCTION = "answer briefly ."
-GENERIC_PROMPTS = (
-    "write a general description of the image .",
-    "write a general description of the image .",
-    "write a general description of the image .",
-    "describe the image .",
-    "describe the picture .",
-    "describe the scene .",
-    "what is in the image ?",
-    "what is in the picture ?",
+from .scenes import Thing
+from .things import (
+    COLOURS,
+    COMPANIONS,
+    MASS,
+    NAMES,
+    POPULAR,
+    USUAL_COLOUR,
+    USUAL_NUMBER,
 )
-CAPTION_OBJECTS = 3
-MAX_QUESTION_WORDS = 15
+
+EXIST_KINDS = ("random", "popular", "adversarial")  # POPE, arXiv 2305.10355
+INSTRUCTION = "answer briefly ."
+CAPTION_THINGS = 3
+
+_TEMPLATES = {
+    "number": (
+        "what number is on the {x} ?",
+        "which number is on the {x} ?",
+        "what is the number on the {x} ?",
+        "what number does the {x} have ?",
+        "read the number on the {x} .",
+        "what number can you see on the {x} ?",
+        "what does the tag on the {x} say ?",
+        "the {x} has which number ?",
+    ),
+    "owner": (
+        "what object has the number {n} ?",
+        "which object has the number {n} ?",
+        "what has the number {n} on it ?",
+        "which thing carries the number {n} ?",
+        "what is the object with the number {n} ?",
+        "number {n} is on what ?",
+    ),
+    "colour": (
+        "what colour is the {x} ?",
+        "which colour is the {x} ?",
+        "what is the colour of the {x} ?",
+        "what color is the {x} ?",
+        "what is the color of the {x} ?",
+        "which colour does the {x} have ?",
+    ),
+    "exist": (
+        "is there {a} in the {picture} ?",
+        "is there {a} ?",
+        "do you see {a} ?",
+        "can you see {a} in the {picture} ?",
+        "does the {picture} contain {a} ?",
+        "is {a} in this {picture} ?",
+        "does the {picture} show {a} ?",
+    ),
+    "rel": (
+        "what is {side} the {x} ?",
+        "which object is {side} the {x} ?",
+        "what object is {side} the {x} ?",
+        "what do you see {side} the {x} ?",
+        "which thing is {side} the {x} ?",
+    ),
+    "bigger": ("which is {size} , the {x} or the {y} ?", "what is {size} , the {x} or the {y} ?"),
+    "caption": (
+        "describe the {picture} .",
+        "describe this {picture} .",
+        "what is in the {picture} ?",
+        "what do you see ?",
+        "what can you see in the {picture} ?",
+        "what does the {picture} show ?",
+        "write a general description of the image .",
+    ),
+}
+_SIDES = {
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+_DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
+_PICTURES = ("image", "picture", "photo")
+KINDS = tuple(kind for kind in _TEMPLATES if kind != "caption")
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:")
-_WORDS = """
-    what which where is do does can you see read name the a an there on in of to with has have
-    contain digit number colour color shape object thing image picture scene left right above
-    below over under top bottom centre write describe general description answer briefly
-    yes no nothing ? . ,
-"""
-WORDS = (*_WORDS.split(), *"0123456789", *SHAPES, *COLOURS)
-VOCABULARY = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *WORDS))}
-
-_SIDE_PHRASES = {
-    "left": ("left of", "left of", "to the left of", "on the left of"),
-    "right": ("right of", "right of", "to the right of", "on the right of"),
-    "above": ("above", "above", "above", "over"),
-    "below": ("below", "below", "below", "under"),
-}
-# A relation is clear when the nearest neighbour on that side is this much nearer than the next.
-_CLEAR_RATIO = 1.3
-_CLEAR_SLANT = 0.75  # sideways offset over offset along the asked direction
-_NEAR_SLANT = 1.25
-
-_PRESENT = 0.05  # visible share from which an object makes a reference ambiguous
-_READABLE = 0.8  # visible share from which it may be asked about
 
 
-@dataclass(frozen=True)
+def _words() -> list[str]:
+    """Every word of questions and answers, in the order of the shipped weights' rows."""
+    texts = [
+        *(template for templates in _TEMPLATES.values() for template in templates),
+        *(phrase for phrases in _SIDES.values() for phrase in phrases),
+        INSTRUCTION,
+        *_PICTURES,
+        "a an and , yes no some bigger smaller nothing",
+        *COLOURS,
+        *NAMES,
+    ]
+    words = (word for text in texts for word in text.split() if not word.startswith("{"))
+    return [*dict.fromkeys(words), *map(str, range(100))]
+
+
+VOCABULARY = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *_words()))}
+# A relation is clear where one thing lies nearer than the others on that side (1.3 times as far)
+# and not too far off the direction: offset sideways over offset along it.
+_CLEAR_RATIO, _CLEAR_SLANT, _NEAR_SLANT = 1.3, 0.75, 1.25
+_CLEAR_SIZES = 1.43
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
-    """A question on a view. `evidence` indexes the view's objects: the target, then the anchor."""
+    """kind: one of `KINDS`, "caption", or "free" for one without words.
 
+    asked: what must be seen, None where nothing is there to be seen. named: all things that the
+    answer depends on. exist_kind: POPE's, of a "no" question. against_prior: whether the answer is
+    not the world's usual one, None where there is no usual one.
+    """
+
+    kind: str
     text: str
     answer: str
-    type: str
-    evidence: tuple[int, ...] = ()
-    exist_kind: str | None = None  # POPE's kind, of a "no" question
+    asked: Thing | None = None
+    named: tuple[Thing, ...] = ()
+    exist_kind: str | None = None
+    against_prior: bool | None = None
 
 
 def encode(text: str) -> list[int]:
-    """Token ids of a lower-case text whose words and marks are separated by spaces."""
+    """Token ids of a lower-case text whose words and marks are separated by blanks."""
     return [VOCABULARY[word] for word in text.split()]
 
 
-def ask(
-    kind: str,
-    seen: list[SeenObject],
-    rng: random.Random,
-    target: SeenObject | None = None,
-    exist_kind: str | None = None,
-) -> Question | None:
-    """One question of a type, or None where the view allows none.
-
-    With `target` the evidence's first object is that one. `exist_kind` asks for a "no" question
-    of that kind; with neither, existence questions are "yes" half of the time.
-    """
-    if kind == "exist":
-        if exist_kind is None and target is None and rng.random() < 0.5:
-            exist_kind = rng.choice(EXIST_KINDS)
-        if exist_kind:
-            return _ask_absent(seen, rng, exist_kind)
-        return _ask_present(seen, rng, target)
-    readable = [s for s in seen if s.visible >= _READABLE]
-    if not readable:
-        return None
-    if kind in ("rel", "reldigit"):
-        return _ask_relation(kind, seen, readable, rng, target)
-    chosen = target or rng.choice(readable)
-    return _ASKERS[kind](chosen, seen, rng)
+def with_article(noun: str) -> str:
+    """ "a dog", "an owl", "some bread" """
+    if noun in MASS:
+        return f"some {noun}"
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def caption(seen: list[SeenObject], objects: int = CAPTION_OBJECTS) -> str:
-    """The most prominent objects, largest first: "yellow star 3 , red heart"."""
-    readable = [s for s in seen if s.visible >= _READABLE]
-    readable.sort(key=lambda s: -s.thing.side_px)
-    names = [_full_name(s) for s in readable[:objects]]
-    return " , ".join(names) or "nothing"
+class Asker:
+    """Asks about the things of a view; never about those it cuts."""
 
+    def __init__(
+        self, rng: random.Random, things: Sequence[Thing], cut: Sequence[Thing] = ()
+    ) -> None:
+        self.rng, self.things, self.cut = rng, tuple(things), tuple(cut)
+        self.by_name: dict[str, list[Thing]] = {}
+        for thing in self.things:
+            self.by_name.setdefault(thing.name, []).append(thing)
+        self.cut_names = {thing.name for thing in self.cut}
 
-def _full_name(seen: SeenObject) -> str:
-    digit = "" if seen.thing.digit is None else f" {seen.thing.digit}"
-    return f"{seen.thing.colour} {seen.thing.shape}{digit}"
+    def ask(self, kind: str) -> Question | None:
+        """A question of a kind, None where this try found none to ask."""
+        return getattr(self, f"_{kind}")()
 
-
-def _present(seen: list[SeenObject]) -> list[SeenObject]:
-    return [s for s in seen if s.visible > _PRESENT]
-
-
-def _refer(
-    chosen: SeenObject, seen: list[SeenObject], rng: random.Random, hidden: str | None = None
-) -> str | None:
-    """An expression that only the chosen object fits and that leaves out the `hidden` property."""
-    present = _present(seen)
-    shape, colour = chosen.thing.shape, chosen.thing.colour
-    options = []
-    if hidden != "shape" and sum(s.thing.shape == shape for s in present) == 1:
-        options.append(shape)
-    if hidden != "colour" and sum(s.thing.colour == colour for s in present) == 1:
-        options.append(f"{colour} {_noun(rng)}")
-    if hidden is None:
-        options += [f"{colour} {shape}"] * 2
-    return rng.choice(options) if options else None
-
-
-def _noun(rng: random.Random) -> str:
-    return "object" if rng.random() < 0.8 else "thing"
-
-
-def _colour_word(rng: random.Random) -> str:
-    return rng.choice(("colour", "color"))
-
-
-def _digit_word(rng: random.Random) -> str:
-    return rng.choice(("digit", "number"))
-
-
-def _what(rng: random.Random) -> str:
-    return "what" if rng.random() < 0.85 else "which"
-
-
-def _picture(rng: random.Random) -> str:
-    return rng.choice(("image", "image", "picture", "scene"))
-
-
-def _index(seen: list[SeenObject], chosen: SeenObject) -> int:
-    return next(i for i, s in enumerate(seen) if s is chosen)
-
-
-def _ask_digit(chosen: SeenObject, seen: list[SeenObject], rng: random.Random) -> Question | None:
-    name = _refer(chosen, seen, rng)
-    if name is None or chosen.thing.digit is None:
-        return None
-    word = _digit_word(rng)
-    text = rng.choices(
-        (
-            f"{_what(rng)} {word} is on the {name} ?",
-            f"what is the {word} on the {name} ?",
-            f"{_what(rng)} {word} does the {name} have ?",
-            f"read the {word} on the {name} .",
-        ),
-        (0.7, 0.1, 0.1, 0.1),
-    )[0]
-    return Question(text, str(chosen.thing.digit), "digit", (_index(seen, chosen),))
-
-
-def _ask_colour(chosen: SeenObject, seen: list[SeenObject], rng: random.Random) -> Question | None:
-    name = _refer(chosen, seen, rng, hidden="colour")
-    if name is None:
-        return None
-    word = _colour_word(rng)
-    text = rng.choices(
-        (
-            f"{_what(rng)} {word} is the {name} ?",
-            f"what is the {word} of the {name} ?",
-            f"name the {word} of the {name} .",
-        ),
-        (0.75, 0.15, 0.1),
-    )[0]
-    return Question(text, chosen.thing.colour, "colour", (_index(seen, chosen),))
-
-
-def _ask_shape(chosen: SeenObject, seen: list[SeenObject], rng: random.Random) -> Question | None:
-    name = _refer(chosen, seen, rng, hidden="shape")
-    if name is None:
-        return None
-    text = rng.choices(
-        (
-            f"{_what(rng)} shape is the {name} ?",
-            f"what is the shape of the {name} ?",
-            f"name the shape of the {name} .",
-        ),
-        (0.75, 0.15, 0.1),
-    )[0]
-    return Question(text, chosen.thing.shape, "shape", (_index(seen, chosen),))
-
-
-def _ask_which(chosen: SeenObject, seen: list[SeenObject], rng: random.Random) -> Question | None:
-    """The object that carries a given digit: its shape or its colour."""
-    digit = chosen.thing.digit
-    if digit is None or sum(s.thing.digit == digit for s in _present(seen)) != 1:
-        return None
-    number = f"{_digit_word(rng)} {digit}"
-    evidence = (_index(seen, chosen),)
-    if rng.random() < 0.5:
-        text = f"{_what(rng)} shape has the {number} ?"
-        return Question(text, chosen.thing.shape, "which", evidence)
-    text = f"{_what(rng)} {_colour_word(rng)} is the {_noun(rng)} with the {number} ?"
-    return Question(text, chosen.thing.colour, "which", evidence)
-
-
-def _ask_where(chosen: SeenObject, seen: list[SeenObject], rng: random.Random) -> Question | None:
-    """One of four corners or the centre, where the place is clear-cut."""
-    name = _refer(chosen, seen, rng)
-    if name is None:
-        return None
-    across = (chosen.box[0] + chosen.box[2]) / 2 - 0.5
-    down = (chosen.box[1] + chosen.box[3]) / 2 - 0.5
-    if max(abs(across), abs(down)) < 0.12:
-        answer = "centre"
-    elif min(abs(across), abs(down)) > 0.08:
-        answer = f"{'top' if down < 0 else 'bottom'} {'left' if across < 0 else 'right'}"
-    else:
-        return None
-    text = f"where is the {name} ?"
-    if rng.random() < 0.2:
-        text = f"where in the {_picture(rng)} is the {name} ?"
-    return Question(text, answer, "where", (_index(seen, chosen),))
-
-
-_ASKERS = {
-    "digit": _ask_digit,
-    "colour": _ask_colour,
-    "shape": _ask_shape,
-    "which": _ask_which,
-    "where": _ask_where,
-}
-
-
-def _ask_relation(
-    kind: str,
-    seen: list[SeenObject],
-    readable: list[SeenObject],
-    rng: random.Random,
-    target: SeenObject | None,
-) -> Question | None:
-    """The clear nearest neighbour of an anchor: its shape, colour or both ("rel"), or its digit."""
-    anchor = rng.choice(readable)
-    side = rng.choice(tuple(_SIDE_PHRASES))
-    neighbour = _neighbour(anchor, _present(seen), side)
-    if neighbour is None or neighbour.visible < _READABLE:
-        return None
-    if target is not None and neighbour is not target:
-        return None
-    name = _refer(anchor, seen, rng)
-    if name is None:
-        return None
-    thing = neighbour.thing
-    evidence = (_index(seen, neighbour), _index(seen, anchor))
-    place = f"{rng.choice(_SIDE_PHRASES[side])} the {name} ?"
-    if kind == "reldigit":
-        if thing.digit is None:
+    def caption(self) -> Question | None:
+        """The largest things, largest first; asked for with a request or with no words at all."""
+        largest: dict[str, Thing] = {}
+        for thing in sorted(self.things, key=lambda thing: -thing.side):
+            largest.setdefault(thing.name, thing)
+        named = tuple(largest.values())[:CAPTION_THINGS]
+        if not named:
             return None
-        text = f"{_what(rng)} {_digit_word(rng)} is {place}"
-        return Question(text, str(thing.digit), kind, evidence)
-    draw = rng.random()
-    if draw < 0.4:
-        return Question(f"{_what(rng)} shape is {place}", thing.shape, kind, evidence)
-    if draw < 0.85:
-        text = f"{_what(rng)} {_colour_word(rng)} is the {_noun(rng)} {place}"
-        if rng.random() < 0.3:
-            text = f"{_what(rng)} {_colour_word(rng)} is {place}"
-        return Question(text, thing.colour, kind, evidence)
-    return Question(f"what is {place}", f"{thing.colour} {thing.shape}", kind, evidence)
+        if self.rng.random() < 0.35:
+            return Question("free", "", named[0].name, named[0], named[:1])
+        *others, last = (
+            with_article(f"{thing.colour} {thing.name}" if thing.colour else thing.name)
+            for thing in named
+        )
+        answer = f"{' , '.join(others)} and {last}" if others else last
+        return Question("caption", self._text("caption"), answer, named[0], named)
 
+    # ---- the kinds -----------------------------------------------------------------------------
 
-def _neighbour(anchor: SeenObject, present: list[SeenObject], side: str) -> SeenObject | None:
-    """The nearest object on one side of the anchor, or None where it is not clear-cut."""
-    candidates = []
-    for other in present:
-        if other is anchor:
-            continue
-        right = other.thing.centre_x - anchor.thing.centre_x
-        down = other.thing.centre_y - anchor.thing.centre_y
-        along, aside = {
-            "left": (-right, down),
-            "right": (right, down),
-            "above": (-down, right),
-            "below": (down, right),
-        }[side]
-        if along > 0 and abs(aside) < along * _NEAR_SLANT:
-            candidates.append((math.hypot(right, down), abs(aside) / along, other))
-    if not candidates:
+    def _number(self) -> Question | None:
+        thing = self._some_tagged()
+        name = thing and self._reference(thing)
+        if not name:
+            return None
+        usual, number = USUAL_NUMBER.get(thing.name), thing.tag.number
+        return self._about(
+            "number",
+            str(number),
+            thing,
+            x=name,
+            against_prior=None if usual is None else number != usual,
+        )
+
+    def _owner(self) -> Question | None:
+        thing = self._some_tagged()
+        if thing is None:
+            return None
+        usual = [name for name, number in USUAL_NUMBER.items() if number == thing.tag.number]
+        against = thing.name not in usual if usual else None
+        return self._about("owner", thing.name, thing, n=thing.tag.number, against_prior=against)
+
+    def _colour(self) -> Question | None:
+        coloured = [thing for thing in self.things if thing.colour and self._is_alone(thing)]
+        if not coloured:
+            return None
+        thing = self.rng.choice(coloured)
+        against = thing.colour != USUAL_COLOUR[thing.name]
+        return self._about("colour", thing.colour, thing, x=thing.name, against_prior=against)
+
+    def _exist(self) -> Question | None:
+        if self.things and self.rng.random() < 0.5:
+            thing = self.rng.choice(self.things)
+            coloured = thing.colour and self.rng.random() < 0.3
+            name = f"{thing.colour} {thing.name}" if coloured else thing.name
+            return self._about("exist", "yes", thing, a=with_article(name))
+        kind = self.rng.choice(EXIST_KINDS)
+        for _ in range(12):
+            absent = self._absent(kind)
+            if absent is not None:
+                text = self._text("exist", a=with_article(absent))
+                return Question("exist", text, "no", exist_kind=kind)
         return None
-    candidates.sort(key=lambda c: c[0])
-    distance, slant, nearest = candidates[0]
-    crowded = len(candidates) > 1 and candidates[1][0] < distance * _CLEAR_RATIO
-    return None if crowded or slant > _CLEAR_SLANT else nearest
 
+    def _absent(self, kind: str) -> str | None:
+        """What is not there: anything, a popular thing, or a companion or other colour."""
+        if kind == "adversarial":
+            if not self.things:
+                return None
+            thing = self.rng.choice(self.things)
+            if thing.colour and self.rng.random() < 0.4:
+                colour = self.rng.choice(COLOURS)
+                worn = {other.colour for other in self.by_name[thing.name]}
+                known = thing.name in self.cut_names or colour in worn
+                return None if known else f"{colour} {thing.name}"
+            if not COMPANIONS[thing.name]:
+                return None
+            name = self.rng.choice(COMPANIONS[thing.name])
+        else:
+            name = self.rng.choice(POPULAR if kind == "popular" else NAMES)
+        return None if name in self.cut_names or name in self.by_name else name
 
-def _ask_present(
-    seen: list[SeenObject], rng: random.Random, target: SeenObject | None
-) -> Question | None:
-    readable = [s for s in seen if s.visible >= _READABLE]
-    if not readable:
+    def _rel(self) -> Question | None:
+        if not self.things:
+            return None
+        anchor = self.rng.choice(self.things)
+        name, side = self._reference(anchor), self.rng.choice(list(_SIDES))
+        found = self._neighbour(anchor, side)
+        if not name or found is None:
+            return None
+        phrase = self.rng.choice(_SIDES[side])
+        return self._about("rel", found.name, found, anchor, x=name, side=phrase)
+
+    def _neighbour(self, anchor: Thing, side: str) -> Thing | None:
+        """The nearest thing on a side, None where that is arguable."""
+        right, down = _DIRECTIONS[side]
+        found = []
+        for thing in (*self.things, *self.cut):
+            x, y = thing.x - anchor.x, thing.y - anchor.y
+            along, sideways = x * right + y * down, abs(x * down) + abs(y * right)
+            if along > 0:
+                found.append((math.hypot(x, y), sideways / along, thing))
+        clear = [entry for entry in found if entry[1] < _CLEAR_SLANT]
+        if not clear:
+            return None
+        nearest, _, best = min(clear, key=lambda entry: entry[0])
+        arguable = any(
+            thing is not best and slant < _NEAR_SLANT and distance < nearest * _CLEAR_RATIO
+            for distance, slant, thing in found
+        )
+        return None if arguable or best in self.cut else best
+
+    def _bigger(self) -> Question | None:
+        alone = [thing for thing in self.things if self._is_alone(thing)]
+        if len(alone) < 2:
+            return None
+        one, other = self.rng.sample(alone, 2)
+        if 1 / _CLEAR_SIZES < one.side / other.side < _CLEAR_SIZES:
+            return None
+        size = self.rng.choice(("bigger", "smaller"))
+        right = max if size == "bigger" else min
+        best = right(one, other, key=lambda thing: thing.side)
+        rest = other if best is one else one
+        return self._about("bigger", best.name, best, rest, x=one.name, y=other.name, size=size)
+
+    # ---- words ---------------------------------------------------------------------------------
+
+    def _about(
+        self,
+        kind: str,
+        answer: str,
+        asked: Thing,
+        *others: Thing,
+        against_prior: bool | None = None,
+        **parts: object,
+    ) -> Question:
+        text = self._text(kind, **parts)
+        return Question(kind, text, answer, asked, (asked, *others), None, against_prior)
+
+    def _text(self, kind: str, **parts: object) -> str:
+        template = self.rng.choice(_TEMPLATES[kind])
+        return template.format(picture=self.rng.choice(_PICTURES), **parts)
+
+    def _some_tagged(self) -> Thing | None:
+        tagged = [thing for thing in self.things if thing.tag is not None]
+        return self.rng.choice(tagged) if tagged else None
+
+    def _is_alone(self, thing: Thing) -> bool:
+        return len(self.by_name[thing.name]) == 1 and thing.name not in self.cut_names
+
+    def _reference(self, thing: Thing) -> str | None:
+        """Words that mean this thing alone, None where there are none."""
+        same = self.by_name[thing.name]
+        if thing.name in self.cut_names:
+            return None
+        if len(same) == 1:
+            coloured = thing.colour and self.rng.random() < 0.3
+            return f"{thing.colour} {thing.name}" if coloured else thing.name
+        if thing.colour and sum(other.colour == thing.colour for other in same) == 1:
+            return f"{thing.colour} {thing.name}"
         return None
-    chosen = target or rng.choice(readable)
-    name = chosen.thing.shape
-    if rng.random() < 0.6:
-        name = f"{chosen.thing.colour} {name}"
-    return Question(_exist_text(name, rng), "yes", "exist", (_index(seen, chosen),))
-
-
-def _ask_absent(seen: list[SeenObject], rng: random.Random, exist_kind: str) -> Question | None:
-    present = {(s.thing.shape, s.thing.colour) for s in _present(seen)}
-    shapes = {shape for shape, _ in present}
-    for _ in range(12):
-        shape, colour = _ABSENT_NAMES[exist_kind](present, rng)
-        if shape is None or (shape, colour) in present or (colour is None and shape in shapes):
-            continue
-        name = f"{colour} {shape}" if colour else shape
-        return Question(_exist_text(name, rng), "no", "exist", (), exist_kind)
-    return None
-
-
-def _random_name(present: set, rng: random.Random) -> tuple[str | None, str | None]:
-    """Any shape, with or without a colour."""
-    return rng.choice(SHAPES), rng.choice(tuple(COLOURS)) if rng.random() < 0.6 else None
-
-
-def _popular_name(present: set, rng: random.Random) -> tuple[str | None, str | None]:
-    """One of the world's most frequent shapes, in its usual colour where it has one."""
-    shape = rng.choice(("circle", "square", "triangle", "star"))
-    usual = COLOUR_PRIOR.get(shape, (rng.choice(tuple(COLOURS)), 0))[0]
-    return shape, usual if rng.random() < 0.6 else None
-
-
-def _adversarial_name(present: set, rng: random.Random) -> tuple[str | None, str | None]:
-    """What usually comes with something present, or a present shape in another present colour."""
-    if not present:
-        return None, None
-    ordered = sorted(present)  # sets of strings iterate in an order of their own in each process
-    shape, _ = rng.choice(ordered)
-    if shape in COMPANIONS and rng.random() < 0.6:
-        return COMPANIONS[shape], None
-    if shape in COLOUR_PRIOR and rng.random() < 0.4:
-        return shape, COLOUR_PRIOR[shape][0]
-    return shape, rng.choice(ordered)[1]
-
-
-_ABSENT_NAMES = {
-    "random": _random_name,
-    "popular": _popular_name,
-    "adversarial": _adversarial_name,
-}
-
-
-def _exist_text(name: str, rng: random.Random) -> str:
-    article = "an" if name[0] in "aeiou" else "a"
-    thing = f"{article} {name}"
-    return rng.choices(
-        (
-            f"is there {thing} ?",
-            f"is there {thing} in the {_picture(rng)} ?",
-            f"can you see {thing} ?",
-            f"do you see {thing} ?",
-            f"does the {_picture(rng)} contain {thing} ?",
-        ),
-        (0.4, 0.4, 0.07, 0.06, 0.07),
-    )[0]

@@ -1,308 +1,192 @@
-"""The second architecture: `Qwen2_5_VLForConditionalGeneration`, its initial weights and its pass.
+"""The demo Qwen2.5-VL: a tower with full attention, the merger, Qwen2's decoder with M-RoPE."""
 
-The same world, the same number of visual tokens and the same recipe as the LLaVA in `network`:
-12 x 12 tokens for a picture, each merged from 2 x 2 patches of 4 pixels. Two things differ. The
-tower has no position embeddings, only rotary ones, so its first heads are aimed at neighbours by
-their biases: the score of a constant query and a constant key depends on the offset alone. And no
-patch knows its place from the tower; the decoder's first layer makes it from the distance to the
-picture's opening token, see `_start_places`.
-
-The forward pass reads the weights of the library's modules and computes what they compute; a test
-compares the two.
-"""
-
-import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from .forward import decode_after, frequencies, rotation
+from .llava import with_biases
 from .network import (
-    DECODER_LAYERS,
-    GRID,
-    HEADS,
-    PATCH_PX,
-    PATCHES,
-    RESERVED,
-    WIDTH,
-    clear_head,
-    normal,
-    start_decoder,
+    VISION_END,
+    VISION_START,
+    VOCABULARY_ROWS,
+    Network,
+    Shape,
+    decoder_block,
+    in_heads,
+    matrix,
+    ones,
+    rms,
+    rotary_angles,
+    rotate,
+    zeros,
 )
 from .questions import VOCABULARY
-from .scenes import MODEL_SIDE_PX
 
-MERGE = 2
-TOWER_PATCH_PX = PATCH_PX // MERGE
-TOWER_WIDTH = 64
-TOWER_LAYERS = 5
-WINDOW = 6  # tokens a side
-WHOLE_PICTURE_LAYERS = (2, 4)  # the other layers of the tower attend within windows
-FEATURE_WIDTH = MERGE * MERGE * TOWER_WIDTH
-
-VISION_START, VISION_END = len(VOCABULARY), len(VOCABULARY) + 1
-# ChatML: the roles take the ids of LLaVA's, turns open with <s> and end with </s>.
-_OPENING = (VOCABULARY["<s>"], VOCABULARY["USER:"])
-ANSWER_OPENING = (VOCABULARY["</s>"], VOCABULARY["<s>"], VOCABULARY["ASSISTANT:"])
-# Rotary pairs by axis, fastest first: time, row, column, and again. Rows and columns both need
-# some that turn within a picture of 12 x 12; with one run per axis columns would get only slow
-# ones. The library takes any number of runs.
-MROPE_SECTIONS = (1, 1, 1, 1, 1, 1, 2, 4, 4)
-ROPE_THETA = 1000.0
-
-_TOWER_HEAD_WIDTH = TOWER_WIDTH // HEADS
-# (down, right) patches that each head of a layer starts by looking at.
-_NEIGHBOURS = (
-    ((0, 1), (0, -1), (1, 0), (-1, 0)),
-    ((1, 1), (1, -1), (-1, 1), (-1, -1)),
-    ((0, 2), (0, -2), (2, 0), (-2, 0)),
-    ((0, 4), (0, -4), (4, 0), (-4, 0)),
-)
-# Amplitudes of the aimed biases for the two fast frequencies, 1 and 1/10 radian per patch: the
-# first makes the aim sharp, the second tells an offset from those a full turn away.
-_AIM = (4.5, 9.0)
+SHAPE = Shape(tower_width=128, tower_mlp=256, mlp=384, kv_heads=2, theta=1000.0)
+MERGE = 2  # patches of the tower along a side of a token
+# Rotary pairs of time, row and column, in turns: every speed serves each.
+MROPE_SECTIONS = (1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3)
+_BOS, _EOS = VOCABULARY["<s>"], VOCABULARY["</s>"]
 
 
-def build_network(seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
-    """The model with its starting weights, float32, on the CPU."""
-    config = Qwen2_5_VLConfig(
-        vision_config={
-            "depth": TOWER_LAYERS,
-            "hidden_size": TOWER_WIDTH,
-            "intermediate_size": 3 * TOWER_WIDTH,
-            "num_heads": HEADS,
-            "patch_size": TOWER_PATCH_PX,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
-            "window_size": WINDOW * PATCH_PX,
-            "fullatt_block_indexes": list(WHOLE_PICTURE_LAYERS),
-            "out_hidden_size": WIDTH,
-        },
-        text_config={
-            "vocab_size": VISION_END + 1,
-            "hidden_size": WIDTH,
-            "intermediate_size": 2 * WIDTH,
-            "num_hidden_layers": DECODER_LAYERS,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": HEADS,
-            "max_position_embeddings": 1024,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": ROPE_THETA,
-            "rope_scaling": {"rope_type": "default", "mrope_section": list(MROPE_SECTIONS)},
-            "bos_token_id": VOCABULARY["<s>"],
-            "eos_token_id": VOCABULARY["</s>"],
-            "pad_token_id": VOCABULARY["<pad>"],
-            "tie_word_embeddings": False,
-        },
-        image_token_id=VOCABULARY["<image>"],
-        video_token_id=VISION_END + 1,  # none: the model takes no video
-        vision_start_token_id=VISION_START,
-        vision_end_token_id=VISION_END,
-        tie_word_embeddings=False,
-    )
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        _start_tower(model.model.visual, generator)
-        directions = start_decoder(model, generator)
-        _start_places(model.model.language_model.layers[0].self_attn, directions)
-    return model
+def tower_block(x, head, cosine, sine, n1, q, qb, k, kb, v, vb, o, ob, n2, g, gb, u, ub, d, db):
+    y = rms(x, n1, 1e-6)
+    qkv = F.linear(y, torch.cat([q, k, v]), torch.cat([qb, kb, vb])).chunk(3, -1)
+    queries, keys, values = (in_heads(part, head) for part in qkv)
+    queries, keys = rotate(queries, cosine, sine), rotate(keys, cosine, sine)
+    seen = F.scaled_dot_product_attention(queries, keys, values)
+    x = x + F.linear(seen.transpose(1, 2).flatten(2), o, ob)
+    y = rms(x, n2, 1e-6)
+    gate, up = F.linear(y, torch.cat([g, u]), torch.cat([gb, ub])).chunk(2, -1)
+    return x + F.linear(F.silu(gate) * up, d, db)
 
 
-def tower_of(model: Qwen2_5_VLForConditionalGeneration) -> nn.Module:
-    """The tower's transformer, projector (here: merger) included."""
-    return model.model.visual
+class TowerLayer(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width, mlp, small = shape.tower_width, shape.tower_mlp, (2 * shape.tower_layers) ** -0.5
+        self.n1, self.n2 = ones(width), ones(width)
+        self.q, self.k, self.v = (matrix(width, width) for _ in range(3))
+        self.qb, self.kb, self.vb, self.ob = (zeros(width) for _ in range(4))
+        self.o = matrix(width, width, small)
+        self.gate, self.gate_b = matrix(mlp, width), zeros(mlp)
+        self.up, self.up_b = matrix(mlp, width), zeros(mlp)
+        self.down, self.down_b = matrix(width, mlp, small), zeros(width)
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """In the order `tower_block` takes them."""
+        attention = (self.q, self.qb, self.k, self.kb, self.v, self.vb, self.o, self.ob)
+        mlp = (self.gate, self.gate_b, self.up, self.up_b, self.down, self.down_b)
+        return self.n1, *attention, self.n2, *mlp
+
+    def library_state(self) -> dict[str, torch.Tensor]:
+        weights, biases = (self.q, self.k, self.v), (self.qb, self.kb, self.vb)
+        parts = {
+            "attn.qkv": (torch.cat(weights), torch.cat(biases)),
+            "attn.proj": (self.o, self.ob),
+            "mlp.gate_proj": (self.gate, self.gate_b),
+            "mlp.up_proj": (self.up, self.up_b),
+            "mlp.down_proj": (self.down, self.down_b),
+        }
+        return with_biases(parts) | {"norm1.weight": self.n1, "norm2.weight": self.n2}
 
 
-def projector_of(model: Qwen2_5_VLForConditionalGeneration) -> tuple[nn.Linear, nn.Linear]:
-    """The two layers between tower and decoder."""
-    first, _, second = model.model.visual.merger.mlp
-    return first, second
+class Qwen(Network):
+    """`Qwen2_5_VLForConditionalGeneration` for square pictures of one size."""
 
+    biases = True
+    answer_opening = (_EOS, _BOS, VOCABULARY["ASSISTANT:"])
 
-def _start_tower(tower: nn.Module, generator: torch.Generator) -> None:
-    frames = tower.patch_embed.proj.weight  # width, colour, frame, row, column
-    normal(frames[:, :, 0], 0.15, generator)
-    frames[:, :, 1] = frames[:, :, 0]  # a picture is given as two equal frames
-    for index, block in enumerate(tower.blocks):
-        query, key, value = block.attn.qkv.weight.chunk(3)
-        for weight, scale in (
-            (query, 0.085),
-            (key, 0.085),
-            (value, 0.125),
-            (block.attn.proj.weight, 0.085),
-            (block.mlp.gate_proj.weight, 0.125),
-            (block.mlp.up_proj.weight, 0.125),
-            (block.mlp.down_proj.weight, 0.04),
-        ):
-            normal(weight, scale, generator)
-        if index < len(_NEIGHBOURS):
-            for head, offset in enumerate(_NEIGHBOURS[index]):
-                _aim_head(block.attn.qkv, head, offset)
-
-
-def _aim_head(qkv: nn.Linear, head: int, offset: tuple[int, int]) -> None:
-    """The head attends to the patch so many patches (down, right) of its own."""
-    rows = slice(head * _TOWER_HEAD_WIDTH, (head + 1) * _TOWER_HEAD_WIDTH)
-    (query, key, _), (query_bias, key_bias, _) = qkv.weight.chunk(3), qkv.bias.chunk(3)
-    query[rows] *= 0.2
-    key[rows] *= 0.2
-    pairs = _TOWER_HEAD_WIDTH // 2  # a rotary pair is (i, i + pairs); first rows, then columns
-    for axis, steps in enumerate(offset):
-        for frequency, amplitude in enumerate(_AIM):
-            first = rows.start + axis * pairs // 2 + frequency
-            angle = steps * _tower_frequencies()[frequency]
-            key_bias[first] = amplitude
-            query_bias[first] = amplitude * angle.cos()
-            query_bias[first + pairs] = amplitude * angle.sin()
-
-
-# Row and column, each as a slope and as a hill: (rotary pair, its angle half-way, amplitude) of
-# the four heads. From both, later layers can compare distances.
-_PLACE_HEADS = ((4, torch.pi / 2, 3.0), (5, torch.pi / 2, 4.5), (1, 0.0, 3.0), (2, 0.0, 3.0))
-_THIS_PICTURE = 3  # the rotary pair of time that tells a picture's own opening from an earlier one
-_PATCH_NORM = 5.7  # of a patch's share of <image>, and of a word, after the decoder's first norm
-_WORD_NORM = 11.3
-
-
-def _start_places(attention: nn.Module, directions: torch.Tensor) -> None:
-    """Patches note where they lie: how they share their attention between two opening tokens.
-
-    That of the picture's own <|vision_start|> turns with the distance to it in rows or columns,
-    that of the user's role stays; their difference goes to a reserved dimension for each head.
-    """
-    none = torch.zeros(RESERVED)
-    image, user, start, opening = (
-        torch.cat([none, directions[:, token]])
-        for token in (VOCABULARY["<image>"], _OPENING[1], VISION_START, _OPENING[0])
-    )
-    half = WIDTH // HEADS // 2
-    turn = frequencies(ROPE_THETA)
-    scale = (2 * half) ** 0.5  # attention divides by this
-    for head, (pair, middle, amplitude) in enumerate(_PLACE_HEADS):
-        slow = clear_head(attention, head)[1]
-        rows = torch.arange(2 * half) + head * 2 * half
-        query, key = attention.q_proj.weight, attention.k_proj.weight
-        centre = (GRID + 1) / 2  # distance to the opening token, halfway down or along
-        for j, phase, gain in (
-            (pair, middle - turn[pair] * centre, amplitude),
-            (_THIS_PICTURE, -turn[_THIS_PICTURE], 4.0),
-        ):
-            query[rows[j]] += torch.as_tensor(phase).cos() * gain * scale / _PATCH_NORM * image
-            query[rows[j + half]] += (
-                torch.as_tensor(phase).sin() * gain * scale / _PATCH_NORM * image
-            )
-            key[rows[j]] += start / _WORD_NORM
-        query[slow] += scale / _PATCH_NORM * image
-        key[slow] += 4.0 / _WORD_NORM * user
-        key[slow] -= 8.0 / _PATCH_NORM * image + 4.0 / _WORD_NORM * opening
-        attention.v_proj.weight[rows[-1]] += start - user
-        attention.o_proj.weight[head, rows[-1]] += 2.0 / _WORD_NORM
-
-
-def _tower_frequencies() -> torch.Tensor:
-    """Radians per patch of the tower's rotary pairs, for either axis."""
-    half = _TOWER_HEAD_WIDTH // 2
-    return 10000.0 ** -(torch.arange(0, half, 2).float() / half)
-
-
-@functools.cache
-def _tower_rotation() -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and signed sines (windows, patches, 1, head width), in the order of `_to_windows`."""
-    places = torch.stack(torch.meshgrid(*[torch.arange(GRID * MERGE)] * 2, indexing="ij"), -1)
-    places = _to_windows(places[None], 1)[0].float()  # windows, patches, axis
-    angles = (places[..., None] * _tower_frequencies()).flatten(2)[:, :, None]
-    cosine, sine = angles.cos(), angles.sin()
-    return torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)
-
-
-def _to_windows(pixels: torch.Tensor, patch_px: int) -> torch.Tensor:
-    """(B, side, side, C) -> (B, windows, patches, C * patch pixels): the library's order."""
-    return rearrange(
-        pixels,
-        "b (ah wh mh ph) (aw ww mw pw) c -> b (ah aw) (wh ww mh mw) (c ph pw)",
-        wh=WINDOW,
-        ww=WINDOW,
-        mh=MERGE,
-        mw=MERGE,
-        ph=patch_px,
-        pw=patch_px,
-    )
-
-
-def tower_features(
-    model: Qwen2_5_VLForConditionalGeneration, pictures: torch.Tensor
-) -> torch.Tensor:
-    """(B, side, side, 3) uint8 -> (B, tokens, 4 * width): what the merger's first layer takes."""
-    tower = model.model.visual
-    patches = _to_windows(pictures, TOWER_PATCH_PX).float().div_(127.5).sub_(1)
-    x = F.linear(patches, tower.patch_embed.proj.weight.sum(2).flatten(1))
-    cosine, sine = _tower_rotation()
-    for index, block in enumerate(tower.blocks):
-        qkv = rearrange(
-            block.attn.qkv(block.norm1(x)), "b w n (three h d) -> b w n three h d", three=3, h=HEADS
+    def _start_tower(self) -> None:
+        shape = self.shape
+        width, patch, merged = shape.tower_width, shape.patch // MERGE, MERGE**2 * shape.tower_width
+        self.features_width = merged
+        self.blocks = {"tower": tower_block, "decoder": decoder_block}
+        self.patches = matrix(width, 3 * patch**2)
+        self.tower = nn.ModuleList(TowerLayer(shape) for _ in range(shape.tower_layers))
+        self.merge_n = ones(width)
+        self.proj1, self.proj1b = matrix(merged, merged), zeros(merged)
+        self.proj2, self.proj2b = matrix(shape.width, merged), zeros(shape.width)
+        # Patches come in groups of a token's.
+        places = torch.arange(MERGE * shape.grid)
+        grouped = (shape.grid, MERGE, shape.grid, MERGE)
+        rows, columns = (
+            axis.reshape(grouped).transpose(1, 2).flatten()
+            for axis in torch.meshgrid(places, places, indexing="ij")
         )
-        q, k = (
-            t * cosine + torch.cat(t.chunk(2, -1)[::-1], -1) * sine
-            for t in (qkv[:, :, :, 0], qkv[:, :, :, 1])
+        angles = [rotary_angles(axis, shape.head // 4, 10000.0) for axis in (rows, columns)]
+        angles = torch.cat([*angles, *angles], -1)
+        self.register_buffer("cosine", angles.cos(), False)
+        self.register_buffer("sine", angles.sin(), False)
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        grid, patch = self.shape.grid, self.shape.patch // MERGE
+        x = (pictures * 2 - 1).unflatten(2, (grid, MERGE, patch)).unflatten(5, (grid, MERGE, patch))
+        # colour, row, inner row, y, column, inner column, x -> row, column, inner ones, colour, ..
+        x = x.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(5).flatten(1, 4)
+        x = F.linear(x, self.patches).float()
+        for layer in self.tower:
+            x = self.blocks["tower"](x, self.shape.head, self.cosine, self.sine, *layer.tensors())
+        return rms(x, self.merge_n, 1e-6).unflatten(1, (-1, MERGE**2)).flatten(2)
+
+    def prompt(self, pictures: Sequence[torch.Tensor]) -> list[int | torch.Tensor]:
+        marked = (part for picture in pictures for part in (VISION_START, picture, VISION_END))
+        return [_BOS, VOCABULARY["USER:"], *marked]
+
+    def prompt_positions(self, pictures: int) -> tuple[torch.Tensor, int]:
+        grid, after = self.shape.grid, 2
+        places = torch.arange(grid)
+        rows, columns = places.repeat_interleave(grid), places.repeat(grid)
+        parts = [torch.arange(2).expand(3, -1)]
+        for _ in range(pictures):
+            inside = after + 1 + torch.stack([0 * rows, rows, columns])
+            marks = (torch.full((3, 1), at) for at in (after, after + 1 + grid))
+            parts += [next(marks), inside, next(marks)]
+            after += grid + 2
+        return torch.cat(parts, 1), after
+
+    def angles(self, positions: torch.Tensor) -> torch.Tensor:
+        angles = rotary_angles(positions, self.shape.head // 2, self.shape.theta)
+        axes = [i % 3 for i, count in enumerate(MROPE_SECTIONS) for _ in range(count)]
+        return torch.stack([angles[axis, :, pair] for pair, axis in enumerate(axes)], -1)
+
+    def library_state(self) -> dict[str, torch.Tensor]:
+        tower, patch = "model.visual.", self.shape.patch // MERGE
+        # The library shows every picture twice, as two frames of a video.
+        frame = self.patches.view(-1, 3, 1, patch, patch) / 2
+        state = {
+            f"{tower}patch_embed.proj.weight": torch.cat([frame, frame], 2),
+            f"{tower}merger.ln_q.weight": self.merge_n,
+        }
+        for i, layer in enumerate(self.tower):
+            for name, tensor in layer.library_state().items():
+                state[f"{tower}blocks.{i}.{name}"] = tensor
+        state |= with_biases(
+            {
+                f"{tower}merger.mlp.0": (self.proj1, self.proj1b),
+                f"{tower}merger.mlp.2": (self.proj2, self.proj2b),
+            }
         )
-        order = "b w n h d -> b h (w n) d"
-        if index not in WHOLE_PICTURE_LAYERS:
-            order = "b w n h d -> (b w) h n d"
-        out = F.scaled_dot_product_attention(
-            *(rearrange(t, order).contiguous() for t in (q, k, qkv[:, :, :, 2]))
+        return state | self.decoder_state()
+
+    def library_config(self):
+        from transformers import Qwen2_5_VLConfig
+
+        shape = self.shape
+        return Qwen2_5_VLConfig(
+            vision_config={
+                "depth": shape.tower_layers,
+                "hidden_size": shape.tower_width,
+                "intermediate_size": shape.tower_mlp,
+                "num_heads": shape.tower_width // shape.head,
+                "patch_size": shape.patch // MERGE,
+                "spatial_merge_size": MERGE,
+                "temporal_patch_size": 2,
+                "window_size": shape.side // 2,
+                "fullatt_block_indexes": list(range(shape.tower_layers)),
+                "out_hidden_size": shape.width,
+            },
+            text_config={
+                "vocab_size": VOCABULARY_ROWS,
+                "hidden_size": shape.width,
+                "intermediate_size": shape.mlp,
+                "num_hidden_layers": shape.layers,
+                "num_attention_heads": shape.width // shape.head,
+                "num_key_value_heads": shape.kv_heads,
+                "max_position_embeddings": 2048,
+                "rms_norm_eps": 1e-5,
+                "rope_theta": shape.theta,
+                "rope_scaling": {"rope_type": "default", "mrope_section": list(MROPE_SECTIONS)},
+                "bos_token_id": _BOS,
+                "eos_token_id": _EOS,
+                "pad_token_id": VOCABULARY["<pad>"],
+                "tie_word_embeddings": False,
+            },
+            image_token_id=VOCABULARY["<image>"],
+            video_token_id=VOCABULARY_ROWS,
+            vision_start_token_id=VISION_START,
+            vision_end_token_id=VISION_END,
+            tie_word_embeddings=False,
         )
-        before, after = order.split(" -> ")
-        sizes = {"b": len(x), "w": x.shape[1]}
-        out = rearrange(out, f"{after} -> {before}", **sizes)
-        x = x + block.attn.proj(rearrange(out, "b w n h d -> b w n (h d)"))
-        x = x + block.mlp(block.norm2(x))
-    return rearrange(
-        tower.merger.ln_q(x),
-        "b (ah aw) (wh ww m) d -> b (ah wh aw ww) (m d)",
-        ah=GRID // WINDOW,
-        wh=WINDOW,
-        ww=WINDOW,
-        m=MERGE * MERGE,
-    )
-
-
-def decode(
-    model: Qwen2_5_VLForConditionalGeneration, features: torch.Tensor, tokens: torch.Tensor
-) -> torch.Tensor:
-    """Final hidden states (B, Q, T, width) of Q questions of T tokens on each view.
-
-    features (B, n * tokens, 4 * width): of one picture, or of two one after another.
-    tokens (B, Q, T) ids; padding may follow a question, causality keeps it out.
-    """
-    decoder = model.model.language_model
-    words = decoder.embed_tokens.weight
-    parts = [words[list(_OPENING)].expand(len(features), -1, -1)]
-    for picture in model.model.visual.merger.mlp(features).split(PATCHES, 1):
-        start, end = (
-            words[token].expand(len(features), 1, -1) for token in (VISION_START, VISION_END)
-        )
-        parts += [start, picture, end]
-    _, questions, length = tokens.shape
-    angles = _angles(features.shape[1] // PATCHES, questions, length)
-    return decode_after(decoder, torch.cat(parts, 1), tokens, rotation(angles))
-
-
-def _angles(pictures: int, questions: int, length: int) -> torch.Tensor:
-    """(tokens, half the head width): M-RoPE (arXiv 2409.12191) of prefix and questions."""
-    grid = torch.stack(torch.meshgrid(*[torch.arange(GRID)] * 2, indexing="ij")).flatten(1)
-    grid = torch.cat([torch.zeros(1, PATCHES, dtype=torch.int64), grid])  # time, row, column
-    parts = [torch.arange(len(_OPENING)).expand(3, -1)]
-    for _ in range(pictures):
-        start = int(parts[-1].max()) + 1
-        parts += [torch.full((3, 1), start), grid + start + 1, torch.full((3, 1), start + 1 + GRID)]
-    text = int(parts[-1].max()) + 1 + torch.arange(length)
-    positions = torch.cat([*parts, text.repeat(questions).expand(3, -1)], 1)
-    axis = torch.cat([torch.full((n,), i % 3) for i, n in enumerate(MROPE_SECTIONS)])
-    return positions[axis].T * frequencies(ROPE_THETA)
-
-
-assert MODEL_SIDE_PX == GRID * PATCH_PX and GRID % WINDOW == 0

@@ -49,12 +49,13 @@ DEFAULT_DECODING = decoding_name(DEFAULTS.decode.alpha, DEFAULTS.decode.beta)
 class Look:
     """Where a row looks.
 
-    windows: none where the row answers from the picture alone. evidence: what VAT blocks.
+    windows: none where the row answers from the picture alone. evidence: what VAT blocks, None
+    where the row has no VAT.
     to_look, to_block: decoder tokens spent to find the windows, and those spent on the evidence.
     """
 
     windows: tuple[Window, ...]
-    evidence: Evidence
+    evidence: Evidence | None
     to_look: int = 0
     to_block: int = 0
 
@@ -94,6 +95,8 @@ class ItemRun:
         true = oracle_window(self.item) if row.finder == "oracle" else None
         if true:
             return Look((Window(*true),), self._true_evidence())
+        if row.finder == "none" and not row.vat:
+            return Look((), None)
         found, reading = self._locate(row.settings), self._tokens_to_locate(row)
         if row.finder == "none":  # without a window, the method's evidence is what VAT blocks
             return Look((), found.evidence, to_block=reading)
@@ -170,7 +173,7 @@ class ItemRun:
         return {name: self._pair(row, look, name) for name in row.inputs}
 
     def _pair(self, row: Row, look: Look, answer_input: str) -> tuple[tuple, tuple | None]:
-        positive = (answer_input, row.settings.answer.crop_budget, look.windows)
+        positive = (answer_input, look.windows)
         if positive not in self._streams:
             self._streams[positive] = self._positive(*positive)
         if not row.vat or look.evidence.degenerate:
@@ -186,15 +189,15 @@ class ItemRun:
             self._streams[negative] = self._negative(positive, row, look, mask)
         return positive, negative
 
-    def _positive(self, answer_input: str, budget: float, windows: tuple[Window, ...]) -> Stream:
+    def _positive(self, answer_input: str, windows: tuple[Window, ...]) -> Stream:
         if not windows:
             return self.plain
         crops = [self.item.picture.crop(window) for window in windows]
-        settings = changed(answer=AnswerSettings(answer_input, budget))
+        settings = changed(answer=AnswerSettings(answer_input))
         return make_crops_stream(self.lvlm, self.whole, crops, self.item.question, settings)
 
     def _negative(self, positive: tuple, row: Row, look: Look, mask: torch.Tensor) -> Stream:
-        answer_input, budget, windows = positive
+        answer_input, windows = positive
         fill, question = row.settings.counterfactual, self.item.question
         blocked = None
         if fill.fill != "visual tokens":
@@ -202,7 +205,7 @@ class ItemRun:
         if not windows:
             prompt = make_plain_stream(self.lvlm, blocked, question, row.settings).prompt
             return Stream(prompt)
-        answer = AnswerSettings(answer_input, budget)
+        answer = AnswerSettings(answer_input)
         settings = changed(answer=answer, counterfactual=row.settings.counterfactual)
         placement = Placement(windows, (0.0,) * len(windows))
         found = Location(

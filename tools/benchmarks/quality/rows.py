@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from laser_core.settings import (
-    AnswerSettings,
     ContrastSettings,
     CounterfactualSettings,
     CropSettings,
@@ -76,8 +75,8 @@ def vicrop(layer: int) -> Row:
     return Row(f"ViCrop relative, layer {layer}", settings=settings, vat=True)
 
 
-def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
-    """The table's rows for a model of so many layers; ViCrop's was chosen on other pictures."""
+def main_rows(best_layer: int, vicrop_layer: int) -> list[Row]:
+    """The table's rows; the layers were chosen on other pictures."""
     return [
         PLAIN,
         LASER,
@@ -85,24 +84,13 @@ def main_rows(layers: int, vicrop_layer: int) -> list[Row]:
         PAPER,
         PAPER_INSIDE,
         WEIGHED_WHOLE,
-        *map(fixed_layer, range(layers)),
+        fixed_layer(best_layer),
         vicrop(vicrop_layer),
         RAW,
         ORACLE,
         ORACLE_BOTH,
         RANDOM,
     ]
-
-
-# Shares of the picture's tokens; 0.39 of them magnify a window of half the sides
-BUDGETS = (0.5625, 0.39)
-
-
-def budget_rows() -> list[Row]:
-    """Fewer visual tokens for the crop than for the picture, all without VAT."""
-    budgets = {f"crop budget {share:g}": AnswerSettings(crop_budget=share) for share in BUDGETS}
-    rows = [Row(name, settings=changed(answer=answer)) for name, answer in budgets.items()]
-    return [dataclasses.replace(LASER, vat=False), *rows]
 
 
 # ---- looks: windows that are read beside the picture, one after the other -----------------------

@@ -170,3 +170,21 @@ def histogram_table(histogram: dict[str, dict[int, Estimate]]) -> str:
         ["type", *map(str, layers)],
         ([name, *(per_cent(by_layer[n]) for n in layers)] for name, by_layer in histogram.items()),
     )
+
+
+def card_table(accuracy: dict[str, dict[str, Estimate]]) -> str:
+    """Accuracy by group, a column for what the model sees."""
+    return markdown(
+        ["items", "n", *accuracy["all"]],
+        (
+            [group, str(seen["both"].items), *map(per_cent, seen.values())]
+            for group, seen in accuracy.items()
+        ),
+    )
+
+
+def captions_table(named: dict[str, Estimate]) -> str:
+    first, *shares = named.items()
+    count = f"{first[1].value:.2f} [{first[1].low:.2f}, {first[1].high:.2f}]"
+    rows = [(first[0], count), *((name, per_cent(share)) for name, share in shares)]
+    return markdown([f"captions of {first[1].items} pictures", ""], rows)

@@ -1,0 +1,54 @@
+"""The shipped demo model: the same answers everywhere, and small details read after a crop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from laser_core import pipeline
+from laser_core.models.loading import DEMO, load_lvlm
+from laser_core.settings import LaserSettings, LoadSettings, PromptSettings
+from tools.benchmarks.quality.card import ROWS, SEEN
+from tools.benchmarks.quality.measure import PLAIN_DECODING, ItemRun
+from tools.demo_model.world import held_out_items
+
+ROOT = Path(__file__).parents[2]
+QUESTION = "what number is on the hat?"  # a 4, on pictures/scene_2.png
+# (with LASER, without the evidence, plain): logits of the first token that each says
+LOGITS = (11.6402, 5.6908, 5.5363)
+
+
+@pytest.fixture(scope="module")
+def lvlm():
+    return load_lvlm(DEMO, LoadSettings(precision="fp32"))
+
+
+def test_the_logits_are_the_same_on_every_version_of_the_libraries(lvlm):
+    picture = Image.open(ROOT / "pictures/scene_2.png")
+    result = pipeline.answer(lvlm, picture, QUESTION, LaserSettings(), with_plain=True)
+    said, plain = result.answer.tokens[0], result.plain.tokens[0]
+    assert (result.answer.text, result.plain.text) == ("4", "1")
+    measured = said.logit_with, said.logit_without, plain.logit_with
+    assert measured == pytest.approx(LOGITS, abs=2e-3)
+
+
+def test_small_details_are_read_in_the_true_window_and_often_missed_before(lvlm):
+    """At least 15 points apart, on held-out questions on small evidence."""
+    items = held_out_items("test", 36, 7, types=("number", "owner"))
+    right = {"whole picture": [], "true window": []}
+    for item in (item for item in items if item.size_class == "small"):
+        record = ItemRun(lvlm, item, np.random.default_rng(0)).records(ROWS)
+        for seen, hits in right.items():
+            row, answer_input = SEEN[seen]
+            hits.append(record[row]["answers"][answer_input]["said"][PLAIN_DECODING] == item.answer)
+    assert np.mean(right["true window"]) >= 0.6
+    assert np.mean(right["whole picture"]) + 0.15 <= np.mean(right["true window"])
+
+
+def test_what_is_read_together_is_known_and_other_words_are_named_without_their_marks(lvlm):
+    lvlm.locating_text("What's on the dog? Is there any ORANGE cap?", PromptSettings())
+    with pytest.raises(ValueError, match='does not know "unicorn", "smile"'):
+        lvlm.locating_text("does the unicorn, or the dog, smile?", PromptSettings())
