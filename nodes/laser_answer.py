@@ -173,8 +173,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 answers.append(result.answer.text)
                 plain.append("" if result.plain is None else result.plain.text)
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
-                lines.append(_lines(result))
-                tokens.append(token_view(result.answer))
+                lines.append(_lines(result, model.notice))
+                tokens.append(token_view(result.answer, model.notice))
                 placements.append(location.placement)
                 heat.copy_(heat_map(location.evidence))
                 if draws:
@@ -190,7 +190,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         }  # fmt: skip
 
 
-def _lines(result: LaserAnswer) -> list[str]:
-    """What the node says of a picture."""
+def _lines(result: LaserAnswer, notice: str) -> list[str]:
+    """What the node says of a picture. notice: of the model, '' for none."""
     plain = [] if result.plain is None else [plain_line(result.plain.text)]
-    return [describe_answer(result.answer), *plain, describe_evidence(result.location.evidence)]
+    found = describe_evidence(result.location.evidence)
+    return [describe_answer(result.answer), *plain, found, *([notice] if notice else [])]
