@@ -19,8 +19,8 @@ from tools.demo_model.world import held_out_items
 from tools.testbed.lvlms import lvlm_of
 
 ROOT = Path(__file__).parents[2]
-PICTURE = ROOT / "pictures/scene_2.png"
-QUESTION = "what number is on the hat?"  # a 4
+PICTURE = ROOT / "pictures/scene_picnic.jpg"
+QUESTION = "what number is on the bee?"  # a 6
 # (with LASER, without the evidence, plain): logits of the first token that each says
 LOGITS = (11.6402, 5.6908, 5.5363)
 
@@ -34,7 +34,7 @@ def test_the_logits_are_the_same_on_every_version_of_the_libraries(lvlm):
     picture = Image.open(PICTURE)
     result = pipeline.answer(lvlm, picture, QUESTION, LaserSettings(), with_plain=True)
     said, plain = result.answer.tokens[0], result.plain.tokens[0]
-    assert (result.answer.text, result.plain.text) == ("4", "1")
+    assert (result.answer.text, result.plain.text) == ("6", "9")
     measured = said.logit_with, said.logit_without, plain.logit_with
     assert measured == pytest.approx(LOGITS, abs=2e-3)
 

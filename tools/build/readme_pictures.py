@@ -27,7 +27,7 @@ from laser_core.pipeline import LaserAnswer, answer
 from laser_core.results import Evidence, LayerChoice
 
 FOLDER = Path(__file__).resolve().parents[2] / "pictures"
-PICTURE, QUESTION, RIGHT = "scene_2.png", "what number is on the hat?", "4"
+PICTURE, QUESTION, RIGHT = "scene_picnic.jpg", "what number is on the bee?", "6"
 
 DPI = 100
 INK, FAINT = "#1f2328", "#656d76"
