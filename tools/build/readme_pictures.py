@@ -57,7 +57,7 @@ def strip(result: LaserAnswer) -> Image.Image:
     """Three panels: the plain answer, where LASER looked, its answer from the close-up."""
     side, gap, top = 440, 36, 112
     sheet = Sheet(3 * side + 4 * gap, top + side + 84)
-    sheet.write(sheet.width / 2, 14, f"“{QUESTION}”", size_px=31, style="italic")
+    sheet.write(sheet.width / 2, 14, f"“{result.location.question}”", size_px=31, style="italic")
     location, window = result.location, result.location.placement.windows[0]
     panels = [
         ("The model alone", location.picture, f"“{result.plain.text}”  ✗", WRONG_COLOUR),

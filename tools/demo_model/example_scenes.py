@@ -3,7 +3,7 @@
     python -m tools.demo_model.example_scenes
 
 Writes pictures/scene_*.jpg. Knows no model: that the shipped one misreads some numbers here on the
-whole picture and reads them on a crop, tests/core/test_example_scenes.py holds.
+whole picture and reads them on a crop, tests/tools/test_example_scenes.py holds.
 """
 
 import io
@@ -11,10 +11,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from .drawing import picture
-from .scenes import SIZES, Scene, Tag, Thing
+from .scenes import SIZES, Scene, Tag, Thing, tag_extent
 from .textures import opaque_boxes
 
 FOLDER = Path(__file__).resolve().parents[2] / "pictures"
@@ -42,7 +40,7 @@ class Ground(NamedTuple):
 
 
 class Put(NamedTuple):
-    """A thing at (x, y), as wide as `side`; its number, if it has one, in a style.
+    """A thing centred at (x, y), `side` wide; its number, if it has one, on a tag of a style.
 
     hangs: where the tag is, as shares of the thing's box.
     """
@@ -54,8 +52,6 @@ class Put(NamedTuple):
     number: int | None = None
     style: int = 0
     colour: str | None = None
-    flipped: bool = False
-    turn: float = 0.0
     hangs: tuple[float, float] = (0.5, 0.85)
 
 
@@ -104,7 +100,7 @@ EXAMPLES: dict[str, tuple[Ground, tuple[Put, ...]]] = {
         (
             Put("house", 0.22, 0.3, 0.37, 24, 1),
             Put("bus", 0.725, 0.629, 0.31, 4, 3),
-            Put("car", 0.331, 0.752, 0.22, 15, 2, colour="yellow"),
+            Put("car", 0.331, 0.752, 0.22, 15, 2, colour="blue"),
             Put("tree", 0.8, 0.22, 0.23),
             Put("bicycle", 0.531, 0.847, 0.11, 97, 2),
             Put("cat", 0.102, 0.602, 0.1, 92, 2),
@@ -134,7 +130,7 @@ EXAMPLES: dict[str, tuple[Ground, tuple[Put, ...]]] = {
             Put("clock", 0.6, 0.16, 0.11, 22, 3),
             Put("candle", 0.46, 0.52, 0.1, 3, 4),
             Put("parrot", 0.84, 0.3, 0.21),
-            Put("book", 0.518, 0.871, 0.1, 2, 1, colour="green"),
+            Put("book", 0.518, 0.871, 0.1, 2, 1, colour="blue"),
             Put("hat", 0.86, 0.9, 0.105, 65, 1),
         ),
     ),
@@ -148,10 +144,8 @@ def example_scene(name: str) -> Scene:
 
 
 def _placed(put: Put) -> Thing:
-    """The thing with its boxes, which ignore its turn as those of sampled scenes do."""
+    """The thing upright, with its boxes."""
     x1, y1, x2, y2 = opaque_boxes()[put.name]
-    if put.flipped:
-        x1, x2 = 1 - x2, 1 - x1
     left, top = put.x - put.side / 2, put.y - put.side / 2
     box = (left + x1 * put.side, top + y1 * put.side, left + x2 * put.side, top + y2 * put.side)
     size = next(size for size, (least, _) in SIZES.items() if put.side >= least)
@@ -160,23 +154,18 @@ def _placed(put: Put) -> Thing:
         side = _TAG_SIDES[size]
         x = box[0] + put.hangs[0] * (box[2] - box[0])
         y = box[1] + put.hangs[1] * (box[3] - box[1])
-        width, height = (0.98 if put.number > 9 else 0.66) * side, 0.68 * side
+        width, height = tag_extent(put.number, side)
         edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         tag = Tag(put.number, put.style, x, y, side, edges)
-    return Thing(
-        put.name, put.colour, size, put.x, put.y, put.side, put.turn, put.flipped, box, tag
-    )
+    return Thing(put.name, put.colour, size, put.x, put.y, put.side, 0.0, False, box, tag)
 
 
 def paint_example(name: str) -> bytes:
     """The example as a JPEG file."""
     written = io.BytesIO()
-    _painted(name).save(written, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    drawn = picture(example_scene(name), SIDE_PX)
+    drawn.save(written, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
     return written.getvalue()
-
-
-def _painted(name: str) -> Image.Image:
-    return picture(example_scene(name), SIDE_PX)
 
 
 def main() -> None:
