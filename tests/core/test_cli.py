@@ -437,7 +437,7 @@ def test_the_demo_script_shows_a_detail_that_the_plain_model_misreads(here, capf
     example, question = re.search(r'\$root/(pictures/\S+)" "([^"]+)"', script).groups()
     assert cli.main(["ask", str(ROOT / example), question, "--json"]) == 0
     report = strict(capfd.readouterr().out)
-    assert (report["answer"], report["plain"]) == ("4", "1")
+    assert (report["answer"], report["plain"]) == ("6", "9")
     assert names("laser-out") == ASK_FILES
 
 
