@@ -9,7 +9,7 @@ $python = & "$PSScriptRoot\environments\setup_env.ps1" .venv-demo -c environment
 if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE }
 $asked = @($args)
 if ($asked.Count -eq 0 -or "$($asked[0])".StartsWith('-')) {
-    $asked = @("$PSScriptRoot\pictures\scene_2.png", 'what number is on the hat?') + $asked
+    $asked = @("$PSScriptRoot\pictures\scene_picnic.jpg", 'what number is on the bee?') + $asked
 }
 $before = $env:PYTHONPATH
 $env:PYTHONPATH = if ($before) { "$PSScriptRoot;$before" } else { $PSScriptRoot }

@@ -181,8 +181,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 answers.append(result.answer.text)
                 plain.append("" if result.plain is None else result.plain.text)
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
-                lines.append(_lines(result))
-                tokens.append(token_view(result.answer))
+                lines.append(_lines(result, model.notice))
+                tokens.append(token_view(result.answer, model.notice))
                 placements.append(location.placement)
                 heat.copy_(heat_map(location.evidence))
                 if draws:
@@ -198,11 +198,12 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         }  # fmt: skip
 
 
-def _lines(result: LaserAnswer) -> list[str]:
-    """What the node says of a picture."""
+def _lines(result: LaserAnswer, notice: str) -> list[str]:
+    """What the node says of a picture. notice: of the model, '' for none."""
     lines = [describe_answer(result.answer)]
     if result.plain is not None:
         lines.append(plain_line(result.plain.text))
     if result.looks[0].certainty is not None:
         lines.append(describe_looks(result.looks, result.believed))
-    return [*lines, describe_evidence(result.location.evidence)]
+    lines.append(describe_evidence(result.location.evidence))
+    return [*lines, *([notice] if notice else [])]

@@ -136,8 +136,9 @@ class VATDecode:
                 notes = [UNCUT] if one.uncut else []
                 content = report_answer(answer, question, model, settings, lvlm.settings, notes)
                 reports.append(to_json(content))
-                lines.append("; ".join([describe_answer(answer), *notes]))
-                views.append({**token_view(answer), "uncut": one.uncut})
+                said = [describe_answer(answer), *notes, model.notice]
+                lines.append("; ".join(filter(None, said)))
+                views.append({**token_view(answer, model.notice), "uncut": one.uncut})
         texts = [answer.text for answer in answers]
         return {
             "ui": ui(lines, laser_tokens=views),

@@ -62,10 +62,10 @@ def window_view(
     }
 
 
-def token_view(answer: Answer) -> dict[str, Any]:
+def token_view(answer: Answer, notice: str = "") -> dict[str, Any]:
     """One answer, token by token; `all_tokens` is a file with the rest of a long one.
 
-    The token that ends an answer is none of what it says.
+    The token that ends an answer is none of what it says. notice: what its model says of itself.
     """
     from ..laser_core.files import to_plain
 
@@ -78,6 +78,7 @@ def token_view(answer: Answer) -> dict[str, Any]:
             json.dump(to_plain(tokens), file, ensure_ascii=False, separators=(",", ":"))
     return {
         "text": answer.text,
+        "notice": notice,
         "stop_reason": answer.stop_reason,
         "seconds": _short(answer.seconds_reading + answer.seconds_decoding),
         "thought_tokens": answer.thought_tokens,

@@ -108,6 +108,14 @@ def test_no_file_of_the_archive_holds_a_secret_whatever_its_kind():
     assert not [name for name, text in archive().items() if pattern.search(text.decode("latin-1"))]
 
 
+def test_the_archive_is_quick_to_download():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in archive().items():
+            file.writestr(name, content)
+    assert packed.tell() < 45e6
+
+
 def test_the_canvas_shows_text_as_text():
     """A model may answer `<img src=x onerror=...>`: no script of ours makes that an element."""
     as_markup = r"\b(innerHTML|outerHTML|insertAdjacentHTML|setHTMLUnsafe)\b|document\.write\("

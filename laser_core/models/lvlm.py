@@ -66,6 +66,7 @@ class Lvlm:
         self.locate_instruction: str = self.family.instruction if own is None else own
         self.instruction: str = own or ""
         self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
+        self.notice: str = extras.get("notice", "")  # said with every result
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
         self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
 
@@ -321,12 +322,16 @@ def _read_extras(folder: Path | None) -> dict[str, Any]:
         closed, instruction = extras.get("closed_vocabulary"), extras.get("instruction")
         if not isinstance(instruction, str | None):
             raise TypeError("its instruction must be a text")
+        notice = extras.get("notice", "")
+        if not isinstance(notice, str):
+            raise TypeError("its notice must be a text")
         visual_tokens = None
         if extras.get("visual_tokens"):
             low, high = extras["visual_tokens"]
             visual_tokens = int(low), int(high)
         return {
             "instruction": instruction,
+            "notice": notice,
             "closed_vocabulary": ClosedVocabulary(**closed) if closed else None,
             "visual_tokens": visual_tokens,
         }

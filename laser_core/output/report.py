@@ -102,7 +102,7 @@ def _report(
         "asked": {"locating": locating, "answering": answering},
         "answer": None if answer is None else answer.text,
         "plain": None if plain is None else plain.text,
-        "notes": notes,
+        "notes": [*notes, *([model.notice] if model.notice else [])],
         "picture": _picture(location),
         "layer": _layer(location),
         "evidence": _evidence(location),

@@ -26,12 +26,12 @@ THREE_NODES = """async () => { const {app, LiteGraph} = window;
     app.graph.add(node);
     return node;
   });
-  image.widgets[0].value = 'laser_scene_2.png';
+  image.widgets[0].value = 'laser_scene_picnic.jpg';
   lvlm.connect(0, answer, 'lvlm');
   image.connect(0, answer, 'image');
   await new Promise(done => setTimeout(done, 500));
 }"""
-QUESTION = {"question": "what number is on the hat?"}
+QUESTION = {"question": "what number is on the bee?"}
 
 
 @pytest.fixture

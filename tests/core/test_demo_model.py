@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,18 @@ from PIL import Image
 
 from laser_core import pipeline
 from laser_core.models.loading import DEMO, load_lvlm
+from laser_core.output.report import report, report_answer, summary
 from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings, PromptSettings
 from tools.benchmarks.quality.card import ROWS, SEEN
 from tools.benchmarks.quality.measure import PLAIN_DECODING, ItemRun
 from tools.demo_model.world import held_out_items
+from tools.testbed.lvlms import lvlm_of
 
 ROOT = Path(__file__).parents[2]
-QUESTION = "what number is on the hat?"  # a 4, on pictures/scene_2.png
+PICTURE = ROOT / "pictures/scene_picnic.jpg"
+QUESTION = "what number is on the bee?"  # a 6
 # (with LASER, without the evidence, plain): logits of the first token that each says
-LOGITS = (11.8180, 5.5275, 5.5363)
+LOGITS = (9.6136, 4.4033, 4.4296)
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +31,11 @@ def lvlm():
 
 
 def test_the_logits_are_the_same_on_every_version_of_the_libraries(lvlm):
-    picture = Image.open(ROOT / "pictures/scene_2.png")
+    picture = Image.open(PICTURE)
     both_streams = LaserSettings(decode=DecodeSettings(alpha=1.0, adaptive=0.0))
     result = pipeline.answer(lvlm, picture, QUESTION, both_streams, with_plain=True)
     said, plain = result.answer.tokens[0], result.plain.tokens[0]
-    assert (result.answer.text, result.plain.text) == ("4", "1")
+    assert (result.answer.text, result.plain.text) == ("6", "9")
     measured = said.logit_with, said.logit_without, plain.logit_with
     assert measured == pytest.approx(LOGITS, abs=2e-3)
 
@@ -53,3 +57,15 @@ def test_what_is_read_together_is_known_and_other_words_are_named_without_their_
     lvlm.locating_text("What's on the dog? Is there any ORANGE cap?", PromptSettings())
     with pytest.raises(ValueError, match='does not know "unicorn", "smile"'):
         lvlm.locating_text("does the unicorn, or the dog, smile?", PromptSettings())
+
+
+def test_each_report_of_the_demo_model_says_what_it_is_and_that_of_another_does_not(lvlm):
+    picture = Image.open(PICTURE)
+    answered = pipeline.answer(lvlm, picture, QUESTION)
+    step = report_answer(answered.answer, QUESTION, lvlm, LaserSettings(), LoadSettings())
+    reports = report(answered, lvlm), report(answered.location, lvlm), step
+    for content in reports:
+        assert content["notes"].count(lvlm.notice) == 1
+        assert summary(content).count(f"note: {lvlm.notice}") == 1
+    assert re.search("demo model.* 96 .*choose another model", lvlm.notice)
+    assert lvlm_of("llava").notice == ""

@@ -368,6 +368,10 @@ BROKEN = {
         _written("laser.json", '{"instruction": 5}'),
         "fix or remove laser.json",
     ),
+    "laser.json with a number for a notice": (
+        _written("laser.json", '{"notice": 5}'),
+        "fix or remove laser.json",
+    ),
     "laser.json with a number for a message": (
         _written("laser.json", '{"closed_vocabulary": {"message": 5, "example": "x"}}'),
         "fix or remove laser.json",

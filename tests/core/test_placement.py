@@ -23,7 +23,7 @@ from tools.testbed.tiny import build
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "what colour is the square ?"
-SCENE_QUESTION = "what number is on the shoe?"
+SCENE_QUESTION = "what number is on the bee?"
 SHORT = LaserSettings(crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=3))
 
 
@@ -122,7 +122,7 @@ def rounded(quantization):
 @pytest.mark.parametrize(("quantization", "cosine", "overlap"), [("8-bit", 0.95, 0.8),
                                                                  ("4-bit", 0.8, 0.3)])  # fmt: skip
 def test_quantized_weights_look_where_the_plain_ones_look(quantization, cosine, overlap):
-    picture, question = read_picture(ROOT / "pictures" / "scene.png"), SCENE_QUESTION
+    picture, question = read_picture(ROOT / "pictures" / "scene_picnic.jpg"), SCENE_QUESTION
     plain, coarse = (
         pipeline.locate(lvlm, picture, question)
         for lvlm in (load_lvlm(DEMO), rounded(quantization))

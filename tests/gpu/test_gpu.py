@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gpu
 
 PICTURES = Path(__file__).parents[2] / "pictures"
 QUESTION = "what colour is the square ?"
-DEMO_QUESTION = "what number is on the hat?"  # on scene_2.png a 4
+DEMO_QUESTION = "what number is on the bee?"  # on scene_picnic.jpg a 6
 CROP = CropSettings(min_side_px=20)
 GREEDY = LaserSettings(crop=CROP, decode=DecodeSettings(max_tokens=8))
 SAMPLED = [
@@ -63,14 +63,14 @@ def test_float32_finds_and_says_what_the_cpu_does(model_type, attention, device)
 
 
 def test_the_demo_model_reads_in_float32_what_it_reads_on_the_cpu(device):
-    picture = read_picture(PICTURES / "scene_2.png")
+    picture = read_picture(PICTURES / "scene_picnic.jpg")
     cpu, gpu = (
         pipeline.answer(
             load_lvlm(DEMO, LoadSettings(device=place, precision="fp32")), picture, DEMO_QUESTION
         )
         for place in ("cpu", "auto")
     )
-    assert gpu.answer.text == cpu.answer.text == "4"
+    assert gpu.answer.text == cpu.answer.text == "6"
     logits = [[token.logit_with for token in result.answer.tokens] for result in (gpu, cpu)]
     assert logits[0] == pytest.approx(logits[1], abs=1e-2)
 
@@ -105,7 +105,7 @@ def test_half_precision_is_finite(model_type, dtype, device):
 def test_quantized_weights_look_where_the_plain_ones_look(quantization, cosine, overlap, device):
     if importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip(f"{quantization} needs bitsandbytes")
-    picture = read_picture(PICTURES / "scene.png")
+    picture = read_picture(PICTURES / "scene_picnic.jpg")
     plain, coarse = (
         pipeline.locate(load_lvlm(settings=load), picture, DEMO_QUESTION)
         for load in (LoadSettings(precision="fp32"), LoadSettings(quantization=quantization))

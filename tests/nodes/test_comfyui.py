@@ -12,7 +12,7 @@ from PIL import Image
 from ..browser.comfy_server import PACK_FOLDER, ROOT, ComfyServer, model_folder, why_not
 from .pack import pack
 
-SCENE, MASKED = "laser_scene.png", "laser_scene_mask.png"
+SCENE, MASKED = "laser_scene_picnic.jpg", "laser_scene_picnic_mask.webp"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def pixels(server: ComfyServer, output: dict, index: int = 0) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int)
 
 
-def scene(name: str = "scene.png") -> np.ndarray:
+def scene(name: str = "scene_picnic.jpg") -> np.ndarray:
     return np.asarray(Image.open(ROOT / "pictures" / name).convert("RGB"), dtype=int)
 
 
@@ -195,7 +195,9 @@ def test_hand_drawn_mask_is_evidence_without_a_model(server, prompt):
     blocked = prompt.add("LaserCounterfactualMask", image=picture, mask=mask, boxes=[crop, 2])
     result, boxes = prompt.show([blocked, 2]), prompt.look([crop, 2])
     outputs = server.run(prompt)
-    drawn = np.asarray(Image.open(ROOT / "pictures" / "scene_mask.png").getchannel("A")) == 0
+    drawn = (
+        np.asarray(Image.open(ROOT / "pictures" / "scene_picnic_mask.webp").getchannel("A")) == 0
+    )
     changed = np.abs(pixels(server, outputs[result]) - scene()).max(axis=-1) > 0
     assert changed[drawn].mean() > 0.95
     assert not changed[~drawn].any()
@@ -204,7 +206,7 @@ def test_hand_drawn_mask_is_evidence_without_a_model(server, prompt):
 
 
 def test_one_node_and_the_wired_nodes_agree(server, prompt):
-    picture, lvlm, question = prompt.picture(), prompt.model(), "what number is on the hat?"
+    picture, lvlm, question = prompt.picture(), prompt.model(), "what number is on the bee?"
     ask = {"lvlm": lvlm, "question": question}
     attention = prompt.add("LaserContrastiveAttention", image=picture, **ask)
     select = prompt.add("LaserVAQLayerSelect", attention=[attention, 0])
@@ -242,8 +244,8 @@ def test_a_prompt_with_only_model_picture_and_question_runs_with_the_defaults(se
 
 
 def test_core_reads_the_answer_out_of_the_json(server, prompt):
-    question = "what number is on the hat?"
-    ask = {"lvlm": prompt.model(), "image": prompt.picture("laser_scene_2.png")}
+    question = "what number is on the cow?"
+    ask = {"lvlm": prompt.model(), "image": prompt.picture("laser_scene_farm.jpg")}
     answer = prompt.add("LaserAnswer", **ask, question=question)
     links = ([answer, 0], [answer, 1])
     looks = [prompt.look(link) for link in links]
@@ -276,13 +278,13 @@ def test_a_view_needs_no_node_behind_it(server, prompt):
     )
     assert server.run(prompt)[answer]["laser_tokens"]
     steps = Prompt(server)
-    ids = asked_step_by_step(steps, "what number is on the shoe?")
+    ids = asked_step_by_step(steps, "what number is on the tree?")
     outputs = server.run(steps)
     assert all(outputs[one][view] for one, view in zip(ids, VIEWS, strict=True))
 
 
 def test_views_of_a_cached_run_are_sent_again_and_the_nodes_are_not_run_again(server, prompt):
-    ids = asked_step_by_step(prompt, "what number is on the hat?")
+    ids = asked_step_by_step(prompt, "what number is on the dog?")
     first, second = (server.entry(server.queue(prompt)) for _ in range(2))
     messages = dict(second["status"]["messages"])
     assert set(ids) <= set(messages["execution_cached"]["nodes"])
@@ -324,7 +326,7 @@ def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
 
 
 def test_pictures_of_different_sizes_as_a_list_give_an_answer_each(server, prompt):
-    large, small = prompt.picture(), prompt.picture("laser_scene_2.png")
+    large, small = prompt.picture(), prompt.picture("laser_scene_farm.jpg")
     small = prompt.add("ImageScaleBy", image=small, upscale_method="area", scale_by=0.5)
     pictures = prompt.add("TestList", first=large, second=[small, 0])
     answer = prompt.add(

@@ -67,10 +67,13 @@ def test_one_node_answers_as_five_do_on_the_demo_model(answer_input):
         pytest.skip("the demo model is not built yet (tools/demo_model)")
     lvlm, image = run("LaserLoadLVLM").lvlm, pictures_batch(2, 300, 448)
     with lvlm.running() as model:
-        question = model.closed_vocabulary.example
+        question, notice = model.closed_vocabulary.example, model.notice
     groups = {"crop": {}, "counterfactual": {}, "answer": {"answer_input": answer_input}}
     single = one_node(lvlm, image, question, **groups)
     wired = hand_wired(lvlm, image, question, **groups)
+    for result in (single, wired):
+        assert all(notice in lines for lines in result.report)
+        assert [view["notice"] for view in result.ui["laser_tokens"]] == 2 * [notice]
     assert single.answer == wired.answer
     assert [tokens(report) for report in single.json] == [tokens(report) for report in wired.json]
     assert all(tokens(report) for report in single.json)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import io
 import itertools
 import random
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tools.demo_model import drawing, examples, questions, scenes, things, world
+from tools.demo_model import drawing, example_scenes, questions, scenes, things, world
 from tools.demo_model.batches import make_batch, slot_lengths
 from tools.demo_model.patch_labels import NO_DIGIT, patch_labels
 
@@ -280,11 +281,27 @@ def test_slots_hold_a_question_the_opening_and_the_answer(batch):
 # ---- shipped files -----------------------------------------------------------------------------
 
 
-def test_shipped_examples_are_the_ones_the_tool_paints():
-    for name in examples.EXAMPLES:
-        kept = Image.open(Path(__file__).parents[2] / "pictures" / name)
-        fresh, kept = (np.asarray(one).astype(int) for one in (examples.paint_example(name), kept))
-        assert fresh.shape == kept.shape and np.abs(fresh - kept).mean() < 1
+@pytest.mark.parametrize("name", example_scenes.EXAMPLES)
+def test_a_shipped_example_is_the_one_the_tool_paints_and_small(name):
+    path = example_scenes.FOLDER / f"scene_{name}.jpg"
+    fresh, kept = Image.open(io.BytesIO(example_scenes.paint_example(name))), Image.open(path)
+    fresh, kept = (np.asarray(one).astype(int) for one in (fresh, kept))
+    assert fresh.shape == kept.shape == (1024, 1024, 3)
+    assert np.abs(fresh - kept).mean() < 1
+    assert path.stat().st_size <= 400_000
+
+
+@pytest.mark.parametrize("name", example_scenes.EXAMPLES)
+def test_nothing_in_an_example_is_ambiguous_or_hidden(name):
+    things = example_scenes.example_scene(name).things
+    numbers = [thing.tag.number for thing in things if thing.tag]
+    assert 6 <= len(things) <= 8 and len({thing.name for thing in things}) == len(things)
+    assert len(numbers) >= 6 and len(set(numbers)) == len(numbers)
+    boxes = [(thing, box) for thing in things for box in thing.boxes]
+    assert all(0 <= edge <= 1 for _, box in boxes for edge in box)
+    for (thing, box), (other, beside) in itertools.combinations(boxes, 2):
+        apart = box[2] < beside[0] or beside[2] < box[0] or box[3] < beside[1] or beside[3] < box[1]
+        assert thing is other or apart, (thing.name, other.name)
 
 
 def test_the_notice_of_the_sprites_is_beside_them():

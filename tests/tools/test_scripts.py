@@ -92,10 +92,10 @@ def test_a_python_that_is_named_and_does_not_run_is_not_replaced(house):
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
-        ([], ["{house}/pictures/scene_2.png", "what number is on the hat?"]),
+        ([], ["{house}/pictures/scene_picnic.jpg", "what number is on the bee?"]),
         (
             ["--json"],
-            ["{house}/pictures/scene_2.png", "what number is on the hat?", "--json"],
+            ["{house}/pictures/scene_picnic.jpg", "what number is on the bee?", "--json"],
         ),
         (["mein Bild.png", "wie groß ?", "--json"], ["mein Bild.png", "wie groß ?", "--json"]),
     ],
@@ -148,7 +148,7 @@ def test_no_path_of_a_powershell_script_is_taken_apart_at_a_blank():
 
 def test_both_demo_scripts_ask_the_same():
     texts = ((ROOT / name).read_text("utf-8") for name in ("run-demo", "run-demo.ps1"))
-    bash, powershell = (re.search(r"(scene_\d\.png)\",? [\"'](.+\?)[\"']", text) for text in texts)
+    bash, powershell = (re.search(r"(scene_\w+\.jpg)\",? [\"'](.+\?)[\"']", text) for text in texts)
     assert bash.groups() == powershell.groups()
 
 

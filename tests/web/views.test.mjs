@@ -418,6 +418,12 @@ test("an answer that was read from the whole picture says so", () => {
   assert.doesNotMatch(openTokens([token("a", 1)]).text(note), /bypassed/);
 });
 
+test("what a model says of itself stands under its answer", () => {
+  const notice = "demo model: <b>knows</b> little";
+  assert.match(openTokens([token("a", 1)], { notice }).text(".laser-head"), /<b>knows<\/b> little/);
+  assert.doesNotMatch(openTokens([token("a", 1)]).text(".laser-head"), /undefined/);
+});
+
 test("the answer without LASER stands beside it, or is said to be the same", () => {
   assert.equal(
     openTokens([token("red", 1)], {}, {}, "blue").text(".laser-plain"),

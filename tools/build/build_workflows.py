@@ -19,11 +19,11 @@ from tools.build.pack_schema import ROOT, schema
 FOLDER = ROOT / "workflows"
 EXAMPLES = ROOT / "pictures"
 # Over the thing asked about, as shares of the picture's sides
-SCRIBBLE = ((0.76, 0.7), (0.82, 0.69), (0.76, 0.72), (0.82, 0.73), (0.77, 0.75), (0.82, 0.75))
+SCRIBBLE = ((0.49, 0.17), (0.55, 0.16), (0.49, 0.19), (0.55, 0.2), (0.5, 0.22), (0.55, 0.22))
 PEN = 0.03
 # The demo model misreads this small number on the whole picture
-QUESTION = "what number is on the hat?"
-PICTURE = "laser_scene_2.png"
+QUESTION = "what number is on the bee?"
+PICTURE, MASKED = "laser_scene_picnic.jpg", "laser_scene_picnic_mask.webp"
 CAPTION_TOKENS = 300  # a detailed caption of a larger model
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, GAP_PX, PREVIEW_PX = 30, 22, 28, 110, 60, 300
 # These show their result, or what they load, on themselves
@@ -405,7 +405,7 @@ def evidence_from_a_hand_drawn_mask() -> None:
         "## Evidence from a hand-drawn mask\n\nYou say where to look: right-click **Load Image** > "
         "*Open in MaskEditor* and paint. Con-ViCrop and Counterfactual Mask need no model for "
         "this. Any mask of the picture's size works, for example from SAM.",
-        picture="laser_scene_mask.png",
+        picture=MASKED,
     )
     picture, mask, lvlm = out(image, "IMAGE"), out(image, "MASK"), out(model, "lvlm")
     flow.column()
@@ -450,8 +450,10 @@ def batch_captions() -> None:
     )
     model = flow.add("LaserLoadLVLM")
     flow.column(300)
-    names = ("laser_scene.png", "laser_scene_2.png", "laser_scene_3.png")
-    images = [flow.add("LoadImage", preview=PREVIEW_PX - 80, image=name) for name in names]
+    images = [
+        flow.add("LoadImage", preview=PREVIEW_PX - 80, image=f"laser_scene_{name}.jpg")
+        for name in ("picnic", "farm", "beach")
+    ]
     flow.group("Pictures", *images)
     flow.column(260)
     slots = {f"images.image{index}": out(image, "IMAGE") for index, image in enumerate(images)}
@@ -489,8 +491,8 @@ def main() -> None:
 
 
 def draw_mask() -> None:
-    """Writes pictures/scene_mask.png: the scene with a scribble, as the mask editor saves it."""
-    picture = Image.open(EXAMPLES / "scene_2.png").convert("RGB")
+    """Writes the picture with a scribble, transparent as the mask editor makes it."""
+    picture = Image.open(EXAMPLES / PICTURE.removeprefix("laser_")).convert("RGB")
     alpha = Image.new("L", picture.size, 255)
     pen = ImageDraw.Draw(alpha)
     width = round(PEN * picture.width)
@@ -499,7 +501,7 @@ def draw_mask() -> None:
     for x, y in points:  # a round pen
         pen.ellipse((x - width // 2, y - width // 2, x + width // 2, y + width // 2), fill=0)
     picture.putalpha(alpha)
-    picture.save(EXAMPLES / "scene_mask.png", optimize=True)
+    picture.save(EXAMPLES / MASKED.removeprefix("laser_"), quality=90, exact=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from laser_core.results import Evidence, LayerChoice
 from laser_core.settings import DecodeSettings, LaserSettings
 
 FOLDER = Path(__file__).resolve().parents[2] / "pictures"
-PICTURE, QUESTION, RIGHT = "scene_2.png", "what number is on the hat?", "4"
+PICTURE, QUESTION, RIGHT = "scene_picnic.jpg", "what number is on the bee?", "6"
 EVERY_STEP = LaserSettings(decode=DecodeSettings(alpha=1.0, adaptive=0.0))
 
 DPI = 100
@@ -60,7 +60,7 @@ def strip(result: LaserAnswer) -> Image.Image:
     """Three panels: the plain answer, where LASER looked, its answer from the close-up."""
     side, gap, top = 440, 36, 112
     sheet = Sheet(3 * side + 4 * gap, top + side + 84)
-    sheet.write(sheet.width / 2, 14, f"“{QUESTION}”", size_px=31, style="italic")
+    sheet.write(sheet.width / 2, 14, f"“{result.location.question}”", size_px=31, style="italic")
     location, window = result.location, result.location.placement.windows[0]
     panels = [
         ("The model alone", location.picture, f"“{result.plain.text}”  ✗", WRONG_COLOUR),

@@ -28,7 +28,7 @@ from tools.build.readme_pictures import (
 
 ICON_PX = 400  # the registry's limit
 BANNER_PX = (1680, 720)  # 21:9
-CLOSE = 0.22  # the icon's side, as a share of the picture's shorter one
+CLOSE = 0.27  # the icon's side, as a share of the picture's shorter one
 
 
 def main() -> None:

@@ -166,7 +166,7 @@ def _number(name: str, rng: random.Random) -> int:
 def _with_tag(thing: Thing, number: int, rng: random.Random) -> Thing:
     """The tag hangs low or high on the thing, a little over its edge, inside the picture."""
     side = rng.uniform(*_TAG_SIDES[thing.size])
-    width, height = (0.98 if number > 9 else 0.66) * side, 0.68 * side
+    width, height = tag_extent(number, side)
     x1, y1, x2, y2 = thing.box
     x = x1 + rng.choice((0.2, 0.5, 0.5, 0.8)) * (x2 - x1)
     y = y1 + rng.choice((0.85, 0.85, 0.85, 0.2)) * (y2 - y1)
@@ -174,6 +174,11 @@ def _with_tag(thing: Thing, number: int, rng: random.Random) -> Thing:
     y = min(max(y, height / 2 + 0.004), 1 - height / 2 - 0.004)
     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     return replace(thing, tag=Tag(number, rng.randrange(TAG_STYLES), x, y, side, box))
+
+
+def tag_extent(number: int, side: float) -> tuple[float, float]:
+    """Width and height of what is opaque of a tag's texture of this side."""
+    return (0.98 if number > 9 else 0.66) * side, 0.68 * side
 
 
 def sample_background(rng: random.Random) -> tuple[float, ...]:

@@ -16,11 +16,13 @@ export function answerSection(host, signal) {
   const copy = button({ text: t("copy") }, signal, copySaid);
   const without = el("p", { class: "laser-plain" });
   const note = el("p", { class: "laser-caption", "aria-live": "polite" });
+  const notice = el("p", { class: "laser-caption" });
   const element = el(
     "section",
     { class: "laser-section laser-head" },
     el("div", { class: "laser-row" }, said, copy),
     el("div", { class: "laser-row laser-below" }, without, note),
+    notice,
   );
   let text = "";
 
@@ -56,6 +58,7 @@ export function answerSection(host, signal) {
       said.classList.remove("thought");
       write(words, false);
       drawPlain(picture);
+      notice.textContent = picture.tokens.notice ?? "";
       const took = Number.isFinite(seconds) && t("took", { count, seconds: seconds.toFixed(1) });
       note.textContent = joined(
         " ",
