@@ -387,7 +387,7 @@ class AnswerSettings(Settings):
     instruction: str = setting(
         "",
         "How to answer, such as 'Answer in one sentence.', added to the question when the model "
-        "answers. Empty: none; the demo models then use their own.",
+        "answers. Empty: none; the demo model then uses its own.",
         multiline=True,
     )
 

@@ -182,7 +182,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 plain.append("" if result.plain is None else result.plain.text)
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
                 lines.append(_lines(result, model.notice))
-                tokens.append(token_view(result.answer, model.notice))
+                view = token_view(result.answer, model.notice)
+                tokens.append({**view, "looks": _looks(result)})
                 placements.append(location.placement)
                 heat.copy_(heat_map(location.evidence))
                 if draws:
@@ -203,7 +204,12 @@ def _lines(result: LaserAnswer, notice: str) -> list[str]:
     lines = [describe_answer(result.answer)]
     if result.plain is not None:
         lines.append(plain_line(result.plain.text))
-    if result.looks[0].certainty is not None:
-        lines.append(describe_looks(result.looks, result.believed))
+    lines += filter(None, [_looks(result)])
     lines.append(describe_evidence(result.location.evidence))
     return [*lines, *([notice] if notice else [])]
+
+
+def _looks(result: LaserAnswer) -> str:
+    """How sure the model was of what it read, "" where nothing was compared."""
+    compared = result.looks[0].certainty is not None
+    return describe_looks(result.looks, result.believed) if compared else ""

@@ -23,7 +23,7 @@ QUANTIZED_SHARE = {"8-bit": 0.6, "4-bit": 0.4}
 
 
 def choices() -> dict[str, dict[str, Any]]:
-    """What Load LVLM offers, the demo models first: what a workflow stores -> what the page shows.
+    """What Load LVLM offers, the demo model first: what a workflow stores -> what the page shows.
 
     bundled: True for the demos, of which nothing else is shown. here: whether the model is on this
     computer. lacks: a file that it needs, or None. memory: of the device, None where it is not

@@ -29,8 +29,9 @@ WHOLE = 1e32  # bytes: what ComfyUI passes for "as much as there is"
 # Shares of the bar that a stage of the core ends at; stages not named go from 0 to the end.
 STAGES = {
     "reading the picture": (0.0, 0.3),
-    "answering plainly": (0.3, 0.4),
-    "reading the evidence": (0.4, 0.6),
+    "looking closer": (0.3, 0.4),
+    "answering plainly": (0.4, 0.5),
+    "reading the evidence": (0.5, 0.6),
     "answering": (0.6, 1.0),
 }
 

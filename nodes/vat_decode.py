@@ -28,6 +28,11 @@ from .widgets import (
 
 UNCUT = "read from the whole picture: nothing was found, or Con-ViCrop is bypassed"
 
+SURE = (
+    "Skip the comparison with the counterfactual when the first token is at least this probable. "
+    "0: always compare."
+)
+
 
 class VATDecode:
     DESCRIPTION = (
@@ -75,7 +80,7 @@ class VATDecode:
                 **widgets(DecodeSettings, "top_p", "top_k"),
                 **widgets(PromptSettings, "system", "framing"),
                 **widgets(AnswerSettings, "crop_budget"),
-                **widgets(DecodeSettings, "adaptive"),
+                **widgets(DecodeSettings, "adaptive", adaptive={"help": SURE}),
                 "counterfactual": (
                     "IMAGE",
                     {"tooltip": "The positive picture without its evidence, from Counterfactual "

@@ -181,6 +181,7 @@ def _layer(location: Location | None) -> dict[str, Any] | None:
         "weights": choice.weights,
         "vaq": choice.vaq,
         "heads": choice.heads,
+        "picked": choice.picked,
     }
 
 

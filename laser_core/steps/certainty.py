@@ -6,7 +6,7 @@ where windows lie nor how an answer goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,7 +29,7 @@ def read_certainty(lvlm: Lvlm, stream: Stream, progress: Progress | None = None)
 
     def check() -> None:
         if progress:
-            progress("reading the picture", 1, 1)
+            progress("reading the picture", 0, 1)
 
     return read_stream(lvlm, stream, certainty=True, check=check)
 
@@ -82,34 +82,34 @@ def choose_reading(
     lvlm: Lvlm,
     plain: Stream,
     found: Location,
-    closer: Sequence[Location],
+    closer: Iterator[Location],
     make: Callable[[Location], Stream],
     progress: Progress | None = None,
 ) -> Choice:
     """The reading that makes the model surest of its first token, the plain one included.
 
-    closer: the looks, read one by one until a reading is as sure as `adaptive` asks; none where
-    nothing was found. make: the stream of one. Of equally sure ones the earlier is taken. With
-    `adaptive` 0, evidence from a mask or a window by hand the first look is believed unread.
+    closer: the looks, placed and read one by one until a reading is as sure as `adaptive` asks;
+    none where nothing was found. make: the stream of one. Of equally sure ones the earlier is
+    taken. With `adaptive` 0, evidence from a mask or a window by hand the first look is believed
+    unread. A plain prompt that leaves no room for the answer is not believed.
     """
-    enough = found.settings.decode.adaptive
-    if not closer:
+    decoding, first = found.settings.decode, next(closer, None)
+    if first is None:
         return Choice(plain, (Look(()),), 0, plain, None)
-    if enough == 0 or found.maps is None or found.by_hand:
-        first = closer[0]
+    if decoding.adaptive == 0 or found.maps is None or found.by_hand:
         return Choice(plain, (Look(first.windows),), 0, make(first), first)
-    known = plain_certainty(lvlm, plain, found, progress)
+    fits = plain.prompt.length + decoding.max_tokens <= lvlm.context_length
+    known = plain_certainty(lvlm, plain, found, progress) if fits else replace(plain, certainty=0.0)
     surest = sure_of(known)
+    place: Location | None = first
     choice = Choice(known, (Look((), surest),), 0, known, None)
-    for count, place in enumerate(closer, 1):
-        if surest >= enough:
-            break
-        stage = as_one_stage(progress, f"looking closer ({count})")
-        read = _with_certainty(lvlm, make(place), found, stage)
+    while surest < decoding.adaptive and place is not None:
+        read = _with_certainty(lvlm, make(place), found, as_one_stage(progress, "looking closer"))
         choice = replace(choice, looks=(*choice.looks, Look(place.windows, sure_of(read))))
         if sure_of(read) > surest:
-            surest = sure_of(read)
-            choice = replace(choice, believed=count, reading=read, place=place)
+            surest, believed = sure_of(read), len(choice.looks) - 1
+            choice = replace(choice, believed=believed, reading=read, place=place)
+        place = next(closer, None)
     return choice
 
 

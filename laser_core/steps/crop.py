@@ -7,7 +7,7 @@ through patches. What the grid holds beyond the picture (padding) does not count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -69,23 +69,25 @@ def given(evidence: Evidence, window: Window) -> Placement:
     return Placement((window,), (0.0 if evidence.degenerate else evidence.share_in(window),))
 
 
-def closer_looks(found: Location) -> list[Location]:
+def closer_looks(found: Location) -> Iterator[Location]:
     """What to read while the model is unsure, one after the other (step 9, our addition).
 
     A look's windows have LOOK_SHRINKS of the sides of those before, all placed on the same map.
     There are fewer than `looks` where the least side stops that, one where the window was set by
     hand, none where nothing was found.
     """
-    if found.nothing_found or found.by_hand:
-        return [found] if found.by_hand else []
-    looks, crop = [found], found.settings.crop
-    while len(looks) < found.settings.answer.looks:
+    if found.nothing_found:
+        return
+    yield found
+    if found.by_hand:
+        return
+    placement, crop = found.placement, found.settings.crop
+    for _ in range(1, found.settings.answer.looks):
         crop = replace(crop, scale=max(LOOK_SHRINKS * crop.scale, LEAST_SCALE))
-        placement = place_windows(found.evidence, crop)
-        if placement == looks[-1].placement:
-            break
-        looks.append(replace(found, placement=placement))
-    return looks
+        before, placement = placement, place_windows(found.evidence, crop)
+        if placement == before:
+            return
+        yield replace(found, placement=placement)
 
 
 class _Density:

@@ -397,7 +397,7 @@ test("what the model writes is text, whatever it looks like", () => {
 test("without a counterfactual nothing is tinted and the view says why", () => {
   const { all, text } = openTokens([token("a", null, { without: null })]);
   assert.ok(all(".laser-tokens .laser-token")[0].classList.contains("none"));
-  assert.match(text(".laser-legend"), /connect a counterfactual/);
+  assert.match(text(".laser-legend"), /there is no counterfactual/);
   assert.equal(all(".laser-detail thead th").length, 2);
 });
 
@@ -561,6 +561,13 @@ test("a run shows its window, then the growing answer, then the result", () => {
   });
   assert.equal(page.all(".laser-tokens .laser-token").length, 1);
   assert.equal(page.find(".growing"), null);
+});
+
+test("an answer says how sure the model was of each look", () => {
+  const page = open("LaserAnswer", null);
+  const tokens = { ...answer([token("6", 1)]), looks: "sure of its first word: whole picture 17%" };
+  page.view.show({ pictures: [{ windows: windows(), tokens, plain: "" }], of: 1 });
+  assert.match(page.text(".laser-head"), /whole picture 17%/);
 });
 
 test("thoughts are told apart from the answer, while they grow and afterwards", () => {

@@ -58,7 +58,7 @@ MUTATIONS = (
              "if sure_of(read) > surest:", "if sure_of(read) > 0:",
              "tests/core/test_looks.py"),
     Mutation("it looks on when it is sure", "laser_core/steps/certainty.py",
-             "if surest >= enough:", "if surest > 1:",
+             "while surest < decoding.adaptive and", "while surest < 2 and",
              "tests/core/test_looks.py"),
     Mutation("a second look of the same size", "laser_core/steps/crop.py",
              "LOOK_SHRINKS = 0.7", "LOOK_SHRINKS = 0.9",

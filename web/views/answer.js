@@ -34,7 +34,7 @@ export function answerSection(host, signal) {
 
   function write(words, running) {
     text = words;
-    said.textContent = words || t("emptyAnswer");
+    said.textContent = words || (running ? "" : t("emptyAnswer"));
     said.classList.toggle("short", words.length <= SHORT);
     copy.hidden = running || !words;
     without.hidden = running;
@@ -54,7 +54,7 @@ export function answerSection(host, signal) {
   return {
     element,
     show(picture) {
-      const { text: words, count, seconds, stop_reason, uncut } = picture.tokens;
+      const { text: words, count, seconds, stop_reason, uncut, looks } = picture.tokens;
       said.classList.remove("thought");
       write(words, false);
       drawPlain(picture);
@@ -65,6 +65,7 @@ export function answerSection(host, signal) {
         took,
         stop_reason in STOPS && t(STOPS[stop_reason]),
         uncut && t("uncut"),
+        looks && `(${looks})`,
       );
     },
     /** The answer while it grows, or the thoughts before it. */

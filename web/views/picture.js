@@ -52,12 +52,11 @@ export function pictureStage(host, signal) {
     "aria-label": t("compare"),
     title: t("compare"),
   });
-  const taken = (act) => async (event) => {
+  const taken = (label, act) => async (event) => {
     const { currentTarget } = event;
-    const before = currentTarget.textContent;
     const blob = await drawn().catch(() => null);
     currentTarget.textContent = blob && (await act(blob)) ? "✓" : "✗";
-    setTimeout(() => (currentTarget.textContent = before), SAID_MS);
+    setTimeout(() => (currentTarget.textContent = t(label)), SAID_MS);
   };
   const tools = el(
     "div",
@@ -66,12 +65,12 @@ export function pictureStage(host, signal) {
     button(
       { text: t("copy"), "aria-label": t("copyPicture"), title: t("copyPicture") },
       signal,
-      taken(host.copyPicture),
+      taken("copy", host.copyPicture),
     ),
     button(
       { text: t("save"), "aria-label": t("savePicture"), title: t("savePicture") },
       signal,
-      taken(host.savePicture),
+      taken("save", host.savePicture),
     ),
   );
   let data = null;
