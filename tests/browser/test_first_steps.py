@@ -59,8 +59,8 @@ def ask(page, node, values=QUESTION):
 def test_three_nodes_answer(three_nodes, shots):
     page, renderer, node = three_nodes
     assert ask(page, node) is None
-    assert node.text(".laser-said") == "4"
-    assert node.text(".laser-plain") == "without LASER:8"
+    assert node.text(".laser-said") == "6"
+    assert node.text(".laser-plain") == "without LASER:9"
     assert "</s>" not in node.view.inner_text()
     node.look(0.9)
     page.screenshot(path=shots / f"three-nodes-{renderer}.png")
@@ -92,10 +92,10 @@ def test_the_answer_is_selected_by_mouse_and_copied_by_a_button(three_nodes):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     said = node.find(".laser-said")
     said.click(click_count=3)
-    assert page.evaluate("() => getSelection().toString().trim()") == "4"
+    assert page.evaluate("() => getSelection().toString().trim()") == "6"
     node.find(".laser-head .laser-button").click()
     page.wait_for_timeout(200)
-    assert page.evaluate("() => navigator.clipboard.readText()") == "4"
+    assert page.evaluate("() => navigator.clipboard.readText()") == "6"
 
 
 def test_the_picture_takes_what_the_answer_leaves(three_nodes):

@@ -32,7 +32,7 @@ SHOWN_PX = {
     "LaserVAQLayerSelect": 420,
     "LaserConViCrop": 340,
     "LaserVATDecode": 300,
-    "LaserAnswer": 560,
+    "LaserAnswer": 670,
 }
 
 

@@ -26,7 +26,7 @@ export const VIEWS = {
       ["windows", windowSection],
       ["tokens", tokenSection],
     ],
-    height: 540,
+    height: 650,
   },
 };
 
