@@ -183,7 +183,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
                 lines.append(_lines(result, model.notice))
                 view = token_view(result.answer, model.notice)
-                tokens.append({**view, "looks": _looks(result)})
+                looks = describe_looks(result.looks, result.believed)
+                tokens.append({**view, "looks": looks})
                 placements.append(location.placement)
                 heat.copy_(heat_map(location.evidence))
                 if draws:
@@ -204,12 +205,5 @@ def _lines(result: LaserAnswer, notice: str) -> list[str]:
     lines = [describe_answer(result.answer)]
     if result.plain is not None:
         lines.append(plain_line(result.plain.text))
-    lines += filter(None, [_looks(result)])
-    lines.append(describe_evidence(result.location.evidence))
-    return [*lines, *([notice] if notice else [])]
-
-
-def _looks(result: LaserAnswer) -> str:
-    """How sure the model was of what it read, "" where nothing was compared."""
-    compared = result.looks[0].certainty is not None
-    return describe_looks(result.looks, result.believed) if compared else ""
+    looks = describe_looks(result.looks, result.believed)
+    return [*lines, *filter(None, [looks, describe_evidence(result.location.evidence), notice])]

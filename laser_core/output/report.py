@@ -241,9 +241,7 @@ def _notes_on_location(location: Location, answered: bool) -> list[str]:
 
 
 def _notes_on_answer(result: LaserAnswer) -> list[str]:
-    notes = []
-    if result.looks[0].certainty is not None:
-        notes.append(describe_looks(result.looks, result.believed))
+    notes = list(filter(None, [describe_looks(result.looks, result.believed)]))
     if result.skipped:
         notes.append("the model was sure of its first word: it was not compared (adaptive)")
     blocked = result.counterfactual

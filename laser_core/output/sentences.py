@@ -41,7 +41,12 @@ def describe_evidence(evidence: Evidence) -> str:
 
 
 def describe_looks(looks: Sequence[Look], believed: int) -> str:
-    """How sure the model was after each reading, and which one the answer is read from."""
+    """How sure the model was after each reading, and which one the answer is read from.
+
+    "" where nothing was compared.
+    """
+    if looks[0].certainty is None:
+        return ""
     read = [f"{_look_name(look)} {look.certainty:.0%}" for look in looks]
     if len(looks) == 1:
         return f"sure of its first word without looking closer: {read[0]}"

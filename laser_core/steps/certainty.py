@@ -109,7 +109,7 @@ def choose_reading(
         if sure_of(read) > surest:
             surest, believed = sure_of(read), len(choice.looks) - 1
             choice = replace(choice, believed=believed, reading=read, place=place)
-        place = next(closer, None)
+        place = next(closer, None) if surest < decoding.adaptive else None
     return choice
 
 
