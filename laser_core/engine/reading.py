@@ -43,6 +43,29 @@ def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
     return lvlm.prefix
 
 
+def read_with_prefix(
+    lvlm: Lvlm,
+    prompt: Prompt,
+    cache: DynamicCache,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """One forward of tokens that begin with the prompt's prefix, which the model then keeps.
+
+    As `forward`, with an empty cache; mask: (1, 1, N, N).
+    """
+    lvlm.release()
+    inputs: DecoderInputs = []
+    with _recorded(lvlm, inputs):
+        hidden = forward(lvlm, cache, input_ids, position_ids, prompt.pictures[0].tensors, mask)
+    end = prompt.prefix_length
+    layers = [(keys[:, :, :end], values[:, :, :end]) for keys, values in layers_of(cache)]
+    calls = [{**_stretch(call, 0, end), "attention_mask": None} for call in inputs]
+    lvlm.prefix = Prefix(prompt.prefix_key, layers, calls)
+    return hidden
+
+
 @dataclass
 class ReadStream:
     """A stream's prompt as the decoder holds it, without the last token, which starts the answer.
