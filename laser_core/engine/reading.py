@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,8 @@ from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
 from .caches import cache_of, layers_of
+from .few_calls import equal_windows_together
+from .vision_windows import equal_windows_at_once
 
 STRETCH = 512  # most tokens with which the decoder continues a cache in one go
 
@@ -36,7 +38,7 @@ Check = Callable[[], None]
 def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
     """The prompt's prefix, computed or remembered; the model keeps the last one."""
     if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
-        lvlm.release()  # before the new one is computed, so that there are never two
+        lvlm.prefix = None  # before the new one is computed, so that there are never two
         cache = DynamicCache()
         inputs, _ = extend(lvlm, prompt, cache, prompt.prefix_length)
         lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
@@ -55,7 +57,7 @@ def read_with_prefix(
 
     As `forward`, with an empty cache; mask: (1, 1, N, N).
     """
-    lvlm.release()
+    lvlm.prefix = None
     inputs: DecoderInputs = []
     with _recorded(lvlm, inputs):
         hidden = forward(lvlm, cache, input_ids, position_ids, prompt.pictures[0].tensors, mask)
@@ -210,14 +212,16 @@ def forward(
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
     if lvlm.takes_token_types:
         kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
-    return lvlm.body(
-        input_ids=input_ids.to(device),
-        position_ids=position_ids.to(device),
-        attention_mask=mask,
-        **{lvlm.cache_name: cache},
-        use_cache=True,
-        **kwargs,
-    ).last_hidden_state
+    together = picture and equal_windows_together(lvlm)
+    with equal_windows_at_once(lvlm) if together else nullcontext():
+        return lvlm.body(
+            input_ids=input_ids.to(device),
+            position_ids=position_ids.to(device),
+            attention_mask=mask,
+            **{lvlm.cache_name: cache},
+            use_cache=True,
+            **kwargs,
+        ).last_hidden_state
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,6 @@ class _Groups:
     """Patches by the size of their window, worked out once for all layers with the same edges."""
 
     def __init__(self) -> None:
-        self._edges: torch.Tensor | None = None
         self._known: dict[int, tuple] = {}
 
     def of(self, edges: torch.Tensor) -> tuple[list[tuple[int, torch.Tensor]], torch.Tensor]:
@@ -62,7 +62,7 @@ class _Groups:
         if known is None:
             at = edges.tolist()
             starts: dict[int, list[int]] = {}
-            for start, stop in zip(at, at[1:], strict=False):
+            for start, stop in pairwise(at):
                 if stop > start:
                     starts.setdefault(stop - start, []).append(start)
             groups = [
