@@ -29,6 +29,11 @@ def one_forward_for_branches(lvlm: Lvlm, tokens: int) -> bool:
     return waits_for_calls(lvlm) and tokens <= MASKED_TOKENS
 
 
+def tokens_at_once(lvlm: Lvlm, least: int) -> int:
+    """Most tokens that continue a cache in one forward, whose mask is as wide as the cache."""
+    return max(least, MASKED_TOKENS) if waits_for_calls(lvlm) else least
+
+
 def steps_in_place(lvlm: Lvlm, cache_bytes: int) -> bool:
     """Whether an answer's caches have a fixed size, so that its steps can be one CUDA graph.
 

@@ -20,6 +20,9 @@ from .caches import cache_of_layers
 BUCKET = 256
 """Tokens: a cache has room for the next multiple, so that answers of like length share a graph."""
 
+GROWS_BY = 1024
+"""Tokens that a cache grows by when it is full: its graph is made anew then."""
+
 PAYS_FROM = 5
 """Steps of an answer before a graph is made: making it takes as long as four plain steps saved."""
 
@@ -100,6 +103,8 @@ class FixedStep:
 
     def __call__(self, token: torch.Tensor) -> torch.Tensor:
         """(S, V) float32 logits after this token, (1, 1), in every stream."""
+        if self.length == self.room:
+            self._grow()
         self._tokens.copy_(token)
         self._steps += 1
         if self._steps == PAYS_FROM and not self.has_graph and not self.refused:
@@ -107,6 +112,15 @@ class FixedStep:
         logits = self._replay() if self._replay else self._run()
         self.length += 1
         return logits.to(torch.float32, copy=True)  # the next step writes over them
+
+    def _grow(self) -> None:
+        """Room for more tokens, at other addresses: without the graph of the old ones."""
+        self._replay, self._steps, self.room = None, 0, self.room + GROWS_BY
+        self._seen = torch.nn.functional.pad(self._seen, (0, GROWS_BY))
+        self._indices = torch.arange(self.room, device=self.place.device)
+        for layer in self._layers:
+            assert layer is not None  # all were filled before the first step
+            layer.grow(GROWS_BY)
 
     def _run(self) -> torch.Tensor:
         """(S, V): the step itself. Asks the device for nothing that depends on a value."""
@@ -162,6 +176,10 @@ class _FixedLayer(DynamicLayer):
         for tensor, new in zip(self.room, (key_states, value_states), strict=True):
             tensor.index_copy_(2, self._step.place, new)
         return self.room
+
+    def grow(self, tokens: int) -> None:
+        keys, values = (torch.nn.functional.pad(tensor, (0, 0, 0, tokens)) for tensor in self.room)
+        self.keys, self.values = self.room = keys, values
 
     def get_seq_length(self, *args: Any) -> int:
         return self._step.length

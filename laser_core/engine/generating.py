@@ -54,7 +54,7 @@ def generate(
     lengths = tuple(stream.prompt.length for stream in streams)
     thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
     try:
-        rows = Rows.of(lvlm, streams, _most_tokens(thoughts, settings))
+        rows = Rows.of(lvlm, streams, settings.max_tokens)
     except BaseException:
         lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise

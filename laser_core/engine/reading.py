@@ -25,11 +25,10 @@ from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
 from .caches import cache_of, layers_of
-from .few_calls import equal_windows_together
+from .few_calls import equal_windows_together, tokens_at_once
 from .vision_windows import equal_windows_at_once
 
-STRETCH = 512  # most tokens with which the decoder continues a cache in one go
-
+STRETCH = 512  # most tokens with which the decoder continues a cache in one go, at the least
 
 Check = Callable[[], None]
 """Called before a forward; it may raise to interrupt."""
@@ -272,9 +271,10 @@ def _in_stretches(
     # for each stretch, which takes longer than the mask is worth.
     if not cache.get_seq_length() or lvlm.offloaded:
         return run(**call, **held)
+    most = tokens_at_once(lvlm, STRETCH)
     outputs = [
-        run(**_stretch(call, first, min(first + STRETCH, length)), **held)
-        for first in range(0, length, STRETCH)
+        run(**_stretch(call, first, min(first + most, length)), **held)
+        for first in range(0, length, most)
     ]
     hidden = [output.last_hidden_state for output in outputs]
     outputs[-1].last_hidden_state = torch.cat(hidden, dim=1)

@@ -50,7 +50,7 @@ class Rows:
         """Merge what was read of each stream, layer by layer, so that no token is held twice.
 
         Empties `read`. The shared prefix then lies in this cache: call `give_back` afterwards.
-        answer: the most tokens that may follow the prompts.
+        answer: the tokens that are expected to follow the prompts.
         """
         device = lvlm.device
         prompts = [one.prompt for one in read]

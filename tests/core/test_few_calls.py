@@ -128,6 +128,17 @@ def test_a_graph_is_kept_for_the_next_answer_of_its_size_and_freed_with_the_pref
     assert lvlm.step is None
 
 
+def test_a_cache_that_is_full_grows_and_gets_another_graph(as_on_a_gpu, monkeypatch):
+    monkeypatch.setattr(fixed_step, "in_buckets", lambda tokens: tokens - 10)
+    lvlm = lvlm_of("qwen2_5_vl", fresh=True)
+    both = streams(lvlm, "crop")
+    ours = tokens(lvlm, *both, max_tokens=16)
+    assert len(as_on_a_gpu) == 2
+    monkeypatch.undo()
+    lvlm.release()
+    assert ours == tokens(lvlm, *both, max_tokens=16)
+
+
 def test_no_graph_is_made_for_a_short_answer(as_on_a_gpu):
     lvlm = lvlm_of("llava", fresh=True)
     tokens(lvlm, *streams(lvlm, "crop"), max_tokens=fixed_step.PAYS_FROM - 1)

@@ -70,8 +70,11 @@ def generated(lvlm: Lvlm, prompts: list[Prompt], tokens: int) -> list[list[int]]
 
 @torch.inference_mode()
 def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
-    """This project's pipeline, with nothing cached from before."""
-    lvlm.release()
+    """This project's pipeline, with nothing of the picture cached from before.
+
+    The graph of a step, where there is one, is kept between answers, as it is for a user.
+    """
+    lvlm.prefix = None
     result = pipeline.answer(lvlm, picture, question, settings)
     choice = result.location.evidence.choice
     layer = choice.layer if choice else None
