@@ -7,7 +7,9 @@ knows neither prompts nor how a token is chosen.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,19 +36,20 @@ class FixedStep:
 
     streams: rows of the batch. room: tokens that prompt and answer take at most. The cache holds
     multiples of BUCKET and is filled layer by layer with `buffers`, then `begin` is called.
-    place: (1,) index of the next token, on the device; length: the same, known without waiting.
+    length: tokens in the cache.
     """
 
     def __init__(self, lvlm: Lvlm, streams: int, room: int) -> None:
-        self._lvlm, self.streams, self.room = lvlm, streams, in_buckets(room)
-        self.length = 0  # tokens in the cache
+        # Neither holds the other: what is let go is freed at once
+        self._lvlm = weakref.proxy(lvlm)
+        self.streams, self.room = streams, in_buckets(room)
         self.cache = DynamicCache()
         self._layers: list[_FixedLayer | None] = [None] * len(lvlm.attention_modules)
         self._replay: Replay | None = None
         self._weights = _addresses(lvlm)
         self.refused = ""  # why no graph could be made
         device = lvlm.device
-        self.place = torch.zeros(1, dtype=torch.long, device=device)
+        self._place = _Place(torch.zeros(1, dtype=torch.long, device=device))
         self._tokens = torch.zeros(streams, 1, dtype=torch.long, device=device)
         mrope = hasattr(lvlm.body, "get_rope_index")
         self._positions = torch.zeros(
@@ -60,6 +63,10 @@ class FixedStep:
         """Whether its graph can answer this: the sizes are its own, the weights where they were."""
         same = (self.streams, self.room) == (streams, in_buckets(room))
         return same and self.has_graph and self._weights == _addresses(self._lvlm)
+
+    @property
+    def length(self) -> int:
+        return self._place.length
 
     @property
     def has_graph(self) -> bool:
@@ -80,7 +87,7 @@ class FixedStep:
         layer = self._layers[index]
         if layer is None:
             room = self._zeros(keys), self._zeros(values)
-            layer = self._layers[index] = _FixedLayer(self, room)
+            layer = self._layers[index] = _FixedLayer(self._place, room)
         else:
             for tensor in layer.room:
                 tensor.zero_()
@@ -95,8 +102,8 @@ class FixedStep:
         positions: (S, 1) or (3, S, 1) of the next token.
         """
         self.cache = cache_of_layers([layer for layer in self._layers if layer])
-        self.length, self._steps = length, 0
-        self.place.fill_(length)
+        self._place.length, self._steps = length, 0
+        self._place.index.fill_(length)
         self._positions.copy_(positions)
         seen = (self._indices >= pads[:, None]) & (self._indices < length)
         self._seen.copy_(seen[:, None, None])
@@ -110,14 +117,14 @@ class FixedStep:
         if self._steps == PAYS_FROM and not self.has_graph and not self.refused:
             self._make_graph()
         logits = self._replay() if self._replay else self._run()
-        self.length += 1
+        self._place.length += 1
         return logits.to(torch.float32, copy=True)  # the next step writes over them
 
     def _grow(self) -> None:
         """Room for more tokens, at other addresses: without the graph of the old ones."""
         self._replay, self._steps, self.room = None, 0, self.room + GROWS_BY
         self._seen = torch.nn.functional.pad(self._seen, (0, GROWS_BY))
-        self._indices = torch.arange(self.room, device=self.place.device)
+        self._indices = torch.arange(self.room, device=self._place.index.device)
         for layer in self._layers:
             assert layer is not None  # all were filled before the first step
             layer.grow(GROWS_BY)
@@ -125,7 +132,7 @@ class FixedStep:
     def _run(self) -> torch.Tensor:
         """(S, V): the step itself. Asks the device for nothing that depends on a value."""
         lvlm = self._lvlm
-        self._seen.index_fill_(3, self.place, True)
+        self._seen.index_fill_(3, self._place.index, True)
         hidden = lvlm.model.get_decoder()(
             inputs_embeds=lvlm.model.get_input_embeddings()(self._tokens),
             attention_mask=self._masks(),
@@ -134,7 +141,7 @@ class FixedStep:
             use_cache=True,
         ).last_hidden_state
         logits = lvlm.model.get_output_embeddings()(hidden[:, -1])
-        self.place.add_(1)
+        self._place.index.add_(1)
         self._positions.add_(1)
         return logits
 
@@ -143,7 +150,7 @@ class FixedStep:
         text: Any = self._lvlm.model.config.get_text_config()
         if not self._lvlm.has_sliding_window:
             return self._seen
-        near = self._seen & (self._indices > self.place - text.sliding_window)
+        near = self._seen & (self._indices > self._place.index - text.sliding_window)
         if getattr(text, "layer_types", None) is None:
             return near
         return {"full_attention": self._seen, "sliding_attention": near}
@@ -155,26 +162,34 @@ class FixedStep:
         except RuntimeError as error:  # a kernel that waits, or allocates where it may not
             self.refused = str(error).partition("\n")[0]
         # The rehearsal has moved these on; what it wrote is written over
-        self.place.fill_(self.length)
+        self._place.index.fill_(self.length)
         self._positions.copy_(before)
 
 
+@dataclass
+class _Place:
+    """Where the next token goes: (1,) on the device, and the same known without waiting for it."""
+
+    index: torch.Tensor
+    length: int = 0
+
+
 class _FixedLayer(DynamicLayer):
-    """Keys and values (S, H_kv, room, D) of which the first `step.length` count."""
+    """Keys and values (S, H_kv, room, D) of which those before the place count."""
 
     is_croppable = False  # else `generate` may run a step ahead and crop the cache afterwards
 
-    def __init__(self, step: FixedStep, room: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def __init__(self, place: _Place, room: tuple[torch.Tensor, torch.Tensor]) -> None:
         super().__init__()
         self.keys, self.values = self.room = room
         self.dtype, self.device, self.is_initialized = room[0].dtype, room[0].device, True
-        self._step = step
+        self._place = place
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         for tensor, new in zip(self.room, (key_states, value_states), strict=True):
-            tensor.index_copy_(2, self._step.place, new)
+            tensor.index_copy_(2, self._place.index, new)
         return self.room
 
     def grow(self, tokens: int) -> None:
@@ -182,7 +197,7 @@ class _FixedLayer(DynamicLayer):
         self.keys, self.values = self.room = keys, values
 
     def get_seq_length(self, *args: Any) -> int:
-        return self._step.length
+        return self._place.length
 
 
 def in_buckets(tokens: int) -> int:
