@@ -28,8 +28,9 @@ from ..models.lvlm import Lvlm
 from ..progress import THINKING, OnText, Progress
 from ..results import Answer
 from ..settings import DecodeSettings
+from .few_calls import streams_as_batch
 from .kernels import heads_as_rows
-from .reading import ReadStream, overflow, read_blocked, read_stream
+from .reading import ReadStream, alike, overflow, read_blocked, read_stream, read_together
 from .thoughts import Thoughts
 from .token_records import Recorder, text_of_tokens
 from .two_streams import Mix, Rows, TwoStreams
@@ -123,6 +124,8 @@ def _read_streams(
 ) -> list[ReadStream]:
     """The streams with their keys and values, read one after the other: half a batch's peak memory.
 
+    As a batch where the device gains from it and both are read in any case.
+
     Only the first, where there is no other or it is as sure as settings.adaptive asks.
     """
     # Of a thought, the first word is as sure for any question
@@ -136,6 +139,15 @@ def _read_streams(
             progress("reading the evidence", len(read), total)
 
     _check_length(lvlm, positive.prompt, settings)
+    if negative is not None and not adaptive and isinstance(positive, Stream):
+        negative = negative() if callable(negative) else negative
+        pair = [positive, negative]
+        tokens = len(pair) * positive.prompt.length
+        if not negative.blocked and alike(pair) and streams_as_batch(lvlm, tokens):
+            _check_length(lvlm, negative.prompt, settings)
+            read += read_together(lvlm, pair, report)
+            report()
+            return read
     if isinstance(positive, Stream):
         read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
     else:

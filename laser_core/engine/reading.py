@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -97,8 +97,7 @@ def read_stream(
     first answer token. check: called before each forward.
     """
     prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
-    # A prefix that ends where the answer begins leaves nothing to read
-    if stream.shared_prefix and lvlm.family.causal_prefix and prompt.suffix_length > 1:
+    if _continues(lvlm, stream):
         prefix = read_prefix(lvlm, prompt)
         shared, inputs = prefix.layers, prefix.inputs
         cache = cache_of(shared)
@@ -109,6 +108,67 @@ def read_stream(
     own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
     certain = first_token_certainty(lvlm, hidden[0, -1])
     return ReadStream(prompt, shared, own, inputs + more, certain, stream.note)
+
+
+def _continues(lvlm: Lvlm, stream: Stream) -> bool:
+    """Whether it is read from the cached prefix on."""
+    # A prefix that ends where the answer begins leaves nothing to read
+    more = stream.prompt.suffix_length > 1
+    return stream.shared_prefix and lvlm.family.causal_prefix and more
+
+
+def read_together(lvlm: Lvlm, streams: Sequence[Stream], check: Check) -> list[ReadStream]:
+    """Streams of one shape, `alike`, as one batch: as `read_stream` reads each."""
+    first, cache, shared = streams[0].prompt, DynamicCache(), []
+    if _continues(lvlm, streams[0]):
+        shared = read_prefix(lvlm, first).layers
+        whole = [[part.expand(len(streams), -1, -1, -1) for part in pair] for pair in shared]
+        cache = cache_of([(keys, values) for keys, values in whole])
+    extend(lvlm, _batch_of([stream.prompt for stream in streams]), cache, first.length - 1, check)
+    read = layers_of(cache)
+    return [
+        ReadStream(
+            stream.prompt,
+            [*shared],
+            [(keys[row, None], values[row, None]) for keys, values in read],
+            [],
+            note=stream.note,
+        )
+        for row, stream in enumerate(streams)
+    ]
+
+
+def alike(streams: Sequence[Stream]) -> bool:
+    """Whether the streams differ only in what their tokens and pictures are, not in their shape."""
+
+    def shape(stream: Stream) -> tuple:
+        prompt, shared = stream.prompt, stream.shared_prefix
+        sizes = [
+            {name: tensor.shape for name, tensor in picture.tensors.items()}
+            for picture in prompt.pictures
+        ]
+        return prompt.length, prompt.spans, sizes, shared, prompt.prefix_key if shared else None
+
+    return all(shape(stream) == shape(streams[0]) for stream in streams)
+
+
+def _batch_of(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of one shape as one with a row for each."""
+    pictures = [
+        replace(
+            same[0],
+            tensors={
+                name: torch.cat([one.tensors[name] for one in same]) for name in same[0].tensors
+            },
+        )
+        for same in zip(*(prompt.pictures for prompt in prompts), strict=True)
+    ]
+    return replace(
+        prompts[0],
+        input_ids=torch.cat([prompt.input_ids for prompt in prompts]),
+        position_ids=torch.cat([prompt.position_ids for prompt in prompts], dim=-2),
+        pictures=tuple(pictures),
+    )
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
@@ -195,16 +255,16 @@ def forward(
     picture: Mapping[str, torch.Tensor],
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One forward of the model's body, to hidden states (1, S, D); `cache` grows.
+    """One forward of the model's body, to hidden states (B, S, D); `cache` grows.
 
-    input_ids: (1, S); position_ids: (1, S) or (3, 1, S); mask: (1, 1, S, N) or None (causal).
+    input_ids: (B, S); position_ids: (B, S) or (3, B, S); mask: (1, 1, S, N) or None (causal).
     """
     device = lvlm.device
     if position_ids.ndim == 3:
         # Put each token's index in the text before M-RoPE's rows. Without it, code of 4.57 takes a
         # picture's tokens, which share one time, for many packed sequences
         past = cache.get_seq_length()
-        index = torch.arange(past, past + input_ids.shape[1]).expand(1, 1, -1)
+        index = torch.arange(past, past + input_ids.shape[1]).expand(1, len(input_ids), -1)
         position_ids = torch.cat([index, position_ids])
     kwargs = {name: tensor.to(device) for name, tensor in picture.items()}
     if "pixel_values" in kwargs:

@@ -99,6 +99,24 @@ def test_a_step_in_place_writes_the_growing_caches_tokens(
     assert ours == tokens(lvlm, *both, max_tokens=12)
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_streams_of_one_shape_are_read_as_a_batch_to_the_same_tokens(
+    model_type, layout, as_on_a_gpu, monkeypatch
+):
+    lvlm = lvlm_of(model_type, fresh=True)
+    both = streams(lvlm, layout)
+    with forwards(lvlm) as counts:
+        ours = tokens(lvlm, *both, max_tokens=6)
+    pictures = len(both[0].prompt.pictures)
+    assert counts["tower"] == pictures
+    monkeypatch.undo()
+    lvlm.release()
+    with forwards(lvlm) as counts:
+        assert ours == tokens(lvlm, *both, max_tokens=6)
+    assert counts["tower"] == (2 * pictures if layout != "shared picture + crop" else 3)
+
+
 @pytest.mark.parametrize(("model_type", "window"), SLIDING)
 def test_a_step_in_place_sees_no_further_than_a_sliding_window(
     model_type, window, as_on_a_gpu, monkeypatch
