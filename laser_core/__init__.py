@@ -31,24 +31,35 @@ __all__ = [
     "save_maps",
 ]
 
-_MODULES = {
-    "answer": "pipeline",
-    "load_lvlm": "models.loading",
-    "load_maps": "output.maps_file",
-    "locate": "pipeline",
-    "maps_page": "output.maps_page",
-    "overlay": "output.drawing",
-    "read_attention": "steps.attention",
-    "read_picture": "pictures",
-    "save_maps": "output.maps_file",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    if name in ("answer", "locate"):
+        from . import pipeline
+        from .output import notebook  # noqa: F401  so that what these give shows itself
 
-    if name in ("answer", "locate"):  # what these give shows itself in a notebook
-        importlib.import_module(f"{__name__}.output.notebook")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        return getattr(pipeline, name)
+    if name in ("load_maps", "save_maps"):
+        from .output import maps_file
+
+        return getattr(maps_file, name)
+    if name == "load_lvlm":
+        from .models.loading import load_lvlm
+
+        return load_lvlm
+    if name == "maps_page":
+        from .output.maps_page import maps_page
+
+        return maps_page
+    if name == "overlay":
+        from .output.drawing import overlay
+
+        return overlay
+    if name == "read_attention":
+        from .steps.attention import read_attention
+
+        return read_attention
+    if name == "read_picture":
+        from .pictures import read_picture
+
+        return read_picture
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
