@@ -114,7 +114,7 @@ class LvlmHandle:
         total = self._maps_bytes
         if self._lvlm is not None:
             total += sum(parameter.nbytes for parameter in self._lvlm.model.parameters())
-            kept = self._lvlm.prefix, self._lvlm.step
+            kept = self._lvlm.prefix, *self._lvlm.steps
             total += sum(one.nbytes for one in kept if one)
         return total
 

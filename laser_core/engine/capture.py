@@ -24,10 +24,8 @@ import torch
 from einops import rearrange
 
 from ..models.lvlm import Lvlm
+from .few_calls import bytes_held_for_rows
 from .kernels import wrapped_kernel
-
-HELD_BYTES = 64 * 2**20
-"""What layers may hold until their rows are computed: keys in float32, and what queries keep."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ class RowCapture:
         self._layer_of = {id(module): index for index, module in enumerate(self._modules)}
         self._implementation = lvlm.attention
         self._rows, self._keys = list(rows), keys
+        self._most_held = bytes_held_for_rows(lvlm)
         self._held: dict[int, _Attended] = {}
         self._captured: dict[int, torch.Tensor] = {}  # (B, H, R, K)
 
@@ -95,12 +94,14 @@ class RowCapture:
                 f"layers did not call the attention function {self._implementation!r}"
             )
         layers = [self._captured[index][batch_row] for index in range(len(self._modules))]
-        return rearrange(layers, "layer head row key -> row layer head key")
+        if len({layer.device for layer in layers}) > 1:  # of a model on several
+            layers = [layer.cpu() for layer in layers]
+        return rearrange(layers, "layer head row key -> row layer head key").cpu()  # one copy
 
     def _hold(self, layer: int, attended: _Attended) -> None:
         self._held.pop(layer, None)  # of a stretch before, whose last token is another
         self._held[layer] = attended
-        if sum(one.held_bytes for one in self._held.values()) > HELD_BYTES:
+        if sum(one.held_bytes for one in self._held.values()) > self._most_held:
             self._compute()
 
     def _compute(self) -> None:
@@ -117,13 +118,11 @@ class RowCapture:
                 rows=self._rows,
                 **held[0].how,
             )
-            # To the CPU in one copy: a view would keep the rows over all keys alive
             self._captured.update(zip(layers, self._kept(rows), strict=True))
         self._held.clear()
 
     def _kept(self, rows: torch.Tensor) -> torch.Tensor:
-        kept = rows[..., self._keys]
-        return kept.clone() if kept.device.type == "cpu" else kept.cpu()
+        return rows[..., self._keys].clone()  # a view would keep the rows over all keys alive
 
     def _eager_hook(self, module: torch.nn.Module, args: tuple, output: tuple) -> None:
         """Eager attention returns its weights: read the rows off the module's output."""

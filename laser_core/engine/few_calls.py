@@ -9,7 +9,10 @@ from __future__ import annotations
 from ..models.lvlm import Lvlm
 
 STEP_BYTES = 2 * 2**30
-"""Most memory of the caches that steps work on in place; they are kept with their graph."""
+"""Most memory of the caches that a step works on in place."""
+
+KEPT_STEPS = 2
+"""Most steps that are kept with their graph: of a plain answer, and of one of two streams."""
 
 MASKED_TOKENS = 2048
 """Most tokens of a forward under a free-form mask, which takes kernels that are slower for many.
@@ -21,6 +24,14 @@ Timed with up to 1,324; what more would take, was not.
 def waits_for_calls(lvlm: Lvlm) -> bool:
     """Whether the model is on a device that works while it is being asked for more."""
     return lvlm.device.type != "cpu"
+
+
+def bytes_held_for_rows(lvlm: Lvlm) -> int:
+    """What layers may hold until their rows are computed together: keys in float32, and queries.
+
+    On a CPU what fits its caches: there larger products gain nothing, and memory counts.
+    """
+    return 128 * 2**20 if waits_for_calls(lvlm) else 8 * 2**20
 
 
 def one_forward_for_branches(lvlm: Lvlm, tokens: int) -> bool:

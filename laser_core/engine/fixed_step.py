@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -210,14 +211,14 @@ def capture_graph(run: Callable[[], torch.Tensor]) -> Replay:
     Runs it once before, on another stream, as kernels that prepare themselves must not be
     captured. Raises RuntimeError for what cannot be captured.
     """
-    stream = torch.cuda.Stream()
+    stream = _stream_beside(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     # Other threads may use the GPU meanwhile
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         output = run()
 
     def replay() -> torch.Tensor:
@@ -225,6 +226,12 @@ def capture_graph(run: Callable[[], torch.Tensor]) -> Replay:
         return output
 
     return replay
+
+
+@cache
+def _stream_beside(device: int) -> torch.cuda.Stream:
+    """One for all graphs of a device: PyTorch keeps 32 MB of working memory for each stream."""
+    return torch.cuda.Stream(device)
 
 
 def _addresses(lvlm: Lvlm) -> tuple[int, ...]:

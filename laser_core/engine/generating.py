@@ -78,7 +78,7 @@ def generate(
             lvlm.release()
             raise
     if rows.step and rows.step.has_graph:
-        lvlm.step = rows.step
+        lvlm.steps.insert(0, rows.step)
     refused = rows.step.refused if rows.step else ""
     lvlm.graph_refused = lvlm.graph_refused or refused
     return Answer(

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ..models.lvlm import Lvlm
 from ..models.prefix import Layers
 from .caches import ROOM, RoomyLayer, cache_of_layers
-from .few_calls import steps_in_place
+from .few_calls import KEPT_STEPS, steps_in_place
 from .fixed_step import FixedStep, in_buckets
 from .reading import ReadStream
 
@@ -128,9 +128,13 @@ def _fixed_step(lvlm: Lvlm, read: list[ReadStream], tokens: int) -> FixedStep | 
     streams, layers = len(read), len(read[0].own)
     if not steps_in_place(lvlm, round(held * layers * streams * in_buckets(tokens))):
         return None
-    kept, lvlm.step = lvlm.step, None
-    if isinstance(kept, FixedStep) and kept.serves(streams, tokens):
-        return kept
+    for kept in lvlm.steps:
+        if isinstance(kept, FixedStep) and kept.serves(streams, tokens):
+            lvlm.steps.remove(kept)
+            return kept
+    # Room first: at most one for each number of streams is kept
+    others = [kept for kept in lvlm.steps if getattr(kept, "streams", 0) != streams]
+    lvlm.steps = others[: KEPT_STEPS - 1]
     return FixedStep(lvlm, streams, tokens)
 
 

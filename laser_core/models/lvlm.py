@@ -69,7 +69,7 @@ class Lvlm:
         self.notice: str = extras.get("notice", "")  # said with every result
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
         self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
-        self.step: Kept | None = None  # one whose graph is kept, managed by engine.generating
+        self.steps: list[Kept] = []  # whose graphs are kept, managed by engine.two_streams
         self.graph_refused = ""  # why no graph can be made
 
     def __str__(self) -> str:
@@ -140,8 +140,8 @@ class Lvlm:
         return config.image_token_index if token is None else token
 
     def release(self) -> None:
-        """Free the cached prefix and the graph of a step; the weights stay."""
-        self.prefix = self.step = None
+        """Free the cached prefix and the graphs of steps; the weights stay."""
+        self.prefix, self.steps = None, []
 
     def encode(
         self, picture: Any, framing: str = "pad", tokens: int | None = None

@@ -144,7 +144,7 @@ def test_a_graph_is_kept_for_the_next_answer_of_its_size_and_freed_with_the_pref
     first, again = (tokens(lvlm, *both, max_tokens=8) for _ in range(2))
     assert first == again
     assert len(as_on_a_gpu) == 1
-    kept = weakref.ref(lvlm.step)
+    kept = weakref.ref(lvlm.steps[0])
     gc.disable()
     try:
         lvlm.release()
@@ -164,11 +164,20 @@ def test_a_cache_that_is_full_grows_and_gets_another_graph(as_on_a_gpu, monkeypa
     assert ours == tokens(lvlm, *both, max_tokens=16)
 
 
+def test_a_plain_answer_and_one_of_two_streams_keep_a_graph_each(as_on_a_gpu):
+    lvlm = lvlm_of("llava", fresh=True)
+    both = streams(lvlm, "crop")
+    for _ in range(2):
+        tokens(lvlm, both[0], max_tokens=8)
+        tokens(lvlm, *both, max_tokens=8)
+    assert len(as_on_a_gpu) == len(lvlm.steps) == 2
+
+
 def test_no_graph_is_made_for_a_short_answer(as_on_a_gpu):
     lvlm = lvlm_of("llava", fresh=True)
     tokens(lvlm, *streams(lvlm, "crop"), max_tokens=fixed_step.PAYS_FROM - 1)
     assert not as_on_a_gpu
-    assert lvlm.step is None
+    assert not lvlm.steps
 
 
 def test_a_graph_is_not_used_after_weights_have_moved(as_on_a_gpu):
