@@ -1,4 +1,4 @@
-"""From a name to a loaded model: the bundled demo model, a folder, or a hub id.
+"""From a name to a loaded model: the bundled demo model, a folder, a text encoder or a hub id.
 
 Weights are read from safetensors. Pickled weights are read only if the settings say so, and without
 running what they hold. No code from a model's folder is ever run. Only a hub id is downloaded, and
@@ -18,13 +18,21 @@ import torch
 from ..errors import is_for_the_user
 from ..one_at_a_time import one_at_a_time
 from ..settings import LoadSettings
-from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots
+from .catalogue import CURATED, DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
 from .download import downloaded, is_hub_id
-from .families import load_image_processor, set_visual_token_limits, usual_image_processor
+from .encoder_loading import IMAGE_PROCESSORS, TOKENS, build_model, check_readable
+from .families import (
+    chat_template_of,
+    load_image_processor,
+    set_visual_token_limits,
+    usual_image_processor,
+)
 from .folder_check import check_contents, check_format, check_type
+from .image_processors import image_processor_of
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import quantized_by, read_json
+from .text_encoders import SUFFIX, Encoder, read_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,15 +54,19 @@ LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the
 
 
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
-    """Load "demo", a model folder or a hub id.
+    """Load "demo", a model folder, a text encoder's file or a hub id.
 
     Raises ValueError, remedy first, for an unknown model, an unsupported type, weights that are
     incomplete, truncated or pickled, a folder that asks for its own code or links to files outside,
-    settings that this machine cannot serve, and whatever a library raises while loading.
+    a file that is no vision-language model or in a format that is not read, settings that this
+    machine cannot serve, and whatever a library raises while loading.
     """
     folder = None
     try:
-        folder = _resolve(name, settings.weights != "safetensors")
+        path = _resolve(name, settings.weights != "safetensors")
+        if path.is_file():
+            return _load_file(path, name, settings)
+        folder = path
         check_contents(folder, name, pickled=settings.weights != "safetensors")
         return _load(folder, name, settings)
     except Exception as error:
@@ -88,6 +100,82 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
     return lvlm
 
 
+@one_at_a_time
+def _load_file(path: Path, name: str, settings: LoadSettings) -> Lvlm:
+    encoder = read_encoder(path)
+    if encoder is None:
+        raise ValueError(
+            "choose a file with a whole Qwen2.5-VL or Qwen3-VL, its vision tower included: by its "
+            f"tensors, {name} is none"
+        )
+    check_readable(encoder, name)
+    device = device_of(settings)
+    dtype = _dtype(settings, device)
+    if settings.quantization != "none":
+        raise ValueError(
+            "set quantization to none, or choose the model's folder: the weights of a single file "
+            f"are used as they are, and {name} is one"
+        )
+    _check_flash(settings, device, dtype)
+    tokenizer = _tokenizer_for(encoder, name, settings)
+    model = build_model(encoder, tokenizer, name, dtype, _ATTENTION[settings.attention])
+    torch.nn.Module.to(model, device)
+    image_processor = image_processor_of(
+        IMAGE_PROCESSORS[encoder.model_type], usual_image_processor(model.config)
+    )
+    lvlm = Lvlm(
+        model,
+        tokenizer,
+        image_processor,
+        name=name,
+        # The tokenizer's own is of a text model
+        chat_template=chat_template_of(model.config, tokenizer),
+        silent=_silent(encoder, name),
+        missing_depth=1 - encoder.layers / encoder.all_layers,
+    )
+    least = min(LEAST_VISUAL_TOKENS, settings.max_visual_tokens)
+    set_visual_token_limits(
+        image_processor, lvlm.family, model.config, least, settings.max_visual_tokens
+    )
+    return lvlm
+
+
+def _tokenizer_for(encoder: Encoder, name: str, settings: LoadSettings) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = Path(settings.tokenizer).expanduser() if settings.tokenizer else own_tokenizer()
+    if folder is None or not folder.is_dir():
+        found = f"there is no folder {str(folder)!r}" if folder else "one file holds none"
+        raise ValueError(
+            "set tokenizer (--tokenizer) to a folder with the tokenizer of a Qwen2.5-VL or "
+            f"Qwen3-VL, such as ComfyUI's comfy/text_encoders/qwen25_tokenizer, for {name}: {found}"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+    known = set(tokenizer.get_vocab())
+    lacking = [token for token in TOKENS if token not in known]
+    rows = encoder.words
+    if lacking or len(tokenizer) > rows:
+        what = f"it lacks {lacking[0]}" if lacking else f"{len(tokenizer)} tokens for {rows} rows"
+        raise ValueError(
+            f"set tokenizer (--tokenizer) to that of a {encoder.name}: the one in {folder} belongs "
+            f"to another model ({what})"
+        )
+    return tokenizer
+
+
+def _silent(encoder: Encoder, name: str) -> str:
+    """Why a file's model cannot answer, remedy first; "" where it can."""
+    if not encoder.silent:
+        return ""
+    same = (model.value for model in CURATED if model.description == encoder.name)
+    other = next(same, "the same model's folder from Hugging Face")
+    return (
+        f"choose a model that writes, such as {other}, or use the nodes that locate (Contrastive "
+        "Attention, VAQ Layer Select, Con-ViCrop; the command locate): the text encoder "
+        f"{name} cannot answer, since it has {encoder.silent}"
+    )
+
+
 def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:
     """(least, most) visual tokens; at the default setting the model's own limits, if it has any."""
     most = settings.max_visual_tokens
@@ -110,6 +198,8 @@ def _resolve(name: str, pickled: bool) -> Path:
         found = path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long; ~nosuchuser; a null byte
         raise _no_model(name) from error
+    if path.suffix == SUFFIX and path.is_file():
+        return path
     if found:
         if not (path / "config.json").is_file():
             check_format(path, name)
@@ -120,7 +210,8 @@ def _resolve(name: str, pickled: bool) -> Path:
     listed = next((model.path for model in in_folders(roots) if model.value == name), None)
     if listed is not None:
         return listed
-    if not is_hub_id(name):  # anything else that does not exist is a mistyped path
+    # Anything else that does not exist is a mistyped path
+    if path.suffix == SUFFIX or not is_hub_id(name):
         raise _no_model(name)
     folder = downloaded(name, roots, pickled=pickled)
     check_type(folder, name)
@@ -130,7 +221,7 @@ def _resolve(name: str, pickled: bool) -> Path:
 def _no_model(name: str) -> ValueError:
     bundled = ", ".join(map(repr, DEMO_FOLDERS))
     return ValueError(
-        f"choose {bundled}, an existing model folder or a hub id like 'owner/name': "
+        f"choose {bundled}, an existing model folder or file or a hub id like 'owner/name': "
         f"{name!r} is none of them"
     )
 
@@ -257,18 +348,13 @@ def _load_weights(
 ) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
-        raise ValueError("install flash-attn, or set attention to auto: flash needs it")
     stored = quantized_by(folder)
     dtype = _dtype(settings, device)
     if stored not in (None, "fp8") and dtype == torch.float32:  # what is quantized runs in 16 bits
         if settings.precision != "auto":
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
-    if settings.attention == "flash" and (device.type == "cpu" or dtype == torch.float32):
-        raise ValueError(
-            "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
-        )
+    _check_flash(settings, device, dtype)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     _check_rotary_settings(folder, name, config)
     if stored is None:
@@ -306,6 +392,17 @@ def _load_weights(
             f"tensors that its config.json asks for, such as {min(lacking)}"
         )
     return model
+
+
+def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtype) -> None:
+    if settings.attention != "flash":
+        return
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("install flash-attn, or set attention to auto: flash needs it")
+    if device.type == "cpu" or dtype == torch.float32:
+        raise ValueError(
+            "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
+        )
 
 
 def _check_rotary_settings(folder: Path, name: str, config: Any) -> None:

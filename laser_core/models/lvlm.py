@@ -35,7 +35,9 @@ class Lvlm:
     model: a transformers image-text-to-text model in evaluation mode; tokenizer and
     image_processor: its own. folder: its `laser.json`, if any, holds the model's own instruction,
     its closed vocabulary, and the least and most visual tokens of the pictures it was made for
-    (visual_tokens). Raises ValueError for an unsupported model type.
+    (visual_tokens). silent: why the model cannot answer, remedy first, or "". missing_depth: the
+    share of the decoder's layers that are cut off at its end. Raises ValueError for an unsupported
+    model type.
     """
 
     def __init__(
@@ -47,12 +49,16 @@ class Lvlm:
         name: str = "",
         folder: Path | None = None,
         chat_template: str | None = None,
+        silent: str = "",
+        missing_depth: float = 0.0,
     ) -> None:
         self.model: PreTrainedModel = model.train(False)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
+        self.silent = silent
+        self._missing_depth = missing_depth
         self.chat = Chat(
             tokenizer,
             chat_template or tokenizer.chat_template,
@@ -97,6 +103,17 @@ class Lvlm:
     def context_length(self) -> int:
         """Positions the decoder was made for, prompt and answer together."""
         return self.model.config.get_text_config().max_position_embeddings
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """The family's band, as depths of the layers that are there; at least the last of them."""
+        first, last = (min(1.0, depth / (1 - self._missing_depth)) for depth in self.family.band)
+        return first, last
+
+    def check_answers(self) -> None:
+        """Raise ValueError, remedy first, if the model only locates."""
+        if self.silent:
+            raise ValueError(self.silent)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -204,8 +221,10 @@ class Lvlm:
     ) -> Prompt:
         """The question on these pictures, to be answered.
 
-        thought_closed: as for `Chat.ids`. Raises ValueError as `answering_text` and `prompt` do.
+        thought_closed: as for `Chat.ids`. Raises ValueError as `check_answers`, `answering_text`
+        and `prompt` do.
         """
+        self.check_answers()
         text, system = self.answering_text(question, settings.answer), settings.prompt.system
         return self.prompt(pictures, text, system, thought_closed=thought_closed)
 
