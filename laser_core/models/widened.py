@@ -18,7 +18,9 @@ class _Widened(torch.nn.Module):
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        if not isinstance(weight, torch.nn.Parameter):  # one that is stays shared
+            weight = torch.nn.Parameter(weight, requires_grad=False)
+        self.weight = weight
         self.register_buffer("scale", scale)
 
 
