@@ -111,6 +111,7 @@ def test_a_text_encoder_is_offered_described_and_ends_in_a_heat_map(canvas, enco
     page.wait_for_timeout(500)
     assert node.text("p").startswith("Qwen2.5-VL, text encoder, locates only, ")
     read, select = Node(page, "LaserContrastiveAttention"), Node(page, "LaserVAQLayerSelect")
+    page.evaluate(SET, [node.id, {"max_visual_tokens": 64}])  # of a size to be seen
     page.evaluate(SET, [read.id, {"question": "What number is on the bee?"}])
     run(page)
     page.wait_for_timeout(1000)
