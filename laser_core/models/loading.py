@@ -18,21 +18,15 @@ import torch
 from ..errors import is_for_the_user
 from ..one_at_a_time import one_at_a_time
 from ..settings import LoadSettings
-from .catalogue import CURATED, DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
+from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
 from .download import downloaded, is_hub_id
-from .encoder_loading import IMAGE_PROCESSORS, TOKENS, build_model, check_readable
-from .families import (
-    chat_template_of,
-    load_image_processor,
-    set_visual_token_limits,
-    usual_image_processor,
-)
+from .encoder_loading import load_encoder, readable_encoder
+from .families import load_image_processor, set_visual_token_limits, usual_image_processor
 from .folder_check import check_contents, check_format, check_type
-from .image_processors import image_processor_of
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import quantized_by, read_json
-from .text_encoders import SUFFIX, Encoder, read_encoder
+from .text_encoders import SUFFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,89 +85,30 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
         folder=folder,
         chat_template=_chat_template(folder),
     )
-    set_visual_token_limits(
-        image_processor,
-        lvlm.family,
-        model.config,
-        *_visual_token_limits(lvlm, settings),
-    )
+    _bound_visual_tokens(lvlm, settings)
     return lvlm
 
 
 @one_at_a_time
 def _load_file(path: Path, name: str, settings: LoadSettings) -> Lvlm:
-    encoder = read_encoder(path)
-    if encoder is None:
-        raise ValueError(
-            "choose a file with a whole Qwen2.5-VL or Qwen3-VL, its vision tower included: by its "
-            f"tensors, {name} is none"
-        )
-    check_readable(encoder, name)
-    device = device_of(settings)
-    dtype = _dtype(settings, device)
+    encoder = readable_encoder(path, name)
     if settings.quantization != "none":
         raise ValueError(
             "set quantization to none, or choose the model's folder: the weights of a single file "
             f"are used as they are, and {name} is one"
         )
+    device = device_of(settings)
+    dtype = _dtype(settings, device)
     _check_flash(settings, device, dtype)
-    tokenizer = _tokenizer_for(encoder, name, settings)
-    model = build_model(encoder, tokenizer, name, dtype, _ATTENTION[settings.attention])
-    torch.nn.Module.to(model, device)
-    image_processor = image_processor_of(
-        IMAGE_PROCESSORS[encoder.model_type], usual_image_processor(model.config)
-    )
-    lvlm = Lvlm(
-        model,
-        tokenizer,
-        image_processor,
-        name=name,
-        # The tokenizer's own is of a text model
-        chat_template=chat_template_of(model.config, tokenizer),
-        silent=_silent(encoder, name),
-        missing_depth=1 - encoder.layers / encoder.all_layers,
-    )
-    least = min(LEAST_VISUAL_TOKENS, settings.max_visual_tokens)
-    set_visual_token_limits(
-        image_processor, lvlm.family, model.config, least, settings.max_visual_tokens
-    )
+    folder = Path(settings.tokenizer).expanduser() if settings.tokenizer else own_tokenizer()
+    lvlm = load_encoder(encoder, name, folder, device, dtype, _ATTENTION[settings.attention])
+    _bound_visual_tokens(lvlm, settings)
     return lvlm
 
 
-def _tokenizer_for(encoder: Encoder, name: str, settings: LoadSettings) -> Any:
-    from transformers import AutoTokenizer
-
-    folder = Path(settings.tokenizer).expanduser() if settings.tokenizer else own_tokenizer()
-    if folder is None or not folder.is_dir():
-        found = f"there is no folder {str(folder)!r}" if folder else "one file holds none"
-        raise ValueError(
-            "set tokenizer (--tokenizer) to a folder with the tokenizer of a Qwen2.5-VL or "
-            f"Qwen3-VL, such as ComfyUI's comfy/text_encoders/qwen25_tokenizer, for {name}: {found}"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    known = set(tokenizer.get_vocab())
-    lacking = [token for token in TOKENS if token not in known]
-    rows = encoder.words
-    if lacking or len(tokenizer) > rows:
-        what = f"it lacks {lacking[0]}" if lacking else f"{len(tokenizer)} tokens for {rows} rows"
-        raise ValueError(
-            f"set tokenizer (--tokenizer) to that of a {encoder.name}: the one in {folder} belongs "
-            f"to another model ({what})"
-        )
-    return tokenizer
-
-
-def _silent(encoder: Encoder, name: str) -> str:
-    """Why a file's model cannot answer, remedy first; "" where it can."""
-    if not encoder.silent:
-        return ""
-    same = (model.value for model in CURATED if model.description == encoder.name)
-    other = next(same, "the same model's folder from Hugging Face")
-    return (
-        f"choose a model that writes, such as {other}, or use the nodes that locate (Contrastive "
-        "Attention, VAQ Layer Select, Con-ViCrop; the command locate): the text encoder "
-        f"{name} cannot answer, since it has {encoder.silent}"
-    )
+def _bound_visual_tokens(lvlm: Lvlm, settings: LoadSettings) -> None:
+    least, most = _visual_token_limits(lvlm, settings)
+    set_visual_token_limits(lvlm.image_processor, lvlm.family, lvlm.model.config, least, most)
 
 
 def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:

@@ -19,9 +19,6 @@ SUFFIX = ".safetensors"
 TEXT, VISUAL, HEAD = "model.language_model.", "model.visual.", "lm_head.weight"
 """Where transformers has the decoder, the vision tower and the output, on both of its lines."""
 
-HEAD_DIM = 128
-"""Width of an attention head in the decoder of every published size."""
-
 
 @dataclass(frozen=True)
 class Size:
@@ -124,11 +121,6 @@ class Encoder:
     def description(self) -> str:
         remark = ", not readable" if self.unreadable else ", locates only" if self.silent else ""
         return f"{self.name}, text encoder{remark}"
-
-    @property
-    def words(self) -> int:
-        """Rows of the input's embeddings: the most tokens that its tokenizer may have."""
-        return self.shape(TEXT + "embed_tokens.weight")[0]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a weight, by transformers' name. Raises ValueError where there is none."""

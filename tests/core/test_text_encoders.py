@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,15 @@ from laser_core.models.loading import load_lvlm
 from laser_core.models.text_encoders import Size, read_encoder
 from laser_core.models.widened import WidenedEmbedding, WidenedLinear
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
-from tools.testbed.encoders import FORMATS, LAYERS, WIDTH, build_encoder, stored_as, write
+from tools.testbed.encoders import (
+    FORMATS,
+    LAYERS,
+    WIDTH,
+    build_encoder,
+    stored_as,
+    write,
+    write_hollow,
+)
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
 
@@ -130,6 +139,65 @@ def test_a_file_with_names_of_newer_or_of_older_makers_is_the_same_model(made, t
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+PUBLISHED = {
+    "Qwen2.5-VL 7B": (
+        "qwen2_5_vl",
+        {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+        },
+        {
+            "depth": 32,
+            "hidden_size": 1280,
+            "num_heads": 16,
+            "intermediate_size": 3420,
+            "out_hidden_size": 3584,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+    ),
+    "Qwen3-VL 4B": (
+        "qwen3_vl",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+        },
+        {
+            "depth": 24,
+            "hidden_size": 1024,
+            "num_heads": 16,
+            "intermediate_size": 4096,
+            "out_hidden_size": 2560,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+    ),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file of zeros takes its room")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_size_is_built_as_published(name, made, tmp_path):
+    model_type, text, vision = PUBLISHED[name]
+    tied = text["hidden_size"] == 2560
+    with torch.device("meta"):
+        hollow = build_encoder(model_type, tied=tied, text=text, vision=vision).model
+    file = write_hollow(tmp_path / "published.safetensors", hollow)
+    settings = LoadSettings(tokenizer=str(made(model_type)[1]), precision="bf16")
+    lvlm = load_lvlm(str(file), settings)
+    config = lvlm.model.config
+    assert {key: getattr(config.get_text_config(), key) for key in text} == text
+    assert {key: getattr(config.vision_config, key) for key in vision} == vision
+    assert read_encoder(file).name == name and not lvlm.silent
 
 
 # ---- what it holds -----------------------------------------------------------------------------
@@ -305,7 +373,7 @@ def test_a_format_that_is_not_read_is_listed_as_such_and_refused_by_its_header(
     (model,) = listed(tmp_path)
     assert model.description == "Qwen3-VL, text encoder, not readable"
     assert model.precision == precision
-    monkeypatch.delattr(encoder_loading, "build_model")  # so that no weight can be read
+    monkeypatch.delattr(encoder_loading, "_model")  # so that no weight can be read
     with pytest.raises(ValueError, match=r"^choose the same model in bf16, fp16 or fp8"):
         load_lvlm(str(path), LoadSettings(tokenizer=str(folder)))
 

@@ -7,7 +7,10 @@ read. Heads and towers are built as in the published sizes, and narrow.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -79,9 +82,15 @@ _PARTS: dict[str, dict[str, Any]] = {
 
 
 def build_encoder(
-    model_type: str, *, tied: bool = False, tokenizer: Any = None, seed: int = 0
+    model_type: str,
+    *,
+    tied: bool = False,
+    tokenizer: Any = None,
+    seed: int = 0,
+    text: Mapping[str, int] = MappingProxyType({}),
+    vision: Mapping[str, int] = MappingProxyType({}),
 ) -> TinyLvlm:
-    """A random model in float32. tokenizer: the tiny one's, if not given."""
+    """A random model in float32. tokenizer: the tiny one's, if not given; text, vision: sizes."""
     parts, row = _PARTS[model_type], _ROWS[model_type]
     tokenizer = tokenizer or _tokenizer(row)
     token_id = tokenizer.convert_tokens_to_ids
@@ -93,8 +102,9 @@ def build_encoder(
             "bos_token_id": None,
             "eos_token_id": token_id("<|im_end|>"),
             "pad_token_id": token_id("<|endoftext|>"),
+            **text,
         },
-        vision_config=parts["vision"],
+        vision_config={**parts["vision"], **vision},
         image_token_id=token_id("<|image_pad|>"),
         video_token_id=token_id("<|video_pad|>"),
         vision_start_token_id=token_id("<|vision_start|>"),
@@ -165,4 +175,18 @@ def write(path: Path, tensors: dict[str, torch.Tensor], *, old_names: bool = Tru
     path.parent.mkdir(parents=True, exist_ok=True)
     named = {as_comfyui_names(key) if old_names else key: value for key, value in tensors.items()}
     save_file({key: value.contiguous() for key, value in named.items()}, path)
+    return path
+
+
+def write_hollow(path: Path, model: torch.nn.Module) -> Path:
+    """A file of a model that holds no values, in bf16: zeros that take no room on the disk."""
+    header, end = {}, 0
+    for name, weight in model.named_parameters():
+        begin, end = end, end + 2 * math.prod(weight.shape)
+        entry = {"dtype": "BF16", "shape": [*weight.shape], "data_offsets": [begin, end]}
+        header[as_comfyui_names(name)] = entry
+    content = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        file.truncate(8 + len(content) + end)
     return path
