@@ -21,7 +21,7 @@ from .tiny import _ROWS, TinyLvlm, _sharpen, _tokenizer, on_pillow
 
 WIDTH, LAYERS = 256, 4
 FP8_LARGEST = 448.0
-FORMATS = ("bf16", "fp16", "fp8 old", "fp8 new", "fp8 unscaled")
+FORMATS = ("bf16", "fp16", "fp8 old", "fp8 new", "fp8 unscaled", "fp8 throughout")
 
 _TEXT = {
     "hidden_size": WIDTH,
@@ -128,8 +128,8 @@ def build_encoder(
 def stored_as(model: torch.nn.Module, kind: str) -> dict[str, torch.Tensor]:
     """What a converter writes for a model, by transformers' names; the model is rounded to it.
 
-    kind: one of FORMATS. In fp8 are the weights of all linear layers and, without scales, the
-    embeddings too; the rest is in bf16.
+    kind: one of FORMATS. In fp8 are the weights of all linear layers, with a scale each, and the
+    embeddings; the rest is in bf16. "fp8 throughout" has everything in fp8 (e5m2), without scales.
     """
     tensors: dict[str, torch.Tensor] = {}
     tied = model.lm_head.weight is model.get_input_embeddings().weight
@@ -140,20 +140,23 @@ def stored_as(model: torch.nn.Module, kind: str) -> dict[str, torch.Tensor]:
                 continue
             linear = isinstance(module, torch.nn.Linear) and own == "weight"
             scaled = kind in ("fp8 old", "fp8 new") and linear
-            raw = kind == "fp8 unscaled" and (linear or key.endswith("embed_tokens.weight"))
-            if scaled or raw:
-                scale = weight.abs().max() / FP8_LARGEST if scaled else torch.ones(())
-                stored = (weight.data / scale).to(torch.float8_e4m3fn)
-                weight.data = stored.float() * scale
-                if scaled:
-                    tensors |= _beside(name, kind, scale.detach().clone())
-            else:
-                stored = weight.data.to(torch.float16 if kind == "fp16" else torch.bfloat16)
-                weight.data = stored.float()
-            tensors[key] = stored
+            scale = weight.data.abs().max() / FP8_LARGEST if scaled else torch.ones(())
+            if scaled:
+                tensors |= _beside(name, kind, scale)
+            stored = (weight.data / scale).to(_dtype(kind, linear or "embed_tokens" in name))
+            weight.data, tensors[key] = stored.float() * scale, stored
     if kind == "fp8 old":
         tensors["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
     return tensors
+
+
+def _dtype(kind: str, large: bool) -> torch.dtype:
+    """What a weight is stored as. large: whether it is a linear layer's or the embeddings'."""
+    if kind == "fp8 throughout":
+        return torch.float8_e5m2
+    if kind in ("fp8 old", "fp8 new", "fp8 unscaled") and large:
+        return torch.float8_e4m3fn
+    return torch.float16 if kind == "fp16" else torch.bfloat16
 
 
 def _beside(name: str, kind: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
