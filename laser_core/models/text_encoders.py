@@ -7,6 +7,7 @@ is known by its tensors' names and shapes, whatever it is called.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ FORMAT = "comfy_quant"
 _BESIDE = (*SCALES, FORMAT, "scale_input", "input_scale", "scaled_fp8")
 _ROTARY = "rotary_emb.inv_freq"
 _PACKED = {"nvfp4": {"weight_scale_2"}, "awq": {"qweight", "qzeros"}}
+_LAYER = re.compile(rf"{re.escape(TEXT)}layers\.(\d{{1,4}})\.")
 _WEIGHT = re.compile(r"(.*\.)?(weight|bias)")
 
 
@@ -144,8 +146,10 @@ def read_encoder(path: Path) -> Encoder | None:
     weights = {
         name: header.tensors[stored] for name, stored in names.items() if _WEIGHT.fullmatch(name)
     }
-    width = header.tensors[names[TEXT + "layers.0.input_layernorm.weight"]].shape[-1]
-    layers = _layers(names)
+    table = weights[TEXT + "embed_tokens.weight"].shape
+    if len(table) != 2:
+        return None
+    width, layers = table[1], _layers(names)
     size = SIZES.get((model_type, width), Size(_NAMES[model_type], layers, False))
     precision, unreadable = _precision(header, names, weights)
     return Encoder(
@@ -181,11 +185,7 @@ def _is_of(model_type: str, names: Iterable[str]) -> bool:
 
 def _layers(names: Iterable[str]) -> int:
     """The decoder's layers, up to the first that is missing."""
-    found = {
-        int(match[1])
-        for match in (re.match(rf"{re.escape(TEXT)}layers\.(\d{{1,4}})\.", name) for name in names)
-        if match
-    }
+    found = {int(match[1]) for match in map(_LAYER.match, names) if match}
     return next(index for index in range(len(found) + 1) if index not in found)
 
 
@@ -220,7 +220,7 @@ def _precision(
             return "quantized", f"nothing here reads its tensor {beside}"
     if stored & {*FP8}:
         return "fp8", ""
-    largest = max(weights.values(), key=lambda tensor: _count(tensor.shape))
+    largest = max(weights.values(), key=lambda tensor: math.prod(tensor.shape))
     return _PRECISIONS[largest.dtype], ""
 
 
@@ -244,10 +244,3 @@ def _formats_in(metadata: dict[str, Any]) -> list[str]:
         return sorted({str(layer["format"]) for layer in layers.values()})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return ["an unknown format"]
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

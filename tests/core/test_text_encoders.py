@@ -326,6 +326,15 @@ OTHERS = {
     "CLIP-L": {"text_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2, 2)},
     "a LoRA": {"model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 2),
                "visual.blocks.0.attn.qkv.lora_A.weight": torch.zeros(2, 2)},
+    "names without shapes": {
+        name: torch.ones(())
+        for name in (
+            *("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"),
+            *("model.layers.0.self_attn.q_norm.weight", "model.layers.0.mlp.down_proj.weight"),
+            *("visual.patch_embed.proj.weight", "visual.blocks.0.norm1.weight"),
+            "visual.deepstack_merger_list.0.norm.weight",
+        )
+    },
     "a text model": {
         "model.embed_tokens.weight": torch.zeros(2, 2),
         "model.layers.0.input_layernorm.weight": torch.zeros(2),
