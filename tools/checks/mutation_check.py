@@ -150,7 +150,7 @@ MUTATIONS = (
              "shape not in ((), (1,))", "shape == (0,)",
              "tests/core/test_text_encoders.py -k not_read"),
     Mutation("a truncated model searched by its own depth", "laser_core/models/lvlm.py",
-             "depth / (1 - self._missing_depth)", "depth",
+             "depth * scale", "depth",
              "tests/core/test_text_encoders.py -k band"),
     Mutation("an incomplete copy taken", "laser_core/models/download.py",
              "for model in here if not model.missing", "for model in here",
