@@ -68,6 +68,7 @@ def answer(
     on_text: OnText | None = None,
 ) -> LaserAnswer:
     """Steps 1-10: the question answered from the evidence. picture: as for `locate`."""
+    lvlm.check_answers()  # before the picture is read
     found = locate(lvlm, picture, question, settings, progress)
     return answer_from(lvlm, found, with_plain=with_plain, progress=progress, on_text=on_text)
 

@@ -156,6 +156,12 @@ class LoadSettings(Settings):
         choices=("safetensors", "safetensors or pickled"),
         advanced=True,
     )
+    tokenizer: str = setting(
+        "",
+        "Folder of the tokenizer for a model that is one file, such as a text encoder of ComfyUI. "
+        "Empty: the tokenizer of the ComfyUI that this pack is installed in.",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -87,8 +87,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Declare --model, which is no setting."""
     parser.add_argument(
         "--model", default="demo", metavar="NAME",
-        help="demo (bundled), a model folder, or a hub id like owner/name, which is downloaded "
-        "[default: demo]",
+        help="demo (bundled), a model folder, a text encoder's file, or a hub id like "
+        "owner/name, which is downloaded [default: demo]",
     )  # fmt: skip
 
 

@@ -156,6 +156,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         heats = torch.empty(count, size[1], size[0])
         tokens, windows = [], []
         with lvlm.running() as model:
+            model.check_answers()
             for picture, one_mask, heat in zip(pictures_of(batch), masks, heats, strict=True):
                 progress.next_picture()
                 location = pipeline.locate(

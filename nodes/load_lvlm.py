@@ -11,9 +11,19 @@ from ..laser_core.errors import explained_imports
 from ..laser_core.settings import LoadSettings
 from . import models
 from .handles import LvlmHandle
-from .runtime import NodeProgress, best_precision, devices, make_room, manage, run_device
+from .runtime import (
+    NodeProgress,
+    best_precision,
+    devices,
+    make_room,
+    manage,
+    run_device,
+    tokenizer_folder,
+)
 from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, OpenChoices, settings_from, widgets
 
+# ComfyUI brings the tokenizer along
+SHOWN = tuple(spec.name for spec in dataclasses.fields(LoadSettings) if spec.name != "tokenizer")
 # Two Load LVLM nodes of the same settings share one model
 _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
 
@@ -22,7 +32,8 @@ class LoadLVLM:
     DESCRIPTION = (
         "Loads a vision-language model: LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL. "
         "The demo model comes with this pack and runs on any computer. A model that is already on "
-        "this computer is used where it is; others are downloaded to models/LLM on first use."
+        "this computer is used where it is, also the text encoder of an image model; others are "
+        "downloaded to models/LLM on first use."
     )
     SEARCH_ALIASES = (
         "laser", "vlm", "llm", "multimodal", "vision language model", "llava", "qwen",
@@ -46,9 +57,9 @@ class LoadLVLM:
                     {
                         "default": models.DEMO_LABEL,
                         "tooltip": "The demo model comes first: it needs no download and knows "
-                        "96 everyday things, numbers and colours. Your models follow, then those "
-                        "that can be downloaded. The bottom of the node shows the size of the "
-                        "chosen one and whether it fits.",
+                        "96 everyday things, numbers and colours. Your models follow, also those "
+                        "in models/text_encoders, then those that can be downloaded. The bottom "
+                        "of the node shows the size of the chosen one and whether it fits.",
                         "about": choices,
                     },
                 ),
@@ -56,12 +67,12 @@ class LoadLVLM:
                     "STRING",
                     {
                         "default": "",
-                        "tooltip": "Another model: a folder, or a Hugging Face id like "
-                        "'Qwen/Qwen2.5-VL-3B-Instruct', which is downloaded to models/LLM if it "
-                        "is not on this computer. Empty: the model chosen above.",
+                        "tooltip": "Another model: a folder, a text encoder's file, or a Hugging "
+                        "Face id like 'Qwen/Qwen2.5-VL-3B-Instruct', which is downloaded to "
+                        "models/LLM if it is not on this computer. Empty: the model chosen above.",
                     },
                 ),
-                **widgets(LoadSettings, device={"choices": device_choices()}),
+                **widgets(LoadSettings, *SHOWN, device={"choices": device_choices()}),
                 "keep_loaded": (
                     "BOOLEAN",
                     {
@@ -148,7 +159,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
     """(the model, ComfyUI's manager of its memory or None).
 
     source: what the core loads. Weights that ComfyUI will move are read into ordinary memory first.
-    Quantized ones cannot be moved, so they go to the GPU at once.
+    Quantized ones cannot be moved, so they go to the GPU at once; a text encoder's fp8 can.
     """
     import torch
 
@@ -168,6 +179,7 @@ def load_managed(name: str, source: str, settings: LoadSettings) -> tuple[Any, A
         used = dataclasses.replace(settings, device=str(device))
         on_disk = sum(file.stat().st_size for file in weights_in(Path(source)))
         make_room(device, int(on_disk * models.QUANTIZED_SHARE.get(settings.quantization, 1.0)))
+    used = dataclasses.replace(used, tokenizer=tokenizer_folder())
     with torch.inference_mode(False):  # weights made in inference mode could not be moved later
         lvlm = load_lvlm(source, used)
     lvlm.name = name

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..laser_core.models.catalogue import ListedModel, listed
 from ..laser_core.models.download import LONGEST_ID, downloaded, is_hub_id
+from ..laser_core.models.text_encoders import SUFFIX
 from . import runtime
 
 DEMO_LABEL = "demo (96 everyday things, numbers, colours)"
@@ -71,11 +72,11 @@ def complaint(model: str | None, custom: str | None) -> str | None:
     """Why this choice cannot be loaded, remedy first, or None. Downloads nothing."""
     custom = (custom or "").strip()
     if custom:
-        if _custom_folder(custom) is not None or _is_on_the_hub(custom):
+        if _custom_path(custom) is not None or _is_on_the_hub(custom):
             return None
         return (
-            "check custom_model, or leave it empty: it is neither a model folder (without '..') "
-            f"nor a Hugging Face id like 'owner/name': {custom[:LONGEST_ID]!r}"
+            "check custom_model, or leave it empty: it is no model's folder or file (without '..') "
+            f"and no Hugging Face id like 'owner/name': {custom[:LONGEST_ID]!r}"
         )
     if model is None or model in DEMOS or model in _listed():
         return None
@@ -103,25 +104,27 @@ def find(
     if not custom and model in DEMOS:
         return DEMOS[model], DEMOS[model]
     name, known = custom or model, _listed()
-    folder = _custom_folder(custom) if custom else known[model].path
-    if folder is None:
-        folder = downloaded(name, runtime.models_folders(), progress, pickled)
+    path = _custom_path(custom) if custom else known[model].path
+    if path is None:
+        path = downloaded(name, runtime.models_folders(), progress, pickled)
     elif name not in known and not is_hub_id(name):  # a path
-        name = folder.name
-    return name, str(folder)
+        name = path.name
+    return name, str(path)
 
 
 def _is_on_the_hub(custom: str) -> bool:
     """Whether a text may be an id, and is no path of the list whose folder is gone."""
     roots = {name for name, _ in runtime.models_folders()}
-    return is_hub_id(custom) and custom.split("/")[0] not in roots
+    is_id = is_hub_id(custom) and not custom.endswith(SUFFIX)
+    return is_id and custom.split("/")[0] not in roots
 
 
-def _custom_folder(custom: str) -> Path | None:
-    """The model folder that a text names; a path with `..` names none."""
+def _custom_path(custom: str) -> Path | None:
+    """The model folder or text encoder that a text names; a path with `..` names none."""
     try:
         path = Path(custom).expanduser()
-        if ".." not in path.parts and (path / "config.json").is_file():
+        is_file = path.suffix == SUFFIX and path.is_file()
+        if ".." not in path.parts and (is_file or (path / "config.json").is_file()):
             return path
     except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a null byte
         return None

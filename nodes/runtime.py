@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..laser_core.models.catalogue import LLM
+from ..laser_core.models.catalogue import LLM, TEXT_ENCODERS, TOKENIZER_IN_COMFY
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,10 @@ def is_connected(node_id: str | None, output: int) -> bool:
 
 
 def models_folders() -> list[tuple[str, Path]]:
-    """(name, folder) where models may lie: models/LLM first, then the user's extra paths."""
+    """(name, folder) where models may lie: models/LLM first, then the user's extra paths.
+
+    Last where ComfyUI has the text encoders of image models.
+    """
     if "folder_paths" not in sys.modules:
         return []
     import folder_paths
@@ -149,7 +152,24 @@ def models_folders() -> list[tuple[str, Path]]:
     own = os.path.join(folder_paths.models_dir, LLM)
     folder_paths.add_model_folder_path(LLM, own)
     others = [path for path in folder_paths.get_folder_paths(LLM) if path != own]
-    return [(LLM, Path(path)) for path in (own, *others)]
+    try:
+        encoders = folder_paths.get_folder_paths(TEXT_ENCODERS)
+    except KeyError:  # a ComfyUI of before it had them
+        encoders = []
+    return [
+        *((LLM, Path(path)) for path in (own, *others)),
+        *((TEXT_ENCODERS, Path(path)) for path in encoders),
+    ]
+
+
+def tokenizer_folder() -> str:
+    """ComfyUI's own tokenizer for Qwen's models; "" where it has none."""
+    if not in_comfyui():
+        return ""
+    import comfy
+
+    folders = [Path(folder) / TOKENIZER_IN_COMFY for folder in comfy.__path__]
+    return next((str(folder) for folder in folders if folder.is_dir()), "")
 
 
 def temp_file(suffix: str) -> tuple[str, dict[str, str]] | None:

@@ -26,12 +26,13 @@ from .reading import STRETCH, extend, first_token_certainty, forward, read_prefi
 class BranchRows:
     """The last prompt token's attention over the picture's grid, (L, H, N) float32 on the CPU.
 
-    certainty: probability of the likeliest first token after the prompt with the question.
+    certainty: probability of the likeliest first token after the prompt with the question; None
+    for a model that only locates.
     """
 
     with_query: torch.Tensor
     without_query: torch.Tensor
-    certainty: float
+    certainty: float | None
 
 
 def read_branches(lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None) -> BranchRows:
@@ -41,7 +42,8 @@ def read_branches(lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | 
     with_query, without_query, hidden = _both_rows(lvlm, asked, free, progress)
     if progress:
         progress("reading the picture", 2, 2)
-    return BranchRows(with_query, without_query, first_token_certainty(lvlm, hidden))
+    certainty = None if lvlm.silent else first_token_certainty(lvlm, hidden)
+    return BranchRows(with_query, without_query, certainty)
 
 
 def _both_rows(

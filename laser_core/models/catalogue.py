@@ -1,7 +1,7 @@
 """Which models there are: bundled, in folders, in the hub's cache, and curated ones to download.
 
-One list for the nodes and the command line. Reads names and small JSON files and asks no network.
-Knows neither torch nor transformers, so that the list can be asked for often.
+One list for the nodes and the command line. Reads names, small JSON files and headers, and asks no
+network. Knows neither torch nor transformers, so that the list can be asked for often.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .folder_check import is_listed
 from .model_files import missing_files, quantized_by, read_json, weights_in
+from .text_encoders import SUFFIX, read_encoder
 
 if TYPE_CHECKING:
     from .families import Family
@@ -24,8 +25,12 @@ _PACKAGE = Path(__file__).absolute().parents[1]
 DEMO_FOLDERS = {DEMO: _PACKAGE / "demo_model"}
 """The bundled models by name."""
 
+TOKENIZER_IN_COMFY = Path("text_encoders", "qwen25_tokenizer")
+"""Below ComfyUI's package `comfy`: read at run time, never copied."""
+
 ORIGIN = "laser_origin.txt"  # in a folder that was downloaded to: the id it came from
 LLM = "LLM"  # the name of the root that models are downloaded to
+TEXT_ENCODERS = "text_encoders"  # the name of the roots that image models' text encoders lie in
 
 Roots = Sequence[tuple[str, Path]]
 """(name, folder): where models are looked for. Several folders may have one name."""
@@ -43,7 +48,7 @@ class ListedModel:
     """A model of the list.
 
     value: what a workflow stores and --model takes: a hub id, or a path that begins with the name
-    of its root. path: where it lies; None for one that is downloaded when it is first used.
+    of its root. path: its folder or file; None for one that is downloaded when it is first used.
     description: what it is. precision: of its weights, or what quantized them; "" if not known.
     missing: the files that it lacks. origin: the id, casefolded, that its folder says it was
     downloaded from.
@@ -64,13 +69,18 @@ class ListedModel:
         return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
     @property
+    def is_file(self) -> bool:
+        """Whether it is a text encoder in one file."""
+        return self.path is not None and self.path.suffix == SUFFIX
+
+    @property
     def quantizable(self) -> bool:
-        """Whether the weights are none that something has quantized already."""
-        return _WEIGHT_BYTES.get(self.precision, 1) > 1
+        """Whether weights can be quantized on loading, and nothing has quantized them already."""
+        return not self.is_file and _WEIGHT_BYTES.get(self.precision, 1) > 1
 
     def memory_bytes(self, weight_bytes: float) -> int | None:
         """About what a run takes if a weight takes `weight_bytes`; None where that is not known."""
-        if self.precision in _RUN_AS_STORED:
+        if self.precision in _RUN_AS_STORED or (self.is_file and self.precision == "fp8"):
             loaded = float(self.size_bytes)
         elif self.precision in _WEIGHT_BYTES:
             loaded = self.size_bytes * weight_bytes / _WEIGHT_BYTES[self.precision]
@@ -130,18 +140,18 @@ def _with_its_copy(
 def in_folders(roots: Roots) -> list[ListedModel]:
     """Models at any depth below `roots`, root by root, each in order; incomplete ones too.
 
-    Where two folders have the same value, the second gets its whole path.
+    A model is a folder, or a text encoder's file. Where two have the same value, the second gets
+    its whole path.
     """
     found: dict[str, ListedModel] = {}
     seen = set()
     for name, root in roots:
         top = Path(os.path.abspath(root))
-        for folder in _model_folders(top):
-            model = _read(_snapshot_of(folder) if _is_cached(folder) else folder)
-            if model is not None and folder not in seen:  # one root may lie in another
-                seen.add(folder)
-                value = "/".join((name, *folder.relative_to(top).parts))
-                value = folder.as_posix() if value in found else value
+        for path, model in _models_below(top):
+            if model is not None and path not in seen:  # one root may lie in another
+                seen.add(path)
+                value = "/".join((name, *path.relative_to(top).parts))
+                value = path.as_posix() if value in found else value
                 found[value] = replace(model, value=value)
     return list(found.values())
 
@@ -191,10 +201,23 @@ def _copies(
 
 
 def own_roots() -> Roots:
-    """models/LLM of the ComfyUI that this package lies in, for runs without ComfyUI."""
+    """Of the ComfyUI that this package lies in, for runs without ComfyUI: where it has models."""
+    below = (LLM, LLM), (TEXT_ENCODERS, TEXT_ENCODERS), (TEXT_ENCODERS, "clip")
+    comfyui = _own_comfyui()
+    roots = [(name, comfyui / "models" / folder) for name, folder in below] if comfyui else []
+    return [(name, folder) for name, folder in roots if folder.is_dir()]
+
+
+def own_tokenizer() -> Path | None:
+    """The tokenizer for Qwen's models of the ComfyUI that this package lies in."""
+    comfyui = _own_comfyui()
+    folder = comfyui and comfyui / "comfy" / TOKENIZER_IN_COMFY
+    return folder if folder and folder.is_dir() else None
+
+
+def _own_comfyui() -> Path | None:
     pack = _PACKAGE.parent
-    folder = pack.parent.parent / "models" / LLM
-    return [(LLM, folder)] if pack.parent.name == "custom_nodes" and folder.is_dir() else []
+    return pack.parent.parent if pack.parent.name == "custom_nodes" else None
 
 
 def describe(family: Family) -> str:
@@ -212,8 +235,10 @@ def describe(family: Family) -> str:
 # ---- folders -----------------------------------------------------------------------------------
 
 
-def _model_folders(folder: Path, inside: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Folders with a config.json below a folder, and those that the hub's client has made.
+def _models_below(
+    folder: Path, inside: tuple[str, ...] = ()
+) -> Iterator[tuple[Path, ListedModel | None]]:
+    """Folders with a config.json below a folder, those that the hub's client has made, and files.
 
     inside: the folders that it lies in, by their real paths, so that no link is followed in a
     circle. Nothing is looked for in hidden folders, nor in what is a model's folder itself.
@@ -223,12 +248,16 @@ def _model_folders(folder: Path, inside: tuple[str, ...] = ()) -> Iterator[Path]
         return
     entries = _entries(folder)
     if any(entry.name == "config.json" for entry in entries) or (inside and _is_cached(folder)):
-        yield folder
+        yield folder, _read(_snapshot_of(folder) if _is_cached(folder) else folder)
         if inside:
             return
     for entry in entries:
-        if not entry.name.startswith(".") and _is_folder(entry):
-            yield from _model_folders(Path(entry.path), (*inside, real))
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from _models_below(Path(entry.path), (*inside, real))
+        elif entry.name.endswith(SUFFIX):
+            yield Path(entry.path), _read_file(Path(entry.path), _stamp(entry))
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -295,6 +324,23 @@ def _read_once(folder: Path, stamps: tuple) -> ListedModel | None:
     precision = quantized_by(folder) or _precision(config)
     missing = tuple(missing_files(folder))
     return ListedModel(str(folder), folder, config["model_type"], precision, size, missing, origin)
+
+
+@lru_cache(maxsize=4096)
+def _read_file(path: Path, stamp: tuple[str, int, int]) -> ListedModel | None:
+    """The text encoder in a file; None where it is none.
+
+    stamp: its name, size and time, since it is read again when they change.
+    """
+    try:
+        encoder = read_encoder(path)
+    except OSError:  # just taken away, or not to be read
+        return None
+    if encoder is None:
+        return None
+    missing = () if encoder.whole else ("its end",)
+    what, precision = encoder.description, encoder.precision
+    return ListedModel(str(path), path, what, precision, stamp[1], missing)
 
 
 def _precision(config: dict[str, Any]) -> str:

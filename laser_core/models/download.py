@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import first_words
-from .catalogue import CURATED_IDS, ORIGIN, ListedModel, Roots, copies
+from .catalogue import CURATED_IDS, ORIGIN, TEXT_ENCODERS, ListedModel, Roots, copies
 from .folder_check import check_type
 from .model_files import FETCHED, PICKLED, is_weights, missing_files
 
@@ -32,19 +32,20 @@ def downloaded(
 ) -> Path:
     """The folder of a hub model: a whole copy in `roots` or in the hub's cache, or a new download.
 
-    Nobody is asked for a model that is here. Downloads go to the first root, or to the cache if
-    there are no roots; one that broke off is continued. pickled: also download pickled weights,
-    where there are no safetensors. Raises ValueError, remedy first, for a model that somebody else
-    left incomplete or that cannot be downloaded.
+    Nobody is asked for a model that is here. Downloads go to the first root that is not for text
+    encoders, or to the cache if there is none; one that broke off is continued. pickled: also
+    download pickled weights, where there are no safetensors. Raises ValueError, remedy first, for a
+    model that somebody else left incomplete or that cannot be downloaded.
     """
     here = copies(repository, roots)
     whole = next((model.path for model in here if not model.missing), None)
     if whole is not None:
         return whole
-    if not roots:
+    targets = [folder for name, folder in roots if name != TEXT_ENCODERS]
+    if not targets:
         return _download(repository, None, progress, pickled)
     owner, name = repository.split("/")
-    root = Path(roots[0][1])
+    root = Path(targets[0])
     part, target = root / f".{owner}--{name}.part", root / name
     if here:
         part = target = _ours(here[0])

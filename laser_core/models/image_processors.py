@@ -19,15 +19,26 @@ _RENAMED = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
 
 
 def load_image_processor(path: str, usual: str = "", **kwargs: Any) -> Any:
-    """The image processor of a model folder or hub id, on Pillow even if torchvision is installed.
+    """The image processor of a model folder or hub id, as `image_processor_of` makes it.
 
-    Pillow and torchvision resample differently. Using only Pillow gives the same pixels on every
-    machine. usual: the class where the folder names none. kwargs say where to look
-    (revision, cache_dir, ...). Raises ValueError for a class that this transformers lacks.
+    usual: the class where the folder names none. kwargs say where to look (revision, cache_dir,
+    ...).
     """
     import transformers
 
     stored, _ = transformers.ImageProcessingMixin.get_image_processor_dict(path, **kwargs)
+    return image_processor_of(stored, usual)
+
+
+def image_processor_of(stored: dict[str, Any], usual: str) -> Any:
+    """An image processor from what its file holds, on Pillow even if torchvision is installed.
+
+    Pillow and torchvision resample differently. Using only Pillow gives the same pixels on every
+    machine. usual: the class where it names none. Raises ValueError for a class that this
+    transformers lacks.
+    """
+    import transformers
+
     old = str(stored.get("feature_extractor_type") or "").replace("Feature", "Image")
     named = stored.get("image_processor_type") or old.replace("Extractor", "Processor") or usual
     name = str(named).removesuffix("Fast").removesuffix("Pil")

@@ -1,4 +1,4 @@
-"""From a name to a loaded model: the bundled demo model, a folder, or a hub id.
+"""From a name to a loaded model: the bundled demo model, a folder, a text encoder or a hub id.
 
 Weights are read from safetensors. Pickled weights are read only if the settings say so, and without
 running what they hold. No code from a model's folder is ever run. Only a hub id is downloaded, and
@@ -18,13 +18,15 @@ import torch
 from ..errors import is_for_the_user
 from ..one_at_a_time import one_at_a_time
 from ..settings import LoadSettings
-from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots
+from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
 from .download import downloaded, is_hub_id
+from .encoder_loading import load_encoder, readable_encoder
 from .families import load_image_processor, set_visual_token_limits, usual_image_processor
 from .folder_check import check_contents, check_format, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import quantized_by, read_json
+from .text_encoders import SUFFIX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,15 +48,19 @@ LEAST_VISUAL_TOKENS = 64  # of a picture on native-resolution models, unless the
 
 
 def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm:
-    """Load "demo", a model folder or a hub id.
+    """Load "demo", a model folder, a text encoder's file or a hub id.
 
     Raises ValueError, remedy first, for an unknown model, an unsupported type, weights that are
     incomplete, truncated or pickled, a folder that asks for its own code or links to files outside,
-    settings that this machine cannot serve, and whatever a library raises while loading.
+    a file that is no vision-language model or in a format that is not read, settings that this
+    machine cannot serve, and whatever a library raises while loading.
     """
     folder = None
     try:
-        folder = _resolve(name, settings.weights != "safetensors")
+        path = _resolve(name, settings.weights != "safetensors")
+        if path.is_file():
+            return _load_file(path, name, settings)
+        folder = path
         check_contents(folder, name, pickled=settings.weights != "safetensors")
         return _load(folder, name, settings)
     except Exception as error:
@@ -79,13 +85,30 @@ def _load(folder: Path, name: str, settings: LoadSettings) -> Lvlm:
         folder=folder,
         chat_template=_chat_template(folder),
     )
-    set_visual_token_limits(
-        image_processor,
-        lvlm.family,
-        model.config,
-        *_visual_token_limits(lvlm, settings),
-    )
+    _bound_visual_tokens(lvlm, settings)
     return lvlm
+
+
+@one_at_a_time
+def _load_file(path: Path, name: str, settings: LoadSettings) -> Lvlm:
+    encoder = readable_encoder(path, name)
+    if settings.quantization != "none":
+        raise ValueError(
+            "set quantization to none, or choose the model's folder: the weights of a single file "
+            f"are used as they are, and {name} is one"
+        )
+    device = device_of(settings)
+    dtype = _dtype(settings, device)
+    _check_flash(settings, device, dtype)
+    folder = Path(settings.tokenizer).expanduser() if settings.tokenizer else own_tokenizer()
+    lvlm = load_encoder(encoder, name, folder, device, dtype, _ATTENTION[settings.attention])
+    _bound_visual_tokens(lvlm, settings)
+    return lvlm
+
+
+def _bound_visual_tokens(lvlm: Lvlm, settings: LoadSettings) -> None:
+    least, most = _visual_token_limits(lvlm, settings)
+    set_visual_token_limits(lvlm.image_processor, lvlm.family, lvlm.model.config, least, most)
 
 
 def _visual_token_limits(lvlm: Lvlm, settings: LoadSettings) -> tuple[int, int]:
@@ -110,6 +133,8 @@ def _resolve(name: str, pickled: bool) -> Path:
         found = path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long; ~nosuchuser; a null byte
         raise _no_model(name) from error
+    if path.suffix == SUFFIX and path.is_file():
+        return path
     if found:
         if not (path / "config.json").is_file():
             check_format(path, name)
@@ -120,7 +145,8 @@ def _resolve(name: str, pickled: bool) -> Path:
     listed = next((model.path for model in in_folders(roots) if model.value == name), None)
     if listed is not None:
         return listed
-    if not is_hub_id(name):  # anything else that does not exist is a mistyped path
+    # Anything else that does not exist is a mistyped path
+    if path.suffix == SUFFIX or not is_hub_id(name):
         raise _no_model(name)
     folder = downloaded(name, roots, pickled=pickled)
     check_type(folder, name)
@@ -130,7 +156,7 @@ def _resolve(name: str, pickled: bool) -> Path:
 def _no_model(name: str) -> ValueError:
     bundled = ", ".join(map(repr, DEMO_FOLDERS))
     return ValueError(
-        f"choose {bundled}, an existing model folder or a hub id like 'owner/name': "
+        f"choose {bundled}, an existing model folder or file or a hub id like 'owner/name': "
         f"{name!r} is none of them"
     )
 
@@ -257,18 +283,13 @@ def _load_weights(
 ) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    if settings.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
-        raise ValueError("install flash-attn, or set attention to auto: flash needs it")
     stored = quantized_by(folder)
     dtype = _dtype(settings, device)
     if stored not in (None, "fp8") and dtype == torch.float32:  # what is quantized runs in 16 bits
         if settings.precision != "auto":
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
-    if settings.attention == "flash" and (device.type == "cpu" or dtype == torch.float32):
-        raise ValueError(
-            "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
-        )
+    _check_flash(settings, device, dtype)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     _check_rotary_settings(folder, name, config)
     if stored is None:
@@ -306,6 +327,17 @@ def _load_weights(
             f"tensors that its config.json asks for, such as {min(lacking)}"
         )
     return model
+
+
+def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtype) -> None:
+    if settings.attention != "flash":
+        return
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("install flash-attn, or set attention to auto: flash needs it")
+    if device.type == "cpu" or dtype == torch.float32:
+        raise ValueError(
+            "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
+        )
 
 
 def _check_rotary_settings(folder: Path, name: str, config: Any) -> None:

@@ -35,7 +35,9 @@ class Lvlm:
     model: a transformers image-text-to-text model in evaluation mode; tokenizer and
     image_processor: its own. folder: its `laser.json`, if any, holds the model's own instruction,
     its closed vocabulary, and the least and most visual tokens of the pictures it was made for
-    (visual_tokens). Raises ValueError for an unsupported model type.
+    (visual_tokens). silent: why the model cannot answer, remedy first, or "". all_layers: of
+    the decoder as it was made, where the last are cut off. Raises ValueError for an unsupported
+    model type.
     """
 
     def __init__(
@@ -47,12 +49,16 @@ class Lvlm:
         name: str = "",
         folder: Path | None = None,
         chat_template: str | None = None,
+        silent: str = "",
+        all_layers: int | None = None,
     ) -> None:
         self.model: PreTrainedModel = model.train(False)
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
+        self.silent = silent
+        self._all_layers = all_layers
         self.chat = Chat(
             tokenizer,
             chat_template or tokenizer.chat_template,
@@ -99,6 +105,21 @@ class Lvlm:
     def context_length(self) -> int:
         """Positions the decoder was made for, prompt and answer together."""
         return self.model.config.get_text_config().max_position_embeddings
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """The family's band, as depths of the layers that are there; at least the last of them."""
+        last_layer = self.model.config.get_text_config().num_hidden_layers - 1
+        if self._all_layers is None or not last_layer:
+            return self.family.band
+        scale = (self._all_layers - 1) / last_layer
+        first, last = (min(1.0, depth * scale) for depth in self.family.band)
+        return first, last
+
+    def check_answers(self) -> None:
+        """Raise ValueError, remedy first, if the model only locates."""
+        if self.silent:
+            raise ValueError(self.silent)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -206,8 +227,10 @@ class Lvlm:
     ) -> Prompt:
         """The question on these pictures, to be answered.
 
-        thought_closed: as for `Chat.ids`. Raises ValueError as `answering_text` and `prompt` do.
+        thought_closed: as for `Chat.ids`. Raises ValueError as `check_answers`, `answering_text`
+        and `prompt` do.
         """
+        self.check_answers()
         text, system = self.answering_text(question, settings.answer), settings.prompt.system
         return self.prompt(pictures, text, system, thought_closed=thought_closed)
 

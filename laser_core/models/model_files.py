@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _NEEDED = (
     ("preprocessor_config.json", "processor_config.json"),
 )
 _LONGEST_NAME = 255  # bytes, of any file system
+_LONGEST_HEADER = 100_000_000  # bytes: the format's own limit
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,32 +103,63 @@ def damaged_file(folder: Path) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a header says of a tensor. dtype: as safetensors names it, such as F8_E4M3."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a file of safetensors.
+
+    metadata: what the file says of itself. whole: whether the file ends where the header says.
+    """
+
+    tensors: dict[str, StoredTensor]
+    metadata: dict[str, Any]
+    whole: bool
+
+
+def read_header(path: Path) -> Header:
+    """Eight bytes with the length of a JSON header, the header, and the tensors it lists.
+
+    Raises ValueError for a file that does not begin with one.
+    """
+    with open(path, "rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        if not 0 < length <= min(size - 8, _LONGEST_HEADER):
+            raise ValueError("it does not begin with a header of safetensors")
+        content = file.read(length)
+    try:
+        entries = json.loads(content)
+        metadata = entries.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        tensors = {
+            name: StoredTensor(str(entry["dtype"]), tuple(map(int, entry["shape"])))
+            for name, entry in entries.items()
+        }
+        whole = 8 + length + end == size
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError("its header is none of safetensors") from error
+    return Header(tensors, metadata if isinstance(metadata, dict) else {}, whole)
+
+
 def metadata_of(path: Path) -> dict[str, Any]:
     """What a file of safetensors says of itself; nothing where its header cannot be read."""
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > path.stat().st_size:
-                return {}
-            said = json.loads(file.read(length)).get("__metadata__")
-    except (ValueError, AttributeError, RecursionError):
+        return read_header(path).metadata
+    except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _whole_safetensors(path: Path) -> bool:
-    """Eight bytes with the length of a JSON header, the header, and the tensors it lists."""
-    with open(path, "rb") as file:
-        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
-        if not 0 < length <= size - 8:
-            return False
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return False
-    return 8 + length + end == size
+    try:
+        return read_header(path).whole
+    except ValueError:
+        return False
 
 
 def _whole_pickle(path: Path) -> bool:

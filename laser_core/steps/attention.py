@@ -57,5 +57,5 @@ def read_attention(
         inputs.grid,
         inputs.picture_size,
         rows.certainty,
-        lvlm.family.band,
+        lvlm.band,
     )

@@ -1,9 +1,15 @@
 """The line about a model on Load LVLM in a real ComfyUI: what is chosen is described."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
-from .test_views import Node, undo, workflow
+import pytest
+
+from tools.testbed.encoders import build_encoder, stored_as, write
+
+from .test_views import MIDDLE, SET, Node, run, undo, workflow
 from .test_workflows_on_the_canvas import prompt_of, put_on_canvas
 
 BUNDLED = "Part of this pack"
@@ -49,3 +55,67 @@ def test_the_line_is_no_part_of_a_saved_workflow(canvas):
     put_on_canvas(page, saved)
     assert node.widget("model").startswith("demo")
     assert node.widget("keep_loaded") is True
+
+
+WHOLE = """() => { const {ds} = window.app.canvas;
+  ds.scale = 0.8; ds.offset = [60, 120]; window.app.graph.setDirtyCanvas(true, true); }"""
+# A picture, a model, and the nodes that locate
+LOCATE = """async () => { const {app, LiteGraph} = window;
+  const types = ['LoadImage', 'LaserLoadLVLM', 'LaserContrastiveAttention', 'LaserVAQLayerSelect'];
+  const [image, lvlm, read, select] = types.map((type, index) => {
+    const node = LiteGraph.createNode(type);
+    node.pos = [420 * index, 0];
+    app.graph.add(node);
+    return node;
+  });
+  image.widgets[0].value = 'laser_scene_picnic.jpg';
+  lvlm.connect(0, read, 'lvlm');
+  image.connect(0, read, 'image');
+  read.connect(0, select, 'attention');
+  await new Promise(done => setTimeout(done, 500));
+}"""
+
+
+@pytest.fixture(scope="module")
+def encoder(comfyui):
+    """A small text encoder in fp8 without its output, where image models have theirs."""
+    from transformers import Qwen2Tokenizer
+
+    folder = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "text_encoders" / "qwen25_tokenizer"
+    if not folder.is_dir():
+        pytest.skip("this ComfyUI has no tokenizer for Qwen's models")
+    tiny = build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder))
+    tensors = stored_as(tiny.model, "fp8 old")
+    kept = {key: tensor for key, tensor in tensors.items() if not key.startswith("lm_head")}
+    path = comfyui.base / "models" / "text_encoders" / "qwen_2.5_vl_fp8_scaled.safetensors"
+    yield f"text_encoders/{write(path, kept).name}"
+    path.unlink()
+
+
+def test_a_text_encoder_is_offered_described_and_ends_in_a_heat_map(canvas, encoder, shots):
+    page, renderer = canvas
+    put_on_canvas(page, {"nodes": [], "links": [], "version": 0.4})
+    page.evaluate("() => window.app.refreshComboInNodes()")
+    page.evaluate(LOCATE)
+    node = Node(page, "LaserLoadLVLM")
+    node.look()
+    if renderer == "classic":
+        page.mouse.click(*page.evaluate(MIDDLE, [node.id, "model"]))
+        entry = page.locator(f".litemenu-entry[data-value='{encoder}']")
+    else:
+        page.locator(f'[data-node-id="{node.id}"]').get_by_role("combobox").first.click()
+        entry = page.get_by_role("option", name=encoder, exact=True)
+    page.wait_for_timeout(500)
+    page.screenshot(path=shots / f"text-encoders-{renderer}.png")
+    entry.click()
+    page.wait_for_timeout(500)
+    assert node.text("p").startswith("Qwen2.5-VL, text encoder, locates only, ")
+    read, select = Node(page, "LaserContrastiveAttention"), Node(page, "LaserVAQLayerSelect")
+    page.evaluate(SET, [node.id, {"max_visual_tokens": 64}])  # of a size to be seen
+    page.evaluate(SET, [read.id, {"question": "What number is on the bee?"}])
+    run(page)
+    page.wait_for_timeout(1000)
+    assert select.find("image, img").is_visible()
+    page.evaluate(WHOLE)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=shots / f"text-encoder-heat-map-{renderer}.png")

@@ -18,7 +18,9 @@ from laser_core.models.families import FAMILIES
 from laser_core.models.loading import DEMO, load_lvlm
 from laser_core.pictures import read_picture
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
+from tools.testbed.encoders import build_encoder, stored_as, write
 from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.tiny import save
 
 pytestmark = pytest.mark.gpu
 
@@ -116,6 +118,19 @@ def test_quantized_weights_look_where_the_plain_ones_look(quantization, cosine, 
     one, other = (Box(*found.placement.windows[0]) for found in (plain, coarse))
     common = one.intersect(other).area
     assert common / (one.area + other.area - common) >= overlap
+
+
+def test_a_text_encoders_8_bits_find_and_say_what_they_do_on_the_cpu(device, tmp_path):
+    tiny = build_encoder("qwen2_5_vl")
+    file = write(tmp_path / "encoder.safetensors", stored_as(tiny.model, "fp8 unscaled"))
+    folder = str(save(tiny, tmp_path / "tokenizer"))
+    cpu, gpu = (
+        run(load_lvlm(str(file), LoadSettings(device=place, precision="fp32", tokenizer=folder)))
+        for place in ("cpu", "auto")
+    )
+    found, expected = (result.location.maps.with_query for result in (gpu, cpu))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert ids(gpu.answer) == ids(cpu.answer)
 
 
 def test_a_seed_repeats_its_answer_and_leaves_the_gpus_own_random_state(device):

@@ -104,9 +104,12 @@ def comfyui(monkeypatch, tmp_path):
 
     folders = ModuleType("folder_paths")
     folders.models_dir = str(tmp_path / "models")
-    paths: list[str] = []
-    folders.add_model_folder_path = lambda name, path: path in paths or paths.append(path)
-    folders.get_folder_paths = lambda name: paths
+    encoders = [str(tmp_path / "models" / name) for name in ("text_encoders", "clip")]
+    paths: dict[str, list[str]] = {"LLM": [], "text_encoders": encoders}
+    folders.add_model_folder_path = lambda name, path: (
+        path in paths[name] or paths[name].append(path)
+    )
+    folders.get_folder_paths = lambda name: paths[name]
     folders.get_temp_directory = lambda: str(tmp_path / "temp")
     (tmp_path / "models" / "LLM").mkdir(parents=True)
 
@@ -119,6 +122,7 @@ def comfyui(monkeypatch, tmp_path):
     utils, patcher = ModuleType("comfy.utils"), ModuleType("comfy.model_patcher")
     utils.ProgressBar, patcher.ModelPatcher = ProgressBar, ModelPatcher
     package = ModuleType("comfy")
+    package.__path__ = [str(tmp_path / "comfy")]
     package.model_management, package.utils, package.model_patcher = memory, utils, patcher
     for name, module in {
         "comfy": package,

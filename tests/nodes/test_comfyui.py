@@ -3,11 +3,17 @@ and what people see when something is wrong. Runs when COMFYUI_PATH is set."""
 
 import io
 import json
+import os
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from laser_core.models.catalogue import TEXT_ENCODERS
+from tools.testbed.encoders import build_encoder, stored_as, write
 
 from ..browser.comfy_server import PACK_FOLDER, ROOT, ComfyServer, model_folder, why_not
 from .pack import pack
@@ -409,3 +415,49 @@ def test_a_model_that_is_not_in_the_list_is_told_with_its_remedy(server, prompt)
     load = prompt.add("LaserLoadLVLM", model="gone")
     prompt.add("LaserAnswer", lvlm=[load, 0], image=prompt.picture(), question="what ?")
     assert failure(server, prompt).startswith("choose another model")
+
+
+def test_a_text_encoder_locates_beside_a_clip_of_cliploader(server, prompt):
+    from safetensors.torch import save_file
+    from transformers import Qwen2Tokenizer
+
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    folder = comfyui / "comfy" / TEXT_ENCODERS / "qwen25_tokenizer"
+    if not folder.is_dir():
+        pytest.skip("this ComfyUI has no tokenizer for Qwen's models")
+    encoders, name = server.base / "models" / TEXT_ENCODERS, "qwen_2.5_vl_small_fp8.safetensors"
+    tiny = build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder))
+    tensors = stored_as(tiny.model, "fp8 old")
+    write(encoders / name, {key: each for key, each in tensors.items() if "lm_head" not in key})
+    # All that ComfyUI knows a CLIP-L by; it leaves the other weights as they come
+    weight = torch.zeros(3072, 768, dtype=torch.float16)
+    save_file(
+        {"text_model.encoder.layers.0.mlp.fc1.weight": weight}, encoders / "clip_l.safetensors"
+    )
+
+    nodes = server.get("/object_info")
+    loader = nodes["CLIPLoader"]["input"]["required"]["clip_name"][0]
+    ours = nodes["LaserLoadLVLM"]["input"]["optional"]["model"]
+    assert {name, "clip_l.safetensors"} <= set(loader)
+    value = f"{TEXT_ENCODERS}/{name}"
+    assert [each for each in ours[0] if each.startswith(TEXT_ENCODERS)] == [value]
+    about = ours[1]["about"][value]
+    assert about["description"] == "Qwen2.5-VL, text encoder, locates only"
+
+    clip = prompt.add("CLIPLoader", clip_name="clip_l.safetensors", type="stable_diffusion")
+    text = prompt.add("CLIPTextEncode", clip=[clip, 0], text="a picnic")
+    lvlm = prompt.add("LaserLoadLVLM", model=value, max_visual_tokens=64)
+    read = prompt.add(
+        "LaserContrastiveAttention", lvlm=[lvlm, 0], image=prompt.picture(), question="where ?"
+    )
+    found = prompt.add("LaserVAQLayerSelect", attention=[read, 0])
+    drawn, conditioning = prompt.show([found, 2]), prompt.look([text, 0])
+    outputs = server.run(prompt)
+    assert seen(outputs[conditioning])[0][0]["shape"] == [1, 77, 768]
+    assert not np.array_equal(pixels(server, outputs[drawn]), scene())
+
+    refused = Prompt(server)
+    lvlm = refused.add("LaserLoadLVLM", model=value, max_visual_tokens=64)
+    refused.add("LaserAnswer", lvlm=[lvlm, 0], image=refused.picture(), question="where ?")
+    entry = server.entry(server.queue(refused), failure=True)
+    assert "choose a model that writes, such as" in str(entry["status"]["messages"])

@@ -99,6 +99,8 @@ GROUPS = {
     ],
 }  # fmt: skip
 LEFT_OUT = {
+    # ComfyUI brings it along
+    "LaserLoadLVLM": {"tokenizer"},
     # Where the picture is read with and without the question, how, and how often, are other nodes'
     "LaserVATDecode": {"query_free", "locate_instruction", "looks"},
     # The two outputs of the node are what 'block' chooses between

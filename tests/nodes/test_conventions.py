@@ -270,8 +270,8 @@ MISTAKES = {
     ),
     "an id that is none": (
         lambda _: run("LaserLoadLVLM", custom_model="/no/such/folder"),
-        "check custom_model, or leave it empty: it is neither a model folder (without '..') nor a "
-        "Hugging Face id like 'owner/name': '/no/such/folder'",
+        "check custom_model, or leave it empty: it is no model's folder or file (without '..') and "
+        "no Hugging Face id like 'owner/name': '/no/such/folder'",
     ),
     "an unsupported model": (
         lambda tmp_path: run("LaserLoadLVLM", custom_model=unsupported_folder(tmp_path)),

@@ -1,0 +1,142 @@
+"""Text encoders of image models on Load LVLM: listed, described, loaded, and their use.
+
+Files are small ones of the converters' formats; the oracle of a map is the core on the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tools.testbed.encoders import build_encoder, stored_as, write
+
+from .graphs import QUESTION, pictures_batch
+from .pack import ROOT, inputs_of, node, part, run
+
+VALUE = "text_encoders/qwen/mine.safetensors"
+SMALL = {"max_visual_tokens": 16}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """(tensors of a small Qwen2.5-VL in fp8, its tokenizer)."""
+    tiny = build_encoder("qwen2_5_vl")
+    return stored_as(tiny.model, "fp8 old"), tiny.tokenizer
+
+
+@pytest.fixture
+def file(comfyui, tmp_path, encoder):
+    """The encoder without its output, where image models have it; ComfyUI has a tokenizer."""
+    tensors, tokenizer = encoder
+    tokenizer.save_pretrained(tmp_path / "comfy" / "text_encoders" / "qwen25_tokenizer")
+    kept = {key: value for key, value in tensors.items() if not key.startswith("lm_head")}
+    return write(tmp_path / "models" / "text_encoders" / "qwen" / "mine.safetensors", kept)
+
+
+def test_it_is_listed_by_its_path_and_described_by_its_tensors(comfyui, file, tmp_path):
+    (tmp_path / "models" / "clip").mkdir()
+    save_file({"text_model.a.weight": torch.ones(2)}, tmp_path / "models/clip/clip_l.safetensors")
+    comfyui.device, comfyui.memory_bytes = "cuda", 8 * 2**30
+    choices, options = inputs_of("LaserLoadLVLM")["model"]
+    assert [each for each in choices if each.startswith("text_encoders/")] == [VALUE]
+    shown = options["about"][VALUE]
+    assert (shown["description"], shown["precision"]) == (
+        "Qwen2.5-VL, text encoder, locates only",
+        "fp8",
+    )
+    assert shown["here"] and shown["lacks"] is None
+    assert list(shown["needs"]) == ["none"]  # nothing quantizes it further
+
+
+def test_it_locates_as_the_core_does_and_answers_nothing(comfyui, file, tmp_path):
+    lvlm = run("LaserLoadLVLM", model=VALUE, **SMALL).lvlm
+    picture = pictures_batch(1)
+    read = run("LaserContrastiveAttention", lvlm=lvlm, image=picture, question=QUESTION)
+    found = run("LaserVAQLayerSelect", attention=read.attention)
+    crop = run("LaserConViCrop", image=picture, evidence=found.evidence, min_side_px=20)
+    load = part("laser_core.settings").LoadSettings(
+        tokenizer=str(tmp_path / "comfy" / "text_encoders" / "qwen25_tokenizer"), **SMALL
+    )
+    core = part("laser_core.models.loading").load_lvlm(str(file), load)
+    pixels = (picture[0] * 255).round().byte().numpy()
+    oracle = part("laser_core.pipeline").locate(core, pixels, QUESTION)
+    assert torch.equal(read.attention.maps[0].with_query, oracle.maps.with_query)
+    assert torch.equal(found.evidence.items[0].map, oracle.evidence.map)
+    assert crop.region.any()
+    for ask, inputs in (
+        ("LaserAnswer", {"image": picture}),
+        ("LaserVATDecode", {"positive": picture}),
+    ):
+        with pytest.raises(ValueError, match=r"^choose a model that writes, such as .*, or use the "
+                                             r"nodes that locate .*it has no lm_head"):  # fmt: skip
+            run(ask, lvlm=lvlm, question=QUESTION, **inputs)
+
+
+def test_a_path_may_be_typed_as_well(comfyui, file):
+    check = node("LaserLoadLVLM").VALIDATE_INPUTS
+    assert check(str(file)) is check(VALUE) is True
+    assert part("nodes.models").find("", str(file)) == ("mine.safetensors", str(file))
+    assert check("text_encoders/gone.safetensors").startswith("check custom_model")
+    assert check("owner/gone.safetensors").startswith("check custom_model")
+
+
+def test_on_a_gpu_comfyui_owns_its_8_bits(comfyui, file):
+    comfyui.device = "cuda"
+    lvlm = run("LaserLoadLVLM", model=VALUE, **SMALL).lvlm
+    assert lvlm._patcher.load_device.type == "cuda"
+    assert lvlm._lvlm.dtype == torch.bfloat16
+    assert lvlm.get_ram_usage() < os.path.getsize(file) * 1.01
+
+
+def test_without_comfyuis_tokenizer_the_error_says_what_to_set(comfyui, encoder, tmp_path):
+    write(tmp_path / "models" / "text_encoders" / "one.safetensors", encoder[0])
+    with pytest.raises(ValueError, match=r"^update ComfyUI"):
+        run("LaserLoadLVLM", model="text_encoders/one.safetensors")
+
+
+REAL = """
+import sys
+sys.argv[1:] = ["--cpu"]
+sys.path.insert(0, {comfyui!r})
+import comfy.options
+comfy.options.enable_args_parsing()
+import comfy.model_management as memory, comfy.model_patcher, comfy.utils
+import importlib.util, os, torch
+spec = importlib.util.spec_from_file_location(
+    "pack", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+from pack.nodes import runtime
+handle = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]().load("", {file!r}, True, precision="bf16")[0]
+lvlm = handle._lvlm
+handle._patcher = runtime.manage(lvlm.model, torch.device("cpu"), lvlm.release)
+with torch.inference_mode(), handle.running() as model:
+    size = handle._patcher.model_size()
+    assert handle._patcher.loaded_size() == size
+    assert 0.9 < size / os.path.getsize({file!r}) < 1.01, size
+    dtypes = {{str(weight.dtype) for weight in model.model.parameters()}}
+    assert dtypes == {{"torch.float8_e4m3fn", "torch.bfloat16"}}, dtypes
+memory.free_memory(1e30, torch.device("cpu"))
+assert memory.current_loaded_models == []
+"""
+
+
+def test_the_real_memory_manager_counts_8_bits(encoder, tmp_path):
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if not comfyui:
+        pytest.skip("set COMFYUI_PATH (and COMFYUI_PYTHON) to a ComfyUI checkout to run this")
+    from transformers import Qwen2Tokenizer
+
+    folder = os.path.join(comfyui, "comfy", "text_encoders", "qwen25_tokenizer")
+    tiny = build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder))
+    file = str(write(tmp_path / "one.safetensors", stored_as(tiny.model, "fp8 old")))
+    code = REAL.format(comfyui=comfyui, root=str(ROOT), file=file)
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=comfyui)
+    assert done.returncode == 0, done.stderr
