@@ -4,111 +4,11 @@ import json
 
 import pytest
 
-from .comfy_server import ROOT
 from .large_results import long_answer, many_layers
-from .test_workflows_on_the_canvas import put_on_canvas
+from .on_the_canvas import LOOK, SET, Node, put_on_canvas, run, undo, workflow
 
-RUN = """() => new Promise((done, fail) => {
-  const api = window.app.api;
-  api.addEventListener('execution_success', () => setTimeout(done, 300), {once: true});
-  api.addEventListener('execution_error', e => fail(JSON.stringify(e.detail)), {once: true});
-  window.app.queuePrompt(0, 1);
-})"""
-# Puts a node where the mouse can reach all of it
-LOOK = """async ([id, scale]) => {
-  const canvas = window.app.canvas, node = window.app.graph.getNodeById(id);
-  canvas.ds.scale = scale;
-  canvas.ds.offset[0] = 300 / scale - node.pos[0];
-  canvas.ds.offset[1] = 90 / scale - node.pos[1];
-  canvas.setDirty(true, true);
-  await new Promise(done => setTimeout(done, 700));
-}"""
-SET = """([id, values]) => window.app.graph.getNodeById(id).widgets.forEach(widget => {
-  if (!(widget.name in values)) return;
-  widget.value = values[widget.name];
-  widget.callback?.(widget.value);
-})"""
-# The middle of a widget on the page, where the classic renderer draws it
-MIDDLE = """([id, name]) => {
-  const {canvas, graph} = window.app, node = graph.getNodeById(id);
-  const widget = node.widgets.find(widget => widget.name === name);
-  const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
-  return [...canvas.ds.convertOffsetToCanvas(place)];
-}"""
 # Which part of the file of all maps lies over the picture
 MAP = "element => element.getAttribute('viewBox')"
-
-
-class Node:
-    """A node on the page's canvas and its view."""
-
-    def __init__(self, page, node_type, scale=0.75):
-        self.page = page
-        self.id = page.evaluate(
-            "type => window.app.graph.nodes.find(node => node.type === type).id", node_type
-        )
-        self.look(scale)
-
-    def look(self, scale=0.75):
-        self.page.evaluate(LOOK, [self.id, scale])
-
-    @property
-    def view(self):
-        """By its element: the classic renderer keeps views apart from their nodes."""
-        handle = self.page.evaluate_handle(
-            "id => window.app.graph.getNodeById(id).widgets"
-            ".find(widget => widget.name === 'laser_view').element",
-            self.id,
-        )
-        return handle.as_element()
-
-    def find(self, selector):
-        return self.view.wait_for_selector(selector, timeout=10_000)
-
-    def text(self, selector):
-        return self.view.query_selector(selector).text_content()
-
-    def widget(self, name):
-        return self.page.evaluate(
-            "([id, name]) => window.app.graph.getNodeById(id).widgets"
-            ".find(widget => widget.name === name).value",
-            [self.id, name],
-        )
-
-    def choose(self, renderer, name, value):
-        """As people do, in a widget that is the node's first with choices."""
-        self.look()
-        if renderer == "classic":
-            self.page.mouse.click(*self.page.evaluate(MIDDLE, [self.id, name]))
-            self.page.click(f".litemenu-entry[data-value='{value}']")
-        else:
-            box = self.page.locator(f'[data-node-id="{self.id}"]')
-            box.get_by_role("combobox").first.click()
-            self.page.get_by_role("option", name=value, exact=True).click()
-        self.page.wait_for_timeout(500)
-
-
-def run(page):
-    page.evaluate(RUN)
-
-
-def undo(page):
-    page.evaluate("() => document.activeElement?.blur?.()")
-    page.keyboard.press("Control+z")
-    page.wait_for_timeout(2000)  # the page rebuilds every node; a second undo may not overtake it
-
-
-def workflow(name):
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
-
-
-@pytest.fixture
-def asked(canvas):
-    """(page, renderer) after a run of the workflow with every node."""
-    page, renderer = canvas
-    put_on_canvas(page, workflow("ask_with_laser"))
-    run(page)
-    return page, renderer
 
 
 def centre(element):
@@ -271,7 +171,7 @@ def test_the_answer_shows_its_tokens_and_both_probabilities(asked):
 
 def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     page, _ = canvas
-    put_on_canvas(page, workflow("one_node_answer"))
+    put_on_canvas(page, workflow("1 Ask a question"))
     node = Node(page, "LaserAnswer")
     seen = page.evaluate(
         """id => { window.laserSeen = [];
@@ -290,7 +190,7 @@ def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     )
     assert not [name for name in names if name.startswith("$$")]  # no preview beside the view
     size = page.evaluate("id => [...window.app.graph.getNodeById(id).size]", node.id)
-    nodes = workflow("one_node_answer")["nodes"]
+    nodes = workflow("1 Ask a question")["nodes"]
     (saved,) = (node["size"] for node in nodes if node["type"] == "LaserAnswer")
     assert size[1] <= saved[1]  # nothing has asked for more room
 
@@ -308,7 +208,7 @@ def test_a_result_survives_reloading_the_workflow_and_the_page(asked):
     put_on_canvas(page, saved)
     again = [Node(page, kind).view.inner_text() for kind in kinds]
     assert again == texts
-    put_on_canvas(page, workflow("ask_with_laser"))
+    put_on_canvas(page, workflow("2 See every step"))
     run(page)
     page.wait_for_timeout(1500)  # the page keeps its draft half a second after a change
     page.reload()

@@ -4,6 +4,7 @@ and what people see when something is wrong. Runs when COMFYUI_PATH is set."""
 import io
 import json
 import urllib.request
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_nodes_help_locales_and_templates_are_served(server):
     assert set(server.get("/workflow_templates")[PACK_FOLDER]) == names
     for name in names:
         for ending in ("json", "jpg"):
-            file = f"{server.url}/api/workflow_templates/{PACK_FOLDER}/{name}.{ending}"
+            file = f"{server.url}/api/workflow_templates/{PACK_FOLDER}/{quote(name)}.{ending}"
             with urllib.request.urlopen(file, timeout=60) as answer:
                 assert answer.status == 200
 
