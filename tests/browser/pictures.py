@@ -44,7 +44,7 @@ THUMBNAILS = {
         "LoadImage",
         "LaserConViCrop",
         "Enlarged and edited",
-        "Before and after",
+        "Result",
     ],
     DETAILER: [
         "LoadImage",
@@ -150,9 +150,8 @@ def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer, pag
             tile = squared(viewed(page, nodes[key]))
         else:
             output = outputs[str(nodes[key]["id"])]
-            images = output.get("images") or output.get("b_images")
-            if images:
-                image = io.BytesIO(server.picture(images[which]))
+            if "images" in output:
+                image = io.BytesIO(server.picture(output["images"][which]))
                 tile = squared(Image.open(image).convert("RGB"))
             else:
                 tile = written("\n".join(output["text"]))

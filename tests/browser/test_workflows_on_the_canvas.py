@@ -43,16 +43,19 @@ PLACES = """() => { const {app, LiteGraph} = window, {scale} = app.canvas.ds;
 
 
 class Ran(NamedTuple):
-    """A template, opened and run by the page: what came back, and how the page shows it."""
+    """A template, opened and run by the page: what came back, and how the page shows it.
 
-    name: str
+    found: what ComfyUI said of the prompt.
+    """
+
     workflow: dict
+    found: dict
     outputs: dict
     scale: float
     places: dict
 
 
-@pytest.fixture(scope="module", params=[name for name in WORKFLOWS if name != DETAILER])
+@pytest.fixture(scope="module", params=WORKFLOWS)
 def ran(request, canvas, comfyui, shots) -> Ran:
     page, renderer = canvas
     graph = workflow(request.param)
@@ -62,14 +65,16 @@ def ran(request, canvas, comfyui, shots) -> Ran:
         scale = page.evaluate(OPEN, [graph, request.param])
         # With the page's own id, so that the page shows what comes back
         client = page.evaluate("window.app.api.clientId")
-        outputs = comfyui.run(prompt_of(page), client=client)
+        found = comfyui.post(prompt_of(page), client)
+        outputs = comfyui.wait(found["prompt_id"])
         page.wait_for_timeout(1500)
         page.screenshot(path=shots / f"{request.param}-{renderer}.png")
-        return Ran(request.param, graph, outputs, scale, page.evaluate(PLACES))
+        return Ran(graph, found, outputs, scale, page.evaluate(PLACES))
     finally:
         page.set_viewport_size(size)
 
 
+@pytest.mark.parametrize("ran", [name for name in WORKFLOWS if name != DETAILER], indirect=True)
 def test_every_node_that_shows_something_does(ran, comfyui):
     shown = {str(node["id"]): SHOW.get(node["type"]) for node in ran.workflow["nodes"]}
     assert any(shown.values())
@@ -103,20 +108,17 @@ def test_captions_are_saved_beside_their_pictures(ran, comfyui):
     assert len(said) == 2
 
 
-def test_the_detailer_lacks_nothing_but_a_checkpoint(canvas, comfyui):
-    page, _ = canvas
-    graph = workflow(DETAILER)
-    put_on_canvas(page, graph)
-    found = comfyui.post(prompt_of(page))
+@pytest.mark.parametrize("ran", [DETAILER], indirect=True)
+def test_the_detailer_lacks_nothing_but_a_checkpoint_and_finds_in_multiples_of_8(ran):
     wrong = [
         (error["class_type"], one["type"], one["extra_info"]["input_name"])
-        for error in found["node_errors"].values()
+        for error in ran.found["node_errors"].values()
         for one in error["errors"]
     ]
     assert wrong == [("CheckpointLoaderSimple", "value_not_in_list", "ckpt_name")]
-    (crop,) = (str(node["id"]) for node in graph["nodes"] if node["type"] == "LaserConViCrop")
-    (window,) = comfyui.wait(found["prompt_id"])[crop]["laser_windows"][0]["windows"]
-    x1, y1, x2, y2 = window
+    nodes = {node["type"]: str(node["id"]) for node in ran.workflow["nodes"]}
+    (windows,) = ran.outputs[nodes["LaserConViCrop"]]["laser_windows"]
+    ((x1, y1, x2, y2),) = windows["windows"]
     assert (x2 - x1) % 8 == (y2 - y1) % 8 == 0
 
 

@@ -44,7 +44,7 @@ SHOWN_PX = {
     "LaserVATDecode": 300,
     "LaserAnswer": 400,
     "LaserSettings": 50,
-    "ImageCompare": 300,
+    "ImageCompare": 180,
     "PrimitiveStringMultiline": 50,
     "SaveImageTextDataSetToFolder": 60,
 }
@@ -354,13 +354,16 @@ def edit_a_detail() -> None:
     flow.save()
 
 
-def _paste_back(flow: Workflow, picture: Slot, edited: Slot, crop: dict) -> tuple[dict, dict]:
-    """The edited crop in its place, next to the picture as it was."""
+def _paste_back(flow: Workflow, picture: Slot, edited: Slot, crop: dict) -> list[dict]:
+    """The edited crop in its place, and next to the picture as it was."""
     paste = flow.add(
         "LaserPasteBack", image=picture, crop=edited, region=out(crop, "region"), feather_px=16
     )
     pasted = out(paste, "image")
-    return paste, flow.add("ImageCompare", "Before and after", image_a=picture, image_b=pasted)
+    result = _show(flow, pasted, "Result")
+    # Only the newer renderer has its slider
+    both = flow.add("ImageCompare", "Before and after", image_a=picture, image_b=pasted)
+    return [paste, result, both]
 
 
 def redraw_a_detail() -> None:
