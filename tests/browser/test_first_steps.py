@@ -24,6 +24,8 @@ ENDED = """() => { const api = window.app.api;
     for (const end of ['execution_success', 'execution_error'])
       api.addEventListener(end, () => setTimeout(ended, 300), {once: true}); });
   return {done}; }"""
+RESIZE = """([id, width]) => { const node = window.app.graph.getNodeById(id);
+  node.setSize([width, node.computeSize()[1]]); }"""
 # Load Image, Load LVLM and LASER Answer, wired as a new user does
 THREE_NODES = """async () => { const {app, LiteGraph} = window;
   const [image, lvlm, answer] = ['LoadImage', 'LaserLoadLVLM', 'LaserAnswer'].map((type, index) => {
@@ -143,6 +145,19 @@ def test_the_picture_takes_what_the_answer_leaves(three_nodes):
     assert taller == pytest.approx(grown, abs=2)
 
 
+def test_on_a_wide_node_the_answer_stands_beside_its_window(three_nodes):
+    page, _, node = three_nodes
+    for width, beside, room in ((600, True, 380), (330, False, 650)):
+        page.evaluate(RESIZE, [node.id, width])
+        ask(page, node)
+        node.look(0.6)
+        head, crop = (node.find(part).bounding_box() for part in (".laser-head", ".laser-crop"))
+        assert (head["x"] + head["width"] <= crop["x"]) == beside
+        assert (head["y"] + head["height"] <= crop["y"]) != beside
+        height = node.view.evaluate("view => view.offsetHeight")
+        assert height >= room
+
+
 def saved(page, node) -> np.ndarray:
     with page.expect_download() as download:
         node.find(".laser-tools .laser-button:last-child").click()
@@ -158,7 +173,7 @@ def test_the_map_is_compared_by_a_slider_and_saved_as_it_is_seen(asked, shots):
     slider.focus()
     page.keyboard.press("Home")
     bare = saved(page, node)
-    assert whole.shape == bare.shape == (512, 512, 3)  # of the view: the workflow's has 896
+    assert whole.shape == bare.shape == (512, 512, 3)  # of the view: the workflow's has 1024
     covered = np.abs(whole - bare).max(-1) > 8
     box = slider.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

@@ -7,6 +7,8 @@ import pytest
 from .large_results import long_answer, many_layers
 from .on_the_canvas import LOOK, SET, Node, put_on_canvas, run, undo, workflow
 
+LAYERS = 10  # of the demo model
+PICTURE_PX = 1024  # the side of the workflow's picture
 # Which part of the file of all maps lies over the picture
 MAP = "element => element.getAttribute('viewBox')"
 
@@ -24,7 +26,7 @@ def test_a_run_shows_a_bar_per_layer_and_hovering_shows_its_map(asked):
     node = Node(page, "LaserVAQLayerSelect")
     node.find(".laser-bar")
     bars = node.view.query_selector_all(".laser-bar")
-    assert len(bars) == 10  # of the demo model
+    assert len(bars) == LAYERS
     heat = node.find(".laser-heat")
     chosen = heat.evaluate(MAP)
     page.mouse.move(*centre(bars[5]))
@@ -50,7 +52,7 @@ def test_a_click_on_a_bar_sets_the_layer_that_python_then_takes(asked):
     # A run is no edit: the first undo takes back the layer, and the result stays to be seen
     undo(page)
     assert node.widget("layer") == -1
-    assert len(node.view.query_selector_all(".laser-bar")) == 8
+    assert len(node.view.query_selector_all(".laser-bar")) == LAYERS
     assert "Run to apply" in node.text(".laser-status")
     page.keyboard.press("Control+y")
     page.wait_for_timeout(800)
@@ -84,7 +86,7 @@ def test_the_window_is_dragged_and_resized_at_any_zoom(asked, scale):
         page.wait_for_timeout(500)
     x, y, width, height = bounds(node.text(".laser-caption"))
     frame = node.find(".laser-picture").bounding_box()
-    unit = frame["width"] / 896  # the workflow's picture
+    unit = frame["width"] / PICTURE_PX
     px, py = centre(window)
     page.mouse.move(px, py)
     page.mouse.down()
@@ -143,11 +145,12 @@ def test_the_keys_move_the_second_of_two_windows_in_one_step_of_undo(asked):
     windows = node.view.query_selector_all(".laser-window")
     assert len(windows) == 2
     x, y, width, height = bounds(node.text(".laser-caption").split("; ")[1])
-    step = 9 if x >= 18 else -9  # a hundredth of the workflow's picture
+    step = round(PICTURE_PX / 100)
+    step = step if x >= 2 * step else -step
     windows[1].focus()
     for _ in range(2):
-        page.keyboard.down("ArrowLeft" if step == 9 else "ArrowRight")
-    page.keyboard.up("ArrowLeft" if step == 9 else "ArrowRight")
+        page.keyboard.down("ArrowLeft" if step > 0 else "ArrowRight")
+    page.keyboard.up("ArrowLeft" if step > 0 else "ArrowRight")
     assert node.widget("override") == f"{x - 2 * step}, {y}, {width}, {height}"
     assert page.evaluate("() => document.activeElement.className").startswith("laser-window")
     undo(page)
@@ -249,7 +252,7 @@ def test_a_copied_node_has_a_view_of_its_own(asked):
     original = node.text(".laser-status")
     node.id = copy
     page.evaluate(LOOK, [copy, 0.75])
-    assert len(node.view.query_selector_all(".laser-bar")) == 8
+    assert len(node.view.query_selector_all(".laser-bar")) == LAYERS
     page.mouse.click(*centre(node.view.query_selector_all(".laser-bar")[4]))
     assert node.widget("layer") == 4
     first = Node(page, "LaserVAQLayerSelect")
