@@ -6,15 +6,14 @@ import pytest
 
 from laser_core.settings import preset_values
 
-from .test_views import Node, undo, workflow
-from .test_workflows_on_the_canvas import prompt_of, put_on_canvas
+from .on_the_canvas import Node, prompt_of, put_on_canvas, undo, workflow
 
 
 @pytest.fixture
 def nodes(canvas):
     """(page, choose, LASER Answer, LASER Settings)"""
     page, renderer = canvas
-    put_on_canvas(page, workflow("batch_captions"))
+    put_on_canvas(page, workflow("8 Describe many pictures"))
 
     def choose(node, preset):
         node.choose(renderer, "preset", preset)

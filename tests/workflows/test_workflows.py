@@ -1,6 +1,7 @@
 """Example workflows against the nodes they use, without ComfyUI."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -98,8 +99,16 @@ _KINDS = {
 }
 
 
-def test_there_are_seven():
-    assert len(NAMES) == 7
+def test_they_are_numbered_from_the_easiest_on():
+    assert [name[:2] for name in NAMES] == [f"{number} " for number in range(1, 10)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_says_what_it_is_what_it_does_and_what_it_needs(name):
+    (note,) = (node for node in read(name)["nodes"] if node["type"] == "MarkdownNote")
+    title, *texts, needs = note["widgets_values"][0].split("\n\n")
+    assert title == f"## {name[2:]}" and texts and all(texts)
+    assert re.fullmatch(r"Needs ComfyUI \d+\.\d+ or newer\.", needs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,7 +164,7 @@ def test_files_are_what_the_builder_writes(tmp_path, monkeypatch):
 
 
 def broken(change) -> list[str]:
-    workflow = read("ask_with_laser")
+    workflow = read("2 See every step")
     nodes = {node["type"]: node for node in workflow["nodes"]}
     change(workflow, nodes)
     return complaints(workflow)
