@@ -7,7 +7,9 @@ import json
 
 from .comfy_server import ROOT, model_folder
 
-WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+DOWNLOADS = "10 First real picture"  # needs a model that is not here
+TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+WORKFLOWS = [name for name in TEMPLATES if name != DOWNLOADS]
 DETAILER = "5 Redraw a detail you name"  # needs weights that are not here
 SMALL_LAPTOP = {"width": 1366, "height": 768}
 RUN = """() => new Promise((done, fail) => {

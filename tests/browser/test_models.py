@@ -9,7 +9,17 @@ import pytest
 
 from tools.testbed.encoders import build_encoder, stored_as, write
 
-from .on_the_canvas import MIDDLE, SET, Node, prompt_of, put_on_canvas, run, undo, workflow
+from .on_the_canvas import (
+    DOWNLOADS,
+    MIDDLE,
+    SET,
+    Node,
+    prompt_of,
+    put_on_canvas,
+    run,
+    undo,
+    workflow,
+)
 
 BUNDLED = "Part of this pack"
 
@@ -58,6 +68,18 @@ def test_the_line_is_no_part_of_a_saved_workflow(canvas):
 
 WHOLE = """() => { const {ds} = window.app.canvas;
   ds.scale = 0.8; ds.offset = [60, 120]; window.app.graph.setDirtyCanvas(true, true); }"""
+
+
+def test_the_template_with_a_photograph_says_what_it_downloads_before_it_runs(canvas, shots):
+    page, renderer = canvas
+    put_on_canvas(page, workflow(DOWNLOADS))
+    node = Node(page, "LaserLoadLVLM")
+    assert node.text("p").startswith("Qwen3-VL 2B, 4.3 GB, 16-bit. Downloaded on first use.")
+    page.evaluate(WHOLE)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=shots / f"first-real-picture-{renderer}.png")
+
+
 # A picture, a model, and the nodes that locate
 LOCATE = """async () => { const {app, LiteGraph} = window;
   const types = ['LoadImage', 'LaserLoadLVLM', 'LaserContrastiveAttention', 'LaserVAQLayerSelect'];

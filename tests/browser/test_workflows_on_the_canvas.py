@@ -7,6 +7,7 @@ import pytest
 from .on_the_canvas import (
     DETAILER,
     SMALL_LAPTOP,
+    TEMPLATES,
     WORKFLOWS,
     open_templates,
     prompt_of,
@@ -129,7 +130,7 @@ TITLES = """() => [...document.querySelectorAll('[data-testid^="template-workflo
 def test_the_templates_are_titled_and_sorted_by_name_from_the_easiest_on(canvas, shots):
     page, renderer = canvas
     open_templates(page)
-    assert sorted(page.evaluate(TITLES)) == WORKFLOWS
+    assert sorted(page.evaluate(TITLES)) == TEMPLATES
     page.screenshot(path=shots / f"templates-{renderer}.png")
     page.keyboard.press("Escape")
 

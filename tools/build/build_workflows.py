@@ -3,7 +3,8 @@
     python -m tools.build.build_workflows
 
 They use the pack's own nodes and ComfyUI's, the demo model and the example pictures, so they run
-right after install; the one that redraws asks for a checkpoint. Thumbnails are made from real runs,
+right after install; the one that redraws asks for a checkpoint, the one with a photograph for a
+download. Thumbnails are made from real runs,
 by tests/browser/pictures.py. ComfyUI shows of a pack's template its file's name and its thumbnail
 alone, in any order, and fits all of it into the window: so the names are titles, numbered from the
 easiest on, the description is a note, and what must be read lies close together.
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
+from laser_core.models.catalogue import CURATED
 from tools.build.pack_schema import ROOT, schema
 
 # ComfyUI serves templates from one folder of a pack, and prefers this name to pictures/
@@ -28,6 +30,8 @@ PEN = 0.03
 # The demo model misreads this small number on the whole picture
 QUESTION = "what number is on the bee?"
 PICTURE, MASKED = "laser_scene_picnic.jpg", "laser_scene_picnic_mask.webp"
+PHOTO, PHOTO_QUESTION = "laser_scene_coffee.jpg", "What lies on the saucer, beside the cup?"
+SMALLEST = min(CURATED, key=lambda model: model.size_bytes)
 CAPTION_TOKENS = 300  # a detailed caption of a larger model
 TITLE_PX, SLOT_PX, WIDGET_PX, TEXT_PX, PREVIEW_PX = 30, 22, 28, 110, 240
 # A row begins with a title, and the newer renderer draws some nodes 30 px taller
@@ -205,13 +209,14 @@ def oldest_comfyui() -> str:
     return re.search(r'^requires-comfyui = ">=(\d+\.\d+)', project, re.MULTILINE)[1]
 
 
-def _start(flow: Workflow, note: str, height: int, picture: str = PICTURE) -> tuple[dict, dict]:
-    """The first column of most workflows: note, picture, model."""
+def _start(
+    flow: Workflow, note: str, height: int, picture: str = PICTURE, **model: str
+) -> tuple[dict, dict]:
+    """The first column of most workflows: note, picture, and the model, by its widgets."""
     flow.column()
     flow.note(note, height)
     image = flow.add("LoadImage", preview=PREVIEW_PX, image=picture)
-    model = flow.add("LaserLoadLVLM")
-    return image, model
+    return image, flow.add("LaserLoadLVLM", **model)
 
 
 def _show(flow: Workflow, slot: Slot, title: str, preview: int = PREVIEW_PX) -> dict:
@@ -573,6 +578,25 @@ def captions_as_files() -> None:
     flow.save()
 
 
+def first_real_picture() -> None:
+    flow = Workflow("10 First real picture")
+    note = (
+        f"A photograph, and a model that knows photographs: {SMALLEST.description}. The first run "
+        f"downloads it, {SMALLEST.size}, to *models/LLM*, unless **Load LVLM** says that it is "
+        "here.\n\nDo you have Qwen-Image? Choose its text encoder there instead "
+        "(`text_encoders/...`), and nothing is downloaded.\n\nThen you see the heat map, the "
+        "window and both answers. Ask about what is small."
+    )
+    image, model = _start(flow, note, 230, PHOTO, model=SMALLEST.value)
+    flow.column(WIDE_PX + 60)
+    answer = flow.add(
+        "LaserAnswer", lvlm=out(model, "lvlm"), image=out(image, "IMAGE"), question=PHOTO_QUESTION
+    )
+    flow.column(260)
+    _show(flow, out(answer, "crop"), "What it looked at")
+    flow.save()
+
+
 def main() -> None:
     for build in (
         ask_a_question,
@@ -584,6 +608,7 @@ def main() -> None:
         answer_from_a_mask,
         describe_many,
         captions_as_files,
+        first_real_picture,
     ):
         build()
 
