@@ -34,7 +34,7 @@ _TOKEN_IDS = {
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
 }
-_END = "<|im_end|>"
+_ENDS = "<|im_end|>", "<|endoftext|>"  # of a turn; of a text, which is also the padding
 
 # What the published folders' preprocessor_config.json say, as far as it differs
 _IMAGE_PROCESSORS: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ def load_encoder(
         # The tokenizer's own is of a text model
         chat_template=chat_template_of(model.config, words),
         silent=_silent(encoder, name),
-        missing_depth=max(0.0, 1 - encoder.layers / encoder.all_layers),
+        all_layers=max(encoder.layers, encoder.all_layers),
     )
 
 
@@ -118,14 +118,15 @@ def _tokenizer(encoder: Encoder, name: str, folder: Path | None) -> Any:
     if folder is None or not folder.is_dir():
         found = f"there is no folder {str(folder)!r}" if folder else "one file holds none"
         raise ValueError(
-            "set tokenizer (--tokenizer) to a folder with the tokenizer of a Qwen2.5-VL or "
-            f"Qwen3-VL, such as ComfyUI's comfy/text_encoders/qwen25_tokenizer, for {name}: {found}"
+            "update ComfyUI, which has a tokenizer for it (comfy/text_encoders/qwen25_tokenizer), "
+            "or set tokenizer (--tokenizer) to a folder with that of a Qwen2.5-VL or Qwen3-VL: for "
+            f"{name}, {found}"
         )
     tokenizer = AutoTokenizer.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
     known = tokenizer.get_vocab()
-    lacking = [token for token in (*_TOKEN_IDS.values(), _END) if token not in known]
+    lacking = [token for token in (*_TOKEN_IDS.values(), *_ENDS) if token not in known]
     rows = encoder.shape(TEXT + "embed_tokens.weight")[0]
     if lacking or len(tokenizer) > rows:
         what = f"it lacks {lacking[0]}" if lacking else f"{len(tokenizer)} tokens for {rows} rows"
@@ -159,10 +160,8 @@ def _model(
         _fill(encoder, model, names, file, dtype)
     if not encoder.silent and HEAD not in names:
         model.lm_head = _output_of(text.embed_tokens)
-    model.generation_config = GenerationConfig(
-        eos_token_id=[tokenizer.convert_tokens_to_ids(_END), tokenizer.pad_token_id],
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in _ENDS]
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=ends[-1])
     return model
 
 
@@ -203,7 +202,7 @@ def _text_config(encoder: Encoder, tokenizer: Any) -> dict[str, Any]:
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
         "bos_token_id": None,
-        "eos_token_id": tokenizer.convert_tokens_to_ids(_END),
+        "eos_token_id": tokenizer.convert_tokens_to_ids(_ENDS[0]),
     }
     if encoder.model_type == "qwen2_5_vl":
         rope = {"type": "mrope", "mrope_section": [16, 24, 24]}

@@ -25,7 +25,7 @@ from .families import Family, chat_template_of, encode_picture, family_of, mean_
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .prefix import Prefix
+    from .prefix import Kept, Prefix
 
 GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
 
@@ -36,8 +36,8 @@ class Lvlm:
     model: a transformers image-text-to-text model in evaluation mode; tokenizer and
     image_processor: its own. folder: its `laser.json`, if any, holds the model's own instruction,
     its closed vocabulary, and the least and most visual tokens of the pictures it was made for
-    (visual_tokens). silent: why the model cannot answer, remedy first, or "". missing_depth: the
-    share of the decoder's layers that are cut off at its end. Raises ValueError for an unsupported
+    (visual_tokens). silent: why the model cannot answer, remedy first, or "". all_layers: of
+    the decoder as it was made, where the last are cut off. Raises ValueError for an unsupported
     model type.
     """
 
@@ -51,7 +51,7 @@ class Lvlm:
         folder: Path | None = None,
         chat_template: str | None = None,
         silent: str = "",
-        missing_depth: float = 0.0,
+        all_layers: int | None = None,
     ) -> None:
         self.model: PreTrainedModel = model.train(False)
         self.tokenizer = tokenizer
@@ -59,7 +59,7 @@ class Lvlm:
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
         self.silent = silent
-        self._missing_depth = missing_depth
+        self._all_layers = all_layers
         self.chat = Chat(
             tokenizer,
             chat_template or tokenizer.chat_template,
@@ -76,6 +76,8 @@ class Lvlm:
         self.notice: str = extras.get("notice", "")  # said with every result
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
         self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
+        self.step: Kept | None = None  # one whose graph is kept, managed by engine.generating
+        self.graph_refused = ""  # why no graph can be made
 
     def __str__(self) -> str:
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
@@ -108,7 +110,11 @@ class Lvlm:
     @property
     def band(self) -> tuple[float, float]:
         """The family's band, as depths of the layers that are there; at least the last of them."""
-        first, last = (min(1.0, depth / (1 - self._missing_depth)) for depth in self.family.band)
+        last_layer = self.model.config.get_text_config().num_hidden_layers - 1
+        if self._all_layers is None or not last_layer:
+            return self.family.band
+        scale = (self._all_layers - 1) / last_layer
+        first, last = (min(1.0, depth * scale) for depth in self.family.band)
         return first, last
 
     def check_answers(self) -> None:
@@ -156,8 +162,8 @@ class Lvlm:
         return config.image_token_index if token is None else token
 
     def release(self) -> None:
-        """Free the cached prefix; the weights stay."""
-        self.prefix = None
+        """Free the cached prefix and the graph of a step; the weights stay."""
+        self.prefix = self.step = None
 
     def encode(
         self, picture: Any, framing: str = "pad", tokens: int | None = None

@@ -142,7 +142,7 @@ def read_header(path: Path) -> Header:
             for name, entry in entries.items()
         }
         whole = 8 + length + end == size
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError("its header is none of safetensors") from error
     return Header(tensors, metadata if isinstance(metadata, dict) else {}, whole)
 

@@ -95,7 +95,7 @@ def test_on_a_gpu_comfyui_owns_its_8_bits(comfyui, file):
 
 def test_without_comfyuis_tokenizer_the_error_says_what_to_set(comfyui, encoder, tmp_path):
     write(tmp_path / "models" / "text_encoders" / "one.safetensors", encoder[0])
-    with pytest.raises(ValueError, match=r"^set tokenizer"):
+    with pytest.raises(ValueError, match=r"^update ComfyUI"):
         run("LaserLoadLVLM", model="text_encoders/one.safetensors")
 
 
