@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from ..results import LaserAnswer, Location
 
 DEFAULT_OUT = "laser-out"
-_WRITTEN = re.compile(r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png|report\.json")
+_WRITTEN = re.compile(
+    r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png|report\.json|maps\.(npz|html)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +105,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         from ..pictures import read_picture
         from ..pipeline import answer, locate
 
-    _check_files(out, Path(arguments.picture), settings.crop.windows)
+    _check_files(out, Path(arguments.picture), settings.crop.windows, arguments.maps)
     picture = read_picture(arguments.picture)
     with quiet_libraries():
         watch = Stopwatch()
@@ -120,10 +122,12 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
             result = locate(lvlm, picture, arguments.question, settings, progress.stage)
         seconds["method"] = watch.lap()
         progress.stage("drawing")
-        pictures = _pictures(result)
+        files: dict[str, Image.Image | bytes | str] = {**_pictures(result)}
+        if arguments.maps:
+            files |= _maps(result, lvlm.name)
         seconds["drawing"] = watch.lap()
-    content = report(result, lvlm, load=load, files=[*pictures, "report.json"])
-    _write(out, pictures, to_json(content))
+    content = report(result, lvlm, load=load, files=[*files, "report.json"])
+    _write(out, files, to_json(content))
     progress.clear()
     if arguments.json:
         print(to_json(content, ascii=True))
@@ -197,6 +201,16 @@ def _pictures(result: LaserAnswer | Location) -> dict[str, Image.Image]:
     return pictures
 
 
+def _maps(result: LaserAnswer | Location, model: str) -> dict[str, bytes | str]:
+    """All attention maps by file name: for programs, and for people."""
+    from ..output.maps_file import maps_bytes
+    from ..output.maps_page import maps_page
+    from ..results import LaserAnswer
+
+    location = result.location if isinstance(result, LaserAnswer) else result
+    return {"maps.npz": maps_bytes(location, model), "maps.html": maps_page(location, model)}
+
+
 def _check_folder(out: Path) -> None:
     """Raise ValueError before the work, not after it, if `out` cannot be written."""
     existing = next(
@@ -208,10 +222,11 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"choose another --out: {str(existing)!r} is not writable")
 
 
-def _check_files(out: Path, asked: Path, windows: int) -> None:
+def _check_files(out: Path, asked: Path, windows: int, maps: bool) -> None:
     """Raise ValueError if the run would overwrite a file that no earlier run wrote."""
     names = ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", "report.json"]
     names += [f"crop-{index}.png" for index in range(2, windows + 1)]
+    names += ["maps.npz", "maps.html"] * maps
     earlier = _earlier_files(out)  # these are removed
     for name in dict.fromkeys([*names, *earlier]):
         there = out / name
@@ -242,17 +257,17 @@ def _there(path: Path) -> bool:
     return True
 
 
-def _write(out: Path, pictures: dict[str, Image.Image], report: str) -> None:
-    """Remove an earlier run's files, then write the pictures and the report that names them."""
+def _write(out: Path, files: dict[str, Image.Image | bytes | str], report: str) -> None:
+    """Remove an earlier run's files, then write these and the report that names them."""
     from ..files import write_atomically
 
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in _earlier_files(out):
-            if name not in (*pictures, "report.json"):
+            if name not in (*files, "report.json"):
                 (out / name).unlink(missing_ok=True)
-        for name, picture in pictures.items():
-            write_atomically(out / name, picture)
+        for name, data in files.items():
+            write_atomically(out / name, data)
         write_atomically(out / "report.json", report + "\n")
     except OSError as error:
         raise ValueError(
@@ -327,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose: str) -> None:
     parser = commands.add_parser(
         name, help=purpose, description=purpose, allow_abbrev=False,
-        usage='%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [settings]',
+        usage='%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [--maps] [settings]',
     )  # fmt: skip
     parser.add_argument("picture", metavar="PICTURE", help="a picture file")
     parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
@@ -339,5 +354,9 @@ def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose:
     parser.add_argument(
         "--json", action="store_true", help="print the report as JSON and nothing else"
     )
+    parser.add_argument(
+        "--maps", action="store_true",
+        help="also write the attention of every layer and head: maps.npz, and maps.html to look at",
+    )  # fmt: skip
     add_flags(parser, groups)
     parser.set_defaults(run=run)
