@@ -43,6 +43,7 @@ def main() -> None:
 def show(page, name: str, path: Path) -> None:
     open_templates(page)
     page.locator(f'[data-testid="template-workflow-{name}"]').click()
+    page.mouse.move(SMALL_LAPTOP["width"] / 2, SMALL_LAPTOP["height"] - 10)  # off every tooltip
     page.wait_for_timeout(2500)
     if name != DETAILER:  # its weights are not here
         page.evaluate(RUN)
