@@ -7,7 +7,7 @@ import { modelLine, modelsOf } from "./views/model.js";
 import { fileQuery, firstLine, kept, picturesOf, restored } from "./views/payload.js";
 import { fillIn, presetsOf } from "./views/presets.js";
 import { choiceNamer, translator } from "./views/strings.js";
-import { createView, VIEWS } from "./views/view.js";
+import { createView, VIEWS, WIDE_PX } from "./views/view.js";
 
 const KEPT = "laser_view"; // the property of a node that keeps its last result
 const LEAST_WIDTH_PX = 320; // of a new node with a view
@@ -90,16 +90,22 @@ app.registerExtension({
 });
 
 /** Puts a view on a node for as long as the node is on a graph. */
-function attach(node, { sections, height }) {
+function attach(node, { sections, height, wide = height }) {
   const root = el("div", { class: "laser-view" });
   const reserve = addElement(node, root);
   let room = EMPTY_HEIGHT_PX;
+  let shows = false; // a result
+  const needed = () => (node.size[0] < WIDE_PX ? height : wide);
   reserve(room);
   node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
-  const host = hostOf(node, (px = height) => {
-    room = Math.max(room, px);
+  const host = hostOf(node, (px) => {
+    shows ||= px === undefined;
+    room = Math.max(shows ? needed() : room, px ?? 0);
     reserve(room);
     node.expandToFitContent?.();
+  });
+  chain(node, "onResize", () => {
+    if (shows) reserve(needed());
   });
 
   const showKept = () => {

@@ -15,7 +15,8 @@ NAMED_WORDS = 5  # of those a model does not know
 class ClosedVocabulary:
     """What a model that knows few words says to a question with other words.
 
-    Raises TypeError unless both are texts.
+    example: a question that it knows, {} in place of what the model sees in the picture. Raises
+    TypeError unless both are texts.
     """
 
     message: str
@@ -25,10 +26,13 @@ class ClosedVocabulary:
         if not isinstance(self.message, str) or not isinstance(self.example, str):
             raise TypeError("message and example of closed_vocabulary must be texts")
 
-    def check(self, text: str, tokenizer: Any, harmless: Callable[[str], str]) -> None:
+    def check(
+        self, text: str, tokenizer: Any, harmless: Callable[[str], str], seen: Callable[[], str]
+    ) -> None:
         """Raise ValueError, which says what is known, for words that the tokenizer lacks.
 
-        harmless: breaks up control tokens, which are no words a user may say.
+        harmless: breaks up control tokens, which are no words a user may say. seen: the model's
+        word for what is in the picture, "" if it has none; called only to refuse.
         """
         words = text.split()
         shown = [harmless(word) for word in words]
@@ -41,11 +45,12 @@ class ClosedVocabulary:
         ]
         if unknown:
             named = dict.fromkeys(word.rstrip("?!.,") or word for word in unknown)
-            raise ValueError(self.reply([*named]))
+            raise ValueError(self.reply([*named], seen()))
 
-    def reply(self, unknown: Sequence[str]) -> str:
+    def reply(self, unknown: Sequence[str], seen: str) -> str:
         short = [word if len(word) <= 40 else word[:37] + "..." for word in unknown[:NAMED_WORDS]]
         words = ", ".join(f'"{word}"' for word in short)
         if len(unknown) > NAMED_WORDS:
             words += f" and {len(unknown) - NAMED_WORDS} more"
-        return f"try {self.example!r}: this model does not know {words}. {self.message}"
+        remedy = f"try {self.example.replace('{}', seen)!r}" if seen else "use other words"
+        return f"{remedy}: this model does not know {words}. {self.message}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..one_at_a_time import one_at_a_time
 from ..pictures import PictureInputs, to_picture
 from ..settings import AnswerSettings, LaserSettings, PromptSettings
 from .chat import Chat, Prompt
@@ -183,18 +184,12 @@ class Lvlm:
         )
 
     def locating_text(self, question: str, settings: PromptSettings) -> str:
-        """The user's turn that locates: the question and the sentence for a short answer.
-
-        Raises ValueError for an empty question, and for words outside a closed vocabulary.
-        """
-        return _joined(self._checked(question), self._locate_instruction(settings))
+        """The user's turn that locates: the question and the sentence for a short answer."""
+        return _joined(question.strip(), self._locate_instruction(settings))
 
     def answering_text(self, question: str, settings: AnswerSettings) -> str:
-        """The user's turn that is answered: the question and the user's instruction, if any.
-
-        Raises ValueError as `locating_text` does.
-        """
-        return _joined(self._checked(question), settings.instruction.strip() or self.instruction)
+        """The user's turn that is answered: the question and the user's instruction, if any."""
+        return _joined(question.strip(), settings.instruction.strip() or self.instruction)
 
     def query_free_text(self, settings: PromptSettings) -> str:
         """The user's turn of the branch without the question (docs/method.md, step 1)."""
@@ -207,15 +202,29 @@ class Lvlm:
         automatic = settings.locate_instruction == "auto"
         return self.locate_instruction if automatic else settings.locate_instruction.strip()
 
-    def _checked(self, question: str) -> str:
+    def _check(self, question: str, picture: PictureInputs) -> None:
+        """Raise ValueError for an empty question, and for words outside a closed vocabulary."""
         if not question.strip():
             raise ValueError(
                 "write what to look for: the question is empty, and the method compares the "
                 "model's attention with and without it"
             )
         if self.closed_vocabulary is not None:
-            self.closed_vocabulary.check(question, self.tokenizer, self.chat.harmless)
-        return question.strip()
+            seen = partial(self._seen, picture)
+            self.closed_vocabulary.check(question, self.tokenizer, self.chat.harmless, seen)
+
+    @one_at_a_time
+    @torch.inference_mode()
+    def _seen(self, picture: PictureInputs) -> str:
+        """The model's first word on the picture to its instruction alone; "" if it has none."""
+        prompt = self.prompt([picture], self.instruction)
+        inputs = {"input_ids": prompt.input_ids, **picture.tensors}
+        if self.takes_token_types:
+            inputs["mm_token_type_ids"] = self.token_types(prompt.input_ids)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        word = int(self.model(**inputs).logits[0, -1].argmax())
+        return self.tokenizer.decode([word], skip_special_tokens=True).strip()
 
     def answer_prompt(
         self,
@@ -227,17 +236,22 @@ class Lvlm:
     ) -> Prompt:
         """The question on these pictures, to be answered.
 
-        thought_closed: as for `Chat.ids`. Raises ValueError as `check_answers`, `answering_text`
-        and `prompt` do.
+        thought_closed: as for `Chat.ids`. Raises ValueError for an empty question, for words
+        outside a closed vocabulary, and as `check_answers` and `prompt` do.
         """
         self.check_answers()
+        self._check(question, pictures[0])
         text, system = self.answering_text(question, settings.answer), settings.prompt.system
         return self.prompt(pictures, text, system, thought_closed=thought_closed)
 
     def branch_prompts(
         self, picture: PictureInputs, question: str, settings: PromptSettings
     ) -> tuple[Prompt, Prompt]:
-        """The prompts that locate: of both branches, with and without the question (step 1)."""
+        """The prompts that locate: of both branches, with and without the question (step 1).
+
+        Raises ValueError as `answer_prompt` does.
+        """
+        self._check(question, picture)
         texts = self.locating_text(question, settings), self.query_free_text(settings)
         # The last token must be the one that the answer follows. Where a thought is open, the next
         # word is "Okay" or "So", whatever was asked, and the row says little about the question

@@ -141,6 +141,10 @@ class ComfyServer:
 
     def queue(self, prompt: dict, client: str = "tests", targets: list[str] | None = None) -> str:
         """targets: the output nodes to run, where not all of them are."""
+        return self.post(prompt, client, targets)["prompt_id"]
+
+    def post(self, prompt: dict, client: str = "tests", targets: list[str] | None = None) -> dict:
+        """As `queue`, with what ComfyUI found wrong: `node_errors` by node."""
         content = {"prompt": prompt, "client_id": client}
         content |= {"partial_execution_targets": targets} if targets else {}
         body = json.dumps(content).encode()
@@ -149,7 +153,7 @@ class ComfyServer:
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)["prompt_id"]
+                return json.load(answer)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"ComfyUI refused the prompt: {error.read().decode()}") from error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from .comfy_server import ComfyServer, why_not
+from .on_the_canvas import put_on_canvas, run, workflow
 
 CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or "chromium"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -55,6 +56,15 @@ def canvas(request, comfyui, chromium):
     page = open_canvas(chromium, comfyui, newer=request.param == "newer")
     yield page, request.param
     page.close()
+
+
+@pytest.fixture
+def asked(canvas):
+    """(page, renderer) after a run of the workflow with every step."""
+    page, renderer = canvas
+    put_on_canvas(page, workflow("2 See every step"))
+    run(page)
+    return page, renderer
 
 
 @pytest.fixture(scope="session")

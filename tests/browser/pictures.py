@@ -14,53 +14,83 @@ from playwright.sync_api import sync_playwright
 
 from .comfy_server import ROOT, ComfyServer
 from .conftest import CHROMIUM, FLAGS, open_canvas
-from .test_workflows_on_the_canvas import prompt_of, put_on_canvas
+from .on_the_canvas import DETAILER, DOWNLOADS, prompt_of, put_on_canvas
 
 PANEL_PX = 256
 TALLEST_PX = 1100
-# Four panels per thumbnail: a node, by title or type, and which of its pictures; or a text
+# Four panels per thumbnail: a node, by title or type, and which of its pictures; texts by what they
+# are called, each a node and whether its plain answer is meant; or a text
+PLAIN = "laser_plain"
 THUMBNAILS = {
-    "ask_with_laser": ["LoadImage", "LaserVAQLayerSelect", "Crop", "Answer"],
-    "batch_captions": [
-        ("Where they come from", 0),
-        ("Where they come from", 1),
-        ("Where they come from", 2),
-        "Captions",
-    ],
-    "compare_plain_fixed_layer_laser": [
+    "1 Ask a question": [
         "LoadImage",
-        "What the fixed layer saw",
-        "What LASER saw",
-        {"Plain": "Plain", "Fixed layer": "Fixed", "LASER": "LASER"},
+        "LaserAnswer",
+        "What it looked at",
+        {"Plain": ("LaserAnswer", PLAIN), "LASER": ("LaserAnswer", "")},
     ],
-    "evidence_from_a_hand_drawn_mask": ["LoadImage", "Mask", "Crop", "Answer"],
-    "find_crop_upscale_paste_back": [
+    "2 See every step": [
+        "LoadImage",
+        "LaserVAQLayerSelect",
+        "LaserConViCrop",
+        {"LASER": ("Answer (VAT Decode)", "")},
+    ],
+    "3 Compare three ways": [
+        "LoadImage",
+        "A fixed layer",
+        "LASER",
+        {"Plain": ("LASER", PLAIN), "Fixed": ("A fixed layer", ""), "LASER": ("LASER", "")},
+    ],
+    "4 Edit a detail you name": [
         "LoadImage",
         "LaserConViCrop",
         "Enlarged and edited",
         "Result",
     ],
-    "heat_map_to_inpaint_mask": ["LoadImage", "Heat map", "Inpaint mask", "Result"],
-    "one_node_answer": [
+    DETAILER: [
         "LoadImage",
+        "LaserVAQLayerSelect",
+        "LaserConViCrop",
+        ["Your", "checkpoint", "here"],
+    ],
+    "6 Heat map as a mask": ["LoadImage", "Heat map", "Inpaint mask", "Result"],
+    "7 Answer from your mask": [
+        "LoadImage",
+        "Mask",
+        "What it looked at",
+        {"LASER": ("Answer (VAT Decode)", "")},
+    ],
+    "8 Describe many pictures": [
+        ("Where they come from", 0),
+        ("Where they come from", 1),
+        ("Where they come from", 2),
+        "Captions",
+    ],
+    DOWNLOADS: [
+        "LoadImage",
+        ["What lies", "on the saucer,", "beside the cup?"],
+        ["A model for", "photographs"],
+        ["Your", "first", "heat map", "here"],
+    ],
+    "9 Captions as text files": [
         "LaserAnswer",
-        "What it saw there",
-        {"Plain answer": "Plain", "Answer with LASER": "LASER"},
+        "LoadImage",
+        "Captions",
+        ["image_0.png", "image_0.txt", "image_1.png", "image_1.txt"],
     ],
 }
 # Which workflow shows a node at work
 SHOWN_IN = {
-    "LaserLoadLVLM": "ask_with_laser",
-    "LaserContrastiveAttention": "heat_map_to_inpaint_mask",
-    "LaserVAQLayerSelect": "ask_with_laser",
-    "LaserConViCrop": "ask_with_laser",
-    "LaserCounterfactualMask": "ask_with_laser",
-    "LaserVATDecode": "evidence_from_a_hand_drawn_mask",
-    "LaserAnswer": "one_node_answer",
-    "LaserSettings": "batch_captions",
-    "LaserBoxPick": "find_crop_upscale_paste_back",
-    "LaserPasteBack": "find_crop_upscale_paste_back",
-    "LaserUnload": "batch_captions",
+    "LaserLoadLVLM": "2 See every step",
+    "LaserContrastiveAttention": "6 Heat map as a mask",
+    "LaserVAQLayerSelect": "2 See every step",
+    "LaserConViCrop": "2 See every step",
+    "LaserCounterfactualMask": "2 See every step",
+    "LaserVATDecode": "7 Answer from your mask",
+    "LaserAnswer": "1 Ask a question",
+    "LaserSettings": "8 Describe many pictures",
+    "LaserBoxPick": "4 Edit a detail you name",
+    "LaserPasteBack": "4 Edit a detail you name",
+    "LaserUnload": "8 Describe many pictures",
 }
 VIEWED = ("LaserVAQLayerSelect", "LaserConViCrop", "LaserAnswer")  # their pictures are their views
 SHOT = """async id => {
@@ -84,7 +114,9 @@ def main() -> None:
                 workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
                 put_on_canvas(page, workflow)
                 client = page.evaluate("window.app.api.clientId")
-                outputs = server.run(prompt_of(page), client=client)
+                outputs = {}
+                if name != DOWNLOADS:  # what needs weights is refused; the rest runs
+                    outputs = server.wait(server.queue(prompt_of(page), client))
                 page.wait_for_timeout(3000)
                 thumbnail(name, workflow, outputs, server, page)
                 nodes = {node["type"]: node for node in workflow["nodes"]}
@@ -110,23 +142,33 @@ def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer, pag
     sheet = Image.new("RGB", (2 * PANEL_PX, 2 * PANEL_PX), (24, 24, 27))
     for index, panel in enumerate(THUMBNAILS[name]):
         key, which = panel if isinstance(panel, tuple) else (panel, 0)
-        if isinstance(key, dict):
+        if isinstance(key, list):
+            tile = written("\n".join(key))
+        elif isinstance(key, dict):
             texts = {
-                label: outputs[str(nodes[title]["id"])]["text"] for title, label in key.items()
+                label: said(outputs[str(nodes[title]["id"])], plain)
+                for label, (title, plain) in key.items()
             }
-            tile = written("\n".join(f"{label}: {said[0]}" for label, said in texts.items()))
+            tile = written("\n".join(f"{label}: {text}" for label, text in texts.items()))
         elif nodes[key]["type"] == "LoadImage":
             file = nodes[key]["widgets_values"][0].removeprefix("laser_")
             tile = squared(Image.open(ROOT / "pictures" / file).convert("RGB"))
         elif nodes[key]["type"] in VIEWED:
             tile = squared(viewed(page, nodes[key]))
-        elif "images" in outputs[str(nodes[key]["id"])]:
-            image = outputs[str(nodes[key]["id"])]["images"][which]
-            tile = squared(Image.open(io.BytesIO(server.picture(image))).convert("RGB"))
         else:
-            tile = written("\n".join(outputs[str(nodes[key]["id"])]["text"]))
+            output = outputs[str(nodes[key]["id"])]
+            if "images" in output:
+                image = io.BytesIO(server.picture(output["images"][which]))
+                tile = squared(Image.open(image).convert("RGB"))
+            else:
+                tile = written("\n".join(output["text"]))
         sheet.paste(tile, (index % 2 * PANEL_PX, index // 2 * PANEL_PX))
     sheet.save(ROOT / "workflows" / f"{name}.jpg", quality=88, optimize=True)
+
+
+def said(output: dict, plain: str) -> str:
+    """A node's first answer, or its plain one."""
+    return output[plain][0] if plain else output["laser_tokens"][0]["text"]
 
 
 def viewed(page, node: dict) -> Image.Image:

@@ -4,13 +4,13 @@ Knows the page and the views; what the views draw of a result is the other files
 """
 
 import io
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from .test_views import SET, Node, run, workflow
-from .test_workflows_on_the_canvas import put_on_canvas
+from .on_the_canvas import SET, Node, open_templates, put_on_canvas
 
 QUEUE = """() => new Promise(done => {
   const api = window.app.api, end = said => setTimeout(() => done(said), 300);
@@ -18,6 +18,14 @@ QUEUE = """() => new Promise(done => {
   api.addEventListener('execution_error', e => end(e.detail.exception_message), {once: true});
   window.app.queuePrompt(0, 1);
 })"""
+# Settled when the next run has ended and is drawn
+ENDED = """() => { const api = window.app.api;
+  const done = new Promise(ended => {
+    for (const end of ['execution_success', 'execution_error'])
+      api.addEventListener(end, () => setTimeout(ended, 300), {once: true}); });
+  return {done}; }"""
+RESIZE = """([id, width]) => { const node = window.app.graph.getNodeById(id);
+  node.setSize([width, node.computeSize()[1]]); }"""
 # Load Image, Load LVLM and LASER Answer, wired as a new user does
 THREE_NODES = """async () => { const {app, LiteGraph} = window;
   const [image, lvlm, answer] = ['LoadImage', 'LaserLoadLVLM', 'LaserAnswer'].map((type, index) => {
@@ -42,18 +50,41 @@ def three_nodes(canvas):
     return page, renderer, Node(page, "LaserAnswer")
 
 
-@pytest.fixture
-def wired(canvas):
-    """(page, renderer) after a run of the workflow with every node."""
-    page, renderer = canvas
-    put_on_canvas(page, workflow("ask_with_laser"))
-    run(page)
-    return page, renderer
-
-
 def ask(page, node, values=QUESTION):
     page.evaluate(SET, [node.id, values])
     return page.evaluate(QUEUE)
+
+
+QUESTION_BOX = """id => { const node = window.app.graph.getNodeById(id);
+  const drawn = document.querySelector(`[data-node-id="${id}"] textarea`);
+  return drawn ?? node.widgets.find(widget => widget.name === 'question').element; }"""
+
+
+def test_the_first_five_minutes_go_by_clicks_and_typing_alone(canvas, shots):
+    page, renderer = canvas
+    put_on_canvas(page, {"nodes": [], "links": [], "version": 0.4})
+    open_templates(page)
+    page.locator('[data-testid="template-workflow-1 Ask a question"]').click()
+    page.wait_for_function("() => window.app.graph.nodes.some(n => n.type === 'LaserAnswer')")
+    node = Node(page, "LaserAnswer", scale=0.7)
+
+    def run_with(question: str | None) -> str:
+        if question:
+            page.evaluate_handle(QUESTION_BOX, node.id).as_element().fill(question)
+        ended = page.evaluate_handle(ENDED)
+        page.get_by_test_id("queue-button").click()
+        ended.evaluate("ended => ended.done")
+        refused = node.find(".laser-error", "attached")
+        seen = refused.text_content() if refused.is_visible() else node.text(".laser-head")
+        print(f"\n{renderer}: {question or 'Run'} -> {seen}")
+        return seen
+
+    assert run_with(None).startswith("6")
+    refused = run_with("what is the dog doing?")
+    example = re.search(r"try '(is there any \w+\?)'", refused)[1]
+    assert run_with(example).startswith("yes")
+    assert run_with("what number is on the apple?").startswith("24")
+    page.screenshot(path=shots / f"five-minutes-{renderer}.png")
 
 
 def test_three_nodes_answer(three_nodes, shots):
@@ -114,6 +145,19 @@ def test_the_picture_takes_what_the_answer_leaves(three_nodes):
     assert taller == pytest.approx(grown, abs=2)
 
 
+def test_on_a_wide_node_the_answer_stands_beside_its_window(three_nodes):
+    page, _, node = three_nodes
+    for width, beside, room in ((600, True, 380), (330, False, 650)):
+        page.evaluate(RESIZE, [node.id, width])
+        ask(page, node)
+        node.look(0.6)
+        head, crop = (node.find(part).bounding_box() for part in (".laser-head", ".laser-crop"))
+        assert (head["x"] + head["width"] <= crop["x"]) == beside
+        assert (head["y"] + head["height"] <= crop["y"]) != beside
+        height = node.view.evaluate("view => view.offsetHeight")
+        assert height >= room
+
+
 def saved(page, node) -> np.ndarray:
     with page.expect_download() as download:
         node.find(".laser-tools .laser-button:last-child").click()
@@ -121,15 +165,15 @@ def saved(page, node) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"), dtype=int)
 
 
-def test_the_map_is_compared_by_a_slider_and_saved_as_it_is_seen(wired, shots):
-    page, renderer = wired
+def test_the_map_is_compared_by_a_slider_and_saved_as_it_is_seen(asked, shots):
+    page, renderer = asked
     node = Node(page, "LaserConViCrop", scale=1.0)
     whole = saved(page, node)
     slider = node.find(".laser-slider")
     slider.focus()
     page.keyboard.press("Home")
     bare = saved(page, node)
-    assert whole.shape == bare.shape == (512, 512, 3)  # of the view: the workflow's has 896
+    assert whole.shape == bare.shape == (512, 512, 3)  # of the view: the workflow's has 1024
     covered = np.abs(whole - bare).max(-1) > 8
     box = slider.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -141,8 +185,8 @@ def test_the_map_is_compared_by_a_slider_and_saved_as_it_is_seen(wired, shots):
     page.keyboard.press("End")
 
 
-def test_the_picture_with_its_map_is_copied(wired):
-    page, _ = wired
+def test_the_picture_with_its_map_is_copied(asked):
+    page, _ = asked
     node = Node(page, "LaserVAQLayerSelect", scale=1.0)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     node.find(".laser-tools .laser-button").click()

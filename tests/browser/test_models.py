@@ -9,15 +9,24 @@ import pytest
 
 from tools.testbed.encoders import build_encoder, stored_as, write
 
-from .test_views import MIDDLE, SET, Node, run, undo, workflow
-from .test_workflows_on_the_canvas import prompt_of, put_on_canvas
+from .on_the_canvas import (
+    DOWNLOADS,
+    MIDDLE,
+    SET,
+    Node,
+    prompt_of,
+    put_on_canvas,
+    run,
+    undo,
+    workflow,
+)
 
 BUNDLED = "Part of this pack"
 
 
 def test_the_line_follows_the_chosen_model_and_comes_back_with_undo(canvas):
     page, renderer = canvas
-    put_on_canvas(page, workflow("one_node_answer"))
+    put_on_canvas(page, workflow("1 Ask a question"))
     node = Node(page, "LaserLoadLVLM")
     line = node.find("p")
     assert line.is_visible() and line.text_content().startswith(BUNDLED)
@@ -31,7 +40,7 @@ def test_the_line_follows_the_chosen_model_and_comes_back_with_undo(canvas):
 
 def test_a_folder_that_was_just_put_there_is_offered_and_described_after_a_refresh(canvas, comfyui):
     page, renderer = canvas
-    put_on_canvas(page, workflow("one_node_answer"))
+    put_on_canvas(page, workflow("1 Ask a question"))
     node = Node(page, "LaserLoadLVLM")
     folder = comfyui.base / "models" / "LLM" / "maker" / f"for {renderer}"
     folder.mkdir(parents=True)
@@ -47,7 +56,7 @@ def test_a_folder_that_was_just_put_there_is_offered_and_described_after_a_refre
 
 def test_the_line_is_no_part_of_a_saved_workflow(canvas):
     page, _ = canvas
-    put_on_canvas(page, workflow("one_node_answer"))
+    put_on_canvas(page, workflow("1 Ask a question"))
     node = Node(page, "LaserLoadLVLM")
     saved = page.evaluate("() => window.app.graph.serialize()")
     kept = next(each for each in saved["nodes"] if each["type"] == "LaserLoadLVLM")
@@ -59,6 +68,18 @@ def test_the_line_is_no_part_of_a_saved_workflow(canvas):
 
 WHOLE = """() => { const {ds} = window.app.canvas;
   ds.scale = 0.8; ds.offset = [60, 120]; window.app.graph.setDirtyCanvas(true, true); }"""
+
+
+def test_the_template_with_a_photograph_says_what_it_downloads_before_it_runs(canvas, shots):
+    page, renderer = canvas
+    put_on_canvas(page, workflow(DOWNLOADS))
+    node = Node(page, "LaserLoadLVLM")
+    assert node.text("p").startswith("Qwen3-VL 2B, 4.3 GB, 16-bit. Downloaded on first use.")
+    page.evaluate(WHOLE)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=shots / f"first-real-picture-{renderer}.png")
+
+
 # A picture, a model, and the nodes that locate
 LOCATE = """async () => { const {app, LiteGraph} = window;
   const types = ['LoadImage', 'LaserLoadLVLM', 'LaserContrastiveAttention', 'LaserVAQLayerSelect'];

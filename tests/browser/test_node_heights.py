@@ -4,7 +4,7 @@ import pytest
 
 from tests.nodes.pack import pack
 
-from .test_workflows_on_the_canvas import put_on_canvas
+from .on_the_canvas import put_on_canvas
 
 MOST_PX = 700
 SETTINGS = "LaserSettings"  # carries every setting, and is as tall as they are

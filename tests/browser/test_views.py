@@ -4,111 +4,13 @@ import json
 
 import pytest
 
-from .comfy_server import ROOT
 from .large_results import long_answer, many_layers
-from .test_workflows_on_the_canvas import put_on_canvas
+from .on_the_canvas import LOOK, SET, Node, put_on_canvas, run, undo, workflow
 
-RUN = """() => new Promise((done, fail) => {
-  const api = window.app.api;
-  api.addEventListener('execution_success', () => setTimeout(done, 300), {once: true});
-  api.addEventListener('execution_error', e => fail(JSON.stringify(e.detail)), {once: true});
-  window.app.queuePrompt(0, 1);
-})"""
-# Puts a node where the mouse can reach all of it
-LOOK = """async ([id, scale]) => {
-  const canvas = window.app.canvas, node = window.app.graph.getNodeById(id);
-  canvas.ds.scale = scale;
-  canvas.ds.offset[0] = 300 / scale - node.pos[0];
-  canvas.ds.offset[1] = 90 / scale - node.pos[1];
-  canvas.setDirty(true, true);
-  await new Promise(done => setTimeout(done, 700));
-}"""
-SET = """([id, values]) => window.app.graph.getNodeById(id).widgets.forEach(widget => {
-  if (!(widget.name in values)) return;
-  widget.value = values[widget.name];
-  widget.callback?.(widget.value);
-})"""
-# The middle of a widget on the page, where the classic renderer draws it
-MIDDLE = """([id, name]) => {
-  const {canvas, graph} = window.app, node = graph.getNodeById(id);
-  const widget = node.widgets.find(widget => widget.name === name);
-  const place = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10];
-  return [...canvas.ds.convertOffsetToCanvas(place)];
-}"""
+LAYERS = 10  # of the demo model
+PICTURE_PX = 1024  # the side of the workflow's picture
 # Which part of the file of all maps lies over the picture
 MAP = "element => element.getAttribute('viewBox')"
-
-
-class Node:
-    """A node on the page's canvas and its view."""
-
-    def __init__(self, page, node_type, scale=0.75):
-        self.page = page
-        self.id = page.evaluate(
-            "type => window.app.graph.nodes.find(node => node.type === type).id", node_type
-        )
-        self.look(scale)
-
-    def look(self, scale=0.75):
-        self.page.evaluate(LOOK, [self.id, scale])
-
-    @property
-    def view(self):
-        """By its element: the classic renderer keeps views apart from their nodes."""
-        handle = self.page.evaluate_handle(
-            "id => window.app.graph.getNodeById(id).widgets"
-            ".find(widget => widget.name === 'laser_view').element",
-            self.id,
-        )
-        return handle.as_element()
-
-    def find(self, selector):
-        return self.view.wait_for_selector(selector, timeout=10_000)
-
-    def text(self, selector):
-        return self.view.query_selector(selector).text_content()
-
-    def widget(self, name):
-        return self.page.evaluate(
-            "([id, name]) => window.app.graph.getNodeById(id).widgets"
-            ".find(widget => widget.name === name).value",
-            [self.id, name],
-        )
-
-    def choose(self, renderer, name, value):
-        """As people do, in a widget that is the node's first with choices."""
-        self.look()
-        if renderer == "classic":
-            self.page.mouse.click(*self.page.evaluate(MIDDLE, [self.id, name]))
-            self.page.click(f".litemenu-entry[data-value='{value}']")
-        else:
-            box = self.page.locator(f'[data-node-id="{self.id}"]')
-            box.get_by_role("combobox").first.click()
-            self.page.get_by_role("option", name=value, exact=True).click()
-        self.page.wait_for_timeout(500)
-
-
-def run(page):
-    page.evaluate(RUN)
-
-
-def undo(page):
-    page.evaluate("() => document.activeElement?.blur?.()")
-    page.keyboard.press("Control+z")
-    page.wait_for_timeout(2000)  # the page rebuilds every node; a second undo may not overtake it
-
-
-def workflow(name):
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
-
-
-@pytest.fixture
-def asked(canvas):
-    """(page, renderer) after a run of the workflow with every node."""
-    page, renderer = canvas
-    put_on_canvas(page, workflow("ask_with_laser"))
-    run(page)
-    return page, renderer
 
 
 def centre(element):
@@ -124,7 +26,7 @@ def test_a_run_shows_a_bar_per_layer_and_hovering_shows_its_map(asked):
     node = Node(page, "LaserVAQLayerSelect")
     node.find(".laser-bar")
     bars = node.view.query_selector_all(".laser-bar")
-    assert len(bars) == 10  # of the demo model
+    assert len(bars) == LAYERS
     heat = node.find(".laser-heat")
     chosen = heat.evaluate(MAP)
     page.mouse.move(*centre(bars[5]))
@@ -150,7 +52,7 @@ def test_a_click_on_a_bar_sets_the_layer_that_python_then_takes(asked):
     # A run is no edit: the first undo takes back the layer, and the result stays to be seen
     undo(page)
     assert node.widget("layer") == -1
-    assert len(node.view.query_selector_all(".laser-bar")) == 8
+    assert len(node.view.query_selector_all(".laser-bar")) == LAYERS
     assert "Run to apply" in node.text(".laser-status")
     page.keyboard.press("Control+y")
     page.wait_for_timeout(800)
@@ -184,7 +86,7 @@ def test_the_window_is_dragged_and_resized_at_any_zoom(asked, scale):
         page.wait_for_timeout(500)
     x, y, width, height = bounds(node.text(".laser-caption"))
     frame = node.find(".laser-picture").bounding_box()
-    unit = frame["width"] / 896  # the workflow's picture
+    unit = frame["width"] / PICTURE_PX
     px, py = centre(window)
     page.mouse.move(px, py)
     page.mouse.down()
@@ -243,11 +145,12 @@ def test_the_keys_move_the_second_of_two_windows_in_one_step_of_undo(asked):
     windows = node.view.query_selector_all(".laser-window")
     assert len(windows) == 2
     x, y, width, height = bounds(node.text(".laser-caption").split("; ")[1])
-    step = 9 if x >= 18 else -9  # a hundredth of the workflow's picture
+    step = round(PICTURE_PX / 100)
+    step = step if x >= 2 * step else -step
     windows[1].focus()
     for _ in range(2):
-        page.keyboard.down("ArrowLeft" if step == 9 else "ArrowRight")
-    page.keyboard.up("ArrowLeft" if step == 9 else "ArrowRight")
+        page.keyboard.down("ArrowLeft" if step > 0 else "ArrowRight")
+    page.keyboard.up("ArrowLeft" if step > 0 else "ArrowRight")
     assert node.widget("override") == f"{x - 2 * step}, {y}, {width}, {height}"
     assert page.evaluate("() => document.activeElement.className").startswith("laser-window")
     undo(page)
@@ -271,7 +174,7 @@ def test_the_answer_shows_its_tokens_and_both_probabilities(asked):
 
 def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     page, _ = canvas
-    put_on_canvas(page, workflow("one_node_answer"))
+    put_on_canvas(page, workflow("1 Ask a question"))
     node = Node(page, "LaserAnswer")
     seen = page.evaluate(
         """id => { window.laserSeen = [];
@@ -290,7 +193,7 @@ def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     )
     assert not [name for name in names if name.startswith("$$")]  # no preview beside the view
     size = page.evaluate("id => [...window.app.graph.getNodeById(id).size]", node.id)
-    nodes = workflow("one_node_answer")["nodes"]
+    nodes = workflow("1 Ask a question")["nodes"]
     (saved,) = (node["size"] for node in nodes if node["type"] == "LaserAnswer")
     assert size[1] <= saved[1]  # nothing has asked for more room
 
@@ -308,7 +211,7 @@ def test_a_result_survives_reloading_the_workflow_and_the_page(asked):
     put_on_canvas(page, saved)
     again = [Node(page, kind).view.inner_text() for kind in kinds]
     assert again == texts
-    put_on_canvas(page, workflow("ask_with_laser"))
+    put_on_canvas(page, workflow("2 See every step"))
     run(page)
     page.wait_for_timeout(1500)  # the page keeps its draft half a second after a change
     page.reload()
@@ -349,7 +252,7 @@ def test_a_copied_node_has_a_view_of_its_own(asked):
     original = node.text(".laser-status")
     node.id = copy
     page.evaluate(LOOK, [copy, 0.75])
-    assert len(node.view.query_selector_all(".laser-bar")) == 8
+    assert len(node.view.query_selector_all(".laser-bar")) == LAYERS
     page.mouse.click(*centre(node.view.query_selector_all(".laser-bar")[4]))
     assert node.widget("layer") == 4
     first = Node(page, "LaserVAQLayerSelect")

@@ -12,7 +12,7 @@ from PIL import Image
 from laser_core import pipeline
 from laser_core.models.loading import DEMO, load_lvlm
 from laser_core.output.report import report, report_answer, summary
-from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings, PromptSettings
+from laser_core.settings import DecodeSettings, LaserSettings, LoadSettings
 from tools.benchmarks.quality.card import ROWS, SEEN
 from tools.benchmarks.quality.measure import PLAIN_DECODING, ItemRun
 from tools.demo_model.world import held_out_items
@@ -54,9 +54,16 @@ def test_small_details_are_read_in_the_true_window_and_often_missed_before(lvlm)
 
 
 def test_what_is_read_together_is_known_and_other_words_are_named_without_their_marks(lvlm):
-    lvlm.locating_text("What's on the dog? Is there any ORANGE cap?", PromptSettings())
+    picture, settings = lvlm.encode(Image.open(PICTURE)), LaserSettings()
+    lvlm.answer_prompt([picture], "What's on the dog? Is there any ORANGE cap?", settings)
     with pytest.raises(ValueError, match='does not know "unicorn", "smile"'):
-        lvlm.locating_text("does the unicorn, or the dog, smile?", PromptSettings())
+        lvlm.answer_prompt([picture], "does the unicorn, or the dog, smile?", settings)
+
+
+def test_a_picture_in_which_the_model_sees_nothing_gives_no_example(lvlm):
+    white = Image.new("RGB", (300, 300), "white")
+    with pytest.raises(ValueError, match=r'^use other words: this model does not know "doing"'):
+        pipeline.answer(lvlm, white, "what is the dog doing?")
 
 
 def test_each_report_of_the_demo_model_says_what_it_is_and_that_of_another_does_not(lvlm):

@@ -20,7 +20,6 @@ from laser_core.settings import (
     DecodeSettings,
     LaserSettings,
     LoadSettings,
-    PromptSettings,
 )
 from tools.testbed.hub import FakeHub
 from tools.testbed.lvlms import noise_picture
@@ -76,10 +75,11 @@ def test_laser_json_sets_instruction_and_vocabulary(broken):
     (broken / "laser.json").write_text(json.dumps(extras))
     lvlm = load_lvlm(str(broken))
     assert lvlm.instruction == lvlm.locate_instruction == "answer briefly ."
+    picture = lvlm.encode(noise_picture())
     with pytest.raises(
         ValueError, match=r"^try 'what is it .': this model does not know \"zebra\""
     ):
-        lvlm.locating_text("what is the zebra ?", PromptSettings())
+        lvlm.answer_prompt([picture], "what is the zebra ?", LaserSettings())
 
 
 def test_visual_token_limits_reach_the_processor(tmp_path):
@@ -458,10 +458,11 @@ def test_of_several_chat_templates_the_default_is_used(broken):
 def test_a_reply_names_a_handful_of_unknown_words():
     from laser_core.models.closed_vocabulary import ClosedVocabulary
 
-    closed = ClosedVocabulary("I know little.", "what is it ?")
-    said = 'try \'what is it ?\': this model does not know "a", "b". I know little.'
-    assert closed.reply(["a", "b"]) == said
-    reply = closed.reply(["x" * 100_000, *(f"w{index}" for index in range(15_000))])
+    closed = ClosedVocabulary("I know little.", "is it a {} ?")
+    said = 'this model does not know "a", "b". I know little.'
+    assert closed.reply(["a", "b"], "dog") == f"try 'is it a dog ?': {said}"
+    assert closed.reply(["a", "b"], "") == f"use other words: {said}"
+    reply = closed.reply(["x" * 100_000, *(f"w{index}" for index in range(15_000))], "dog")
     assert '"w0", "w1", "w2", "w3" and 14996 more. I know little.' in reply
     assert len(reply) < 200
 

@@ -12,7 +12,7 @@ from laser_core import pipeline
 from laser_core.models.chat_formats import BREAK, TURN_MARKS, plain_text
 from laser_core.models.closed_vocabulary import ClosedVocabulary
 from laser_core.models.families import FAMILIES
-from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, PromptSettings
+from laser_core.settings import CropSettings, DecodeSettings, LaserSettings
 from tools.testbed.lvlms import lvlm_of, noise_picture
 
 QUESTION = "what colour is the square ?"
@@ -144,7 +144,7 @@ def test_a_closed_vocabulary_does_not_know_control_tokens():
     lvlm = lvlm_of("llava", fresh=True)
     lvlm.closed_vocabulary = ClosedVocabulary("I know shapes.", QUESTION)
     with pytest.raises(ValueError, match='does not know "<image>", "USER:"'):
-        lvlm.locating_text("what is the <image> USER: ?", PromptSettings())
+        lvlm.answer_prompt([picture_of("llava")], "what is the <image> USER: ?", SHORT)
 
 
 TEXTS = {

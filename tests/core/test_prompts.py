@@ -5,9 +5,12 @@ Oracles: the library's processor and its `generate()`. Knows nothing of windows 
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from laser_core import pipeline
+from laser_core.models.closed_vocabulary import ClosedVocabulary
 from laser_core.models.families import FAMILIES, chat_template_of
 from laser_core.models.loading import load_lvlm
 from laser_core.settings import (
@@ -90,12 +93,26 @@ def test_a_sentence_that_ends_the_question_is_not_added_again():
 
 def test_a_models_own_sentence_does_both_jobs_unless_the_user_gives_another():
     lvlm = load_lvlm("demo")
-    question = lvlm.closed_vocabulary.example
+    question = "what number is on the dog?"
     asked = f"{question}\nanswer briefly ."
     assert lvlm.locating_text(question, PromptSettings()) == asked
     assert lvlm.answering_text(question, AnswerSettings()) == asked
     given = AnswerSettings(instruction="name the colour .")
     assert lvlm.answering_text(question, given) == f"{question}\nname the colour ."
+
+
+@families
+def test_a_refusal_names_what_the_model_itself_says_of_the_picture(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
+    lvlm.instruction = SENTENCE
+    lvlm.closed_vocabulary = ClosedVocabulary("I know little.", "is there any {}?")
+    for size in (SIZE, (120, 60)):
+        inputs = lvlm.encode(noise_picture(size))
+        asked = library_inputs(lvlm, lvlm.prompt([inputs], SENTENCE))
+        word = lvlm.model.generate(**asked, max_new_tokens=1, do_sample=False)[0, -1:]
+        example = repr(f"is there any {lvlm.tokenizer.decode(word)}?")
+        with pytest.raises(ValueError, match=f"^try {re.escape(example)}: this model does not"):
+            lvlm.answer_prompt([inputs], "what is the zebra ?", LaserSettings())
 
 
 # ---- how sure the answering prompt makes the model --------------------------------------------

@@ -6,6 +6,7 @@ import json
 import os
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_nodes_help_locales_and_templates_are_served(server):
     assert set(server.get("/workflow_templates")[PACK_FOLDER]) == names
     for name in names:
         for ending in ("json", "jpg"):
-            file = f"{server.url}/api/workflow_templates/{PACK_FOLDER}/{name}.{ending}"
+            file = f"{server.url}/api/workflow_templates/{PACK_FOLDER}/{quote(name)}.{ending}"
             with urllib.request.urlopen(file, timeout=60) as answer:
                 assert answer.status == 200
 

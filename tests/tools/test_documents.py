@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -30,7 +31,7 @@ def anchors(path: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_file_and_a_heading(page):
     for target, anchor in LINK.findall(CODE.sub("", (ROOT / page).read_text("utf-8"))):
-        file = (ROOT / page).parent / target if target else ROOT / page
+        file = (ROOT / page).parent / unquote(target) if target else ROOT / page
         assert file.is_file(), target
         assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
 

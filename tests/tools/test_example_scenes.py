@@ -169,6 +169,16 @@ def test_the_readme_shows_what_a_run_at_the_defaults_answers(lvlm):
         assert [result.plain.text, result.answer.text] == said
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_refusal_names_a_question_that_is_answered_rightly_on_this_very_picture(lvlm, name):
+    with pytest.raises(ValueError, match=r'^try .*does not know "doing"') as refused:
+        pipeline.answer(lvlm, picture_of(name), "what is the dog doing?")
+    example, thing = re.match(r"try '(is there any (\w+)\?)'", str(refused.value)).groups()
+    there = thing in {thing.name for thing in example_scene(name).things}
+    said = pipeline.answer(lvlm, picture_of(name), example).answer.text
+    assert there and said == "yes"
+
+
 def test_questions_typed_as_people_type_are_answered_as_often_as_promised(lvlm):
     hits = defaultdict(list)
     for name, kind, question, right in TYPED:

@@ -1,6 +1,7 @@
 """Example workflows against the nodes they use, without ComfyUI."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -98,8 +99,16 @@ _KINDS = {
 }
 
 
-def test_there_are_seven():
-    assert len(NAMES) == 7
+def test_they_are_numbered_from_the_easiest_on():
+    assert sorted(int(name.split()[0]) for name in NAMES) == [*range(1, len(NAMES) + 1)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_says_what_it_is_what_it_does_and_what_it_needs(name):
+    (note,) = (node for node in read(name)["nodes"] if node["type"] == "MarkdownNote")
+    title, *texts, needs = note["widgets_values"][0].split("\n\n")
+    assert title == f"## {name.split(maxsplit=1)[1]}" and texts and all(texts)
+    assert re.fullmatch(r"Needs ComfyUI \d+\.\d+ or newer\.", needs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,13 +117,18 @@ def test_workflow_fits_its_nodes(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_workflow_starts_with_the_demo_model_and_fixed_seeds(name):
+def test_workflow_starts_with_the_model_that_its_note_names_and_fixed_seeds(name):
+    downloads = name == "10 First real picture"
     for node in nodes_of(read(name)):
         widgets = dict(
             zip((n for n, _ in schema(node["type"]).widgets), node["widgets_values"], strict=True)
         )
         if node["type"] == "LaserLoadLVLM":
-            assert widgets["model"].startswith("demo")
+            model = build_workflows.SMALLEST
+            note = next(each for each in read(name)["nodes"] if each["type"] == "MarkdownNote")
+            assert widgets["model"] == model.value or not downloads
+            assert widgets["model"].startswith("demo") or downloads
+            assert (model.size in note["widgets_values"][0]) == downloads
             assert widgets["custom_model"] == ""
         assert all(value == "fixed" for key, value in widgets.items() if key.endswith(" control"))
 
@@ -155,7 +169,7 @@ def test_files_are_what_the_builder_writes(tmp_path, monkeypatch):
 
 
 def broken(change) -> list[str]:
-    workflow = read("ask_with_laser")
+    workflow = read("2 See every step")
     nodes = {node["type"]: node for node in workflow["nodes"]}
     change(workflow, nodes)
     return complaints(workflow)

@@ -124,7 +124,47 @@ CORE = {
         {"image": "IMAGE", "sharpen_radius": "INT", "sigma": "FLOAT", "alpha": "FLOAT"}, "IMAGE"
     ),
     "ImageBlur": _core({"image": "IMAGE", "blur_radius": "INT", "sigma": "FLOAT"}, "IMAGE"),
-    "BatchImagesNode": _core({f"images.image{index}": "IMAGE" for index in range(3)}, "IMAGE"),
+    "BatchImagesNode": _core(
+        {f"images.image{index}": "IMAGE" for index in range(3)},
+        "IMAGE",
+        optional=("images.image2",),
+    ),
+    "RebatchImages": _core({"images": "IMAGE", "batch_size": "INT"}, "IMAGE"),
+    # Its slider is a widget without a value
+    "ImageCompare": _core(
+        {"image_a": "IMAGE", "image_b": "IMAGE"}, optional=("image_a", "image_b")
+    ),
+    "SaveImageTextDataSetToFolder": _core(
+        {
+            "images": "IMAGE",
+            "texts": ("STRING", {"forceInput": True}),
+            "folder_name": "STRING",
+            "filename_prefix": ("STRING", {"advanced": True}),
+            "mode": "COMBO",
+        },
+        optional=("texts",),
+    ),
+    "CheckpointLoaderSimple": _core({"ckpt_name": "COMBO"}, "MODEL", "CLIP", "VAE"),
+    "CLIPTextEncode": _core(
+        {"text": ("STRING", {"multiline": True}), "clip": "CLIP"}, "CONDITIONING"
+    ),
+    "VAEEncode": _core({"pixels": "IMAGE", "vae": "VAE"}, "LATENT"),
+    "VAEDecode": _core({"samples": "LATENT", "vae": "VAE"}, "IMAGE"),
+    "KSampler": _core(
+        {
+            "model": "MODEL",
+            "seed": ("INT", {"control_after_generate": True}),
+            "steps": "INT",
+            "cfg": "FLOAT",
+            "sampler_name": "COMBO",
+            "scheduler": "COMBO",
+            "positive": "CONDITIONING",
+            "negative": "CONDITIONING",
+            "latent_image": "LATENT",
+            "denoise": "FLOAT",
+        },
+        "LATENT",
+    ),
     "ThresholdMask": _core({"mask": "MASK", "value": "FLOAT"}, "MASK"),
     "GrowMask": _core({"mask": "MASK", "expand": "INT", "tapered_corners": "BOOLEAN"}, "MASK"),
     "ImageCompositeMasked": _core(

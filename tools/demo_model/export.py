@@ -46,7 +46,7 @@ LASER_SETTINGS = {
     "closed_vocabulary": {
         "message": f"It knows {len(NAMES)} everyday things, {len(COLOURS)} colours, numbers up to "
         "99, and how things lie to each other.",
-        "example": "what number is on the dog?",
+        "example": "is there any {}?",
     },
 }
 # The LLaVA-1.5 prompt: pictures first, then the text, without a system message.

@@ -8,7 +8,8 @@ import { windowSection } from "./windows.js";
 
 /**
  * What each node shows, from top to bottom: sections, each with the part of a picture that it is
- * of; and how much room a result needs (CSS pixels).
+ * of; and how much room a result needs (CSS pixels), on a node at least WIDE_PX wide too, where
+ * the answer stands beside its window.
  */
 export const VIEWS = {
   LaserVAQLayerSelect: { sections: [["layers", layerSection]], height: 400 },
@@ -27,9 +28,11 @@ export const VIEWS = {
       ["tokens", tokenSection],
     ],
     height: 650,
+    wide: 380,
   },
 };
 
+export const WIDE_PX = 540; // of a node: its view then has the width that laser.css asks for
 const ERROR_HEIGHT = 120; // CSS pixels
 
 /**
