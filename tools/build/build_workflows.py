@@ -40,7 +40,8 @@ BELOW_RUN_PX = 60  # a group's title at the upper right would lie under the page
 COLUMN_PX, WIDE_PX = 300, 540  # LASER Answer shows its answer beside its window on a wide node
 # What the templates with newer nodes of ComfyUI's were tested with
 NEWER = "0.33"
-# These show their result, or what they load, on themselves
+# How much taller than their inputs these are: what they show on themselves, or the newer renderer's
+# own height
 SHOWN_PX = {
     "LaserLoadLVLM": 70,
     "LaserVAQLayerSelect": 440,
