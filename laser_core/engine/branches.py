@@ -1,11 +1,12 @@
-"""Both branches' rows of attention over one picture, in as few forwards as the kernel allows.
+"""Rows of attention over one picture for many prompts, in as few forwards as the kernel allows.
 
-Both prompts continue the same prefix (system prompt and picture); their short suffixes run as one
-packed forward wherever the kernel takes a free-form mask. Knows prompts; knows no question.
+All prompts continue the same prefix (system prompt and picture); their short suffixes run as packed
+forwards wherever the kernel takes a free-form mask. Knows prompts; knows no question.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,17 @@ from ..progress import Progress
 from .caches import cache_of
 from .capture import RowCapture
 from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix
+
+
+@dataclass(frozen=True)
+class LastRow:
+    """What a prompt's last token sees and says.
+
+    attention: over the picture's grid, (L, H, N) float32 on the CPU. hidden: its last state (D,).
+    """
+
+    attention: torch.Tensor
+    hidden: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -33,37 +45,59 @@ class BranchRows:
 
 def read_branches(lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None) -> BranchRows:
     """The rows of two prompts of the same picture, one with and one without the question."""
-    if progress:
-        progress("reading the picture", 0, 2)
-    with_query, without_query, hidden = _both_rows(lvlm, asked, free, progress)
-    if progress:
-        progress("reading the picture", 2, 2)
-    return BranchRows(with_query, without_query, first_token_certainty(lvlm, hidden))
+    with_query, without_query = read_rows(lvlm, [asked, free], progress)
+    certainty = first_token_certainty(lvlm, with_query.hidden)
+    return BranchRows(with_query.attention, without_query.attention, certainty)
 
 
-def _both_rows(
-    lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(rows with the question, rows without, hidden state with): (L, H, N), (L, H, N), (D,)."""
-    suffixes = asked.suffix_length, free.suffix_length
-    shared = lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key
-    if not (shared and min(suffixes) > 0):  # a template may write nothing after the picture
-        with_query, hidden = _last_row(lvlm, asked, DynamicCache())
-        return with_query, _last_row(lvlm, free, DynamicCache())[0], hidden
-    prefix = read_prefix(lvlm, asked)
-    if progress:
-        progress("reading the picture", 1, 2)
-    if torch.equal(asked.input_ids, free.input_ids):
-        # Two runs would differ by rounding, and that difference would count as evidence.
-        row, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
-        return row, row, hidden
+def read_rows(
+    lvlm: Lvlm, prompts: Sequence[Prompt], progress: Progress | None = None
+) -> list[LastRow]:
+    """The last row of each prompt of one picture, in order. Equal prompts are read once:
+    two runs would differ by rounding, and that difference would count as evidence."""
+    unlike: dict[tuple[int, ...], Prompt] = {}
+    for prompt in prompts:
+        unlike.setdefault(_ids(prompt), prompt)
+    rows: list[LastRow] = []
+
+    def report(done: int) -> None:  # of the picture, then the prompts
+        if progress:
+            progress("reading the picture", done, 1 + len(unlike))
+
+    report(0)
+    if _continues(lvlm, prompts[0]):
+        read_prefix(lvlm, prompts[0])
+        report(1)
+    for group in _groups(lvlm, list(unlike.values())):
+        rows += _packed_rows(lvlm, group) if len(group) > 1 else [_last_row(lvlm, group[0])]
+        report(1 + len(rows))
+    read = dict(zip(unlike, rows, strict=True))
+    return [read[_ids(prompt)] for prompt in prompts]
+
+
+def _ids(prompt: Prompt) -> tuple[int, ...]:
+    return tuple(prompt.input_ids[0].tolist())
+
+
+def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
+    """The prompts in groups that one forward reads."""
     # A free-form mask would override a sliding window. Flash attention takes none. For long texts
     # it would be large.
-    packed = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
-    if not packed or sum(suffixes) > STRETCH:
-        with_query, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
-        return with_query, _last_row(lvlm, free, cache_of(prefix.layers))[0], hidden
-    return _packed_rows(lvlm, asked, free, cache_of(prefix.layers))
+    packs = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
+    group: list[Prompt] = []
+    for prompt in prompts:
+        full = sum(one.suffix_length for one in group) + prompt.suffix_length > STRETCH
+        together = packs and not full and all(_continues(lvlm, one) for one in (*group, prompt))
+        if group and not (together and prompt.prefix_key == group[0].prefix_key):
+            yield group
+            group = []
+        group = [*group, prompt]
+    yield group
+
+
+def _continues(lvlm: Lvlm, prompt: Prompt) -> bool:
+    """Whether a prompt continues a prefix: a template may write nothing after the picture."""
+    return lvlm.family.causal_prefix and prompt.suffix_length > 0
 
 
 def _map_keys(prompt: Prompt) -> slice:
@@ -72,19 +106,21 @@ def _map_keys(prompt: Prompt) -> slice:
     return slice(first + tokens.start, first + tokens.stop)
 
 
-def _last_row(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last token's rows (L, H, N) and hidden state (D,), once `cache` holds the prompt."""
+def _last_row(lvlm: Lvlm, prompt: Prompt) -> LastRow:
+    """The last row of one prompt, read alone."""
+    cache = DynamicCache()
+    if _continues(lvlm, prompt):
+        cache = cache_of(read_prefix(lvlm, prompt).layers)
     with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
         _, hidden = extend(lvlm, prompt, cache, prompt.length)
-    return capture.rows_by_layer()[0], hidden[0, -1]
+    return LastRow(capture.rows_by_layer()[0], hidden[0, -1])
 
 
-def _packed_rows(
-    lvlm: Lvlm, asked: Prompt, free: Prompt, cache: DynamicCache
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Both suffixes in one forward after the prefix, neither seeing the other."""
-    prefix = asked.prefix_length
-    lengths = [prompt.suffix_length for prompt in (asked, free)]
+def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt]) -> list[LastRow]:
+    """The suffixes of all prompts in one forward after the prefix, none seeing another."""
+    first, prefix = prompts[0], prompts[0].prefix_length
+    cache = cache_of(read_prefix(lvlm, first).layers)
+    lengths = [prompt.suffix_length for prompt in prompts]
     total = sum(lengths)
     own = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
     mask = torch.cat([torch.ones(total, prefix, dtype=torch.bool), own], dim=1)
@@ -92,14 +128,15 @@ def _packed_rows(
     if lvlm.attention == "eager":  # takes additive masks only
         lowest = torch.finfo(lvlm.dtype).min
         mask = torch.zeros_like(mask, dtype=lvlm.dtype).masked_fill(~mask, lowest)
-    with RowCapture(lvlm, rows=[lengths[0] - 1, total - 1], keys=_map_keys(asked)) as capture:
+    ends = [sum(lengths[: count + 1]) - 1 for count in range(len(lengths))]
+    with RowCapture(lvlm, rows=ends, keys=_map_keys(first)) as capture:
         hidden = forward(
             lvlm,
             cache,
-            torch.cat([asked.input_ids[:, prefix:], free.input_ids[:, prefix:]], dim=1),
-            torch.cat([asked.position_ids[..., prefix:], free.position_ids[..., prefix:]], dim=-1),
+            torch.cat([prompt.input_ids[:, prefix:] for prompt in prompts], dim=1),
+            torch.cat([prompt.position_ids[..., prefix:] for prompt in prompts], dim=-1),
             {},
             mask,
         )
-    with_query, without_query = capture.rows_by_layer()
-    return with_query, without_query, hidden[0, lengths[0] - 1]
+    rows = capture.rows_by_layer()
+    return [LastRow(row, hidden[0, end]) for row, end in zip(rows, ends, strict=True)]
