@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import __version__
 from ..console import ProgressLine, Stopwatch, printable, quiet_libraries
 from ..errors import explained_imports, is_for_the_user
-from ..settings import GROUPS, LOCATE_GROUPS, removal
+from ..settings import ANSWER_GROUPS, LOCATE_GROUPS, removal
 from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
 from .cli_aggregate import add_aggregate
 
@@ -310,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    _add_run(commands, "ask", _ask, tuple(GROUPS), "answer a question about a picture")
+    _add_run(commands, "ask", _ask, ANSWER_GROUPS, "answer a question about a picture")
     _add_run(commands, "locate", _locate, LOCATE_GROUPS, "find what a question is about, no answer")
     add_aggregate(commands)
     models = commands.add_parser(

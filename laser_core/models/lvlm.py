@@ -173,6 +173,13 @@ class Lvlm:
         """
         return _joined(self._checked(question), settings.instruction.strip() or self.instruction)
 
+    def presence_question(self, phrase: str) -> str:
+        """Whether what a phrase names is there, as a question.
+
+        Raises ValueError for an empty phrase, and for words outside a closed vocabulary.
+        """
+        return f"Is there {with_article(self._checked(phrase))}?"
+
     def query_free_text(self, settings: PromptSettings) -> str:
         """The user's turn of the branch without the question (docs/method.md, step 1)."""
         if settings.query_free == "image only":
@@ -303,6 +310,20 @@ class Lvlm:
             kwargs["mm_token_type_ids"] = self.token_types(input_ids)
         grids = torch.cat([picture.tensors["image_grid_thw"] for picture in pictures])
         return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
+
+
+_DETERMINERS = """
+a an the this that these those some any all every each no my your his her its our their
+one two three four five six seven eight nine ten someone something anyone anything
+""".split()  # noqa: SIM905
+
+
+def with_article(phrase: str) -> str:
+    """ "dog" -> "a dog"; as it is where it begins with a determiner or no Latin letter."""
+    first = phrase.split()[0].lower()
+    if first in _DETERMINERS or not "a" <= first[0] <= "z":
+        return phrase
+    return f"an {phrase}" if first[0] in "aeiou" else f"a {phrase}"
 
 
 def _joined(text: str, instruction: str) -> str:

@@ -22,7 +22,7 @@ from laser_core.console import ProgressLine, printable
 from laser_core.errors import PACKAGES
 from laser_core.models.families import FAMILIES
 from laser_core.settings import GROUPS, OF_FAMILY, LaserSettings, LoadSettings
-from laser_core.settings_text import add_flags, flags, read_flags
+from laser_core.settings_text import add_flags, flags, read_find_flags, read_flags
 from tools.testbed.hub import store
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
@@ -173,10 +173,14 @@ def test_models_lists_families_folders_the_hub_cache_and_what_can_be_downloaded(
 # ---- flags -------------------------------------------------------------------------------------
 
 
-def parsed(*arguments):
+def given(*arguments):
     parser = argparse.ArgumentParser()
     add_flags(parser, GROUPS)
-    return read_flags(parser.parse_args(arguments))
+    return parser.parse_args(arguments)
+
+
+def parsed(*arguments):
+    return read_flags(given(*arguments))
 
 
 def another_value(flag):
@@ -201,6 +205,7 @@ def test_every_setting_has_a_flag_that_sets_it(flag):
     load, laser = parsed(flag.name, str(value))
     groups = {
         "load": load,
+        "find": read_find_flags(given(flag.name, str(value))),
         **{g.name: getattr(laser, g.name) for g in dataclasses.fields(LaserSettings)},
     }
     assert getattr(groups[flag.group], flag.spec.name) == value
@@ -214,7 +219,7 @@ def test_flags_are_the_settings_and_nothing_else():
     }
     assert {(flag.group, flag.spec.name) for flag in flags()} == declared
     groups = (group.name for group in dataclasses.fields(LaserSettings))
-    assert set(GROUPS) == {"preset", "load", *groups}
+    assert set(GROUPS) == {"preset", "load", "find", *groups}
     names_ = [flag.name for flag in flags()]
     assert len(set(names_)) == len(names_)
     assert not {"--model", "--out", "--json", "--help", "--version"} & set(names_)
