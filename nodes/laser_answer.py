@@ -23,6 +23,7 @@ from .batches import (
     crops_of,
     masks_of,
     pictures_of,
+    points_of,
     size_of,
     window_by_hand,
 )
@@ -34,8 +35,9 @@ from .widgets import (
     IMAGE_SOCKET,
     LVLM_SOCKET,
     NODE_ON_PAGE,
+    OTHER_SETTINGS,
+    POINTS_TOOLTIP,
     QUESTION,
-    SETTINGS,
     WINDOW_BY_HAND,
     preset_widget,
     widgets,
@@ -64,11 +66,14 @@ class LaserAnswerNode(DrawsWhatIsConnected):
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "answer"
-    RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING")
+    RETURN_TYPES = (
+        "STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING", "STRING",
+    )  # fmt: skip
     RETURN_NAMES = (
         "answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json", "report",
+        "points",
     )  # fmt: skip
-    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True)
+    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True, True)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "The model's answer without the method; empty if with_plain is off.",
@@ -82,6 +87,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         "picture.",
         "The answer, its number of tokens, its time and, if it stopped early, the reason. Then "
         "the plain answer and where the evidence comes from; one per picture.",
+        POINTS_TOOLTIP,
     )
 
     @classmethod
@@ -111,11 +117,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                                 "evidence the model would find. One for all pictures, or one for "
                                 "each."},
                 ),
-                "settings": (
-                    SETTINGS,
-                    {"tooltip": "From LASER Settings. It then decides every setting that this "
-                                "node does not show. Not connected: the preset decides them."},
-                ),
+                "settings": OTHER_SETTINGS,
                 "override": WINDOW_BY_HAND,
             },
             "hidden": NODE_ON_PAGE,
@@ -151,7 +153,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         by_hand = window_by_hand(override, size)
         masks = [None] * count if mask is None else list(masks_of(mask, count, size))
         progress, live = NodeProgress(count), ViewProgress(unique_id, extra_pnginfo)
-        answers, plain, reports, lines = [], [], [], []
+        answers, plain, reports, lines, points = [], [], [], [], []
         placements, drawings = [], Drawings(count)
         heats = torch.empty(count, size[1], size[0])
         tokens, windows = [], []
@@ -186,6 +188,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 looks = describe_looks(result.looks, result.believed)
                 tokens.append({**view, "looks": looks})
                 placements.append(location.placement)
+                points.append(points_of(location.evidence, location.placement))
                 heat.copy_(heat_map(location.evidence))
                 if draws:
                     drawings.add(overlay(location))
@@ -194,8 +197,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
             "ui": ui(shown, laser_tokens=tokens, laser_windows=windows, laser_plain=plain),
             "result": (
                 answers, plain, crops_of(batch, [place.windows for place in placements]),
-                drawings.batch if draws else None, heats, boxes_of(placements)[0], reports,
-                ["\n".join(one) for one in lines],
+                drawings.batch if draws else None, heats, boxes_of(placements, question.strip())[0],
+                reports, ["\n".join(one) for one in lines], points,
             ),
         }  # fmt: skip
 

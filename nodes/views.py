@@ -170,6 +170,13 @@ def _peak(index: int, rows: int, columns: int, place: tuple) -> tuple[float, flo
     return x + width * (column + 0.5) / columns, y + height * (row + 0.5) / rows
 
 
+def preview(drawing: Image.Image) -> Entry | None:
+    """A drawing as a file that the canvas shows on the node; None without ComfyUI."""
+    small = drawing.copy()
+    small.thumbnail((2 * PICTURE_PX, 2 * PICTURE_PX))
+    return _saved(small, ".jpg", quality=88)
+
+
 def _saved(picture: Image.Image, suffix: str, **options: Any) -> Entry | None:
     place = temp_file(suffix)
     if place is None:

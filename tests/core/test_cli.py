@@ -21,7 +21,7 @@ from laser_core.command_line import cli
 from laser_core.console import ProgressLine, printable
 from laser_core.errors import PACKAGES
 from laser_core.models.families import FAMILIES
-from laser_core.settings import GROUPS, OF_FAMILY, LaserSettings, LoadSettings
+from laser_core.settings import ANSWER_GROUPS, GROUPS, OF_FAMILY, LaserSettings, LoadSettings
 from laser_core.settings_text import add_flags, flags, read_find_flags, read_flags
 from tools.testbed.hub import store
 from tools.testbed.lvlms import noise_picture
@@ -242,7 +242,7 @@ def test_help_shows_every_flag_with_range_and_default(capsys):
         cli.main(["ask", "--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for flag in flags():
+    for flag in flags(ANSWER_GROUPS):
         assert f"{flag.name} " in text
         assert f"[{flag.values}; default: {flag.default}]" in text
 
