@@ -16,6 +16,7 @@ from ..laser_core.settings import (
     DecodeSettings,
     LaserSettings,
 )
+from ..laser_core.tasks import AS_ASKED, TASKS, Task, read_tasks
 from .batches import (
     Drawings,
     batch_of,
@@ -27,7 +28,7 @@ from .batches import (
     size_of,
     window_by_hand,
 )
-from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, ui
+from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, prompts_file, ui
 from .views import token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
@@ -39,6 +40,7 @@ from .widgets import (
     POINTS_TOOLTIP,
     QUESTION,
     WINDOW_BY_HAND,
+    OpenChoices,
     preset_widget,
     widgets,
 )
@@ -119,6 +121,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 ),
                 "settings": OTHER_SETTINGS,
                 "override": WINDOW_BY_HAND,
+                "task": _task_widget(),
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -133,6 +136,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         mask: Any = None,
         settings: Any = None,
         override: str = "",
+        task: str = AS_ASKED,
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -146,6 +150,9 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         from ..laser_core.output.report import report
 
         others = {} if settings is None else settings.values
+        chosen = _task(task)
+        question = chosen.asked(question)
+        values["instruction"] = values.get("instruction", "").strip() or chosen.instruction
         settings = LaserSettings.of(preset, **others, **values)
         batch, draws = batch_of(image), self.draws(unique_id)
         count, size = len(batch), size_of(batch)
@@ -201,6 +208,30 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 reports, ["\n".join(one) for one in lines], points,
             ),
         }  # fmt: skip
+
+
+def _task_widget() -> tuple:
+    """The tasks, with the user's own where their file can be read."""
+    try:
+        names = list(read_tasks(prompts_file()))
+    except ValueError:
+        names = list(TASKS)  # the file's error is said when one of its tasks is run
+    tooltip = (
+        "What to ask. as asked: your question. caption, detailed caption, tags and read the text "
+        "need none; yours is added to theirs. A file laser_prompts.json in ComfyUI's user folder "
+        "adds your own."
+    )
+    return OpenChoices(names), {"default": AS_ASKED, "tooltip": tooltip}
+
+
+def _task(name: str) -> Task:
+    """Raises ValueError for a task that there is none of, and for an unreadable file of tasks."""
+    known = TASKS if name in TASKS else read_tasks(prompts_file())
+    if name not in known:
+        raise ValueError(
+            f"choose another task, or put it into laser_prompts.json: there is no {name!r}"
+        )
+    return known[name]
 
 
 def _lines(result: LaserAnswer, notice: str) -> list[str]:

@@ -13,6 +13,7 @@ from ..results import Finding
 from .drawing import Canvas, drawn_size
 from .sentences import describe_finding
 
+FOUND_SCHEMA = "laser-found"
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2")
 """Okabe and Ito's, told apart by colour-blind eyes; one for each phrase, again from the first."""
 TINT = 0.45  # opacity of a mask
@@ -60,4 +61,4 @@ def found_report(findings: Sequence[Finding], **about: Any) -> dict[str, Any]:
         }
         for one in findings
     ]
-    return to_plain({"schema": "laser-found", "version": 1, "things": things, **about})
+    return to_plain({"schema": FOUND_SCHEMA, "version": 1, "things": things, **about})

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import signal
@@ -105,6 +106,42 @@ def test_locate_writes_window_and_maps(here, models, capfd):
     assert out.splitlines()[0] == report["layer"]["reason"]
     assert report["answer"] is None
     assert names("found/here") == {"overlay.png", "crop.png", "vaq.png", "report.json"}
+
+
+def test_locate_with_phrases_writes_and_prints_what_was_found(here, capfd):
+    scene = str(ROOT / "pictures" / "scene_picnic.jpg")
+    asked = ["locate", scene, "dog", "tent", "--masks", "--points", "--model", "demo"]
+    assert cli.main(asked) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("dog: found (") and lines[3].startswith("tent: not found (")
+    report = strict(Path("laser-out/report.json").read_text("utf-8"))
+    dog, tent = report["things"]
+    points = [{"x": x, "y": y} for x, y in dog["points"]]
+    assert json.loads(lines[1].partition(": ")[2]) == points
+    masks = {f"{kind}-{number}.png" for kind in ("mask", "heat") for number in (1, 2)}
+    assert names("laser-out") == {"found.png", "report.json", *masks} == set(report["files"])
+    x1, y1, x2, y2 = dog["boxes"][0]
+    assert Image.open("laser-out/mask-1.png").getbbox() == (x1, y1, x2, y2)
+    assert tent["boxes"] == [] and Image.open("laser-out/mask-2.png").getbbox() is None
+    assert cli.main(["locate", scene, "dog", "--finder", "attention", "--model", "demo"]) == 0
+    assert names("laser-out") == {"found.png", "report.json"}  # the earlier run's masks are gone
+
+
+def test_locate_says_that_the_demo_writes_no_boxes(here, capfd):
+    scene = str(ROOT / "pictures" / "scene_picnic.jpg")
+    assert cli.main(["locate", scene, "dog", "--finder", "model", "--model", "demo"]) == 2
+    assert "choose finder 'attention': " in capfd.readouterr().err
+
+
+def test_check_prints_every_option_the_likeliest_first(here, capfd):
+    scene = str(ROOT / "pictures" / "scene_picnic.jpg")
+    assert cli.main(["check", scene, "is there a dog?", "--model", "demo"]) == 0
+    assert re.match(r"yes \d+%, no \d+%\n", capfd.readouterr().out)
+    options = ["--options", "blue", "red", "black", "--model", "demo", "--json"]
+    assert cli.main(["check", scene, "what colour is the car?", *options]) == 0
+    checked = strict(capfd.readouterr().out)
+    assert checked["options"] == ["blue", "red", "black"]
+    assert sum(checked["probabilities"]) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_json_is_all_that_json_prints_and_equals_the_file(run):

@@ -107,6 +107,7 @@ def comfyui(monkeypatch, tmp_path):
     paths: list[str] = []
     folders.add_model_folder_path = lambda name, path: path in paths or paths.append(path)
     folders.get_folder_paths = lambda name: paths
+    folders.get_user_directory = lambda: str(tmp_path / "user")
     folders.get_temp_directory = lambda: str(tmp_path / "temp")
     (tmp_path / "models" / "LLM").mkdir(parents=True)
 

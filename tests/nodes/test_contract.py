@@ -50,7 +50,7 @@ CONTRACT = {
     "LaserAnswer": (
         "lvlm image question",
         "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
-        "settings override",
+        "settings override task",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING points:STRING",
     ),
@@ -265,7 +265,7 @@ def test_laser_answer_and_laser_settings_share_out_the_settings():
     answer, others = (set(inputs_of(name)) for name in ("LaserAnswer", "LaserSettings"))
     assert answer & others == {"preset"}
     assert set(settings.LaserSettings().by_name) == (answer | others) - {
-        "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset",
+        "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset", "task",
     }  # fmt: skip
 
 
