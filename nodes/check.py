@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..laser_core.output.sentences import describe_check
+from ..laser_core.output.sentences import describe_check, describe_looks
 from ..laser_core.settings import LaserSettings
 from .batches import batch_of, pictures_of
 from .runtime import NodeProgress, ui
+from .views import choice_view
 from .widgets import (
     CATEGORY,
     IMAGE_SOCKET,
@@ -99,8 +100,12 @@ class LaserCheck:
         unsure = [probability < unsure_below for probability in likeliest]
         said = [describe_check(*pair) for pair in zip(checked, unsure, strict=True)]
         lines = ["; ".join(filter(None, [line, notice])) for line in said]
+        views = [
+            choice_view(line, describe_looks(one.looks, one.believed), notice)
+            for line, one in zip(said, checked, strict=True)
+        ]
         return {
-            "ui": ui(lines),
+            "ui": ui(lines, laser_tokens=views),
             "result": (
                 [one.index == 0 for one in checked],
                 [one.index for one in checked],

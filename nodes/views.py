@@ -88,6 +88,11 @@ def token_view(answer: Answer, notice: str = "") -> dict[str, Any]:
     }
 
 
+def choice_view(text: str, looks: str, notice: str) -> dict[str, Any]:
+    """One choice among given answers, which has no tokens of its own. looks: how sure each was."""
+    return {"text": text, "looks": looks, "notice": notice, "stop_reason": "", "tokens": []}
+
+
 def _token(token: TokenRecord) -> dict[str, Any]:
     return {
         "text": token.text,

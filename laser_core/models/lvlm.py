@@ -313,13 +313,15 @@ class Lvlm:
 
 
 _DETERMINERS = """
-a an the this that these those some any all every each no my your his her its our their
+a an this that these those some any all every each no my your his her its our their
 one two three four five six seven eight nine ten someone something anyone anything
 """.split()  # noqa: SIM905
 
 
 def with_article(phrase: str) -> str:
-    """ "dog" -> "a dog"; as it is where it begins with a determiner or no Latin letter."""
+    """ "dog", "the dog" -> "a dog"; as it is with another determiner or no Latin letter first."""
+    the, _, rest = phrase.partition(" ")
+    phrase = rest.strip() if the.lower() == "the" and rest.strip() else phrase
     first = phrase.split()[0].lower()
     if first in _DETERMINERS or not "a" <= first[0] <= "z":
         return phrase
