@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from .output.drawing import overlay
     from .pictures import read_picture
     from .pipeline import answer, locate
+    from .recipes.check import check
+    from .recipes.find import find
+    from .recipes.pick import pick
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "answer", "load_lvlm", "locate", "overlay", "read_picture"]
+__all__ = [
+    "__version__", "answer", "check", "find", "load_lvlm", "locate", "overlay", "pick",
+    "read_picture",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +29,18 @@ def __getattr__(name: str) -> Any:
         from . import pipeline
 
         return getattr(pipeline, name)
+    if name == "check":
+        from .recipes.check import check
+
+        return check
+    if name == "find":
+        from .recipes.find import find
+
+        return find
+    if name == "pick":
+        from .recipes.pick import pick
+
+        return pick
     if name == "load_lvlm":
         from .models.loading import load_lvlm
 

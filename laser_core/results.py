@@ -289,7 +289,8 @@ class Picked:
     @property
     def index(self) -> int | None:
         """The candidate of the largest share; None where it is not what the phrase names."""
-        return self._best if self.score >= self.least else None
+        meant = self.score >= self.least and max(self.shares) > 0
+        return self._best if meant else None
 
     @property
     def score(self) -> float:

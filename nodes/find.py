@@ -27,6 +27,7 @@ STAGES = {
     "reading the picture": (0.1, 0.3),
     "looking closer": (0.3, 1.0),
 }
+PREVIEWS = 16  # pictures of a batch that are shown on the node
 
 
 class LaserFind(DrawsWhatIsConnected):
@@ -138,10 +139,12 @@ class LaserFind(DrawsWhatIsConnected):
             for index, picture in enumerate(pictures_of(batch)):
                 progress.next_picture()
                 things = find(model, picture, asked, chosen, finding, progress)
-                drawing = found_drawing(picture, things)
-                previews.append(preview(drawing))
-                if draws:
-                    drawings.add(drawing)
+                if draws or index < PREVIEWS:
+                    drawing = found_drawing(picture, things)
+                    if index < PREVIEWS:
+                        previews.append(preview(drawing))
+                    if draws:
+                        drawings.add(drawing)
                 for place, one in enumerate(things, index * len(asked)):
                     masks[place], heats[place] = _mask(one, masks_of_boxes), one.heat
                 reports.append(to_json(found_report(things, notice=model.notice)))

@@ -67,16 +67,18 @@ def find(
     on_whole = dict(zip(asked, seen, strict=True))
     found = []
     for index, (phrase, name) in enumerate(zip(phrases, names, strict=True)):
-        if progress:
-            progress("looking closer", index, len(phrases))
+        part = _part(progress, index, len(phrases))
         if name:
-            one = _look(lvlm, picture, inputs, phrase, name, on_whole[name], settings, finding)
-            found.append(one)
+            whole = on_whole[name]
+            found.append(_look(lvlm, picture, inputs, phrase, name, whole, settings, finding, part))
         else:
             found.append(_unanswered(picture, inputs, phrase))
-    if progress:
-        progress("looking closer", len(phrases), len(phrases))
     return found
+
+
+def _part(progress: Progress | None, done: int, total: int) -> Progress | None:
+    """Whatever is reported while one phrase is looked at stands where that phrase does."""
+    return None if progress is None else lambda *_: progress("looking closer", done, total)
 
 
 def _name(
@@ -100,13 +102,14 @@ def _look(
     whole: Seen,
     settings: LaserSettings,
     finding: FindSettings,
+    progress: Progress | None,
 ) -> Finding:
     """One phrase, from what was seen of it on the whole picture."""
     evidence, best = _evidence(whole, settings), whole.presence
     closer: Evidence | None = None
     looked: Window | None = None
     for window in _windows(evidence, settings):
-        seen = read_window(lvlm, picture, inputs, name, window, settings)
+        seen = read_window(lvlm, picture, inputs, name, window, settings, progress)
         if looked is None or seen.presence > best:
             closer = _on_picture(_evidence(seen, settings), window, picture.size)
             best, looked = seen.presence, window
@@ -132,7 +135,7 @@ def _look(
     if finding.finder == "both" and not lvlm.family.grounding:
         result = replace(result, note=f"{lvlm.name} writes no boxes: found by attention")
     elif finding.finder != "attention":
-        written = _written_boxes(lvlm, inputs, name, settings)
+        written = _written_boxes(lvlm, inputs, name, settings, progress)
         if not written:
             result = replace(result, note=f"{lvlm.name} wrote no box of it")
     if finding.finder == "model" and not written:
@@ -156,11 +159,13 @@ def read_window(
     name: str,
     window: Window,
     settings: LaserSettings,
+    progress: Progress | None = None,
 ) -> Seen:
+    """A phrase on a window of the picture, which is read alone. inputs: the picture's."""
     crop = picture.crop(window)
     tokens = tokens_of_crop(inputs, crop, 1, settings)
     encoded = lvlm.encode(crop, settings.prompt.framing, tokens)
-    return read_presence(lvlm, encoded, [name], settings.prompt)[0]
+    return read_presence(lvlm, encoded, [name], settings.prompt, progress)[0]
 
 
 def _evidence(seen: Seen, settings: LaserSettings) -> Evidence:
@@ -232,7 +237,11 @@ def _elsewhere(whole: Evidence, boxes: Sequence[Window]) -> tuple[tuple[int, int
 
 
 def _written_boxes(
-    lvlm: Lvlm, inputs: PictureInputs, name: str, settings: LaserSettings
+    lvlm: Lvlm,
+    inputs: PictureInputs,
+    name: str,
+    settings: LaserSettings,
+    progress: Progress | None,
 ) -> list[Window]:
     """The boxes that the model itself writes for a phrase, in its order."""
     grounding = lvlm.family.grounding
@@ -240,7 +249,7 @@ def _written_boxes(
     asked = replace(settings, answer=replace(settings.answer, instruction=""))
     stream = make_plain_stream(lvlm, inputs, grounding.prompt.format(name), asked)
     greedy = DecodeSettings(max_tokens=WRITTEN_TOKENS, alpha=0.0)
-    answer = decode(lvlm, stream, None, greedy).text
+    answer = decode(lvlm, stream, None, greedy, progress).text
     side = token_side_px(lvlm.image_processor)
     return [box for box, _ in boxes_on_picture(answer, grounding, inputs, side)]
 

@@ -54,7 +54,7 @@ def pick(
         box = boxes[index]
         assert box is not None
         window = _around(box, picture.size)
-        seen = read_window(lvlm, picture, inputs, found.name, window, settings)
+        seen = read_window(lvlm, picture, inputs, found.name, window, settings, progress)
         rated[index] = replace(rated[index], presence=seen.presence)
     return Picked(phrase, found.name, found.presence, tuple(rated), PRESENT)
 

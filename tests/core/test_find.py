@@ -17,7 +17,8 @@ from laser_core.models.lvlm import with_article
 from laser_core.output.masks import box_of, cleaned_mask, level_of, peaks, points_json
 from laser_core.recipes.find import find
 from laser_core.recipes.pick import pick
-from laser_core.settings import FindSettings, PromptSettings
+from laser_core.results import Candidate, Picked
+from laser_core.settings import FindSettings, LaserSettings, PromptSettings
 from laser_core.steps.presence import read_presence
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
@@ -81,6 +82,35 @@ def test_the_picture_is_read_once_for_all_phrases():
 )  # fmt: skip
 def test_an_article_stands_where_english_has_one(phrase, asked):
     assert with_article(phrase) == asked
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_finds_and_the_window_lies_on_the_picture(model_type):
+    lvlm, size = lvlm_of(model_type), (180, 120)
+    settings = LaserSettings.of(min_side_px=40)
+    for found in find(lvlm, noise_picture(size), ["dog", "red ball"], settings):
+        assert found.mask.shape == found.heat.shape == size[::-1]
+        assert found.looked is not None and found.closer is not None
+        x1, y1, x2, y2 = found.closer.grid.view
+        middle = (x1 + x2) / 2, (y1 + y2) / 2
+        window = found.looked
+        assert abs(middle[0] - (window.x1 + window.x2) / 2) < 1
+        assert abs(middle[1] - (window.y1 + window.y2) / 2) < 1
+        assert found.closer.share_in(window) == pytest.approx(1.0)
+
+
+def test_an_interrupt_is_heeded_while_a_thing_is_looked_at():
+    calls = []
+
+    def progress(stage, done, total):
+        calls.append(stage)
+        if stage == "looking closer":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(lvlm_of("llava"), noise_picture((180, 120)), ["dog"], LaserSettings.of(min_side_px=40),
+             progress=progress)  # fmt: skip
+    assert "reading the picture" in calls
 
 
 # ---- masks, boxes, points ----------------------------------------------------------------------
@@ -221,6 +251,11 @@ def test_a_candidate_is_picked_by_its_phrase():
         assert picked.index == index
         assert picked.candidates[2].box is None and picked.shares[2] == 0
         assert 0 <= picked.margin <= 1
+
+
+def test_nothing_is_picked_where_nothing_is_looked_at():
+    nowhere = Picked("dog", "dog", 1.0, (Candidate(None, 0.0), Candidate(None, 0.0, 1.0)), 0.5)
+    assert nowhere.index is None and nowhere.shares == [0, 0] and nowhere.margin == 0
 
 
 def test_candidates_of_another_size_are_refused():
