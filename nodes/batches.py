@@ -225,15 +225,14 @@ POINTS = 3  # of a picture, at most
 
 def points_of(evidence: Evidence | None, placement: Placement) -> str:
     """JSON of the evidence's peaks in the windows, for SAM nodes and points editors."""
-
     from ..laser_core.output.heat import heat_map
     from ..laser_core.output.masks import peaks, points_json
 
     if evidence is None or evidence.degenerate:
         return points_json(())
     inside = regions_of([placement.windows], evidence.picture_size).amax(0) > 0
-    heat: torch.Tensor = heat_map(evidence)
-    return points_json(peaks(heat, inside, POINTS, max(evidence.grid.cell_size)))
+    apart = max(evidence.grid.cell_size)
+    return points_json(peaks(heat_map(evidence), inside, POINTS, apart))
 
 
 def labelled_boxes(found: Sequence[Sequence[Finding]]) -> tuple[list, list]:

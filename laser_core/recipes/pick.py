@@ -50,7 +50,7 @@ def pick(
     order = sorted((n for n, box in enumerate(boxes) if box), key=lambda n: -evidence[n])
     inputs = lvlm.encode(picture, settings.prompt.framing)
     rated = [Candidate(box, density) for box, density in zip(boxes, evidence, strict=True)]
-    for index in order[:READ]:
+    for index in order[: READ if found.name else 0]:  # a question may get no answer
         box = boxes[index]
         assert box is not None
         window = _around(box, picture.size)

@@ -68,11 +68,13 @@ def _presence(lvlm: Lvlm, hidden: torch.Tensor, question: str, settings: PromptS
     text = lvlm.locating_text(question, settings)
     logits = lvlm.model.get_output_embeddings()(hidden).float()
 
-    def score(words: Sequence[str]) -> torch.Tensor:
-        first = {lvlm.chat.answer_ids(1, text, word, settings.system)[0] for word in words}
-        return logits[list(first)].logsumexp(-1)
+    def first(words: Sequence[str]) -> set[int]:
+        return {lvlm.chat.answer_ids(1, text, word, settings.system)[0] for word in words}
 
-    share = float(torch.sigmoid(score(YES) - score(NO)))
+    yes, no = first(YES), first(NO)
+    both = yes & no  # a token that begins either, such as a blank of its own, tells nothing
+    scores = [logits[list(own - both or own)].logsumexp(-1) for own in (yes, no)]
+    share = float(torch.sigmoid(scores[0] - scores[1]))
     if share != share:
         raise overflow(lvlm)
     return share

@@ -28,7 +28,7 @@ export const VIEWS = {
     ],
     height: 650,
   },
-  LaserCheck: { sections: [["tokens", answerSection]], height: 120 },
+  LaserCheck: { sections: [["tokens", answerSection]], height: 150 },
 };
 
 const ERROR_HEIGHT = 120; // CSS pixels
