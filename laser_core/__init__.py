@@ -11,22 +11,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .models.loading import load_lvlm
     from .output.drawing import overlay
+    from .output.maps_file import load_maps, save_maps
+    from .output.maps_page import maps_page
     from .pictures import read_picture
     from .pipeline import answer, locate
     from .recipes.check import check
     from .recipes.find import find
     from .recipes.pick import pick
+    from .steps.attention import read_attention
 
 __version__ = "0.1.0"
 __all__ = [
-    "__version__", "answer", "check", "find", "load_lvlm", "locate", "overlay", "pick",
+    "__version__",
+    "answer",
+    "check",
+    "find",
+    "load_lvlm",
+    "load_maps",
+    "locate",
+    "maps_page",
+    "overlay",
+    "pick",
+    "read_attention",
     "read_picture",
-]  # fmt: skip
+    "save_maps",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("answer", "locate"):
         from . import pipeline
+        from .output import notebook  # noqa: F401  so that what these give shows itself
 
         return getattr(pipeline, name)
     if name == "check":
@@ -41,14 +56,26 @@ def __getattr__(name: str) -> Any:
         from .recipes.pick import pick
 
         return pick
+    if name in ("load_maps", "save_maps"):
+        from .output import maps_file
+
+        return getattr(maps_file, name)
     if name == "load_lvlm":
         from .models.loading import load_lvlm
 
         return load_lvlm
+    if name == "maps_page":
+        from .output.maps_page import maps_page
+
+        return maps_page
     if name == "overlay":
         from .output.drawing import overlay
 
         return overlay
+    if name == "read_attention":
+        from .steps.attention import read_attention
+
+        return read_attention
     if name == "read_picture":
         from .pictures import read_picture
 

@@ -110,11 +110,12 @@ class LvlmHandle:
         return self._lvlm is not None
 
     def get_ram_usage(self) -> int:
-        """Bytes this handle keeps alive: weights, maps and the cached prefix."""
+        """Bytes this handle keeps alive: weights, maps, the cached prefix and a step's caches."""
         total = self._maps_bytes
         if self._lvlm is not None:
             total += sum(parameter.nbytes for parameter in self._lvlm.model.parameters())
-            total += self._lvlm.prefix.nbytes if self._lvlm.prefix else 0
+            kept = self._lvlm.prefix, self._lvlm.step
+            total += sum(one.nbytes for one in kept if one)
         return total
 
     def __str__(self) -> str:

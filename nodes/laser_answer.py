@@ -200,11 +200,12 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 if draws:
                     drawings.add(overlay(location))
         shown = [line for one in lines for line in one]
+        label = question.strip() if mask is None else "evidence"
         return {
             "ui": ui(shown, laser_tokens=tokens, laser_windows=windows, laser_plain=plain),
             "result": (
                 answers, plain, crops_of(batch, [place.windows for place in placements]),
-                drawings.batch if draws else None, heats, boxes_of(placements, question.strip())[0],
+                drawings.batch if draws else None, heats, boxes_of(placements, label)[0],
                 reports, ["\n".join(one) for one in lines], points,
             ),
         }  # fmt: skip

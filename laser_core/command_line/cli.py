@@ -103,7 +103,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         from ..pictures import read_picture
         from ..pipeline import answer, locate
 
-    check_files(out, Path(arguments.picture), _names(settings.crop.windows))
+    check_files(out, Path(arguments.picture), _names(settings.crop.windows, arguments.maps))
     picture = read_picture(arguments.picture)
     with quiet_libraries():
         watch = Stopwatch()
@@ -120,10 +120,12 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
             result = locate(lvlm, picture, arguments.question, settings, progress.stage)
         seconds["method"] = watch.lap()
         progress.stage("drawing")
-        pictures = _pictures(result)
+        files: dict[str, Image.Image | bytes | str] = {**_pictures(result)}
+        if arguments.maps:
+            files |= _maps(result, lvlm.name)
         seconds["drawing"] = watch.lap()
-    content = report(result, lvlm, load=load, files=[*pictures, "report.json"])
-    write(out, pictures, to_json(content))
+    content = report(result, lvlm, load=load, files=[*files, "report.json"])
+    write(out, files, to_json(content))
     progress.clear()
     if arguments.json:
         print(to_json(content, ascii=True))
@@ -177,10 +179,11 @@ def _print_models(title: str, models: Sequence[ListedModel]) -> None:
 # ---- files -------------------------------------------------------------------------------------
 
 
-def _names(windows: int) -> list[str]:
+def _names(windows: int, maps: bool) -> list[str]:
     """What a run may write."""
-    crops = [f"crop-{index}.png" for index in range(2, windows + 1)]
-    return ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", *crops]
+    names = [f"crop-{index}.png" for index in range(2, windows + 1)]
+    names += ["maps.npz", "maps.html"] * maps
+    return ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", *names]
 
 
 def _pictures(result: LaserAnswer | Location) -> dict[str, Image.Image]:
@@ -201,6 +204,16 @@ def _pictures(result: LaserAnswer | Location) -> dict[str, Image.Image]:
         pictures["counterfactual.png"] = blocked.picture
     pictures["vaq.png"] = vaq_chart(choice)
     return pictures
+
+
+def _maps(result: LaserAnswer | Location, model: str) -> dict[str, bytes | str]:
+    """All attention maps by file name: for programs, and for people."""
+    from ..output.maps_file import maps_bytes
+    from ..output.maps_page import maps_page
+    from ..results import LaserAnswer
+
+    location = result.location if isinstance(result, LaserAnswer) else result
+    return {"maps.npz": maps_bytes(location, model), "maps.html": maps_page(location, model)}
 
 
 # ---- arguments ---------------------------------------------------------------------------------
@@ -257,7 +270,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_ask(commands: Any) -> None:
     parser = _add_run(
         commands, "ask", "answer a question about a picture",
-        '%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [settings]',
+        '%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [--maps] [settings]',
     )  # fmt: skip
     parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
     add_flags(parser, ANSWER_GROUPS)
@@ -292,4 +305,8 @@ def _add_run(commands: Any, name: str, purpose: str, usage: str) -> argparse.Arg
     parser.add_argument(
         "--json", action="store_true", help="print the report as JSON and nothing else"
     )
+    parser.add_argument(
+        "--maps", action="store_true",
+        help="also write the attention of every layer and head: maps.npz, and maps.html to look at",
+    )  # fmt: skip
     return parser

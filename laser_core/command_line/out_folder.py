@@ -20,6 +20,7 @@ DEFAULT_OUT = "laser-out"
 REPORT = "report.json"
 _WRITTEN = re.compile(
     r"(overlay|crop(-\d+)?|counterfactual|vaq|found|mask-\d+|heat-\d+)\.png|report\.json"
+    r"|maps\.(npz|html)"
 )
 
 
@@ -69,17 +70,17 @@ def _there(path: Path) -> bool:
     return True
 
 
-def write(out: Path, pictures: Mapping[str, Image.Image], report: str) -> None:
-    """Remove an earlier run's files, then write the pictures and the report that names them."""
+def write(out: Path, files: Mapping[str, Image.Image | bytes | str], report: str) -> None:
+    """Remove an earlier run's files, then write these and the report that names them."""
     from ..files import write_atomically
 
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in _earlier_files(out):
-            if name not in (*pictures, REPORT):
+            if name not in (*files, REPORT):
                 (out / name).unlink(missing_ok=True)
-        for name, picture in pictures.items():
-            write_atomically(out / name, picture)
+        for name, data in files.items():
+            write_atomically(out / name, data)
         write_atomically(out / REPORT, report + "\n")
     except OSError as error:
         raise ValueError(

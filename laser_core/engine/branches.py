@@ -1,23 +1,27 @@
 """Rows of attention over one picture for many prompts, in as few forwards as the kernel allows.
 
 All prompts continue the same prefix (system prompt and picture); their short suffixes run as packed
-forwards wherever the kernel takes a free-form mask. Knows prompts; knows no question.
+forwards wherever the kernel takes a free-form mask, the first one with the prefix where the device
+wants few calls. Knows prompts; knows no question.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from transformers import DynamicCache
 
 from ..models.chat import Prompt
 from ..models.lvlm import Lvlm
+from ..models.prefix import Prefix
 from ..progress import Progress
 from .caches import cache_of
 from .capture import RowCapture
-from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix
+from .few_calls import one_forward_for_branches
+from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix, read_with_prefix
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,13 @@ def read_rows(
             progress("reading the picture", done, 1 + len(unlike))
 
     report(0)
-    if _continues(lvlm, prompts[0]):
-        read_prefix(lvlm, prompts[0])
-        report(1)
     for group in _groups(lvlm, list(unlike.values())):
-        rows += _packed_rows(lvlm, group) if len(group) > 1 else [_last_row(lvlm, group[0])]
+        prefix = None
+        if _continues(lvlm, group[0]) and not (len(group) > 1 and _at_once(lvlm, group)):
+            prefix = read_prefix(lvlm, group[0])
+            report(1 + len(rows))
+        packed = len(group) > 1
+        rows += _packed_rows(lvlm, group, prefix) if packed else [_last_row(lvlm, group[0], prefix)]
         report(1 + len(rows))
     read = dict(zip(unlike, rows, strict=True))
     return [read[_ids(prompt)] for prompt in prompts]
@@ -100,43 +106,51 @@ def _continues(lvlm: Lvlm, prompt: Prompt) -> bool:
     return lvlm.family.causal_prefix and prompt.suffix_length > 0
 
 
+def _at_once(lvlm: Lvlm, prompts: Sequence[Prompt]) -> bool:
+    """Whether one forward reads these prompts and their prefix, which is not known yet."""
+    known = lvlm.prefix is not None and lvlm.prefix.key == prompts[0].prefix_key
+    total = prompts[0].prefix_length + sum(prompt.suffix_length for prompt in prompts)
+    return not known and one_forward_for_branches(lvlm, total)
+
+
 def _map_keys(prompt: Prompt) -> slice:
     """The picture's tokens that form its grid, as positions in the prompt."""
     first, tokens = prompt.spans[0].start, prompt.pictures[0].map_tokens
     return slice(first + tokens.start, first + tokens.stop)
 
 
-def _last_row(lvlm: Lvlm, prompt: Prompt) -> LastRow:
-    """The last row of one prompt, read alone."""
-    cache = DynamicCache()
-    if _continues(lvlm, prompt):
-        cache = cache_of(read_prefix(lvlm, prompt).layers)
+def _last_row(lvlm: Lvlm, prompt: Prompt, prefix: Prefix | None) -> LastRow:
+    """The last row of one prompt, after the prefix or without one."""
+    cache = cache_of(prefix.layers) if prefix else DynamicCache()
     with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
         _, hidden = extend(lvlm, prompt, cache, prompt.length)
     return LastRow(capture.rows_by_layer()[0], hidden[0, -1])
 
 
-def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt]) -> list[LastRow]:
-    """The suffixes of all prompts in one forward after the prefix, none seeing another."""
-    first, prefix = prompts[0], prompts[0].prefix_length
-    cache = cache_of(read_prefix(lvlm, first).layers)
-    lengths = [prompt.suffix_length for prompt in prompts]
-    total = sum(lengths)
-    own = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
-    mask = torch.cat([torch.ones(total, prefix, dtype=torch.bool), own], dim=1)
-    mask = mask[None, None].to(lvlm.device)  # (1, 1, S, N)
+def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt], prefix: Prefix | None) -> list[LastRow]:
+    """All suffixes in one forward, none seeing another; after the prefix, or with it.
+
+    Without one it is read too, and the model keeps it.
+    """
+    first, shared = prompts[0], prompts[0].prefix_length
+    start = shared if prefix else 0
+    ends = list(accumulate((prompt.suffix_length for prompt in prompts), initial=shared))
+    mask = torch.ones(ends[-1], ends[-1], dtype=torch.bool).tril()
+    for begin, end in pairwise(ends):
+        mask[end:, begin:end] = False
+    mask = mask[None, None, start:].to(lvlm.device)  # (1, 1, S, N)
     if lvlm.attention == "eager":  # takes additive masks only
         lowest = torch.finfo(lvlm.dtype).min
         mask = torch.zeros_like(mask, dtype=lvlm.dtype).masked_fill(~mask, lowest)
-    ends = [sum(lengths[: count + 1]) - 1 for count in range(len(lengths))]
-    with RowCapture(lvlm, rows=ends, keys=_map_keys(first)) as capture:
-        hidden = forward(
-            lvlm,
-            cache,
-            torch.cat([prompt.input_ids[:, prefix:] for prompt in prompts], dim=1),
-            torch.cat([prompt.position_ids[..., prefix:] for prompt in prompts], dim=-1),
-            {},
-            mask,
-        )
+    parts = [prompt.input_ids[:, shared:] for prompt in prompts]
+    ids = torch.cat([first.input_ids[:, start:shared], *parts], dim=1)
+    places = [prompt.position_ids[..., shared:] for prompt in prompts]
+    positions = torch.cat([first.position_ids[..., start:shared], *places], dim=-1)
+    last, cache = [end - 1 - start for end in ends[1:]], DynamicCache()
+    with RowCapture(lvlm, last, keys=_map_keys(first)) as capture:
+        if prefix:
+            hidden = forward(lvlm, cache_of(prefix.layers), ids, positions, {}, mask)
+        else:
+            hidden = read_with_prefix(lvlm, first, cache, ids, positions, mask)
     rows = capture.rows_by_layer()
-    return [LastRow(row, hidden[0, end]) for row, end in zip(rows, ends, strict=True)]
+    return [LastRow(row, hidden[0, at]) for row, at in zip(rows, last, strict=True)]

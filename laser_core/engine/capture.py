@@ -1,9 +1,10 @@
 """Attention rows, captured while the model runs its own fast kernel (docs/method.md, step 2).
 
 Inside a `with` block, a wrapper replaces the attention function that transformers has registered.
-It computes the few wanted rows from the q and k it receives, then calls the kernel. It touches no
-weights and makes nothing of size N x N. Grouped-query heads, RoPE of any kind, q/k norms, sliding
-windows and soft caps are right by construction.
+It keeps the few wanted queries and points at the keys that it passes on to the kernel. The rows of
+many layers are computed from these at once: a GPU waits for calls, and these are few and large. It
+touches no weights and makes nothing of size N x N. Grouped-query heads, RoPE of any kind, q/k
+norms, sliding windows and soft caps are right by construction.
 
     with RowCapture(lvlm, rows=[-1], keys=slice(5, 581)) as capture:
         lvlm.model(**inputs)
@@ -16,6 +17,7 @@ import functools
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +25,30 @@ from einops import rearrange
 
 from ..models.lvlm import Lvlm
 from .kernels import wrapped_kernel
+
+HELD_BYTES = 64 * 2**20
+"""What layers may hold until their rows are computed: keys in float32, and what queries keep."""
+
+
+@dataclass(frozen=True)
+class _Attended:
+    """What a layer's kernel was called with: queries (B, H, S, D), keys (B, H_kv, N, D), its mask,
+    and how it hides and scales (the keywords of `attention_rows`)."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    mask: torch.Tensor | None
+    how: dict[str, Any]
+
+    @property
+    def held_bytes(self) -> int:
+        return 4 * self.key.numel() + self.query.nbytes
+
+    @property
+    def alike(self) -> tuple:
+        """Equal for layers whose rows are one product."""
+        shapes = self.query.shape, self.key.shape, self.key.device
+        return (*shapes, id(self.mask), *self.how.values())
 
 
 class RowCapture:
@@ -37,7 +63,8 @@ class RowCapture:
         self._layer_of = {id(module): index for index, module in enumerate(self._modules)}
         self._implementation = lvlm.attention
         self._rows, self._keys = list(rows), keys
-        self._captured: dict[int, torch.Tensor] = {}
+        self._held: dict[int, _Attended] = {}
+        self._captured: dict[int, torch.Tensor] = {}  # (B, H, R, K)
 
     def __enter__(self) -> RowCapture:
         self._thread = threading.get_ident()
@@ -52,6 +79,9 @@ class RowCapture:
 
     def __exit__(self, *exception: object) -> None:
         self._undo.close()
+        if exception[0] is None:
+            self._compute()
+        self._held.clear()
 
     def rows_by_layer(self, batch_row: int = 0) -> torch.Tensor:
         """(R, L, H, K): the wanted rows over the wanted keys, float32 on the CPU.
@@ -64,19 +94,44 @@ class RowCapture:
                 f"run the model inside the capture: {missing} of {len(self._modules)} decoder "
                 f"layers did not call the attention function {self._implementation!r}"
             )
-        layers = [self._captured[index][batch_row].cpu() for index in range(len(self._modules))]
+        layers = [self._captured[index][batch_row] for index in range(len(self._modules))]
         return rearrange(layers, "layer head row key -> row layer head key")
 
-    def _keep(self, layer: int, rows: torch.Tensor) -> None:
-        # Cloned: a view would keep the row over all keys alive.
-        self._captured[layer] = rows[..., self._keys].clone()
+    def _hold(self, layer: int, attended: _Attended) -> None:
+        self._held.pop(layer, None)  # of a stretch before, whose last token is another
+        self._held[layer] = attended
+        if sum(one.held_bytes for one in self._held.values()) > HELD_BYTES:
+            self._compute()
+
+    def _compute(self) -> None:
+        """The rows of the layers that are held, which are then let go."""
+        products: dict[tuple, list[int]] = {}
+        for layer, attended in self._held.items():
+            products.setdefault(attended.alike, []).append(layer)
+        for layers in products.values():
+            held = [self._held[layer] for layer in layers]
+            rows = attention_rows(
+                [one.query for one in held],
+                [one.key for one in held],
+                held[0].mask,
+                rows=self._rows,
+                **held[0].how,
+            )
+            # To the CPU in one copy: a view would keep the rows over all keys alive
+            self._captured.update(zip(layers, self._kept(rows), strict=True))
+        self._held.clear()
+
+    def _kept(self, rows: torch.Tensor) -> torch.Tensor:
+        kept = rows[..., self._keys]
+        return kept.clone() if kept.device.type == "cpu" else kept.cpu()
 
     def _eager_hook(self, module: torch.nn.Module, args: tuple, output: tuple) -> None:
         """Eager attention returns its weights: read the rows off the module's output."""
         if threading.get_ident() != self._thread:
             return
         weights = output[1]  # (B, H, S, N)
-        self._keep(self._layer_of[id(module)], _rows_of(weights, self._rows).float())
+        rows = self._kept(_rows_of(weights, self._rows).float())
+        self._captured[self._layer_of[id(module)]] = rows
 
     def _wrap(self, kernel: Callable) -> Callable:
         @functools.wraps(kernel)
@@ -91,24 +146,16 @@ class RowCapture:
         ) -> Any:
             layer = self._layer_of.get(id(module))
             if layer is not None and threading.get_ident() == self._thread:
-                rows = attention_rows(
-                    query,
-                    key,
-                    attention_mask,
-                    rows=self._rows,
-                    scaling=kwargs.get("scaling"),
-                    sliding_window=kwargs.get("sliding_window"),
-                    softcap=kwargs.get("softcap"),
-                )
-                self._keep(layer, rows)
+                how = {name: kwargs.get(name) for name in ("scaling", "sliding_window", "softcap")}
+                self._hold(layer, _Attended(query, key, attention_mask, how))
             return kernel(module, query, key, value, attention_mask, *args, **kwargs)
 
         return attention
 
 
 def attention_rows(
-    query: torch.Tensor,
-    key: torch.Tensor,
+    queries: Sequence[torch.Tensor],
+    keys: Sequence[torch.Tensor],
     mask: torch.Tensor | None,
     *,
     rows: Sequence[int],
@@ -116,21 +163,23 @@ def attention_rows(
     sliding_window: int | None = None,
     softcap: float | None = None,
 ) -> torch.Tensor:
-    """Post-softmax attention of some query rows, (B, H, R, N) float32.
+    """Post-softmax attention of some query rows of L layers, (L, B, H, R, N) float32.
 
-    query: (B, H, S, D); key: (B, H_kv, N, D), not repeated for grouped-query heads.
-    mask: None (causal), (B, N) padding, or (B or 1, H or 1, S, N) boolean or additive.
-    The cost is R / S of the layer's score matrix; S x N is never made.
+    queries: of each layer (B, H, S, D); keys: (B, H_kv, N, D), not repeated for grouped-query
+    heads. mask: of all of them, None (causal), (B, N) padding, or (B or 1, H or 1, S, N) boolean or
+    additive. The cost is R / S of the layers' score matrices; S x N is never made.
     """
-    length, dim = query.shape[2:]
-    kv_heads = key.shape[1]
+    length, dim = queries[0].shape[2:]
     # Heads of a group share their key: fold them into the row axis instead of repeating keys.
     wanted = rearrange(
-        _rows_of(query, rows), "b (kv group) row d -> b kv (group row) d", kv=kv_heads
+        torch.stack([query[:, :, row] for query in queries for row in rows]),
+        "(l row) b (kv group) d -> l b kv (group row) d",
+        row=len(rows),
+        kv=keys[0].shape[1],
     )
     # In float32: scores rounded to half precision would be off by several per cent after softmax.
-    scores = torch.matmul(wanted.float(), key.float().transpose(-1, -2))
-    scores = rearrange(scores, "b kv (group row) n -> b (kv group) row n", row=len(rows))
+    scores = torch.matmul(wanted.float(), torch.stack(list(keys)).float().transpose(-1, -2))
+    scores = rearrange(scores, "l b kv (group row) n -> l b (kv group) row n", row=len(rows))
     scores = scores * (dim**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -150,7 +199,7 @@ def _masked(
     length: int,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    """`scores` (B, H, R, N) with hidden keys at -inf, as the kernel would hide them."""
+    """`scores` (L, B, H, R, N) with hidden keys at -inf, as the kernel would hide them."""
     if mask is not None and not isinstance(mask, torch.Tensor):
         raise ValueError(
             f"load the model with attention 'auto': a mask of type {type(mask).__name__} "

@@ -28,8 +28,9 @@ from ..models.lvlm import Lvlm
 from ..progress import THINKING, OnText, Progress
 from ..results import Answer
 from ..settings import DecodeSettings
+from .few_calls import streams_as_batch
 from .kernels import heads_as_rows
-from .reading import ReadStream, read_blocked, read_stream
+from .reading import ReadStream, alike, overflow, read_blocked, read_stream, read_together
 from .thoughts import Thoughts
 from .token_records import Recorder, text_of_tokens
 from .two_streams import Mix, Rows, TwoStreams
@@ -52,21 +53,23 @@ def generate(
     started, penalty = time.perf_counter(), _repetition_penalty(lvlm, settings)
     streams = _read_streams(lvlm, positive, negative, settings, progress)
     lengths = tuple(stream.prompt.length for stream in streams)
+    thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
     try:
-        rows = Rows.of(lvlm, streams)
+        rows = Rows.of(lvlm, streams, settings.max_tokens)
     except BaseException:
         lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise
     del streams  # with what the decoder was fed
     read = time.perf_counter()
-    recorder = Recorder(lvlm, mix)
+    recorder = Recorder(lvlm)
+    both = TwoStreams(lvlm, rows, mix, recorder.observe, penalty)
+    length, most = rows.input_ids.shape[1], settings.max_tokens
+    watcher = _Watcher(lvlm, length, both, most, thoughts, progress, on_text)
     try:
-        with heads_as_rows(lvlm), TwoStreams(lvlm, rows, mix, recorder.observe, penalty):
-            prompt = rows.input_ids.shape[1]
-            most = _most_thoughts(lvlm, positive.prompt, settings)
-            thoughts = Thoughts(lvlm, positive.prompt, most)
-            watcher = _Watcher(lvlm, prompt, settings.max_tokens, thoughts, progress, on_text)
+        with heads_as_rows(lvlm), both:
             token_ids = _library_generate(lvlm, rows, settings, watcher, options)
+        if both.broken is not None and bool(both.broken.any()):
+            raise overflow(lvlm)
         records = recorder.records(token_ids)
     finally:
         try:
@@ -74,13 +77,17 @@ def generate(
         except BaseException:
             lvlm.release()
             raise
+    if rows.step and rows.step.has_graph:
+        lvlm.step = rows.step
+    refused = rows.step.refused if rows.step else ""
+    lvlm.graph_refused = lvlm.graph_refused or refused
     return Answer(
         text=text_of_tokens(lvlm, token_ids[thoughts.count :]),
         tokens=tuple(records),
         stop_reason=_stop_reason(lvlm, token_ids, thoughts, settings),
         thoughts=_thought_text(lvlm, token_ids[: thoughts.count]),
         thought_tokens=thoughts.count,
-        notes=tuple(filter(None, (positive.note, _note_on(thoughts, settings)))),
+        notes=tuple(filter(None, (positive.note, _note_on(thoughts, settings), _note_of(refused)))),
         prompt_tokens=lengths,
         seconds_reading=read - started,
         seconds_decoding=time.perf_counter() - read,
@@ -103,6 +110,11 @@ def _most_thoughts(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> int:
     return min(settings.max_thinking_tokens, room)
 
 
+def _most_tokens(thoughts: Thoughts, settings: DecodeSettings) -> int:
+    """More than there can be: where an answer begins, and so ends, the watcher knows."""
+    return thoughts.limit + 2 * len(thoughts.closing) + settings.max_tokens
+
+
 def _read_streams(
     lvlm: Lvlm,
     positive: Stream | ReadStream,
@@ -111,6 +123,8 @@ def _read_streams(
     progress: Progress | None,
 ) -> list[ReadStream]:
     """The streams with their keys and values, read one after the other: half a batch's peak memory.
+
+    As a batch where the device gains from it and both are read in any case.
 
     Only the first, where there is no other or it is as sure as settings.adaptive asks.
     """
@@ -125,6 +139,15 @@ def _read_streams(
             progress("reading the evidence", len(read), total)
 
     _check_length(lvlm, positive.prompt, settings)
+    if negative is not None and not adaptive and isinstance(positive, Stream):
+        negative = negative() if callable(negative) else negative
+        pair = [positive, negative]
+        tokens = len(pair) * positive.prompt.length
+        if not negative.blocked and alike(pair) and streams_as_batch(lvlm, tokens):
+            _check_length(lvlm, negative.prompt, settings)
+            read += read_together(lvlm, pair, report)
+            report()
+            return read
     if isinstance(positive, Stream):
         read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
     else:
@@ -155,6 +178,7 @@ class _Watcher(StoppingCriteria):
 
     lvlm: Lvlm
     prompt_length: int
+    streams: TwoStreams
     max_tokens: int
     thoughts: Thoughts
     progress: Progress | None
@@ -173,8 +197,9 @@ class _Watcher(StoppingCriteria):
             self.on_text(THINKING + _thought_text(self.lvlm, new.tolist()))
         elif self.on_text:
             self.on_text(text_of_tokens(self.lvlm, new[thoughts.count :].tolist()))
-        ended = answered >= self.max_tokens
-        return torch.full((len(input_ids),), ended, dtype=torch.bool, device=input_ids.device)
+        if answered < self.max_tokens and self.streams.broken is not None:
+            return self.streams.broken
+        return torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _library_generate(
@@ -190,8 +215,7 @@ def _library_generate(
     sampling = settings.temperature > 0
     ends, thoughts = _end_tokens(lvlm), watcher.thoughts
     config = GenerationConfig(
-        # More than there can be: where an answer begins, and so ends, the watcher knows
-        max_new_tokens=thoughts.limit + 2 * len(thoughts.closing) + settings.max_tokens,
+        max_new_tokens=_most_tokens(thoughts, settings),
         do_sample=sampling,
         temperature=settings.temperature if sampling else 1.0,
         top_p=settings.top_p if sampling else 1.0,
@@ -280,6 +304,13 @@ def _note_on(thoughts: Thoughts, settings: DecodeSettings) -> str:
     if thoughts.limit < settings.max_thinking_tokens:
         longer = "the model's context has no room for longer ones"
     return f"the thoughts were cut off after {thoughts.limit} tokens: {longer}"
+
+
+def _note_of(refused: str) -> str:
+    """That steps are no graph from here on, a sentence, or ""."""
+    if not refused:
+        return ""
+    return f"tokens take longer than they could: the GPU refused to repeat a step ({refused})"
 
 
 def _repetition_penalty(lvlm: Lvlm, settings: DecodeSettings) -> float:

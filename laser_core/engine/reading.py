@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -25,9 +25,10 @@ from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
 from .caches import cache_of, layers_of
+from .few_calls import equal_windows_together, tokens_at_once
+from .vision_windows import equal_windows_at_once
 
-STRETCH = 512  # most tokens with which the decoder continues a cache in one go
-
+STRETCH = 512  # most tokens with which the decoder continues a cache in one go, at the least
 
 Check = Callable[[], None]
 """Called before a forward; it may raise to interrupt."""
@@ -36,11 +37,34 @@ Check = Callable[[], None]
 def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
     """The prompt's prefix, computed or remembered; the model keeps the last one."""
     if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
-        lvlm.release()  # before the new one is computed, so that there are never two
+        lvlm.prefix = None  # before the new one is computed, so that there are never two
         cache = DynamicCache()
         inputs, _ = extend(lvlm, prompt, cache, prompt.prefix_length)
         lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
     return lvlm.prefix
+
+
+def read_with_prefix(
+    lvlm: Lvlm,
+    prompt: Prompt,
+    cache: DynamicCache,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """One forward of tokens that begin with the prompt's prefix, which the model then keeps.
+
+    As `forward`, with an empty cache; mask: (1, 1, N, N).
+    """
+    lvlm.prefix = None
+    inputs: DecoderInputs = []
+    with _recorded(lvlm, inputs):
+        hidden = forward(lvlm, cache, input_ids, position_ids, prompt.pictures[0].tensors, mask)
+    end = prompt.prefix_length
+    layers = [(keys[:, :, :end], values[:, :, :end]) for keys, values in layers_of(cache)]
+    calls = [{**_stretch(call, 0, end), "attention_mask": None} for call in inputs]
+    lvlm.prefix = Prefix(prompt.prefix_key, layers, calls)
+    return hidden
 
 
 @dataclass
@@ -73,8 +97,7 @@ def read_stream(
     first answer token. check: called before each forward.
     """
     prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
-    # A prefix that ends where the answer begins leaves nothing to read
-    if stream.shared_prefix and lvlm.family.causal_prefix and prompt.suffix_length > 1:
+    if _continues(lvlm, stream):
         prefix = read_prefix(lvlm, prompt)
         shared, inputs = prefix.layers, prefix.inputs
         cache = cache_of(shared)
@@ -85,6 +108,67 @@ def read_stream(
     own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
     certain = first_token_certainty(lvlm, hidden[0, -1])
     return ReadStream(prompt, shared, own, inputs + more, certain, stream.note)
+
+
+def _continues(lvlm: Lvlm, stream: Stream) -> bool:
+    """Whether it is read from the cached prefix on."""
+    # A prefix that ends where the answer begins leaves nothing to read
+    more = stream.prompt.suffix_length > 1
+    return stream.shared_prefix and lvlm.family.causal_prefix and more
+
+
+def read_together(lvlm: Lvlm, streams: Sequence[Stream], check: Check) -> list[ReadStream]:
+    """Streams of one shape, `alike`, as one batch: as `read_stream` reads each."""
+    first, cache, shared = streams[0].prompt, DynamicCache(), []
+    if _continues(lvlm, streams[0]):
+        shared = read_prefix(lvlm, first).layers
+        whole = [[part.expand(len(streams), -1, -1, -1) for part in pair] for pair in shared]
+        cache = cache_of([(keys, values) for keys, values in whole])
+    extend(lvlm, _batch_of([stream.prompt for stream in streams]), cache, first.length - 1, check)
+    read = layers_of(cache)
+    return [
+        ReadStream(
+            stream.prompt,
+            [*shared],
+            [(keys[row, None], values[row, None]) for keys, values in read],
+            [],
+            note=stream.note,
+        )
+        for row, stream in enumerate(streams)
+    ]
+
+
+def alike(streams: Sequence[Stream]) -> bool:
+    """Whether the streams differ only in what their tokens and pictures are, not in their shape."""
+
+    def shape(stream: Stream) -> tuple:
+        prompt, shared = stream.prompt, stream.shared_prefix
+        sizes = [
+            {name: tensor.shape for name, tensor in picture.tensors.items()}
+            for picture in prompt.pictures
+        ]
+        return prompt.length, prompt.spans, sizes, shared, prompt.prefix_key if shared else None
+
+    return all(shape(stream) == shape(streams[0]) for stream in streams)
+
+
+def _batch_of(prompts: Sequence[Prompt]) -> Prompt:
+    """Prompts of one shape as one with a row for each."""
+    pictures = [
+        replace(
+            same[0],
+            tensors={
+                name: torch.cat([one.tensors[name] for one in same]) for name in same[0].tensors
+            },
+        )
+        for same in zip(*(prompt.pictures for prompt in prompts), strict=True)
+    ]
+    return replace(
+        prompts[0],
+        input_ids=torch.cat([prompt.input_ids for prompt in prompts]),
+        position_ids=torch.cat([prompt.position_ids for prompt in prompts], dim=-2),
+        pictures=tuple(pictures),
+    )
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
@@ -171,30 +255,32 @@ def forward(
     picture: Mapping[str, torch.Tensor],
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One forward of the model's body, to hidden states (1, S, D); `cache` grows.
+    """One forward of the model's body, to hidden states (B, S, D); `cache` grows.
 
-    input_ids: (1, S); position_ids: (1, S) or (3, 1, S); mask: (1, 1, S, N) or None (causal).
+    input_ids: (B, S); position_ids: (B, S) or (3, B, S); mask: (1, 1, S, N) or None (causal).
     """
     device = lvlm.device
     if position_ids.ndim == 3:
         # Put each token's index in the text before M-RoPE's rows. Without it, code of 4.57 takes a
         # picture's tokens, which share one time, for many packed sequences
         past = cache.get_seq_length()
-        index = torch.arange(past, past + input_ids.shape[1]).expand(1, 1, -1)
+        index = torch.arange(past, past + input_ids.shape[1]).expand(1, len(input_ids), -1)
         position_ids = torch.cat([index, position_ids])
     kwargs = {name: tensor.to(device) for name, tensor in picture.items()}
     if "pixel_values" in kwargs:
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
     if lvlm.takes_token_types:
         kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
-    return lvlm.body(
-        input_ids=input_ids.to(device),
-        position_ids=position_ids.to(device),
-        attention_mask=mask,
-        **{lvlm.cache_name: cache},
-        use_cache=True,
-        **kwargs,
-    ).last_hidden_state
+    together = picture and equal_windows_together(lvlm)
+    with equal_windows_at_once(lvlm) if together else nullcontext():
+        return lvlm.body(
+            input_ids=input_ids.to(device),
+            position_ids=position_ids.to(device),
+            attention_mask=mask,
+            **{lvlm.cache_name: cache},
+            use_cache=True,
+            **kwargs,
+        ).last_hidden_state
 
 
 @contextmanager
@@ -245,9 +331,10 @@ def _in_stretches(
     # for each stretch, which takes longer than the mask is worth.
     if not cache.get_seq_length() or lvlm.offloaded:
         return run(**call, **held)
+    most = tokens_at_once(lvlm, STRETCH)
     outputs = [
-        run(**_stretch(call, first, min(first + STRETCH, length)), **held)
-        for first in range(0, length, STRETCH)
+        run(**_stretch(call, first, min(first + most, length)), **held)
+        for first in range(0, length, most)
     ]
     hidden = [output.last_hidden_state for output in outputs]
     outputs[-1].last_hidden_state = torch.cat(hidden, dim=1)

@@ -13,7 +13,6 @@ import torch
 
 from ..models.lvlm import Lvlm
 from ..results import Alternative, TokenRecord
-from .two_streams import Mix
 
 TOP_ALTERNATIVES = 5  # as decoded
 TOP_WITHOUT = 3  # without the evidence
@@ -28,18 +27,22 @@ class Recorder:
     `records` ends it.
     """
 
-    def __init__(self, lvlm: Lvlm, mix: Mix) -> None:
-        self._lvlm, self._mixed = lvlm, mix
-        self._pending: tuple[torch.Tensor, torch.Tensor | None] | None = None
+    def __init__(self, lvlm: Lvlm) -> None:
+        self._lvlm = lvlm
+        self._pending: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
         self._steps: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def observe(
-        self, fed: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
+        self,
+        fed: torch.Tensor,
+        mixed: torch.Tensor,
+        positive: torch.Tensor,
+        negative: torch.Tensor | None,
     ) -> None:
-        """fed: (1,) the token given to the model; positive, negative: (1, V) logits."""
+        """fed: (1,) the token given to the model; the others: (1, V) logits."""
         if self._pending is not None:
             self._note(fed[0], *self._pending)
-        self._pending = positive[0], None if negative is None else negative[0]
+        self._pending = mixed[0], positive[0], None if negative is None else negative[0]
 
     def records(self, token_ids: list[int]) -> list[TokenRecord]:
         """A record for each token of the answer."""
@@ -55,14 +58,17 @@ class Recorder:
         return [self._record(*step, pieces) for step in zip(indices, values, strict=True)]
 
     def _note(
-        self, token: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor | None
+        self,
+        token: torch.Tensor,
+        mixed: torch.Tensor,
+        positive: torch.Tensor,
+        negative: torch.Tensor | None,
     ) -> None:
         """Keep logits of the token and the best others, and their normaliser, a row per stream.
 
-        positive, negative: (V,), those that the token was chosen from. The best of the negative
-        stream alone follow the others.
+        mixed: (V,), those that the token was chosen from; positive, negative: (V,). The best of the
+        negative stream alone follow the others.
         """
-        mixed = self._mixed(positive, negative)
         best = mixed.topk(min(TOP_ALTERNATIVES, len(mixed))).indices
         blind = [] if negative is None else [negative.topk(min(TOP_WITHOUT, len(mixed))).indices]
         indices = torch.cat([token.to(best).reshape(1), best, *blind])

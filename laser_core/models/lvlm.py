@@ -24,7 +24,7 @@ from .families import Family, chat_template_of, encode_picture, family_of, mean_
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .prefix import Prefix
+    from .prefix import Kept, Prefix
 
 GENERIC_QUESTION = "Write a general description of the image."  # ViCrop, arXiv 2502.17422
 
@@ -69,6 +69,8 @@ class Lvlm:
         self.notice: str = extras.get("notice", "")  # said with every result
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
         self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
+        self.step: Kept | None = None  # one whose graph is kept, managed by engine.generating
+        self.graph_refused = ""  # why no graph can be made
 
     def __str__(self) -> str:
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
@@ -138,8 +140,8 @@ class Lvlm:
         return config.image_token_index if token is None else token
 
     def release(self) -> None:
-        """Free the cached prefix; the weights stay."""
-        self.prefix = None
+        """Free the cached prefix and the graph of a step; the weights stay."""
+        self.prefix = self.step = None
 
     def encode(
         self, picture: Any, framing: str = "pad", tokens: int | None = None

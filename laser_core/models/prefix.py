@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,6 +13,14 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
 DecoderInputs = list[dict[str, Any]]
 """What the decoder was called with, forward by forward: picture and text embeddings joined."""
+
+
+class Kept(Protocol):
+    """What a model keeps between runs beside its weights."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
 
 
 @dataclass(frozen=True)

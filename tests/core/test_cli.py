@@ -22,6 +22,7 @@ from laser_core.command_line import cli
 from laser_core.console import ProgressLine, printable
 from laser_core.errors import PACKAGES
 from laser_core.models.families import FAMILIES
+from laser_core.output.maps_file import load_maps
 from laser_core.settings import ANSWER_GROUPS, GROUPS, OF_FAMILY, LaserSettings, LoadSettings
 from laser_core.settings_text import add_flags, flags, read_find_flags, read_flags
 from tools.testbed.hub import store
@@ -541,6 +542,14 @@ def test_a_missing_library_is_a_line_before_the_work(here, monkeypatch, capfd, l
 
 
 # ---- the user's own files, and the terminal ----------------------------------------------------
+
+
+def test_maps_are_written_on_request_and_removed_by_the_next_run(run):
+    assert run("ask", "picture.png", QUESTION, "--maps")[0] == 0
+    assert {"maps.npz", "maps.html"} <= names("laser-out")
+    assert load_maps("laser-out/maps.npz").about["question"] == QUESTION
+    assert run("ask", "picture.png", QUESTION)[0] == 0
+    assert not {"maps.npz", "maps.html"} & names("laser-out")
 
 
 @pytest.mark.parametrize("name", ["crop.png", "overlay.png", "crop-2.png", "report.json"])

@@ -99,7 +99,7 @@ def test_scores_beyond_half_precision_do_not_overflow(dtype):
         (1, 4, 3, 64), 200.0, dtype=dtype
     )  # q k^T is 2.6 million, fp16 ends at 65504
     key = torch.full((1, 2, 9, 64), 200.0, dtype=dtype)
-    rows = attention_rows(query, key, None, rows=[-1])
+    rows = attention_rows([query], [key], None, rows=[-1])[0]
     torch.testing.assert_close(rows, torch.full_like(rows, 1 / 9))
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from laser_core import pipeline
+from laser_core.engine import few_calls
 from laser_core.geometry import Box
 from laser_core.models.families import FAMILIES
 from laser_core.models.loading import DEMO, load_lvlm
@@ -168,6 +169,20 @@ def test_an_interrupt_at_any_point_leaves_nothing(model_type, device):
     assert stop > 3
     assert dict(ALL_ATTENTION_FUNCTIONS) == kernels
     assert ids(run(lvlm).answer) == expected
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_graph_of_a_step_says_what_plain_steps_say(model_type, device, monkeypatch):
+    if device.type != "cuda":
+        pytest.skip("only CUDA has graphs")
+    lvlm = on_gpu(model_type, device)
+    sure = LaserSettings(crop=CROP, decode=DecodeSettings(max_tokens=24, adaptive=0.0))
+    ours = ids(run(lvlm, sure).answer)
+    assert lvlm.step is not None, lvlm.graph_refused
+    assert ids(run(lvlm, sure).answer) == ours  # by the graph that was kept
+    lvlm.release()
+    monkeypatch.setattr(few_calls, "has_graphs", lambda lvlm: False)
+    assert ids(run(lvlm, sure).answer) == ours
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

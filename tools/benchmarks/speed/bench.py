@@ -6,6 +6,7 @@ Knows the ways, the clock and the counters; knows no options, tables or files.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 
 from laser_core import pipeline
 from laser_core.engine.capture import RowCapture
+from laser_core.engine.few_calls import equal_windows_together, has_graphs
+from laser_core.engine.vision_windows import equal_windows_at_once
 from laser_core.models.chat import Stream
 from laser_core.models.lvlm import Lvlm
 from laser_core.settings import DecodeSettings, LaserSettings
@@ -74,7 +77,11 @@ class Bench:
             with ways.peers_attention(lvlm):
                 ways.eager_rows(lvlm, lvlm.branch_prompts(inputs, QUESTION, settings.prompt)[0])
 
-        runs = {"plain": body, "capture": captured, "both branches": both}
+        def tower() -> None:
+            with equal_windows_at_once(lvlm) if equal_windows_together(lvlm) else nullcontext():
+                lvlm.body.get_image_features(**ways.on_device(lvlm, inputs.tensors))
+
+        runs = {"plain": body, "capture": captured, "both branches": both, "the tower": tower}
         if with_peers and ways.peers_fit(lvlm, asked.length):
             runs["peers: capture"] = peers
         table = self.clock.interleaved(runs, self.rounds)
@@ -87,15 +94,21 @@ class Bench:
 
     @torch.inference_mode()  # both alike: generate() alone would run without
     def decoding(self) -> dict[str, float]:
-        """Milliseconds per token of the library's answer and of two streams' (medians)."""
+        """Milliseconds per token: the library's answer, ours of one stream and of two (medians).
+
+        On a GPU the time that reading the weights once takes, too.
+        """
         lvlm = self.lvlm
         prompt = ways.prompt_of(lvlm, self.picture, QUESTION, LaserSettings())
         stream = Stream(prompt, shared_prefix=True)
+
+        def ours(tokens: int, negative: Stream | None = None) -> None:
+            decode(lvlm, stream, negative, DecodeSettings(max_tokens=tokens, adaptive=0.0))
+
         ways_ = {
             "plain": lambda tokens: ways.generated(lvlm, [prompt], tokens),
-            "two rows": lambda tokens: decode(
-                lvlm, stream, stream, DecodeSettings(max_tokens=tokens, adaptive=0.0)
-            ),
+            "one row": ours,
+            "two rows": lambda tokens: ours(tokens, stream),
         }
         times: dict[str, list[float]] = {name: [] for name in ways_}
         for number in range(self.rounds + 1):
@@ -105,7 +118,17 @@ class Bench:
                     times[name].append(1e3 * (long - short) / (DECODED[1] - DECODED[0]))
         lvlm.release()
         medians = {f"{name}, ms": float(np.median(taken)) for name, taken in times.items()}
+        if self.clock.gpu:
+            medians["weights, ms"] = 1e3 * self._seconds_for_weights()
         return medians | ratio_of(times["two rows"], times["plain"])
+
+    def _seconds_for_weights(self) -> float:
+        """What a GPU's memory takes to give the decoder's and the head's weights once."""
+        parts = self.lvlm.model.get_decoder(), self.lvlm.model.get_output_embeddings()
+        weights = sum(one.nbytes for part in parts for one in part.parameters())
+        sample = torch.zeros(2**30, dtype=torch.uint8, device=self.device)
+        copies = [self.clock(sample.clone) for _ in range(1 + self.rounds)][1:]
+        return weights / (2 * sample.nbytes) * float(np.median(copies))  # a copy reads and writes
 
     # ---- the whole method ----------------------------------------------------------------------
 
@@ -117,6 +140,8 @@ class Bench:
         if with_peers and ways.peers_fit(self.lvlm, prompt.length):
             runs["peers"] = self._run(ways.peers, settings)
         runs["ours"] = self._run(ways.ours, settings)
+        if has_graphs(self.lvlm):
+            runs["plain_in_steps"] = self._run(ways.plain_in_steps, settings)
         table: dict[str, Any] = self.clock.interleaved(runs, self.rounds)
         read = {name: self._counted(mode, name).prefill_tokens for name in table}
         for name, entry in table.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 HEADERS = {
     "reading": ("model", "N", "way", "s", "time / plain", "extra peak MB", "/ plain"),
-    "decoding": ("model", "plain, ms a token", "two streams", "ratio"),
+    "decoding": ("model", "plain, ms a token", "one stream", "two", "two / plain", "weights once"),
     "whole": (
         "model", "answer input", "crop tokens", "answer", "way", "s", "time / plain",
         "extra peak MB", "/ plain", "prefill tokens (/ plain)", "GFLOP", "floor / plain",
@@ -38,7 +38,9 @@ def _reading(shape: str, table: dict[str, Any]) -> list[list[str]]:
 
 
 def _decoding(shape: str, table: dict[str, Any]) -> list[list[str]]:
-    return [[shape, f"{table['plain, ms']:.1f}", f"{table['two rows, ms']:.1f}", _ratio(table)]]
+    taken = [f"{table[f'{way}, ms']:.1f}" for way in ("plain", "one row", "two rows")]
+    weights = f"{table['weights, ms']:.1f}" if "weights, ms" in table else ""
+    return [[shape, *taken, _ratio(table), weights]]
 
 
 def _whole(shape: str, table: dict[str, Any]) -> list[list[str]]:

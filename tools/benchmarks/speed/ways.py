@@ -27,9 +27,14 @@ from laser_core.models.lvlm import Lvlm
 from laser_core.pictures import PictureInputs
 from laser_core.results import AttentionMaps, Location
 from laser_core.settings import LaserSettings
-from laser_core.steps.answer_input import make_negative_stream, make_positive_stream
+from laser_core.steps.answer_input import (
+    make_negative_stream,
+    make_plain_stream,
+    make_positive_stream,
+)
 from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.crop import place_windows
+from laser_core.steps.decode import decode
 from laser_core.steps.vaq import contrast, make_evidence, select_layer
 from tools.testbed.reference import library_inputs
 
@@ -70,12 +75,26 @@ def generated(lvlm: Lvlm, prompts: list[Prompt], tokens: int) -> list[list[int]]
 
 @torch.inference_mode()
 def ours(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings) -> Outcome:
-    """This project's pipeline, with nothing cached from before."""
-    lvlm.release()
+    """This project's pipeline, with nothing of the picture cached from before.
+
+    The graph of a step, where there is one, is kept between answers, as it is for a user.
+    """
+    lvlm.prefix = None
     result = pipeline.answer(lvlm, picture, question, settings)
     choice = result.location.evidence.choice
     layer = choice.layer if choice else None
     return Outcome(layer, [token.token_id for token in result.answer.tokens])
+
+
+@torch.inference_mode()
+def plain_in_steps(
+    lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSettings
+) -> Outcome:
+    """The plain model's answer, read and decoded by this project."""
+    lvlm.prefix = None
+    stream = make_plain_stream(lvlm, picture, question, settings)
+    found = decode(lvlm, stream, None, settings.decode)
+    return Outcome(None, [token.token_id for token in found.tokens])
 
 
 @torch.inference_mode()

@@ -1,0 +1,139 @@
+"""Attention maps as a file that NumPy opens anywhere (.npz), and back. Knows no model, draws none.
+
+The arrays of a file, with L layers, H query heads and a grid of gh x gw patches:
+
+with_query, without_query  (L, H, gh, gw) float32: attention of the last prompt token, after the
+                           softmax, in the branch with the question and in the one without
+view                       (4,) float64: x1, y1, x2, y2, where the grid lies on the picture, in
+                           pixels; it may reach beyond the picture. Patch (row, column) begins at
+                           x1 + column (x2 - x1) / gw, y1 + row (y2 - y1) / gh
+picture_size               (2,) int64: width and height in pixels
+certainty                  () float64: probability of the likeliest first token; NaN: not known
+band                       (2,) float64: the depths that the model's family is searched in, 0 to 1
+evidence                   (gh, gw) float32: what the settings make of the maps
+about                      () text, JSON: schema, version, model, question, settings, windows
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..files import to_plain, write_atomically
+from ..geometry import Box, Grid
+from ..results import AttentionMaps, Location
+
+SCHEMA, VERSION = "laser-maps", 1
+_DIMENSIONS = {"with_query": 4, "without_query": 4, "evidence": 2, "view": 1, "picture_size": 1}
+_DIMENSIONS |= {"certainty": 0, "band": 1, "about": 0}
+
+
+@dataclass(frozen=True)
+class SavedMaps:
+    """What a file of maps holds.
+
+    evidence: (gh, gw). about: model, question, settings and windows, as JSON has them.
+    """
+
+    maps: AttentionMaps
+    evidence: torch.Tensor
+    about: dict[str, Any]
+
+
+def maps_bytes(found: Location, model: str = "") -> bytes:
+    """The file's content. model: its name. Raises ValueError where a mask is the evidence."""
+    maps = maps_of(found)
+    about = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "model": model,
+        "question": found.question,
+        "settings": found.settings.to_dict(),
+        "windows": found.windows,
+    }
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        with_query=maps.with_query.numpy(),
+        without_query=maps.without_query.numpy(),
+        view=np.array(maps.grid.view, np.float64),
+        picture_size=np.array(maps.picture_size, np.int64),
+        certainty=np.array(math.nan if maps.certainty is None else maps.certainty),
+        band=np.array(maps.band, np.float64),
+        evidence=found.evidence.map.float().numpy(),
+        about=np.array(json.dumps(to_plain(about))),
+    )
+    return file.getvalue()
+
+
+def save_maps(found: Location, path: str | PathLike, model: str = "") -> None:
+    """Write what `locate` found, completely or not at all; as `maps_bytes`."""
+    write_atomically(path, maps_bytes(found, model))
+
+
+def load_maps(path: str | PathLike) -> SavedMaps:
+    """What `save_maps` wrote. Raises ValueError for any other file, OSError for one that is absent.
+
+    Nothing in a file is run.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise _foreign(path, "it is no .npz of numbers") from error
+    missing = [name for name in _DIMENSIONS if name not in arrays]
+    if missing:
+        raise _foreign(path, f"it lacks {missing[0]}")
+    for name, dimensions in _DIMENSIONS.items():
+        if arrays[name].ndim != dimensions:
+            raise _foreign(path, f"{name} has {arrays[name].ndim} dimensions, not {dimensions}")
+    about = _about(path, str(arrays["about"]))
+    rows, columns = arrays["with_query"].shape[2:]
+    same = arrays["with_query"].shape == arrays["without_query"].shape
+    if not same or arrays["evidence"].shape != (rows, columns):
+        raise _foreign(path, "its maps differ in shape")
+    certainty = float(arrays["certainty"])
+    maps = AttentionMaps(
+        torch.from_numpy(arrays["with_query"]),
+        torch.from_numpy(arrays["without_query"]),
+        Grid(rows, columns, Box(*arrays["view"].tolist())),
+        tuple(arrays["picture_size"].tolist()),
+        None if math.isnan(certainty) else certainty,
+        tuple(arrays["band"].tolist()),
+    )
+    return SavedMaps(maps, torch.from_numpy(arrays["evidence"]), about)
+
+
+def maps_of(found: Location) -> AttentionMaps:
+    """The maps of what was found. Raises ValueError where a mask is the evidence."""
+    if found.maps is None:
+        raise ValueError("locate without a mask: where a mask is the evidence, there are no maps")
+    return found.maps
+
+
+def _about(path: str | PathLike, text: str) -> dict[str, Any]:
+    try:
+        about = json.loads(text)
+        known = about["schema"] == SCHEMA
+    except (ValueError, KeyError, TypeError) as error:
+        raise _foreign(path, "it does not say what it is") from error
+    if not known:
+        raise _foreign(path, f"its schema is {about['schema']!r}")
+    if about.get("version") != VERSION:
+        raise ValueError(
+            f"update this package, or save the maps anew: {str(path)!r} has version "
+            f"{about.get('version')!r} of their file, and this package reads {VERSION}"
+        )
+    return about
+
+
+def _foreign(path: str | PathLike, why: str) -> ValueError:
+    return ValueError(f"choose a file of maps that save_maps wrote: {str(path)!r} is none, {why}")
