@@ -432,13 +432,19 @@ def test_found_boxes_are_drawn_by_core(server, prompt):
         assert changed[rows, box["x"] : box["x"] + box["width"]].any()
 
 
-def test_found_boxes_are_cropped_by_core(server, prompt):
-    found = find(prompt, "dog\ncheese\ntent")
+def test_a_found_box_is_cropped_by_core(server, prompt):
+    """One crop a picture: core cuts around all boxes of it."""
+    found = find(prompt, "dog\ntent")
     cut = prompt.add(
         "CropByBBoxes", image=prompt.picture(), bboxes=[found, 2], output_width=64, output_height=64
     )
-    crops = prompt.show([cut, 0])
-    assert len(server.run(prompt)[crops]["images"]) == 2
+    crop, boxes = prompt.show([cut, 0]), prompt.look([found, 2])
+    outputs = server.run(prompt)
+    [[box]] = seen(outputs[boxes])
+    x1, y1 = box["x"], box["y"]
+    own = scene()[y1 : y1 + box["height"], x1 : x1 + box["width"]].astype("uint8")
+    own = np.asarray(Image.fromarray(own).resize((64, 64), Image.Resampling.BOX), dtype=int)
+    assert np.median(np.abs(pixels(server, outputs[crop]) - own)) <= 4
 
 
 def test_a_found_mask_is_grown_and_limits_the_noise_in_core(server, prompt):
