@@ -15,17 +15,23 @@ if TYPE_CHECKING:
     from .output.maps_page import maps_page
     from .pictures import read_picture
     from .pipeline import answer, locate
+    from .recipes.check import check
+    from .recipes.find import find
+    from .recipes.pick import pick
     from .steps.attention import read_attention
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "answer",
+    "check",
+    "find",
     "load_lvlm",
     "load_maps",
     "locate",
     "maps_page",
     "overlay",
+    "pick",
     "read_attention",
     "read_picture",
     "save_maps",
@@ -38,6 +44,18 @@ def __getattr__(name: str) -> Any:
         from .output import notebook  # noqa: F401  so that what these give shows itself
 
         return getattr(pipeline, name)
+    if name == "check":
+        from .recipes.check import check
+
+        return check
+    if name == "find":
+        from .recipes.find import find
+
+        return find
+    if name == "pick":
+        from .recipes.pick import pick
+
+        return pick
     if name in ("load_maps", "save_maps"):
         from .output import maps_file
 

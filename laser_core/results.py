@@ -225,6 +225,115 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What was found of one phrase on a picture.
+
+    phrase: as asked; name: what was looked for, the answer where the phrase is a question.
+    presence: how sure the model is of the whole picture that it is there, 0 to 1. score: the mean
+    of that and of the window; found: whether that is enough.
+    evidence: on the whole picture. closer: in the window that was looked at, `looked`, in pixels
+    of the whole picture; both None where none was. heat: (H, W) float32 0..1, the mean of the two
+    maps, each by its own sum. mask: (H, W) bool. boxes: best first. points on the thing, and others
+    off it, (x, y) in whole pixels. note: what a user should know of it, a sentence, or "".
+    Of what was not found, heat, mask, boxes and points are empty.
+    """
+
+    phrase: str
+    name: str
+    presence: float
+    score: float
+    found: bool
+    evidence: Evidence
+    closer: Evidence | None
+    looked: Window | None
+    heat: torch.Tensor
+    mask: torch.Tensor
+    boxes: tuple[Window, ...] = ()
+    points: tuple[tuple[int, int], ...] = ()
+    negative_points: tuple[tuple[int, int], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """box: around a candidate's mask, None for an empty one. evidence: the mean heat on its area.
+
+    presence: how sure the model is of a crop around it, 0 to 1; 0 where none was read.
+    """
+
+    box: Window | None
+    evidence: float
+    presence: float = 0.0
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What a phrase names among candidates.
+
+    name, presence: as in `Finding`. candidates: in the order they came. least: the score that one
+    needs to be picked.
+    """
+
+    phrase: str
+    name: str
+    presence: float
+    candidates: tuple[Candidate, ...]
+    least: float
+
+    @property
+    def shares(self) -> list[float]:
+        """Each candidate's evidence times its presence, over their sum; 0 where that is 0."""
+        weights = [one.evidence * one.presence for one in self.candidates]
+        return [weight / sum(weights) if sum(weights) > 0 else 0.0 for weight in weights]
+
+    @property
+    def index(self) -> int | None:
+        """The candidate of the largest share; None where it is not what the phrase names."""
+        meant = self.score >= self.least and max(self.shares) > 0
+        return self._best if meant else None
+
+    @property
+    def score(self) -> float:
+        """0 to 1: the mean of what the model says of the whole picture and of the best crop."""
+        return (self.presence + self.candidates[self._best].presence) / 2
+
+    @property
+    def margin(self) -> float:
+        """How far the best candidate's share lies above the next one's, 0 to 1."""
+        first, second, *_ = [*sorted(self.shares, reverse=True), 0.0]
+        return first - second
+
+    @property
+    def _best(self) -> int:
+        return max(range(len(self.candidates)), key=self.shares.__getitem__)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A question with given options (steps 1-9, then their likelihoods).
+
+    log_likelihoods: natural logarithm of each option's probability as the whole answer.
+    looks, believed: as in `LaserAnswer`.
+    """
+
+    question: str
+    options: tuple[str, ...]
+    log_likelihoods: tuple[float, ...]
+    looks: tuple[Look, ...]
+    believed: int
+
+    @property
+    def probabilities(self) -> list[float]:
+        """Of the options, of sum 1."""
+        return torch.tensor(self.log_likelihoods, dtype=torch.float64).softmax(0).tolist()
+
+    @property
+    def index(self) -> int:
+        """The likeliest option, the first of equals."""
+        return max(range(len(self.options)), key=self.probabilities.__getitem__)
+
+
+@dataclass(frozen=True)
 class LaserAnswer:
     """The outcome of the whole method.
 

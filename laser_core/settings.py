@@ -479,6 +479,27 @@ class DecodeSettings(Settings):
     )
 
 
+@dataclass(frozen=True)
+class FindSettings(Settings):
+    """How phrases become boxes and masks."""
+
+    finder: str = setting(
+        "attention",
+        "What says where a thing is. attention: where the model looks, closer and closer; any "
+        "model. model: the boxes that the model writes itself (Qwen-VL). both: those boxes, the "
+        "one with most evidence first; attention where the model writes none.",
+        choices=("attention", "model", "both"),
+    )
+    mask_share: float = setting(
+        0.4,
+        "How much of the evidence the mask holds: a larger share makes a larger mask. Only its "
+        "main part is kept, with its holes filled.",
+        low=0.05,
+        high=0.95,
+        step=0.05,
+    )
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
@@ -560,7 +581,11 @@ GROUPS: dict[str, type[Settings]] = {
     "preset": PresetSettings,
     "load": LoadSettings,
     **{name: type(settings) for name, settings in vars(LaserSettings()).items()},
+    "find": FindSettings,
 }
+
+ANSWER_GROUPS = tuple(name for name in GROUPS if name != "find")
+"""The groups that answer a question."""
 
 
 LOCATE_GROUPS = ("preset", "load", "prompt", "contrast", "layer", "crop")

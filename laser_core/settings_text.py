@@ -13,7 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .settings import GROUPS, LaserSettings, LoadSettings, preset_values
+from .settings import (
+    ANSWER_GROUPS,
+    GROUPS,
+    FindSettings,
+    LaserSettings,
+    LoadSettings,
+    preset_values,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
     """The given settings; the preset decides the others. Raises ValueError, remedy first."""
-    return _settings(flags(), vars(arguments))
+    return _settings(flags(ANSWER_GROUPS), vars(arguments))
+
+
+def read_find_flags(arguments: argparse.Namespace) -> FindSettings:
+    """The given settings of Find. Raises ValueError, remedy first."""
+    return _group("find", flags(["find"]), vars(arguments), {})
 
 
 def read_named(texts: Mapping[str, str]) -> tuple[LoadSettings, LaserSettings]:
@@ -102,7 +114,7 @@ def read_named(texts: Mapping[str, str]) -> tuple[LoadSettings, LaserSettings]:
 
     Raises ValueError, remedy first and with the fields' own names.
     """
-    named = [replace(flag, name=flag.spec.name) for flag in flags()]
+    named = [replace(flag, name=flag.spec.name) for flag in flags(ANSWER_GROUPS)]
     return _settings(named, {f.destination: texts[f.name] for f in named if f.name in texts})
 
 
@@ -113,22 +125,23 @@ def _settings(
 
     Errors speak of the flags as `named`.
     """
-    groups: dict[str, Any] = {}
-    preset: dict[str, Any] = {}
-    for group, settings in GROUPS.items():  # the preset first
-        own = [flag for flag in named if flag.group == group]
-        values = {
-            flag.spec.name: preset[flag.spec.name] for flag in own if flag.spec.name in preset
-        }
-        texts = [(flag, given[flag.destination]) for flag in own if flag.destination in given]
-        values |= {flag.spec.name: _value(flag, text) for flag, text in texts}
-        try:
-            groups[group] = settings(**values)
-        except ValueError as error:
-            raise ValueError(_in_flags(str(error), own)) from error
-        if group == "preset":
-            preset = preset_values(groups.pop(group).preset)
+    preset = preset_values(_group("preset", named, given, {}).preset)
+    groups = {name: _group(name, named, given, preset) for name in ANSWER_GROUPS[1:]}
     return groups.pop("load"), LaserSettings(**groups)
+
+
+def _group(
+    group: str, named: Sequence[Flag], given: Mapping[str, Any], preset: Mapping[str, Any]
+) -> Any:
+    """The settings of a group from texts by destination, over those of the preset."""
+    own = [flag for flag in named if flag.group == group]
+    values = {flag.spec.name: preset[flag.spec.name] for flag in own if flag.spec.name in preset}
+    texts = [(flag, given[flag.destination]) for flag in own if flag.destination in given]
+    values |= {flag.spec.name: _value(flag, text) for flag, text in texts}
+    try:
+        return GROUPS[group](**values)
+    except ValueError as error:
+        raise ValueError(_in_flags(str(error), own)) from error
 
 
 def _value(flag: Flag, text: str) -> Any:

@@ -5,13 +5,16 @@ Ids, input names and output names are frozen: saved workflows hold them. New inp
 
 from . import runtime
 from .box_pick import BoxPick
+from .check import LaserCheck
 from .con_vicrop import ConViCrop
 from .contrastive_attention import ContrastiveAttention
 from .counterfactual_mask import CounterfactualMask
+from .find import LaserFind
 from .laser_answer import LaserAnswerNode
 from .laser_settings import LaserSettingsNode
 from .load_lvlm import LoadLVLM, UnloadLVLM
 from .paste_back import PasteBack
+from .pick import LaserPick
 from .vaq_layer_select import VAQLayerSelect
 from .vat_decode import VATDecode
 
@@ -27,6 +30,9 @@ NODE_CLASS_MAPPINGS = {
     "LaserBoxPick": BoxPick,
     "LaserPasteBack": PasteBack,
     "LaserUnload": UnloadLVLM,
+    "LaserFind": LaserFind,
+    "LaserPick": LaserPick,
+    "LaserCheck": LaserCheck,
 }
 
 for kind in set(NODE_CLASS_MAPPINGS.values()):
@@ -44,4 +50,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "LaserBoxPick": "Box Pick",
     "LaserPasteBack": "Paste Back",
     "LaserUnload": "Unload LVLM",
+    "LaserFind": "LASER Find",
+    "LaserPick": "LASER Pick",
+    "LaserCheck": "LASER Check",
 }

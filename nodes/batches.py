@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..laser_core.geometry import Window
-    from ..laser_core.results import Evidence, Placement
+    from ..laser_core.results import Evidence, Finding, Placement
 
 # Load Image reads a WebP's full opacity as 254/255, which must not mask the whole picture
 LEAK = 1.5 / 255
@@ -200,17 +200,17 @@ def spread(items: list, count: int, name: str) -> list:
     )
 
 
-def boxes_of(placements: Sequence[Placement]) -> tuple[list, list]:
-    """(BOUNDING_BOX, BBOX) in whole pixels of the original pictures, a list per picture."""
+def boxes_of(placements: Sequence[Placement], label: str) -> tuple[list, list]:
+    """(BOUNDING_BOX, BBOX) in whole pixels of the original pictures, a list per picture.
+
+    label: of every box, what was asked.
+    """
     bounding = [
         [
             {
-                "x": window.x1,
-                "y": window.y1,
-                "width": window.width,
-                "height": window.height,
+                **_corner_and_size(window),
                 "score": float(share),
-                "label": "evidence",
+                "label": label,
             }
             for window, share in zip(placement.windows, placement.shares, strict=True)
         ]
@@ -218,6 +218,39 @@ def boxes_of(placements: Sequence[Placement]) -> tuple[list, list]:
     ]
     corners = [[list(window) for window in placement.windows] for placement in placements]
     return bounding, corners
+
+
+POINTS = 3  # of a picture, at most
+
+
+def points_of(evidence: Evidence | None, placement: Placement) -> str:
+    """JSON of the evidence's peaks in the windows, for SAM nodes and points editors."""
+    from ..laser_core.output.heat import heat_map
+    from ..laser_core.output.masks import peaks, points_json
+
+    if evidence is None or evidence.degenerate:
+        return points_json(())
+    inside = regions_of([placement.windows], evidence.picture_size).amax(0) > 0
+    apart = max(evidence.grid.cell_size)
+    return points_json(peaks(heat_map(evidence), inside, POINTS, apart))
+
+
+def labelled_boxes(found: Sequence[Sequence[Finding]]) -> tuple[list, list]:
+    """(BOUNDING_BOX, BBOX) of what was found on each picture, labelled by phrase."""
+    bounding = [
+        [
+            {**_corner_and_size(box), "score": float(one.score), "label": one.phrase}
+            for one in things
+            for box in one.boxes
+        ]
+        for things in found
+    ]
+    corners = [[list(box) for one in things for box in one.boxes] for things in found]
+    return bounding, corners
+
+
+def _corner_and_size(box: Window) -> dict[str, int]:
+    return {"x": box.x1, "y": box.y1, "width": box.width, "height": box.height}
 
 
 def box_lists(boxes: Any, count: int | None = None) -> list[list[dict]]:

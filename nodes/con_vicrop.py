@@ -14,6 +14,7 @@ from .batches import (
     crops_of,
     evidence_of,
     pictures_of,
+    points_of,
     regions_of,
     size_of,
     window_by_hand,
@@ -27,6 +28,7 @@ from .widgets import (
     EVIDENCE_SOCKET,
     IMAGE_SOCKET,
     MASK_SOCKET,
+    POINTS_TOOLTIP,
     UNIQUE_ID,
     WINDOW_BY_HAND,
     settings_from,
@@ -49,8 +51,9 @@ class ConViCrop(DrawsWhatIsConnected):
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "crop"
-    RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE")
-    RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay")
+    RETURN_TYPES = ("IMAGE", "MASK", BOUNDING_BOX, BBOX, "IMAGE", "STRING")
+    RETURN_NAMES = ("crop", "region", "boxes", "bbox", "overlay", "points")
+    OUTPUT_IS_LIST = (False, False, False, False, False, True)
     OUTPUT_TOOLTIPS = (
         "The crops: what the windows show. One per picture, or several, in the order of the "
         "pictures.",
@@ -60,6 +63,7 @@ class ConViCrop(DrawsWhatIsConnected):
         "The windows as x1, y1, x2, y2 in pixels, as SAM nodes take them; one list per picture.",
         "The picture with its heat map and windows, a colour bar and a legend: a drawing to look "
         "at.",
+        POINTS_TOOLTIP,
     )
 
     @classmethod
@@ -97,18 +101,19 @@ class ConViCrop(DrawsWhatIsConnected):
             items = repeat(None, len(batch))
         else:
             items = evidence_of(len(batch), size, evidence, mask)
-        placements, views, drawings = [], [], Drawings(len(batch))
+        placements, views, points, drawings = [], [], [], Drawings(len(batch))
         for picture, item in zip(pictures_of(batch), items, strict=True):
             if by_hand is None:
                 placement = place_windows(item, chosen)
             else:
                 placement = Placement((by_hand,), (_share(item, by_hand),))
             placements.append(placement)
+            points.append(points_of(item, placement))
             views.append(window_view(picture, item, placement, by_hand=by_hand is not None))
             if draws:
                 drawings.add(drawing(picture, item, placement))
         windows = [placement.windows for placement in placements]
-        bounding, corners = boxes_of(placements)
+        bounding, corners = boxes_of(placements, _asked(evidence, mask))
         return {
             "ui": ui(window_lines(placements), laser_windows=views),
             "result": (
@@ -117,6 +122,7 @@ class ConViCrop(DrawsWhatIsConnected):
                 bounding,
                 corners,
                 drawings.batch if draws else None,
+                points,
             ),
         }
 
@@ -128,6 +134,11 @@ def window_lines(placements: list) -> list[str]:
         for placement in placements
         for window, share in zip(placement.windows, placement.shares, strict=True)
     ]
+
+
+def _asked(evidence: Any, mask: Any) -> str:
+    """What the windows are of: the question the evidence was found with."""
+    return "evidence" if evidence is None or mask is not None else evidence.question
 
 
 def _share(item: Any, window: Any) -> float:

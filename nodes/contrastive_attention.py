@@ -77,4 +77,4 @@ class ContrastiveAttention:
                 shown.append(at_drawn_size(picture))
                 sheets.add(layer_sheet(picture, added.mean(1), one.grid, vaq))
             colour = model.mean_colour
-        return AttentionHandle(shown, maps, compare, colour), sheets.batch
+        return AttentionHandle(shown, maps, compare, colour, question.strip()), sheets.batch

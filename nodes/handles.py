@@ -143,13 +143,14 @@ class LvlmHandle:
 class AttentionHandle:
     """LASER_ATTENTION: the maps of each picture and how to compare their branches.
 
-    pictures: at the size they are drawn at.
+    pictures: at the size they are drawn at. question: what was asked of them.
     """
 
     pictures: list[Image.Image]
     maps: list[AttentionMaps]
     contrast: ContrastSettings
     mean_colour: tuple[int, int, int]
+    question: str
 
     def get_ram_usage(self) -> int:
         return sum(maps.nbytes for maps in self.maps) + _bytes_of(self.pictures)
@@ -168,6 +169,7 @@ class EvidenceHandle:
 
     items: list[Evidence]
     mean_colour: tuple[int, int, int]
+    question: str
 
     def get_ram_usage(self) -> int:
         return sum(item.map.nbytes for item in self.items)

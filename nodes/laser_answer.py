@@ -16,6 +16,7 @@ from ..laser_core.settings import (
     DecodeSettings,
     LaserSettings,
 )
+from ..laser_core.tasks import AS_ASKED, TASKS, Task, read_tasks
 from .batches import (
     Drawings,
     batch_of,
@@ -23,10 +24,11 @@ from .batches import (
     crops_of,
     masks_of,
     pictures_of,
+    points_of,
     size_of,
     window_by_hand,
 )
-from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, ui
+from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, prompts_file, ui
 from .views import token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
@@ -34,9 +36,11 @@ from .widgets import (
     IMAGE_SOCKET,
     LVLM_SOCKET,
     NODE_ON_PAGE,
+    OTHER_SETTINGS,
+    POINTS_TOOLTIP,
     QUESTION,
-    SETTINGS,
     WINDOW_BY_HAND,
+    OpenChoices,
     preset_widget,
     widgets,
 )
@@ -64,11 +68,14 @@ class LaserAnswerNode(DrawsWhatIsConnected):
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "answer"
-    RETURN_TYPES = ("STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING")
+    RETURN_TYPES = (
+        "STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING", "STRING",
+    )  # fmt: skip
     RETURN_NAMES = (
         "answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json", "report",
+        "points",
     )  # fmt: skip
-    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True)
+    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True, True)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "The model's answer without the method; empty if with_plain is off.",
@@ -82,6 +89,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         "picture.",
         "The answer, its number of tokens, its time and, if it stopped early, the reason. Then "
         "the plain answer and where the evidence comes from; one per picture.",
+        POINTS_TOOLTIP,
     )
 
     @classmethod
@@ -111,12 +119,9 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                                 "evidence the model would find. One for all pictures, or one for "
                                 "each."},
                 ),
-                "settings": (
-                    SETTINGS,
-                    {"tooltip": "From LASER Settings. It then decides every setting that this "
-                                "node does not show. Not connected: the preset decides them."},
-                ),
+                "settings": OTHER_SETTINGS,
                 "override": WINDOW_BY_HAND,
+                "task": _task_widget(),
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -131,6 +136,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         mask: Any = None,
         settings: Any = None,
         override: str = "",
+        task: str = AS_ASKED,
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -144,6 +150,9 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         from ..laser_core.output.report import report
 
         others = {} if settings is None else settings.values
+        chosen = _task(task)
+        question = chosen.asked(question)
+        values["instruction"] = values.get("instruction", "").strip() or chosen.instruction
         settings = LaserSettings.of(preset, **others, **values)
         batch, draws = batch_of(image), self.draws(unique_id)
         count, size = len(batch), size_of(batch)
@@ -151,7 +160,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         by_hand = window_by_hand(override, size)
         masks = [None] * count if mask is None else list(masks_of(mask, count, size))
         progress, live = NodeProgress(count), ViewProgress(unique_id, extra_pnginfo)
-        answers, plain, reports, lines = [], [], [], []
+        answers, plain, reports, lines, points = [], [], [], [], []
         placements, drawings = [], Drawings(count)
         heats = torch.empty(count, size[1], size[0])
         tokens, windows = [], []
@@ -187,18 +196,44 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 looks = describe_looks(result.looks, result.believed)
                 tokens.append({**view, "looks": looks})
                 placements.append(location.placement)
+                points.append(points_of(location.evidence, location.placement))
                 heat.copy_(heat_map(location.evidence))
                 if draws:
                     drawings.add(overlay(location))
         shown = [line for one in lines for line in one]
+        label = question.strip() if mask is None else "evidence"
         return {
             "ui": ui(shown, laser_tokens=tokens, laser_windows=windows, laser_plain=plain),
             "result": (
                 answers, plain, crops_of(batch, [place.windows for place in placements]),
-                drawings.batch if draws else None, heats, boxes_of(placements)[0], reports,
-                ["\n".join(one) for one in lines],
+                drawings.batch if draws else None, heats, boxes_of(placements, label)[0],
+                reports, ["\n".join(one) for one in lines], points,
             ),
         }  # fmt: skip
+
+
+def _task_widget() -> tuple:
+    """The tasks, with the user's own where their file can be read."""
+    try:
+        names = list(read_tasks(prompts_file()))
+    except ValueError:
+        names = list(TASKS)  # the file's error is said when one of its tasks is run
+    tooltip = (
+        "What to ask. as asked: your question. caption, detailed caption, tags and read the text "
+        "need none; yours is added to theirs. A file laser_prompts.json in ComfyUI's user folder "
+        "adds your own."
+    )
+    return OpenChoices(names), {"default": AS_ASKED, "tooltip": tooltip}
+
+
+def _task(name: str) -> Task:
+    """Raises ValueError for a task that there is none of, and for an unreadable file of tasks."""
+    known = TASKS if name in TASKS else read_tasks(prompts_file())
+    if name not in known:
+        raise ValueError(
+            f"choose another task, or put it into laser_prompts.json: there is no {name!r}"
+        )
+    return known[name]
 
 
 def _lines(result: LaserAnswer, notice: str) -> list[str]:

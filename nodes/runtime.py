@@ -172,6 +172,15 @@ def tokenizer_folder() -> str:
     return next((str(folder) for folder in folders if folder.is_dir()), "")
 
 
+def prompts_file() -> Path | None:
+    """The user's own tasks, whether or not the file is there; None without ComfyUI."""
+    if "folder_paths" not in sys.modules:
+        return None
+    import folder_paths
+
+    return Path(folder_paths.get_user_directory()) / "laser_prompts.json"
+
+
 def temp_file(suffix: str) -> tuple[str, dict[str, str]] | None:
     """(path, entry) of a file to write that the page can ask for; None without ComfyUI."""
     if "folder_paths" not in sys.modules:

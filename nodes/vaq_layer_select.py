@@ -85,7 +85,7 @@ class VAQLayerSelect(DrawsWhatIsConnected):
         return {
             "ui": ui(reports, laser_vaq=views),
             "result": (
-                EvidenceHandle(items, attention.mean_colour), heats,
+                EvidenceHandle(items, attention.mean_colour, attention.question), heats,
                 drawings.batch if draws else None,
                 [item.choice.layer for item in items], reports, charts.batch,
             ),

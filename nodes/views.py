@@ -88,6 +88,11 @@ def token_view(answer: Answer, notice: str = "") -> dict[str, Any]:
     }
 
 
+def choice_view(text: str, looks: str, notice: str) -> dict[str, Any]:
+    """One choice among given answers, which has no tokens of its own. looks: how sure each was."""
+    return {"text": text, "looks": looks, "notice": notice, "stop_reason": "", "tokens": []}
+
+
 def _token(token: TokenRecord) -> dict[str, Any]:
     return {
         "text": token.text,
@@ -168,6 +173,13 @@ def _peak(index: int, rows: int, columns: int, place: tuple) -> tuple[float, flo
     x, y, width, height = place
     row, column = divmod(index, columns)
     return x + width * (column + 0.5) / columns, y + height * (row + 0.5) / rows
+
+
+def preview(drawing: Image.Image) -> Entry | None:
+    """A drawing as a file that the canvas shows on the node; None without ComfyUI."""
+    small = drawing.copy()
+    small.thumbnail((2 * PICTURE_PX, 2 * PICTURE_PX))
+    return _saved(small, ".jpg", quality=88)
 
 
 def _saved(picture: Image.Image, suffix: str, **options: Any) -> Entry | None:

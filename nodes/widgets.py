@@ -47,6 +47,15 @@ WINDOW_BY_HAND = (
         "advanced": True,
     },
 )
+POINTS_TOOLTIP = (
+    "Where the evidence in the windows is strongest, as JSON points for SAM nodes and points "
+    "editors; one text per picture."
+)
+OTHER_SETTINGS = (
+    SETTINGS,
+    {"tooltip": "From LASER Settings. It then decides every setting that this node does not show. "
+                "Not connected: the preset decides them."},
+)  # fmt: skip
 UNIQUE_ID = {"unique_id": "UNIQUE_ID"}
 # What tells the page which node of which workflow a message is for
 NODE_ON_PAGE = {**UNIQUE_ID, "extra_pnginfo": "EXTRA_PNGINFO"}

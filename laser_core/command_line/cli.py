@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import errno
 import io
-import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,20 +20,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import __version__
 from ..console import ProgressLine, Stopwatch, printable, quiet_libraries
 from ..errors import explained_imports, is_for_the_user
-from ..settings import GROUPS, LOCATE_GROUPS, removal
+from ..settings import ANSWER_GROUPS, LOCATE_GROUPS, removal
 from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
 from .cli_aggregate import add_aggregate
+from .cli_check import add_check
+from .cli_find import add_find_options, finds, run_find
+from .out_folder import DEFAULT_OUT, check_files, check_folder, write
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..models.catalogue import ListedModel
     from ..results import LaserAnswer, Location
-
-DEFAULT_OUT = "laser-out"
-_WRITTEN = re.compile(
-    r"(overlay|crop(-\d+)?|counterfactual|vaq)\.png|report\.json|maps\.(npz|html)"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +83,9 @@ def _ask(arguments: argparse.Namespace, progress: ProgressLine) -> int:
 
 
 def _locate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
+    if finds(arguments):
+        return run_find(arguments, progress)
+    [arguments.question] = arguments.phrases
     return _run(arguments, progress, answering=False)
 
 
@@ -96,7 +94,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
     if not arguments.question.strip():
         raise ValueError("write what to look for: the question is empty")
     out = Path(arguments.out)
-    _check_folder(out)
+    check_folder(out)
     progress.stage("starting")
     with explained_imports():
         from ..files import to_json
@@ -105,7 +103,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         from ..pictures import read_picture
         from ..pipeline import answer, locate
 
-    _check_files(out, Path(arguments.picture), settings.crop.windows, arguments.maps)
+    check_files(out, Path(arguments.picture), _names(settings.crop.windows, arguments.maps))
     picture = read_picture(arguments.picture)
     with quiet_libraries():
         watch = Stopwatch()
@@ -127,7 +125,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
             files |= _maps(result, lvlm.name)
         seconds["drawing"] = watch.lap()
     content = report(result, lvlm, load=load, files=[*files, "report.json"])
-    _write(out, files, to_json(content))
+    write(out, files, to_json(content))
     progress.clear()
     if arguments.json:
         print(to_json(content, ascii=True))
@@ -181,6 +179,13 @@ def _print_models(title: str, models: Sequence[ListedModel]) -> None:
 # ---- files -------------------------------------------------------------------------------------
 
 
+def _names(windows: int, maps: bool) -> list[str]:
+    """What a run may write."""
+    names = [f"crop-{index}.png" for index in range(2, windows + 1)]
+    names += ["maps.npz", "maps.html"] * maps
+    return ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", *names]
+
+
 def _pictures(result: LaserAnswer | Location) -> dict[str, Image.Image]:
     """The pictures of a run by file name."""
     from ..output.drawing import overlay, vaq_chart
@@ -209,84 +214,6 @@ def _maps(result: LaserAnswer | Location, model: str) -> dict[str, bytes | str]:
 
     location = result.location if isinstance(result, LaserAnswer) else result
     return {"maps.npz": maps_bytes(location, model), "maps.html": maps_page(location, model)}
-
-
-def _check_folder(out: Path) -> None:
-    """Raise ValueError before the work, not after it, if `out` cannot be written."""
-    existing = next(
-        folder for folder in (out.absolute(), *out.absolute().parents) if _there(folder)
-    )
-    if not existing.is_dir():
-        raise ValueError(f"choose another --out: {str(existing)!r} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"choose another --out: {str(existing)!r} is not writable")
-
-
-def _check_files(out: Path, asked: Path, windows: int, maps: bool) -> None:
-    """Raise ValueError if the run would overwrite a file that no earlier run wrote."""
-    names = ["overlay.png", "crop.png", "counterfactual.png", "vaq.png", "report.json"]
-    names += [f"crop-{index}.png" for index in range(2, windows + 1)]
-    names += ["maps.npz", "maps.html"] * maps
-    earlier = _earlier_files(out)  # these are removed
-    for name in dict.fromkeys([*names, *earlier]):
-        there = out / name
-        if os.path.lexists(there) and (name not in earlier or _same(there, asked)):
-            raise ValueError(
-                f"choose another --out, or move {str(there)!r} away: the run would overwrite it, "
-                "and no earlier run wrote it, or it is the picture you ask about"
-            )
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:  # the other is reported when it is opened
-        return False
-
-
-def _there(path: Path) -> bool:
-    """As Path.exists, but True for a path below a file: the caller then names that file."""
-    try:
-        path.stat()
-    except NotADirectoryError:
-        return False
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ValueError(f"choose a shorter --out: {error.strerror}") from error
-        return not isinstance(error, FileNotFoundError)
-    return True
-
-
-def _write(out: Path, files: dict[str, Image.Image | bytes | str], report: str) -> None:
-    """Remove an earlier run's files, then write these and the report that names them."""
-    from ..files import write_atomically
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in _earlier_files(out):
-            if name not in (*files, "report.json"):
-                (out / name).unlink(missing_ok=True)
-        for name, data in files.items():
-            write_atomically(out / name, data)
-        write_atomically(out / "report.json", report + "\n")
-    except OSError as error:
-        raise ValueError(
-            f"choose another --out, or make room: {str(out)!r} cannot be written "
-            f"({error.strerror or error})"
-        ) from error
-
-
-def _earlier_files(out: Path) -> list[str]:
-    """Files that the report in `out` says are its own: only those may be replaced or removed."""
-    from ..output.report import SCHEMA
-
-    try:
-        earlier = json.loads((out / "report.json").read_text("utf-8"))
-        if earlier["schema"] != SCHEMA:
-            return []
-        return [name for name in earlier["files"] if _WRITTEN.fullmatch(name)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []  # not a report of ours
 
 
 # ---- arguments ---------------------------------------------------------------------------------
@@ -325,8 +252,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    _add_run(commands, "ask", _ask, tuple(GROUPS), "answer a question about a picture")
-    _add_run(commands, "locate", _locate, LOCATE_GROUPS, "find what a question is about, no answer")
+    _add_ask(commands)
+    _add_locate(commands)
+    add_check(commands)
     add_aggregate(commands)
     models = commands.add_parser(
         "models", help="list the models at hand and the supported types", allow_abbrev=False
@@ -339,13 +267,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose: str) -> None:
-    parser = commands.add_parser(
-        name, help=purpose, description=purpose, allow_abbrev=False,
-        usage='%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [--maps] [settings]',
+def _add_ask(commands: Any) -> None:
+    parser = _add_run(
+        commands, "ask", "answer a question about a picture",
+        '%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [--maps] [settings]',
     )  # fmt: skip
-    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
     parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
+    add_flags(parser, ANSWER_GROUPS)
+    parser.set_defaults(run=_ask)
+
+
+def _add_locate(commands: Any) -> None:
+    parser = _add_run(
+        commands, "locate", "find what a question or phrases are about, no answer",
+        '%(prog)s PICTURE "QUESTION" | "PHRASE" "PHRASE" ... [--masks] [--points] [--finder NAME] '
+        "[--model NAME] [--out DIR] [--json] [settings]",
+    )  # fmt: skip
+    parser.add_argument(
+        "phrases", metavar="PHRASE", nargs="+",
+        help="one question, for its window and maps; or what to find, each in quotes",
+    )  # fmt: skip
+    add_find_options(parser)
+    add_flags(parser, (*LOCATE_GROUPS, "find"))
+    parser.set_defaults(run=_locate)
+
+
+def _add_run(commands: Any, name: str, purpose: str, usage: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=purpose, description=purpose, allow_abbrev=False, usage=usage
+    )
+    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
     add_model(parser)
     parser.add_argument(
         "--out", default=DEFAULT_OUT, metavar="DIR",
@@ -358,5 +309,4 @@ def _add_run(commands: Any, name: str, run: Any, groups: Sequence[str], purpose:
         "--maps", action="store_true",
         help="also write the attention of every layer and head: maps.npz, and maps.html to look at",
     )  # fmt: skip
-    add_flags(parser, groups)
-    parser.set_defaults(run=run)
+    return parser

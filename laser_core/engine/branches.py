@@ -1,13 +1,15 @@
-"""Both branches' rows of attention over one picture, in as few forwards as the kernel allows.
+"""Rows of attention over one picture for many prompts, in as few forwards as the kernel allows.
 
-Both prompts continue the same prefix (system prompt and picture); their short suffixes run as one
-packed forward wherever the kernel takes a free-form mask, with the prefix where the device wants
-few calls. Knows prompts; knows no question.
+All prompts continue the same prefix (system prompt and picture); their short suffixes run as packed
+forwards wherever the kernel takes a free-form mask, the first one with the prefix where the device
+wants few calls. Knows prompts; knows no question.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from transformers import DynamicCache
@@ -20,6 +22,17 @@ from .caches import cache_of
 from .capture import RowCapture
 from .few_calls import one_forward_for_branches
 from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix, read_with_prefix
+
+
+@dataclass(frozen=True)
+class LastRow:
+    """What a prompt's last token sees and says.
+
+    attention: over the picture's grid, (L, H, N) float32 on the CPU. hidden: its last state (D,).
+    """
+
+    attention: torch.Tensor
+    hidden: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -37,42 +50,68 @@ class BranchRows:
 
 def read_branches(lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None) -> BranchRows:
     """The rows of two prompts of the same picture, one with and one without the question."""
-    if progress:
-        progress("reading the picture", 0, 2)
-    with_query, without_query, hidden = _both_rows(lvlm, asked, free, progress)
-    if progress:
-        progress("reading the picture", 2, 2)
-    certainty = None if lvlm.silent else first_token_certainty(lvlm, hidden)
-    return BranchRows(with_query, without_query, certainty)
+    with_query, without_query = read_rows(lvlm, [asked, free], progress)
+    certainty = None if lvlm.silent else first_token_certainty(lvlm, with_query.hidden)
+    return BranchRows(with_query.attention, without_query.attention, certainty)
 
 
-def _both_rows(
-    lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(rows with the question, rows without, hidden state with): (L, H, N), (L, H, N), (D,)."""
-    suffixes = asked.suffix_length, free.suffix_length
-    shared = lvlm.family.causal_prefix and asked.prefix_key == free.prefix_key
-    if not (shared and min(suffixes) > 0):  # a template may write nothing after the picture
-        with_query, hidden = _last_row(lvlm, asked, DynamicCache())
-        return with_query, _last_row(lvlm, free, DynamicCache())[0], hidden
-    equal = torch.equal(asked.input_ids, free.input_ids)
+def read_rows(
+    lvlm: Lvlm, prompts: Sequence[Prompt], progress: Progress | None = None
+) -> list[LastRow]:
+    """The last row of each prompt of one picture, in order. Equal prompts are read once:
+    two runs would differ by rounding, and that difference would count as evidence."""
+    unlike: dict[tuple[int, ...], Prompt] = {}
+    for prompt in prompts:
+        unlike.setdefault(_ids(prompt), prompt)
+    rows: list[LastRow] = []
+
+    def report(done: int) -> None:  # of the picture, then the prompts
+        if progress:
+            progress("reading the picture", done, 1 + len(unlike))
+
+    report(0)
+    for group in _groups(lvlm, list(unlike.values())):
+        prefix = None
+        if _continues(lvlm, group[0]) and not (len(group) > 1 and _at_once(lvlm, group)):
+            prefix = read_prefix(lvlm, group[0])
+            report(1 + len(rows))
+        packed = len(group) > 1
+        rows += _packed_rows(lvlm, group, prefix) if packed else [_last_row(lvlm, group[0], prefix)]
+        report(1 + len(rows))
+    read = dict(zip(unlike, rows, strict=True))
+    return [read[_ids(prompt)] for prompt in prompts]
+
+
+def _ids(prompt: Prompt) -> tuple[int, ...]:
+    return tuple(prompt.input_ids[0].tolist())
+
+
+def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
+    """The prompts in groups that one forward reads."""
     # A free-form mask would override a sliding window. Flash attention takes none. For long texts
     # it would be large.
-    packed = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
-    packed = packed and not equal and sum(suffixes) <= STRETCH
-    known = lvlm.prefix is not None and lvlm.prefix.key == asked.prefix_key
-    if packed and not known and one_forward_for_branches(lvlm, asked.length + suffixes[1]):
-        return _packed_rows(lvlm, asked, free, None)
-    prefix = read_prefix(lvlm, asked)
-    if progress:
-        progress("reading the picture", 1, 2)
-    if equal:  # two runs would differ by rounding, and that difference would count as evidence
-        row, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
-        return row, row, hidden
-    if not packed:
-        with_query, hidden = _last_row(lvlm, asked, cache_of(prefix.layers))
-        return with_query, _last_row(lvlm, free, cache_of(prefix.layers))[0], hidden
-    return _packed_rows(lvlm, asked, free, prefix)
+    packs = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
+    group: list[Prompt] = []
+    for prompt in prompts:
+        full = sum(one.suffix_length for one in group) + prompt.suffix_length > STRETCH
+        together = packs and not full and all(_continues(lvlm, one) for one in (*group, prompt))
+        if group and not (together and prompt.prefix_key == group[0].prefix_key):
+            yield group
+            group = []
+        group = [*group, prompt]
+    yield group
+
+
+def _continues(lvlm: Lvlm, prompt: Prompt) -> bool:
+    """Whether a prompt continues a prefix: a template may write nothing after the picture."""
+    return lvlm.family.causal_prefix and prompt.suffix_length > 0
+
+
+def _at_once(lvlm: Lvlm, prompts: Sequence[Prompt]) -> bool:
+    """Whether one forward reads these prompts and their prefix, which is not known yet."""
+    known = lvlm.prefix is not None and lvlm.prefix.key == prompts[0].prefix_key
+    total = prompts[0].prefix_length + sum(prompt.suffix_length for prompt in prompts)
+    return not known and one_forward_for_branches(lvlm, total)
 
 
 def _map_keys(prompt: Prompt) -> slice:
@@ -81,36 +120,38 @@ def _map_keys(prompt: Prompt) -> slice:
     return slice(first + tokens.start, first + tokens.stop)
 
 
-def _last_row(lvlm: Lvlm, prompt: Prompt, cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last token's rows (L, H, N) and hidden state (D,), once `cache` holds the prompt."""
+def _last_row(lvlm: Lvlm, prompt: Prompt, prefix: Prefix | None) -> LastRow:
+    """The last row of one prompt, after the prefix or without one."""
+    cache = cache_of(prefix.layers) if prefix else DynamicCache()
     with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
         _, hidden = extend(lvlm, prompt, cache, prompt.length)
-    return capture.rows_by_layer()[0], hidden[0, -1]
+    return LastRow(capture.rows_by_layer()[0], hidden[0, -1])
 
 
-def _packed_rows(
-    lvlm: Lvlm, asked: Prompt, free: Prompt, prefix: Prefix | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Both suffixes in one forward, neither seeing the other; after the prefix, or with it.
+def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt], prefix: Prefix | None) -> list[LastRow]:
+    """All suffixes in one forward, none seeing another; after the prefix, or with it.
 
     Without one it is read too, and the model keeps it.
     """
-    shared, total = asked.prefix_length, asked.length + free.suffix_length
+    first, shared = prompts[0], prompts[0].prefix_length
     start = shared if prefix else 0
-    mask = torch.ones(total, total, dtype=torch.bool).tril()
-    mask[asked.length :, shared : asked.length] = False
+    ends = list(accumulate((prompt.suffix_length for prompt in prompts), initial=shared))
+    mask = torch.ones(ends[-1], ends[-1], dtype=torch.bool).tril()
+    for begin, end in pairwise(ends):
+        mask[end:, begin:end] = False
     mask = mask[None, None, start:].to(lvlm.device)  # (1, 1, S, N)
     if lvlm.attention == "eager":  # takes additive masks only
         lowest = torch.finfo(lvlm.dtype).min
         mask = torch.zeros_like(mask, dtype=lvlm.dtype).masked_fill(~mask, lowest)
-    ids = torch.cat([asked.input_ids[:, start:], free.input_ids[:, shared:]], dim=1)
-    positions = [asked.position_ids[..., start:], free.position_ids[..., shared:]]
-    rows, cache = [asked.length - 1 - start, total - 1 - start], DynamicCache()
-    with RowCapture(lvlm, rows, keys=_map_keys(asked)) as capture:
+    parts = [prompt.input_ids[:, shared:] for prompt in prompts]
+    ids = torch.cat([first.input_ids[:, start:shared], *parts], dim=1)
+    places = [prompt.position_ids[..., shared:] for prompt in prompts]
+    positions = torch.cat([first.position_ids[..., start:shared], *places], dim=-1)
+    last, cache = [end - 1 - start for end in ends[1:]], DynamicCache()
+    with RowCapture(lvlm, last, keys=_map_keys(first)) as capture:
         if prefix:
-            cache = cache_of(prefix.layers)
-            hidden = forward(lvlm, cache, ids, torch.cat(positions, dim=-1), {}, mask)
+            hidden = forward(lvlm, cache_of(prefix.layers), ids, positions, {}, mask)
         else:
-            hidden = read_with_prefix(lvlm, asked, cache, ids, torch.cat(positions, dim=-1), mask)
-    with_query, without_query = capture.rows_by_layer()
-    return with_query, without_query, hidden[0, rows[0]]
+            hidden = read_with_prefix(lvlm, first, cache, ids, positions, mask)
+    rows = capture.rows_by_layer()
+    return [LastRow(row, hidden[0, at]) for row, at in zip(rows, last, strict=True)]

@@ -136,10 +136,25 @@ class Chat:
         tail = prompt.input_ids[0, -_TAIL:].tolist()
         return bool(_OPENED.search(self._tokenizer.decode(tail)))
 
+    def answer_ids(self, pictures: int, text: str, answer: str, system: str = "") -> list[int]:
+        """Token ids of an answer as the model would write it after this chat, thought closed.
+
+        Where the chat ends with no blank ("ASSISTANT:"), one stands before the answer.
+        """
+        texts = self.harmless(text), self.harmless(system)
+        rendered = _OPENED.sub(_EMPTY_THOUGHT, self._rendered(pictures, *texts))
+        written = self.harmless(answer) if rendered[-1:].isspace() else f" {self.harmless(answer)}"
+        before, whole = self._read(rendered), self._read(rendered + written)
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        return self._tokenizer(written, add_special_tokens=False)["input_ids"]
+
     def _ids(self, pictures: int, text: str, system: str, thought_closed: bool) -> list[int]:
-        rendered, bos = self._rendered(pictures, text, system), self._tokenizer.bos_token
-        if thought_closed:
-            rendered = _OPENED.sub(_EMPTY_THOUGHT, rendered)
+        rendered = self._rendered(pictures, text, system)
+        return self._read(_OPENED.sub(_EMPTY_THOUGHT, rendered) if thought_closed else rendered)
+
+    def _read(self, rendered: str) -> list[int]:
+        bos = self._tokenizer.bos_token
         begun = bool(bos) and rendered.startswith(bos)
         return self._tokenizer(rendered, add_special_tokens=not begun)["input_ids"]
 

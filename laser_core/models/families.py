@@ -18,6 +18,7 @@ from PIL import Image
 from ..geometry import Box, Grid
 from ..pictures import PictureInputs
 from . import chat_formats
+from .grounding import FED_PIXELS, THOUSANDTHS, Grounding
 from .image_processors import (
     OF_TOWER,
     load_image_processor,
@@ -76,6 +77,8 @@ class Family:
     causal_prefix: keys and values of a picture do not depend on what follows it.
     instruction: the request for a short answer that its models were tuned with.
     band: the first and last depth, as fractions, where their attention follows the question.
+    grounding: how its models write boxes; None where they were not trained to, or where what their
+        numbers mean is disputed.
     """
 
     model_type: str
@@ -93,6 +96,7 @@ class Family:
     image_processor: str = "Qwen2VLImageProcessor"
     causal_prefix: bool = True
     instruction: str = "Answer the question using a single word or phrase."
+    grounding: Grounding | None = None
 
 
 _CHATML_AND_LLAMA3 = (
@@ -106,6 +110,15 @@ _LLAVA_BAND = (0.45, 0.81)
 # Layers 17 to 24 of 28: VEA's best are 18, 22 and 24 in Qwen2.5-VL-7B; an independent port found 19
 # to 22 in Qwen2-VL-7B and 17 to 20 in Qwen3-VL-2B
 _QWEN_BAND = (0.62, 0.89)
+
+# By their authors: QwenLM/Qwen3-VL issues 866 (thousandths), 676 and 1161 (pixels of the resized
+# picture), 1427 and 1741 (thousandths); arXiv 2409.12191. LLaVA-1.5 writes shares of the padded
+# square or of the picture, which is disputed (haotian-liu/LLaVA issues 606, 623, 822)
+_QWEN2_GROUNDING = Grounding(
+    "Please provide the bounding box coordinates of the region this sentence describes: {}",
+    THOUSANDTHS,
+)
+_LOCATE_IN_JSON = "Locate every instance of: {}. Report bbox coordinates in JSON format."
 
 _RECORDS = (
     Family(
@@ -159,6 +172,7 @@ _RECORDS = (
         layout=merged_patches,
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
+        grounding=_QWEN2_GROUNDING,
     ),
     Family(
         model_type="qwen2_5_vl",
@@ -172,6 +186,7 @@ _RECORDS = (
         layout=merged_patches,
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
+        grounding=Grounding(_LOCATE_IN_JSON, FED_PIXELS),
     ),
     Family(
         model_type="qwen3_vl",
@@ -185,6 +200,7 @@ _RECORDS = (
         layout=merged_patches,
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
+        grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
     ),
 )
 

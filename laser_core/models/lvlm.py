@@ -191,6 +191,15 @@ class Lvlm:
         """The user's turn that is answered: the question and the user's instruction, if any."""
         return _joined(question.strip(), settings.instruction.strip() or self.instruction)
 
+    def presence_question(self, phrase: str) -> str:
+        """Whether what a phrase names is there, as a question.
+
+        Raises ValueError for an empty phrase.
+        """
+        if not phrase.strip():
+            raise ValueError("write what to find: a phrase is empty")
+        return f"Is there {with_article(phrase.strip())}?"
+
     def query_free_text(self, settings: PromptSettings) -> str:
         """The user's turn of the branch without the question (docs/method.md, step 1)."""
         if settings.query_free == "image only":
@@ -342,6 +351,22 @@ class Lvlm:
             kwargs["mm_token_type_ids"] = self.token_types(input_ids)
         grids = torch.cat([picture.tensors["image_grid_thw"] for picture in pictures])
         return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
+
+
+_DETERMINERS = """
+a an this that these those some any all every each no my your his her its our their
+one two three four five six seven eight nine ten someone something anyone anything
+""".split()  # noqa: SIM905
+
+
+def with_article(phrase: str) -> str:
+    """ "dog", "the dog" -> "a dog"; as it is with another determiner or no Latin letter first."""
+    the, _, rest = phrase.partition(" ")
+    phrase = rest.strip() if the.lower() == "the" and rest.strip() else phrase
+    first = phrase.split()[0].lower()
+    if first in _DETERMINERS or not "a" <= first[0] <= "z":
+        return phrase
+    return f"an {phrase}" if first[0] in "aeiou" else f"a {phrase}"
 
 
 def _joined(text: str, instruction: str) -> str:

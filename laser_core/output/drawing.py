@@ -47,11 +47,11 @@ def drawing(
     With evidence, the picture may be smaller than it was when that was found.
     """
     size = picture.size if evidence is None else evidence.picture_size
-    drawn_size = _drawn_size(size)
+    drawn = drawn_size(size)
     found = evidence is not None and not evidence.degenerate
     lines = _legend(evidence, placement)
-    canvas = _Canvas(drawn_size, lines, with_bar=found)
-    canvas.draw_picture(covered(picture, evidence if found else None, drawn_size), size)
+    canvas = Canvas(drawn, lines, with_bar=found)
+    canvas.draw_picture(covered(picture, evidence if found else None, drawn), size)
     if placement is not None and (found or evidence is None):
         canvas.draw_windows(placement.windows)
     if found:
@@ -62,7 +62,7 @@ def drawing(
 
 def at_drawn_size(picture: Image.Image) -> Image.Image:
     """The picture, no larger than it is drawn: `drawing` makes the same of it with its evidence."""
-    size = _drawn_size(picture.size)
+    size = drawn_size(picture.size)
     if size[0] * size[1] >= picture.width * picture.height:
         return picture
     return picture.resize(size, Image.Resampling.LANCZOS)
@@ -101,7 +101,7 @@ def vaq_chart(choice: LayerChoice) -> Image.Image:
 # ---- the map on the picture --------------------------------------------------------------------
 
 
-def _drawn_size(size: tuple[int, int]) -> tuple[int, int]:
+def drawn_size(size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) at which a picture of `size` is drawn."""
     long = max(size)
     scale = min(max(long, DRAWN_SIDE_PX[0]), DRAWN_SIDE_PX[1]) / long
@@ -143,7 +143,7 @@ def _window_line(index: int, window: Window, windows: Sequence[Window]) -> str:
 # ---- drawing -----------------------------------------------------------------------------------
 
 
-class _Canvas:
+class Canvas:
     """A drawing with the picture on top, a colour bar and lines of legend below; pixels, y down."""
 
     def __init__(self, drawn_size: tuple[int, int], lines: Sequence[str], with_bar: bool) -> None:
@@ -184,6 +184,33 @@ class _Canvas:
                     color=WINDOW_COLOUR, fontsize=self._points(1.15), fontweight="bold",
                     path_effects=outline,
                 )  # fmt: skip
+
+    def draw_boxes(self, boxes: Sequence[Window], colour: str, label: str) -> None:
+        """Boxes of one thing, its name on the first."""
+        from matplotlib.patches import Rectangle
+        from matplotlib.patheffects import withStroke
+
+        thick = self._points(0.2)
+        for index, box in enumerate(boxes):
+            frame = Rectangle(
+                (box.x1, box.y1), box.width, box.height, fill=False, edgecolor=colour,
+                linewidth=thick, joinstyle="miter", clip_on=False,
+                path_effects=[withStroke(linewidth=2 * thick, foreground="black")],
+            )  # fmt: skip
+            self.axes.add_patch(frame)
+            if index == 0:
+                self.axes.annotate(
+                    textwrap.shorten(label, 40), (box.x1, box.y1), (0, self._points(0.2)),
+                    textcoords="offset points", va="bottom", fontsize=self._points(0.9),
+                    bbox={"facecolor": colour, "edgecolor": "none", "pad": self._points(0.1)},
+                )  # fmt: skip
+
+    def draw_points(self, points: Sequence[tuple[int, int]], marker: str, colour: str) -> None:
+        for x, y in points:
+            self.axes.plot(
+                x + 0.5, y + 0.5, marker, color=colour, markersize=self._points(0.6),
+                markeredgecolor="black",
+            )  # fmt: skip
 
     def draw_colour_bar(self, picture: Image.Image) -> None:
         """The colours as they look on a grey of the picture's mean brightness."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # nodes import this when ComfyUI starts, before torch is needed
-    from ..results import Answer, Evidence, Look
+    from ..results import Answer, Checked, Evidence, Finding, Look, Picked
 
 
 def answer_text(text: str) -> str:
@@ -70,3 +70,35 @@ def describe_answer(answer: Answer) -> str:
         stop += ": raise max_tokens for the rest"
     said = f"{answer_text(answer.text)} ({count} in {seconds:.1f} s{stop})"
     return "; ".join((said, *answer.notes))
+
+
+def describe_finding(finding: Finding) -> str:
+    """What was found of a phrase, and how sure the model is."""
+    asked = finding.phrase
+    if finding.name not in (finding.phrase, ""):
+        asked = f"{finding.phrase} {finding.name}"
+    said = f"{asked}: {'found' if finding.found else 'not found'} ({finding.score:.0%})"
+    boxes = "; ".join(
+        f"{box.width} x {box.height} px at ({box.x1}, {box.y1})" for box in finding.boxes
+    )
+    return ", ".join(filter(None, [said, boxes, finding.note]))
+
+
+def describe_pick(picked: Picked) -> str:
+    """Which candidate was picked, and by how much."""
+    shares = ", ".join(f"{share:.0%}" for share in picked.shares)
+    if picked.index is None:
+        return f"{picked.phrase}: none of the candidates ({picked.score:.0%})"
+    return (
+        f"{picked.phrase}: candidate {picked.index} ({picked.score:.0%}); shares of the "
+        f"candidates, in order: {shares}"
+    )
+
+
+def describe_check(checked: Checked, unsure: bool) -> str:
+    """The options with their probabilities, the likeliest first."""
+    pairs = sorted(
+        zip(checked.probabilities, checked.options, strict=True), key=lambda pair: -pair[0]
+    )
+    said = ", ".join(f"{option} {probability:.0%}" for probability, option in pairs)
+    return f"{said} (unsure)" if unsure else said

@@ -56,7 +56,9 @@ def make_crops_stream(
     stream follows: streams that differ in more than the evidence cannot be compared.
     """
     encoded = [
-        lvlm.encode(crop, settings.prompt.framing, _tokens(whole, crop, len(crops), settings))
+        lvlm.encode(
+            crop, settings.prompt.framing, tokens_of_crop(whole, crop, len(crops), settings)
+        )
         for crop in crops
     ]
     with_picture, note = settings.answer.answer_input == "picture + crop", ""
@@ -104,7 +106,7 @@ def _shows_picture(prompt: Prompt, crops: int) -> bool:
     return len(prompt.pictures) > crops
 
 
-def _tokens(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:
+def tokens_of_crop(whole: PictureInputs, crop: Any, crops: int, settings: LaserSettings) -> int:
     """Visual tokens for one of `crops` crops of a picture, on native-resolution models.
 
     A budget below the picture's tokens is raised to what magnifies the crop, up to those tokens.

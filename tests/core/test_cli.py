@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import signal
@@ -22,8 +23,8 @@ from laser_core.console import ProgressLine, printable
 from laser_core.errors import PACKAGES
 from laser_core.models.families import FAMILIES
 from laser_core.output.maps_file import load_maps
-from laser_core.settings import GROUPS, OF_FAMILY, LaserSettings, LoadSettings
-from laser_core.settings_text import add_flags, flags, read_flags
+from laser_core.settings import ANSWER_GROUPS, GROUPS, OF_FAMILY, LaserSettings, LoadSettings
+from laser_core.settings_text import add_flags, flags, read_find_flags, read_flags
 from tools.testbed.hub import store
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
@@ -108,6 +109,42 @@ def test_locate_writes_window_and_maps(here, models, capfd):
     assert names("found/here") == {"overlay.png", "crop.png", "vaq.png", "report.json"}
 
 
+def test_locate_with_phrases_writes_and_prints_what_was_found(here, capfd):
+    scene = str(ROOT / "pictures" / "scene_picnic.jpg")
+    asked = ["locate", scene, "dog", "tent", "--masks", "--points", "--model", "demo"]
+    assert cli.main(asked) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("dog: found (") and lines[3].startswith("tent: not found (")
+    report = strict(Path("laser-out/report.json").read_text("utf-8"))
+    dog, tent = report["things"]
+    points = [{"x": x, "y": y} for x, y in dog["points"]]
+    assert json.loads(lines[1].partition(": ")[2]) == points
+    masks = {f"{kind}-{number}.png" for kind in ("mask", "heat") for number in (1, 2)}
+    assert names("laser-out") == {"found.png", "report.json", *masks} == set(report["files"])
+    x1, y1, x2, y2 = dog["boxes"][0]
+    assert Image.open("laser-out/mask-1.png").getbbox() == (x1, y1, x2, y2)
+    assert tent["boxes"] == [] and Image.open("laser-out/mask-2.png").getbbox() is None
+    assert cli.main(["locate", scene, "dog", "--finder", "attention", "--model", "demo"]) == 0
+    assert names("laser-out") == {"found.png", "report.json"}  # the earlier run's masks are gone
+
+
+def test_locate_says_that_the_demo_writes_no_boxes(here, capfd):
+    scene = str(ROOT / "pictures" / "scene_picnic.jpg")
+    assert cli.main(["locate", scene, "dog", "--finder", "model", "--model", "demo"]) == 2
+    assert "choose finder 'attention': " in capfd.readouterr().err
+
+
+def test_check_prints_every_option_the_likeliest_first(here, capfd):
+    scene = str(ROOT / "pictures" / "scene_picnic.jpg")
+    assert cli.main(["check", scene, "is there a dog?", "--model", "demo"]) == 0
+    assert re.match(r"yes \d+%, no \d+%\n", capfd.readouterr().out)
+    options = ["--options", "blue", "red", "black", "--model", "demo", "--json"]
+    assert cli.main(["check", scene, "what colour is the car?", *options]) == 0
+    checked = strict(capfd.readouterr().out)
+    assert checked["options"] == ["blue", "red", "black"]
+    assert sum(checked["probabilities"]) == pytest.approx(1.0, abs=1e-5)
+
+
 def test_json_is_all_that_json_prints_and_equals_the_file(run):
     code, out, _ = run("ask", "picture.png", QUESTION, "--json")
     assert code == 0
@@ -174,10 +211,14 @@ def test_models_lists_families_folders_the_hub_cache_and_what_can_be_downloaded(
 # ---- flags -------------------------------------------------------------------------------------
 
 
-def parsed(*arguments):
+def given(*arguments):
     parser = argparse.ArgumentParser()
     add_flags(parser, GROUPS)
-    return read_flags(parser.parse_args(arguments))
+    return parser.parse_args(arguments)
+
+
+def parsed(*arguments):
+    return read_flags(given(*arguments))
 
 
 def another_value(flag):
@@ -202,6 +243,7 @@ def test_every_setting_has_a_flag_that_sets_it(flag):
     load, laser = parsed(flag.name, str(value))
     groups = {
         "load": load,
+        "find": read_find_flags(given(flag.name, str(value))),
         **{g.name: getattr(laser, g.name) for g in dataclasses.fields(LaserSettings)},
     }
     assert getattr(groups[flag.group], flag.spec.name) == value
@@ -215,7 +257,7 @@ def test_flags_are_the_settings_and_nothing_else():
     }
     assert {(flag.group, flag.spec.name) for flag in flags()} == declared
     groups = (group.name for group in dataclasses.fields(LaserSettings))
-    assert set(GROUPS) == {"preset", "load", *groups}
+    assert set(GROUPS) == {"preset", "load", "find", *groups}
     names_ = [flag.name for flag in flags()]
     assert len(set(names_)) == len(names_)
     assert not {"--model", "--out", "--json", "--help", "--version"} & set(names_)
@@ -238,7 +280,7 @@ def test_help_shows_every_flag_with_range_and_default(capsys):
         cli.main(["ask", "--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for flag in flags():
+    for flag in flags(ANSWER_GROUPS):
         assert f"{flag.name} " in text
         assert f"[{flag.values}; default: {flag.default}]" in text
 

@@ -9,7 +9,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "laser_core"
 
 # From the ground floor up: a room imports from its own floor and from those below it.
-FLOORS = ("", "models", "engine", "steps", "pipeline", "output", "evaluation", "command_line")
+FLOORS = (
+    "", "models", "engine", "steps", "pipeline", "output", "recipes", "evaluation", "command_line",
+)  # fmt: skip
 
 
 def imports_of(path: Path) -> set[str]:

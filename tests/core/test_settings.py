@@ -14,6 +14,7 @@ from laser_core.settings import (
     CounterfactualSettings,
     CropSettings,
     DecodeSettings,
+    FindSettings,
     LaserSettings,
     LayerSettings,
     LoadSettings,
@@ -33,6 +34,7 @@ GROUPS = (
     CounterfactualSettings,
     AnswerSettings,
     DecodeSettings,
+    FindSettings,
 )
 FIELDS = [(group, spec) for group in GROUPS for spec in dataclasses.fields(group)]
 NUMBERS = [pair for pair in FIELDS if type(pair[1].default) in (int, float)]

@@ -110,6 +110,7 @@ def comfyui(monkeypatch, tmp_path):
         path in paths[name] or paths[name].append(path)
     )
     folders.get_folder_paths = lambda name: paths[name]
+    folders.get_user_directory = lambda: str(tmp_path / "user")
     folders.get_temp_directory = lambda: str(tmp_path / "temp")
     (tmp_path / "models" / "LLM").mkdir(parents=True)
 

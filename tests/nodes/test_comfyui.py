@@ -462,3 +462,92 @@ def test_a_text_encoder_locates_beside_a_clip_of_cliploader(server, prompt):
     refused.add("LaserAnswer", lvlm=[lvlm, 0], image=refused.picture(), question="where ?")
     entry = server.entry(server.queue(refused), failure=True)
     assert "choose a model that writes, such as" in str(entry["status"]["messages"])
+
+
+# ---- Find, Pick and Check into what takes their results -----------------------------------------
+
+
+def find(prompt, phrases="dog", **given):
+    return prompt.add(
+        "LaserFind", lvlm=prompt.model(), image=prompt.picture(), phrases=phrases, **given
+    )
+
+
+def test_found_boxes_are_drawn_by_core(server, prompt):
+    found = find(prompt, "dog\ncheese\ntent")
+    drawn = prompt.add("DrawBBoxes", image=prompt.picture(), bboxes=[found, 2])
+    shown, boxes = prompt.show([drawn, 0]), prompt.look([found, 2])
+    outputs = server.run(prompt)
+    assert [box["label"] for box in seen(outputs[boxes])[0]] == ["dog", "cheese"]
+    changed = np.abs(pixels(server, outputs[shown]) - scene()).max(-1) > 0
+    for box in seen(outputs[boxes])[0]:
+        rows = slice(box["y"], box["y"] + box["height"])
+        assert changed[rows, box["x"] : box["x"] + box["width"]].any()
+
+
+def test_a_found_box_is_cropped_by_core(server, prompt):
+    """One crop a picture: core cuts around all boxes of it."""
+    found = find(prompt, "dog\ntent")
+    cut = prompt.add(
+        "CropByBBoxes", image=prompt.picture(), bboxes=[found, 2], output_width=64, output_height=64
+    )
+    crop, boxes = prompt.show([cut, 0]), prompt.look([found, 2])
+    outputs = server.run(prompt)
+    [[box]] = seen(outputs[boxes])
+    x1, y1 = box["x"], box["y"]
+    own = scene()[y1 : y1 + box["height"], x1 : x1 + box["width"]].astype("uint8")
+    own = np.asarray(Image.fromarray(own).resize((64, 64), Image.Resampling.BOX), dtype=int)
+    assert np.median(np.abs(pixels(server, outputs[crop]) - own)) <= 4
+
+
+def test_a_found_mask_is_grown_and_limits_the_noise_in_core(server, prompt):
+    found = find(prompt)
+    grown = prompt.add("GrowMask", mask=[found, 0], expand=0, tapered_corners=True)
+    latent = prompt.add("EmptyLatentImage", width=1024, height=1024, batch_size=1)
+    masked = prompt.add("SetLatentNoiseMask", samples=[latent, 0], mask=[grown, 0])
+    look, mask = prompt.look([masked, 0]), prompt.look([found, 0])
+    outputs = server.run(prompt)
+    assert seen(outputs[look])["noise_mask"]["sum"] == seen(outputs[mask])["sum"] > 0
+
+
+def test_points_have_the_form_that_core_s_sam_3_takes(server, prompt):
+    """Without SAM 3's weights: its inputs are compared, and the text is read as it reads it."""
+    nodes = server.get("/object_info")
+    if "SAM3_Detect" not in nodes:
+        pytest.skip("this ComfyUI has no SAM 3")
+    inputs = nodes["SAM3_Detect"]["input"]["optional"]
+    assert inputs["positive_coords"][0] == inputs["negative_coords"][0] == "STRING"
+    assert inputs["bboxes"][0] == "BOUNDING_BOX"
+    outputs = nodes["LaserFind"]
+    of = dict(zip(outputs["output_name"], outputs["output"], strict=True))
+    assert (of["points"], of["negative_points"]) == ("STRING", "STRING")
+    assert of["boxes"] == "BOUNDING_BOX"
+    found = find(prompt)
+    look = prompt.look([found, 4])
+    points = json.loads(seen(server.run(prompt)[look]))
+    assert points and all(0 <= point[axis] < 1024 for point in points for axis in "xy")
+
+
+def test_check_switches_core_s_switch(server, prompt):
+    ask = {"lvlm": prompt.model(), "image": prompt.picture()}
+    said = []
+    for question in ("is there a dog?", "is there a tent?"):
+        check = prompt.add("LaserCheck", **ask, question=question)
+        texts = [prompt.add("PrimitiveString", value=text) for text in ("no", "yes")]
+        switch = prompt.add(
+            "ComfySwitchNode", switch=[check, 0], on_false=[texts[0], 0], on_true=[texts[1], 0]
+        )
+        said.append(prompt.look([switch, 0]))
+    outputs = server.run(prompt)
+    assert [seen(outputs[look]) for look in said] == ["yes", "no"]
+
+
+def test_a_candidate_made_by_core_is_picked(server, prompt):
+    found = find(prompt, "dog\ncheese")  # any masks: here those of Find itself
+    picked = prompt.add(
+        "LaserPick", lvlm=prompt.model(), image=prompt.picture(), phrase="cheese", masks=[found, 0]
+    )
+    index, mask, masks = (prompt.look(link) for link in ([picked, 2], [picked, 0], [found, 0]))
+    outputs = server.run(prompt)
+    assert seen(outputs[index]) == 1
+    assert 0 < seen(outputs[mask])["sum"] < seen(outputs[masks])["sum"]

@@ -33,7 +33,7 @@ CONTRACT = {
     "LaserConViCrop": (
         "image",
         "scale min_side_px placement margin windows override multiple_of evidence mask",
-        "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE",
+        "crop:IMAGE region:MASK boxes:BOUNDING_BOX bbox:BBOX overlay:IMAGE points:STRING",
     ),
     "LaserCounterfactualMask": (
         "image",
@@ -50,9 +50,9 @@ CONTRACT = {
     "LaserAnswer": (
         "lvlm image question",
         "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
-        "settings override",
+        "settings override task",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
-        "boxes:BOUNDING_BOX json:STRING report:STRING",
+        "boxes:BOUNDING_BOX json:STRING report:STRING points:STRING",
     ),
     "LaserSettings": (
         "",
@@ -69,14 +69,36 @@ CONTRACT = {
     ),
     "LaserPasteBack": ("image crop region", "feather_px boxes", "image:IMAGE"),
     "LaserUnload": ("lvlm", "any", "any:*"),
+    "LaserFind": (
+        "lvlm image phrases",
+        "preset finder mask_share masks_of_boxes settings",
+        "masks:MASK heat_maps:MASK boxes:BOUNDING_BOX bbox:BBOX points:STRING "
+        "negative_points:STRING scores:FLOAT found:BOOLEAN overlay:IMAGE json:STRING "
+        "report:STRING",
+    ),
+    "LaserPick": (
+        "lvlm image phrase",
+        "masks candidate_boxes preset settings",
+        "mask:MASK boxes:BOUNDING_BOX index:INT score:FLOAT margin:FLOAT found:BOOLEAN "
+        "report:STRING",
+    ),
+    "LaserCheck": (
+        "lvlm image question",
+        "options unsure_below preset settings",
+        "is_first:BOOLEAN index:INT option:STRING probability:FLOAT unsure:BOOLEAN report:STRING",
+    ),
 }
 OUTPUT_NODES = {
     "LaserAnswer", "LaserConViCrop", "LaserUnload", "LaserVAQLayerSelect", "LaserVATDecode",
+    "LaserFind", "LaserPick", "LaserCheck",
 }  # fmt: skip
 LISTS = {
     "LaserVAQLayerSelect": {"layer", "report"},
     "LaserVATDecode": {"answer", "json", "report"},
-    "LaserAnswer": {"answer", "plain_answer", "json", "report"},
+    "LaserConViCrop": {"points"},
+    "LaserAnswer": {"answer", "plain_answer", "json", "report", "points"},
+    "LaserFind": {"points", "negative_points", "scores", "found", "json", "report"},
+    "LaserCheck": {"is_first", "index", "option", "probability", "unsure", "report"},
 }
 SOCKETS = {
     "IMAGE", "MASK", "LASER_LVLM", "LASER_ATTENTION", "LASER_EVIDENCE", "LASER_TRACE",
@@ -97,6 +119,7 @@ GROUPS = {
         "PresetSettings", "PromptSettings", "ContrastSettings", "LayerSettings", "CropSettings",
         "CounterfactualSettings", "AnswerSettings", "DecodeSettings",
     ],
+    "LaserFind": ["PresetSettings", "FindSettings"],
 }  # fmt: skip
 LEFT_OUT = {
     # ComfyUI brings it along
@@ -167,6 +190,11 @@ SEARCHED = [
     ("segment", "セグメント", "分割", "LaserVAQLayerSelect"),
     ("detailer", "ディテーラー", "细节修复", "LaserPasteBack"),
     ("explain", "説明可能", "可解释", "LaserContrastiveAttention"),
+    ("text to mask", "マスク", "遮罩", "LaserFind"),
+    ("detect", "検出", "检测", "LaserFind"),
+    ("boolean", "判定", "判断", "LaserCheck"),
+    ("classify", "分類", "分类", "LaserCheck"),
+    ("select mask", "マスクを選ぶ", "选择遮罩", "LaserPick"),
     ("heatmap", "ヒートマップ", "热力图", "LaserVAQLayerSelect"),
 ]
 
@@ -239,15 +267,17 @@ def test_laser_answer_and_laser_settings_share_out_the_settings():
     answer, others = (set(inputs_of(name)) for name in ("LaserAnswer", "LaserSettings"))
     assert answer & others == {"preset"}
     assert set(settings.LaserSettings().by_name) == (answer | others) - {
-        "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset",
+        "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset", "task",
     }  # fmt: skip
 
 
 @ids
-def test_only_the_question_has_a_default_and_is_required(node_id):
+def test_only_what_is_asked_has_a_default_and_is_required(node_id):
     """A stored prompt from before an input existed still runs, since ComfyUI asks for no value."""
     required = node(node_id).INPUT_TYPES()["required"]
-    assert {name for name, spec in required.items() if "default" in spec[1]} <= {"question"}
+    assert {name for name, spec in required.items() if "default" in spec[1]} <= {
+        "question", "phrases", "phrase",
+    }  # fmt: skip
 
 
 def test_models_are_listed_by_the_types_the_core_supports():

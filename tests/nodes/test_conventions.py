@@ -54,7 +54,8 @@ def test_crops_have_the_very_values_of_a_float_picture(lvlm):
     assert torch.equal(blocked.counterfactual_context[untouched], image[untouched])
 
 
-DRAWN = {"LaserVAQLayerSelect": 2, "LaserConViCrop": 4, "LaserAnswer": 3}  # the overlay's index
+# The overlay's index
+DRAWN = {"LaserVAQLayerSelect": 2, "LaserConViCrop": 4, "LaserAnswer": 3, "LaserFind": 8}
 
 
 @pytest.mark.parametrize("node_id", DRAWN)
@@ -68,6 +69,7 @@ def test_an_overlay_is_drawn_where_the_running_graph_takes_it(node_id, lvlm, ima
         "LaserConViCrop": lambda: {"image": image, "mask": torch.ones(1, 60, 90)},
         "LaserAnswer": lambda: {"lvlm": lvlm, "image": image, "question": QUESTION,
                                 **all_of(SMALL)},
+        "LaserFind": lambda: {"lvlm": lvlm, "image": image, "phrases": "cat"},
     }[node_id]()  # fmt: skip
     graph = {"7": {"inputs": {}}, "8": {"inputs": {"images": ["7", DRAWN[node_id]]}}}
     instance = sys.modules["server"].PromptServer.instance
@@ -487,8 +489,16 @@ def test_words_the_model_does_not_know_stop_every_node(tmp_path):
         "LaserAnswer": {"image": image, **all_of(SMALL)},
         "LaserContrastiveAttention": {"image": image},
         "LaserVATDecode": {"positive": image},
+        "LaserCheck": {"image": image},
     }
     try:
+        for asked_for in (
+            {"phrases": "cat\nzyx"},
+            {"phrase": "zyx", "masks": torch.ones(1, 60, 90)},
+        ):
+            node_id = "LaserFind" if "phrases" in asked_for else "LaserPick"
+            with pytest.raises(ValueError, match=r'^try .*: this model does not know "zyx"'):
+                run(node_id, lvlm=lvlm, image=image, **asked_for)
         for node_id, inputs in runs.items():
             with pytest.raises(ValueError, match=r'^try .*: this model does not know "zyx"'):
                 run(node_id, **asked, **inputs)

@@ -30,6 +30,7 @@ export const VIEWS = {
     height: 650,
     wide: 380,
   },
+  LaserCheck: { sections: [["tokens", answerSection]], height: 150 },
 };
 
 export const WIDE_PX = 540; // of a node: its view then has the width that laser.css asks for

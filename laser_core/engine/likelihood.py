@@ -1,0 +1,48 @@
+"""How likely a model is to write given answers. Knows streams and token ids; knows no question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..models.lvlm import Lvlm
+from .caches import cache_of
+from .reading import ReadStream, forward, overflow
+
+
+def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int]]) -> list[float]:
+    """Natural logarithm of each answer's probability after the stream's prompt.
+
+    answers: token ids, at least one each. The probability is that of exactly these tokens and then
+    the end of the turn, where the tokenizer has one: no answer is favoured for being shorter or
+    for being how another begins.
+    Raises ValueError for scores that are not finite.
+    """
+    end = lvlm.tokenizer.eos_token_id
+    held = [
+        tuple(torch.cat(read.parts(layer, part), dim=-2) for part in (0, 1))
+        for layer in range(len(read.own))
+    ]
+    found = []
+    for answer in answers:
+        written = [*answer] if end is None else [*answer, end]
+        fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *written[:-1]]])
+        hidden = forward(
+            lvlm, cache_of([(k, v) for k, v in held]), fed, _positions(read, fed.shape[1]), {}
+        )
+        logits = lvlm.model.get_output_embeddings()(hidden[0]).double()
+        scores = logits.log_softmax(-1)[torch.arange(len(written)), written]
+        total = float(scores.sum())
+        if total != total:
+            raise overflow(lvlm)
+        found.append(total)
+    return found
+
+
+def _positions(read: ReadStream, count: int) -> torch.Tensor:
+    """(1, count) or (3, 1, count): of the prompt's last token and those that follow it."""
+    last = read.prompt.position_ids[..., -1:]
+    first = read.prompt.length + read.prompt.delta
+    following = torch.arange(first, first + count - 1).expand(*last.shape[:-1], -1)
+    return torch.cat([last, following], dim=-1)

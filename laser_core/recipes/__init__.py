@@ -1,0 +1,1 @@
+"""What a user asks for in place of an answer, each a short recipe over the steps."""
