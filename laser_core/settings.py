@@ -233,11 +233,12 @@ class LayerSettings(Settings):
         step=1,
     )
     rule: str = setting(
-        "fuse",
-        "Which layers the evidence comes from. fuse: all that are searched, averaged by how much "
-        "the question moves them (VAQ). argmax: the one it moves most (the paper). max: the "
-        "largest share at each patch. heads: the heads moved most, and to one place; a sharp map.",
-        choices=("fuse", "argmax", "max", "heads"),
+        "max",
+        "Which layers the evidence comes from. max: all that are searched, the largest share of "
+        "any at each patch. fuse: their average, by how much the question moves them (VAQ). "
+        "argmax: the one it moves most (the paper). heads: the heads moved most, and to one "
+        "place; a sharp map.",
+        choices=("max", "fuse", "argmax", "heads"),
     )
     first_depth: float = setting(
         OF_FAMILY,

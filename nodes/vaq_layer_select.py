@@ -16,9 +16,9 @@ from .widgets import ATTENTION, CATEGORY, EVIDENCE, UNIQUE_ID, settings_from, wi
 class VAQLayerSelect(DrawsWhatIsConnected):
     DESCRIPTION = (
         "Scores every layer by how much the question moves its attention (Visual Activation by "
-        "Query, VAQ). The evidence is the average of the layers where the model's family is known "
-        "to look, weighted by that score. With rule argmax, as in the paper, it is the best layer "
-        "alone."
+        "Query, VAQ). The evidence is joined from the layers where the model's family is known to "
+        "look: at each patch the largest share counts. With rule argmax, as in the paper, it is "
+        "the best layer alone."
     )
     SEARCH_ALIASES = (
         "laser", "layer", "visual activation by query", "heat map", "heatmap", "grounding",

@@ -41,6 +41,7 @@ def vaq_view(
         "vaq": choice.vaq,
         "layer": choice.layer,
         "weights": by_rule.weights,
+        "largest": by_rule.largest,
         "by_hand": by_hand,
         "rule_layer": by_rule.layer,
         "nothing_found": evidence.degenerate,

@@ -58,9 +58,7 @@ def read_presence(
     seen = []
     for row, question in zip(rows, questions, strict=True):
         attention = rearrange(row.attention, "l h (gh gw) -> l h gh gw", gh=gh)
-        maps = AttentionMaps(
-            attention, without, inputs.grid, inputs.picture_size, band=lvlm.band
-        )
+        maps = AttentionMaps(attention, without, inputs.grid, inputs.picture_size, band=lvlm.band)
         seen.append(Seen(maps, _presence(lvlm, row.hidden, question, settings)))
     return seen
 

@@ -100,7 +100,7 @@ def select_layer(
         return chosen(ranked[0], weights={ranked[0]: 1.0}, reason=_reason_best(ranked, vaq))
     if settings.rule == "max":
         even = dict.fromkeys(ranked, 1 / len(ranked))
-        reason = _reason_fused(ranked, vaq, "each by its own sum")
+        reason = _reason_fused(ranked, vaq, "the largest share at each patch")
         return chosen(ranked[0], weights=even, reason=reason, largest=True)
     reason = _reason_fused(ranked, vaq, "weighed by VAQ")
     return chosen(ranked[0], weights=_vaq_weights(ranked, vaq), reason=reason)

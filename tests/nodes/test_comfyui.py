@@ -328,7 +328,7 @@ def test_a_preset_and_laser_settings_reach_the_method(server, prompt):
     assert reported["answer"]["answer_input"] == "crop"
     assert reported["answer"]["crop_budget"] == 0.4
     assert (reported["decode"]["beta"], reported["decode"]["adaptive"]) == (0.3, 0.9)
-    assert reported["layer"]["rule"] == "fuse"
+    assert reported["layer"]["rule"] == "max"
     assert "beta: 0.3" in outputs[text]["text"][0].splitlines()
 
 

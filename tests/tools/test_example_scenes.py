@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 SHOWN = {
     "picnic": [
         "what number is on the bee?",
-        "what number is on the butterfly?",
+        "what number is on the cake?",
         "what number is on the apple?",
     ],
     "farm": [

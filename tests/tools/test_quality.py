@@ -39,6 +39,7 @@ from tools.benchmarks.quality.rows import (
     PICTURE,
     PLAIN,
     RANDOM,
+    RULES,
     Row,
     changed,
     fixed_layer,
@@ -298,7 +299,7 @@ def test_looks_are_read_while_unsure_and_the_surest_reading_is_believed():
 
 
 def test_looks_in_the_table_are_what_the_defaults_answer(lvlm, tmp_path):
-    drawn, looks = held_out_items("test", 13, seed=11), LOOKS["fuse"]
+    drawn, looks = held_out_items("test", 13, seed=11), LOOKS[RULES[0]]
     items = [drawn[0], drawn[1], drawn[12]]
     rows = [PLAIN, *looks]
     answers = summary.Answers(measure(lvlm, items, rows, tmp_path / "a.jsonl", seed=0))

@@ -128,6 +128,13 @@ test("fused layers are marked with their weight and named, the strongest first",
   assert.match(all(".laser-bar")[2].getAttribute("aria-label"), /fused with 70 %$/);
 });
 
+test("joined layers are marked and named, those moved most first", () => {
+  const even = { 0: 0.5, 2: 0.5 };
+  const { all, text } = openLayers({ layer: -1 }, { weights: even, largest: true });
+  assert.match(text(".laser-status"), /^2 layers joined.*most: 2, 0\.$/); // by VAQ
+  assert.match(all(".laser-bar")[0].getAttribute("aria-label"), /one of those joined$/);
+});
+
 test("a layer beyond the model does not break the view", () => {
   const { text } = openLayers({ layer: 900 });
   assert.match(text(".laser-status"), /Layer 900, by hand/);

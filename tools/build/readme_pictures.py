@@ -29,7 +29,7 @@ from laser_core.settings import DecodeSettings, LaserSettings
 
 FOLDER = Path(__file__).resolve().parents[2] / "pictures"
 PICTURE, QUESTION, RIGHT = "scene_picnic.jpg", "what number is on the bee?", "6"
-EVERY_STEP = LaserSettings(decode=DecodeSettings(alpha=1.0, adaptive=0.0))
+EVERY_STEP = LaserSettings(decode=DecodeSettings(alpha=1.0, adaptive=1.0))
 
 DPI = 100
 INK, FAINT = "#1f2328", "#656d76"

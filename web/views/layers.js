@@ -56,6 +56,7 @@ export function layerSection(host, signal) {
 
   /** What a layer is to the choice; "" for nothing. */
   function role(layer) {
+    if (fused(layer) && data.largest) return t("joined");
     if (fused(layer)) return t("fused", { share: Math.round(100 * data.weights[layer]) });
     if (layer !== chosen()) return "";
     return t(given() === null ? "chosenByRule" : "chosenByHand");
@@ -64,9 +65,10 @@ export function layerSection(host, signal) {
   /** Who chose the layer, or the layers of which the strongest are named. */
   function choice(layer) {
     if (given() !== null) return t("layerByHand", { layer, rule: data.rule_layer });
-    const ranked = Object.keys(data.weights).sort((a, b) => data.weights[b] - data.weights[a]);
+    const most = data.largest ? data.vaq : data.weights; // where all count alike
+    const ranked = Object.keys(data.weights).sort((a, b) => most[b] - most[a]);
     if (ranked.length < 2) return t("layerByRule", { layer });
-    return t("layersFused", { count: ranked.length, layers: ranked.slice(0, NAMED).join(", ") });
+    return t(data.largest ? "layersJoined" : "layersFused", { count: ranked.length, layers: ranked.slice(0, NAMED).join(", ") });
   }
 
   function look(layer) {

@@ -109,7 +109,7 @@ def look(name: str, scale: float = DEFAULTS.crop.scale, finder: str = "laser", *
     return Row(title, finder, settings, inputs=(BOTH,), **more)
 
 
-RULES = ("fuse", "argmax", "max", "heads")
+RULES = ("max", "fuse", "argmax", "heads")
 GRID = [look(f"grid {cell}", finder="grid", cell=cell) for cell in range(9)]
 TRUE = look("true window", finder="oracle")
 LOOKS: dict[str, list[Row]] = {
@@ -124,7 +124,7 @@ LOOKS: dict[str, list[Row]] = {
 def look_rows() -> list[Row]:
     """Every window of any of them, and the picture alone; with VAT where it might be on."""
     rows = [row for looks in LOOKS.values() for row in looks]
-    with_vat = LOOKS["fuse"]
+    with_vat = LOOKS[RULES[0]]
     return [
         dataclasses.replace(PLAIN, vat=False),
         *(dataclasses.replace(row, vat=row in with_vat) for row in rows),
