@@ -99,7 +99,7 @@ def test_every_setting_is_a_model_argument():
         ),
         ({"alpha": 11}, r"^choose a value from 0.0 to 10.0: alpha is 11.0$"),
         ({"top_heads": 1.5}, r"^give top_heads a whole number, 1 to 256: it is '1.5'$"),
-        ({"rule": "best"}, r"^choose one of fuse, argmax, max, heads: "),
+        ({"rule": "best"}, r"^choose one of max, fuse, argmax, heads: "),
         ({"amount": 5}, r"^choose a value from 0.0 to 1.0: amount is 5.0$"),
         ({"crop_tokens": 64}, r"^removed: use crop_budget, a share .*, instead of crop_tokens$"),
         ({"attention": "sdpa"}, r"^removed, use auto: attention is 'sdpa'$"),

@@ -102,6 +102,7 @@ def test_answers_equal_two_loops_over_cropped_and_blocked_pictures(
 ):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     chosen = settings(
+        layer=LayerSettings(rule="fuse"),  # whose window the library reads beside the picture, too
         answer=AnswerSettings(answer_input=answer_input),
         counterfactual=CounterfactualSettings(block=blocked, amount=0.2),
     )

@@ -258,8 +258,8 @@ def test_a_layer_the_model_does_not_have_is_refused_with_their_number():
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=2, max_size=40))
-def test_by_default_all_layers_are_fused_in_proportion_to_vaq(scores):
-    choice = select_layer(flat_maps(scores), LayerSettings())
+def test_all_layers_are_fused_in_proportion_to_vaq(scores):
+    choice = select_layer(flat_maps(scores), LayerSettings(rule="fuse"))
     assert choice.layer == scores.index(max(scores))
     total = sum(scores)
     expected = [score / total if total else 1 / len(scores) for score in scores]
@@ -313,15 +313,15 @@ def test_only_layers_of_the_range_are_fused():
         ),
         (
             [0.1, 0.2, 0.79, 0.83],
-            LayerSettings(),
+            LayerSettings(rule="fuse"),
             "4 of 4 layers, weighed by VAQ: the question moves layer 3 (VAQ 0.83) most, "
             "then 2 (VAQ 0.79), 1 (VAQ 0.2)",
         ),
         (
             [0.1, 0.79, 0.83],
             LayerSettings(rule="max", first_depth=0.5),
-            "2 of 3 layers, each by its own sum: the question moves layer 2 (VAQ 0.83) most, "
-            "then 1 (VAQ 0.79)",
+            "2 of 3 layers, the largest share at each patch: the question moves layer 2 (VAQ 0.83) "
+            "most, then 1 (VAQ 0.79)",
         ),
         (
             [0.1, 0.79, 0.83],

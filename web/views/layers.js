@@ -68,7 +68,10 @@ export function layerSection(host, signal) {
     const most = data.largest ? data.vaq : data.weights; // where all count alike
     const ranked = Object.keys(data.weights).sort((a, b) => most[b] - most[a]);
     if (ranked.length < 2) return t("layerByRule", { layer });
-    return t(data.largest ? "layersJoined" : "layersFused", { count: ranked.length, layers: ranked.slice(0, NAMED).join(", ") });
+    return t(data.largest ? "layersJoined" : "layersFused", {
+      count: ranked.length,
+      layers: ranked.slice(0, NAMED).join(", "),
+    });
   }
 
   function look(layer) {
