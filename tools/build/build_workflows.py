@@ -271,7 +271,8 @@ def see_every_step() -> None:
     flow.group("Which layers it moves", select, report)
     flow.column()
     evidence = out(select, "evidence")
-    crop = flow.add("LaserConViCrop", image=picture, evidence=evidence)
+    # Tight: wired by hand, one window is read, and no closer one follows
+    crop = flow.add("LaserConViCrop", image=picture, evidence=evidence, scale=0.35)
     blocked = flow.add(
         "LaserCounterfactualMask", image=picture, evidence=evidence, boxes=out(crop, "boxes")
     )
