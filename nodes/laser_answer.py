@@ -93,6 +93,15 @@ class LaserAnswerNode(DrawsWhatIsConnected):
     )
 
     @classmethod
+    def IS_CHANGED(cls, unique_id: str | None = None, task: str = AS_ASKED, **_: Any) -> str:
+        """As for every node that draws, and what the task says: its file may have changed."""
+        try:
+            said = _task(task)
+        except ValueError:
+            said = None  # which the run says
+        return f"{super().IS_CHANGED(unique_id)} {said}"
+
+    @classmethod
     def INPUT_TYPES(cls) -> dict:
         return {
             "required": {

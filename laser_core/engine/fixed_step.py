@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from ..models.lvlm import Lvlm
+from ..out_of_memory import is_out_of_memory
 from .caches import cache_of_layers
 
 BUCKET = 256
@@ -48,7 +49,8 @@ class FixedStep:
         self._layers: list[_FixedLayer | None] = [None] * len(lvlm.attention_modules)
         self._replay: Replay | None = None
         self._weights = _addresses(lvlm)
-        self.refused = ""  # why no graph could be made
+        self.refused, self.for_now = "", False  # why no graph could be made; whether it may later
+        self.grown = False
         device = lvlm.device
         self._place = _Place(torch.zeros(1, dtype=torch.long, device=device))
         self._tokens = torch.zeros(streams, 1, dtype=torch.long, device=device)
@@ -124,6 +126,7 @@ class FixedStep:
     def _grow(self) -> None:
         """Room for more tokens, at other addresses: without the graph of the old ones."""
         self._replay, self._steps, self.room = None, 0, self.room + GROWS_BY
+        self.grown = True
         self._seen = torch.nn.functional.pad(self._seen, (0, GROWS_BY))
         self._indices = torch.arange(self.room, device=self._place.index.device)
         for layer in self._layers:
@@ -159,9 +162,10 @@ class FixedStep:
     def _make_graph(self) -> None:
         before = self._positions.clone()
         try:
-            self._replay = capture_graph(self._run)
+            self._replay = capture_graph(self._run, self._tokens.device)
         except RuntimeError as error:  # a kernel that waits, or allocates where it may not
             self.refused = str(error).partition("\n")[0]
+            self.for_now = is_out_of_memory(error)
         # The rehearsal has moved these on; what it wrote is written over
         self._place.index.fill_(self.length)
         self._positions.copy_(before)
@@ -205,24 +209,28 @@ def in_buckets(tokens: int) -> int:
     return -(-tokens // BUCKET) * BUCKET
 
 
-def capture_graph(run: Callable[[], torch.Tensor]) -> Replay:
-    """`run` as a CUDA graph: a function that runs it again, and gives its output's memory.
+def capture_graph(run: Callable[[], torch.Tensor], device: torch.device) -> Replay:
+    """`run` on a device as a CUDA graph: a function that runs it again, and gives its output.
 
     Runs it once before, on another stream, as kernels that prepare themselves must not be
     captured. Raises RuntimeError for what cannot be captured.
     """
-    stream = _stream_beside(torch.cuda.current_device())
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may use the GPU meanwhile
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        output = run()
+    with torch.cuda.device(device):  # whose streams are meant, whatever the current device is
+        stream = _stream_beside(torch.cuda.current_device())
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                run()
+        finally:
+            torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            output = run()
 
     def replay() -> torch.Tensor:
-        graph.replay()
+        with torch.cuda.device(device):
+            graph.replay()
         return output
 
     return replay

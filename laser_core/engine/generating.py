@@ -55,7 +55,7 @@ def generate(
     lengths = tuple(stream.prompt.length for stream in streams)
     thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
     try:
-        rows = Rows.of(lvlm, streams, settings.max_tokens)
+        rows = Rows.of(lvlm, streams, settings.max_tokens + thoughts.limit * bool(thoughts.open))
     except BaseException:
         lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise
@@ -77,10 +77,11 @@ def generate(
         except BaseException:
             lvlm.release()
             raise
-    if rows.step and rows.step.has_graph:
+    if rows.step and rows.step.has_graph and not rows.step.grown:
         lvlm.steps.insert(0, rows.step)
     refused = rows.step.refused if rows.step else ""
-    lvlm.graph_refused = lvlm.graph_refused or refused
+    if rows.step and not rows.step.for_now:
+        lvlm.graph_refused = refused
     return Answer(
         text=text_of_tokens(lvlm, token_ids[thoughts.count :]),
         tokens=tuple(records),
@@ -213,7 +214,7 @@ def _library_generate(
     model: Any = lvlm.model  # not every model has the library's `generate`; those of families do
     length = rows.input_ids.shape[1]
     sampling = settings.temperature > 0
-    ends, thoughts = _end_tokens(lvlm), watcher.thoughts
+    ends, thoughts = end_tokens(lvlm), watcher.thoughts
     config = GenerationConfig(
         max_new_tokens=_most_tokens(thoughts, settings),
         do_sample=sampling,
@@ -282,7 +283,7 @@ def _stop_reason(
 ) -> str:
     if thoughts.open:
         return "unfinished thought"
-    if token_ids[-1] in _end_tokens(lvlm):
+    if token_ids[-1] in end_tokens(lvlm):
         return "end of answer"
     answered = len(token_ids) - thoughts.count
     return "max tokens" if answered >= settings.max_tokens else "stopping criteria"
@@ -310,7 +311,10 @@ def _note_of(refused: str) -> str:
     """That steps are no graph from here on, a sentence, or ""."""
     if not refused:
         return ""
-    return f"tokens take longer than they could: the GPU refused to repeat a step ({refused})"
+    return (
+        "update the GPU's driver and PyTorch, or free its memory, for answers up to three times as "
+        f"fast: it refused to repeat a step ({refused})"
+    )
 
 
 def _repetition_penalty(lvlm: Lvlm, settings: DecodeSettings) -> float:
@@ -327,7 +331,7 @@ def _repetition_penalty(lvlm: Lvlm, settings: DecodeSettings) -> float:
     return float(own)
 
 
-def _end_tokens(lvlm: Lvlm) -> list[int]:
+def end_tokens(lvlm: Lvlm) -> list[int]:
     """Those that end an answer: the folder's, and the one that ends the tokenizer's turns."""
     end = lvlm.model.generation_config.eos_token_id
     ends = [] if end is None else list(end) if isinstance(end, (list, tuple)) else [end]

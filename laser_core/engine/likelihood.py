@@ -8,6 +8,7 @@ import torch
 
 from ..models.lvlm import Lvlm
 from .caches import cache_of
+from .generating import end_tokens
 from .reading import ReadStream, forward, overflow
 
 
@@ -15,25 +16,27 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
     """Natural logarithm of each answer's probability after the stream's prompt.
 
     answers: token ids, at least one each. The probability is that of exactly these tokens and then
-    the end of the turn, where the tokenizer has one: no answer is favoured for being shorter or
+    an end of the answer, where the model has one: no answer is favoured for being shorter or
     for being how another begins.
     Raises ValueError for scores that are not finite.
     """
-    end = lvlm.tokenizer.eos_token_id
+    ends = end_tokens(lvlm)
     held = [
         tuple(torch.cat(read.parts(layer, part), dim=-2) for part in (0, 1))
         for layer in range(len(read.own))
     ]
     found = []
     for answer in answers:
-        written = [*answer] if end is None else [*answer, end]
-        fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *written[:-1]]])
+        fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *answer[: None if ends else -1]]])
         hidden = forward(
             lvlm, cache_of([(k, v) for k, v in held]), fed, _positions(read, fed.shape[1]), {}
         )
-        logits = lvlm.model.get_output_embeddings()(hidden[0]).double()
-        scores = logits.log_softmax(-1)[torch.arange(len(written)), written]
-        total = float(scores.sum())
+        # In float64 on the CPU: some devices have none
+        logits = lvlm.model.get_output_embeddings()(hidden[0]).float().cpu().double()
+        scores = logits.log_softmax(-1)
+        total = float(scores[torch.arange(len(answer)), answer].sum())
+        if ends:
+            total += float(scores[-1, ends].logsumexp(-1))
         if total != total:
             raise overflow(lvlm)
         found.append(total)

@@ -129,7 +129,7 @@ def read_together(lvlm: Lvlm, streams: Sequence[Stream], check: Check) -> list[R
     return [
         ReadStream(
             stream.prompt,
-            [*shared],
+            shared,  # the list itself: where its tokens move, all know
             [(keys[row, None], values[row, None]) for keys, values in read],
             [],
             note=stream.note,

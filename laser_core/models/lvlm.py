@@ -218,9 +218,16 @@ class Lvlm:
                 "write what to look for: the question is empty, and the method compares the "
                 "model's attention with and without it"
             )
+        self.check_words(question, picture)
+
+    def check_words(self, text: str, picture: PictureInputs) -> None:
+        """Raise ValueError for words outside a closed vocabulary, with a question that has none.
+
+        picture: what that question can be asked about.
+        """
         if self.closed_vocabulary is not None:
             seen = partial(self._seen, picture)
-            self.closed_vocabulary.check(question, self.tokenizer, self.chat.harmless, seen)
+            self.closed_vocabulary.check(text, self.tokenizer, self.chat.harmless, seen)
 
     @one_at_a_time
     @torch.inference_mode()

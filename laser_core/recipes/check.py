@@ -20,6 +20,7 @@ from ..engine.reading import ReadStream, read_stream
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..one_at_a_time import one_at_a_time
+from ..pictures import to_picture
 from ..pipeline import locate
 from ..progress import Progress
 from ..results import Checked
@@ -46,13 +47,18 @@ def check(
     """How likely each option is as the answer. picture, read: as for `pipeline.locate`.
 
     An option counts as written and with a capital first letter. Raises ValueError for fewer than
-    two options or equal ones, and as the steps do.
+    two options or equal ones, for words outside a closed vocabulary, and as the steps do.
     """
+    lvlm.check_answers()
     options = tuple(option.strip() for option in options)
-    if len(set(options)) < max(len(options), 2) or "" in options:
+    alike = {option[:1].upper() + option[1:] for option in options}
+    if len(alike) < max(len(options), 2) or "" in options:
         raise ValueError(
             f"write two or more different options, one a line: they are {', '.join(options)!r}"
         )
+    inputs = lvlm.encode(to_picture(picture), settings.prompt.framing)
+    for option in options:
+        lvlm.check_words(option, inputs)
     found = locate(lvlm, picture, question, settings, progress, read=read)
     plain = make_plain_stream(lvlm, found.inputs, found.question, found.settings)
     make = partial(make_positive_stream, lvlm)

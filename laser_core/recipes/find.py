@@ -33,6 +33,7 @@ from ..steps.vaq import contrast, make_evidence, select_layer
 
 PRESENT = 0.5
 """A thing is found where the model says "yes" with at least this share of "yes" and "no"."""
+QUESTION_MARKS = ("?", "\uff1f", "\u061f")  # Latin, full-width, Arabic
 POINTS, NEGATIVE_POINTS = 3, 3  # at most, of a thing
 WRITTEN_TOKENS = 512  # of an answer with boxes: about 12 of them
 
@@ -51,8 +52,8 @@ def find(
     score is the mean of what it says of the whole picture and of the best window. Raises ValueError
     without a phrase, for finder "model" with a family that writes no boxes, and as the steps do.
     """
-    if not phrases:
-        raise ValueError("write what to find, one phrase a line: there is none")
+    if not phrases or not all(phrase.strip() for phrase in phrases):
+        raise ValueError("write what to find, one phrase a line: there is none, or one is empty")
     writes = lvlm.family.grounding is not None
     if finding.finder == "model" and not writes:
         raise ValueError(
@@ -85,7 +86,7 @@ def _name(
     lvlm: Lvlm, picture: Image.Image, phrase: str, settings: LaserSettings, progress: Any
 ) -> str:
     """What to look for: the phrase, or the answer to it where it is a question."""
-    if not phrase.rstrip().endswith("?"):
+    if not phrase.rstrip().endswith(QUESTION_MARKS):
         return phrase.strip()
     brief = settings.answer.instruction or lvlm.locate_instruction
     short = replace(settings, answer=replace(settings.answer, instruction=brief))

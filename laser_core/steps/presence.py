@@ -73,7 +73,12 @@ def _presence(lvlm: Lvlm, hidden: torch.Tensor, question: str, settings: PromptS
 
     yes, no = first(YES), first(NO)
     both = yes & no  # a token that begins either, such as a blank of its own, tells nothing
-    scores = [logits[list(own - both or own)].logsumexp(-1) for own in (yes, no)]
+    if not (yes - both and no - both):
+        raise ValueError(
+            f"choose another model: {lvlm.name} begins yes and no with the same token, so that "
+            "its first one does not tell whether something is there"
+        )
+    scores = [logits[list(own - both)].logsumexp(-1) for own in (yes, no)]
     share = float(torch.sigmoid(scores[0] - scores[1]))
     if share != share:
         raise overflow(lvlm)

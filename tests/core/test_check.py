@@ -80,3 +80,14 @@ def test_probabilities_sum_to_one_and_follow_what_is_seen():
 def test_fewer_than_two_different_options_are_refused(options):
     with pytest.raises(ValueError, match=r"^write two or more different options"):
         check(lvlm_of("llava"), noise_picture(), QUESTION, options)
+
+
+@pytest.mark.parametrize("options", [("Yes", "yes"), ("dog", "dog "), ("dog",), ("dog", "")])
+def test_options_that_are_equal_but_for_a_capital_are_refused(options):
+    with pytest.raises(ValueError, match=r"^write two or more different options"):
+        check(load_lvlm(), noise_picture((224, 224)), "is there a dog?", options)
+
+
+def test_an_option_that_the_demo_model_does_not_know_is_refused():
+    with pytest.raises(ValueError, match='does not know "quokka"'):
+        check(load_lvlm(), noise_picture((224, 224)), "which object is there?", ("dog", "quokka"))

@@ -38,7 +38,8 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(few_calls, "has_graphs", lambda lvlm: True)
     made = []
 
-    def repeated(run):
+    def repeated(run, device):
+        assert device.type == "cpu"  # the model's
         again = weakref.WeakMethod(run)  # as a graph, which holds no step
         made.append(again)
         run()  # the rehearsal
@@ -191,7 +192,7 @@ def test_a_graph_is_not_used_after_weights_have_moved(as_on_a_gpu):
 
 
 def test_an_answer_goes_on_where_a_graph_is_refused_and_says_so_once(as_on_a_gpu, monkeypatch):
-    def refuse(run):
+    def refuse(run, device):
         run()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
@@ -206,6 +207,21 @@ def test_an_answer_goes_on_where_a_graph_is_refused_and_says_so_once(as_on_a_gpu
     monkeypatch.undo()
     own = decode(lvlm, *both, settings)
     assert first.tokens[-1].token_id == second.tokens[-1].token_id == own.tokens[-1].token_id
+
+
+def test_a_graph_is_tried_again_after_memory_ran_out(as_on_a_gpu, monkeypatch):
+    def full(run, device):
+        run()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    lvlm = lvlm_of("llava", fresh=True)
+    both = streams(lvlm, "crop")
+    with monkeypatch.context() as patched:
+        patched.setattr(fixed_step, "capture_graph", full)
+        first = tokens(lvlm, *both, max_tokens=8)
+    assert not as_on_a_gpu
+    assert tokens(lvlm, *both, max_tokens=8) == first
+    assert as_on_a_gpu
 
 
 def test_the_models_own_forward_is_back_after_an_interrupt(as_on_a_gpu):

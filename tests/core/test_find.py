@@ -205,6 +205,12 @@ def test_finder_model_says_that_a_family_writes_no_boxes():
     assert found.found and "found by attention" in found.note
 
 
+@pytest.mark.parametrize("phrases", [[""], ["dog", "  "]], ids=str)
+def test_an_empty_phrase_is_refused(phrases):
+    with pytest.raises(ValueError, match=r"^write what to find"):
+        find(demo(), picnic(), phrases)
+
+
 def test_no_phrase_is_refused():
     with pytest.raises(ValueError, match=r"^write what to find"):
         find(demo(), picnic(), [])
