@@ -102,7 +102,8 @@ def test_answers_equal_two_loops_over_cropped_and_blocked_pictures(
 ):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     chosen = settings(
-        layer=LayerSettings(rule="fuse"),  # whose window the library reads beside the picture, too
+        # Whose window the library, too, reads beside the picture
+        layer=LayerSettings(rule="fuse", first_depth=0.0, last_depth=1.0),
         answer=AnswerSettings(answer_input=answer_input),
         counterfactual=CounterfactualSettings(block=blocked, amount=0.2),
     )
