@@ -38,7 +38,9 @@ LMMS_EVAL_IMPORTS = (
     "datasets, dotenv, evaluate, loguru, pytablewriter, pytz, sacrebleu, tenacity, filelock, "
     "lmms_eval.evaluator"
 )
+COMMANDS = ("tests/core/test_cli.py", "tests/benchmark/test_aggregate.py")  # whole runs, slow
 LIBRARY_TESTS = ("tests/core", "tests/nodes", "tests/benchmark")
+LIBRARY_TESTS += tuple(f"--ignore={path}" for path in COMMANDS)
 """What differs between the lines of transformers; the other tests run on the first line alone."""
 
 TORCHVISION_TESTS = (
