@@ -16,6 +16,7 @@ from .widgets import (
     OTHER_SETTINGS,
     QUESTION,
     preset_widget,
+    values_of,
 )
 
 
@@ -88,7 +89,7 @@ class LaserCheck:
         from ..laser_core.recipes.check import check
 
         given = [line for line in options.splitlines() if line.strip()]
-        chosen = LaserSettings.of(preset, **({} if settings is None else settings.values))
+        chosen = LaserSettings.of(preset, **values_of(settings))
         batch, checked = batch_of(image), []
         progress = NodeProgress(len(batch))
         with lvlm.running() as model:

@@ -19,6 +19,7 @@ from .widgets import (
     UNIQUE_ID,
     preset_widget,
     settings_from,
+    values_of,
     widgets,
 )
 
@@ -127,7 +128,7 @@ class LaserFind(DrawsWhatIsConnected):
         from ..laser_core.recipes.find import find
 
         asked = [line.strip() for line in phrases.splitlines() if line.strip()]
-        chosen = LaserSettings.of(preset, **({} if settings is None else settings.values))
+        chosen = LaserSettings.of(preset, **values_of(settings))
         finding = settings_from(FindSettings, values)
         batch, draws = batch_of(image), self.draws(unique_id)
         count, (width, height) = len(batch), size_of(batch)

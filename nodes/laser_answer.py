@@ -42,6 +42,7 @@ from .widgets import (
     WINDOW_BY_HAND,
     OpenChoices,
     preset_widget,
+    values_of,
     widgets,
 )
 
@@ -158,11 +159,10 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         from ..laser_core.output.heat import heat_map
         from ..laser_core.output.report import report
 
-        others = {} if settings is None else settings.values
         chosen = _task(task)
         question = chosen.asked(question)
         values["instruction"] = values.get("instruction", "").strip() or chosen.instruction
-        settings = LaserSettings.of(preset, **others, **values)
+        settings = LaserSettings.of(preset, **values_of(settings), **values)
         batch, draws = batch_of(image), self.draws(unique_id)
         count, size = len(batch), size_of(batch)
         # All checked before the first answer

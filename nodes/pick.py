@@ -15,6 +15,7 @@ from .widgets import (
     LVLM_SOCKET,
     OTHER_SETTINGS,
     preset_widget,
+    values_of,
 )
 
 
@@ -101,7 +102,7 @@ class LaserPick:
             )
         size = size_of(batch)
         candidates = _candidates(masks, candidate_boxes, size)
-        chosen = LaserSettings.of(preset, **({} if settings is None else settings.values))
+        chosen = LaserSettings.of(preset, **values_of(settings))
         progress = NodeProgress()
         progress.next_picture()
         [picture] = pictures_of(batch)

@@ -56,6 +56,13 @@ OTHER_SETTINGS = (
     {"tooltip": "From LASER Settings. It then decides every setting that this node does not show. "
                 "Not connected: the preset decides them."},
 )  # fmt: skip
+
+
+def values_of(settings: Any) -> dict[str, Any]:
+    """What OTHER_SETTINGS holds: values by name, none where nothing is connected."""
+    return {} if settings is None else settings.values
+
+
 UNIQUE_ID = {"unique_id": "UNIQUE_ID"}
 # What tells the page which node of which workflow a message is for
 NODE_ON_PAGE = {**UNIQUE_ID, "extra_pnginfo": "EXTRA_PNGINFO"}

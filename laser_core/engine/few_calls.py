@@ -64,10 +64,11 @@ def steps_in_place(lvlm: Lvlm, cache_bytes: int) -> bool:
     A CPU would read the room that is not used yet. Quantized and offloaded weights call what cannot
     be captured, and a model on several devices has no one place to write to.
     """
+    if not has_graphs(lvlm) or lvlm.graph_refused or cache_bytes > STEP_BYTES:
+        return False
     devices = {parameter.device for parameter in lvlm.model.parameters()}
     plain = len(devices) == 1 and not getattr(lvlm.model, "is_quantized", False)
-    able = plain and lvlm.attention == "sdpa" and not lvlm.graph_refused
-    return has_graphs(lvlm) and able and cache_bytes <= STEP_BYTES
+    return plain and lvlm.attention == "sdpa"
 
 
 def equal_windows_together(lvlm: Lvlm) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +63,42 @@ def run(node_id: str, **given: Any) -> SimpleNamespace:
         shown, result = result["ui"], result["result"]
     assert len(result) == len(kind.RETURN_TYPES)
     return SimpleNamespace(ui=shown, **dict(zip(kind.RETURN_NAMES, result, strict=True)))
+
+
+# Before the checks: `handle` holds the model that is at `path`, ComfyUI's manager its memory
+MANAGED = """
+import sys
+sys.argv[1:] = ["--cpu"]
+sys.path.insert(0, {comfyui!r})
+import comfy.options
+comfy.options.enable_args_parsing()
+import comfy.model_management as memory, comfy.model_patcher, comfy.utils
+import importlib.util, os, torch
+spec = importlib.util.spec_from_file_location(
+    "pack", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+from pack.nodes import runtime
+path = {path!r}
+handle = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]().load("", path, True, **{settings!r})[0]
+lvlm = handle._lvlm
+handle._patcher = runtime.manage(lvlm.model, torch.device("cpu"), lvlm.release)
+"""
+
+
+def comfyui_path() -> str:
+    """The ComfyUI checkout to test with; skips the test where there is none."""
+    comfyui = os.environ.get("COMFYUI_PATH")
+    if not comfyui:
+        pytest.skip("set COMFYUI_PATH (and COMFYUI_PYTHON) to a ComfyUI checkout to run this")
+    return comfyui
+
+
+def check_managed(path: str, checks: str, **settings: Any) -> None:
+    """Run checks in a real ComfyUI, on a model that its memory manager holds."""
+    comfyui, python = comfyui_path(), os.environ.get("COMFYUI_PYTHON", sys.executable)
+    loaded = MANAGED.format(comfyui=comfyui, root=str(ROOT), path=path, settings=settings)
+    command = [python, "-c", loaded + checks]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=comfyui)
+    assert done.returncode == 0, done.stderr

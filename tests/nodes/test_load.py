@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from tools.testbed.hub import FakeHub, store
 from tools.testbed.tiny import build, save
 
 from .graphs import QUESTION, Interrupted, pictures_batch
-from .pack import ROOT, inputs_of, node, part, run
+from .pack import check_managed, inputs_of, node, part, run
 
 models = part("nodes.models")
 catalogue = part("laser_core.models.catalogue")
@@ -533,23 +532,7 @@ def test_on_the_cpu_nothing_is_managed(comfyui, tiny_folder):
     assert run("LaserLoadLVLM", custom_model=tiny_folder).lvlm._lvlm.dtype == torch.float32
 
 
-REAL = """
-import sys
-sys.argv[1:] = ["--cpu"]
-sys.path.insert(0, {comfyui!r})
-import comfy.options
-comfy.options.enable_args_parsing()
-import comfy.model_management as memory, comfy.model_patcher, comfy.utils
-import importlib.util, torch
-spec = importlib.util.spec_from_file_location(
-    "pack", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
-pack = importlib.util.module_from_spec(spec)
-sys.modules["pack"] = pack
-spec.loader.exec_module(pack)
-from pack.nodes import runtime
-handle = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]().load("", {folder!r}, True)[0]
-lvlm = handle._lvlm
-handle._patcher = runtime.manage(lvlm.model, torch.device("cpu"), lvlm.release)
+LOADS_AGAIN = """
 with torch.inference_mode(), handle.running() as model:
     model.prefix = "kept"
 assert [entry.model for entry in memory.current_loaded_models] == [handle._patcher]
@@ -566,13 +549,7 @@ assert memory.current_loaded_models == [] and not handle.loaded
 
 
 def test_the_real_memory_manager_loads_frees_and_loads_again(tiny_folder):
-    comfyui = os.environ.get("COMFYUI_PATH")
-    if not comfyui:
-        pytest.skip("set COMFYUI_PATH (and COMFYUI_PYTHON) to a ComfyUI checkout to run this")
-    code = REAL.format(comfyui=comfyui, root=str(ROOT), folder=tiny_folder)
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=comfyui)
-    assert done.returncode == 0, done.stderr
+    check_managed(str(tiny_folder), LOADS_AGAIN)
 
 
 def test_unload_passes_anything_through(tiny_folder):

@@ -6,8 +6,6 @@ Files are small ones of the converters' formats; the oracle of a map is the core
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ from safetensors.torch import save_file
 from tools.testbed.encoders import build_encoder, stored_as, write
 
 from .graphs import QUESTION, pictures_batch
-from .pack import ROOT, inputs_of, node, part, run
+from .pack import check_managed, comfyui_path, inputs_of, node, part, run
 
 VALUE = "text_encoders/qwen/mine.safetensors"
 SMALL = {"max_visual_tokens": 16}
@@ -99,44 +97,22 @@ def test_without_comfyuis_tokenizer_the_error_says_what_to_set(comfyui, encoder,
         run("LaserLoadLVLM", model="text_encoders/one.safetensors")
 
 
-REAL = """
-import sys
-sys.argv[1:] = ["--cpu"]
-sys.path.insert(0, {comfyui!r})
-import comfy.options
-comfy.options.enable_args_parsing()
-import comfy.model_management as memory, comfy.model_patcher, comfy.utils
-import importlib.util, os, torch
-spec = importlib.util.spec_from_file_location(
-    "pack", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])
-pack = importlib.util.module_from_spec(spec)
-sys.modules["pack"] = pack
-spec.loader.exec_module(pack)
-from pack.nodes import runtime
-handle = pack.NODE_CLASS_MAPPINGS["LaserLoadLVLM"]().load("", {file!r}, True, precision="bf16")[0]
-lvlm = handle._lvlm
-handle._patcher = runtime.manage(lvlm.model, torch.device("cpu"), lvlm.release)
+IN_8_BITS = """
 with torch.inference_mode(), handle.running() as model:
     size = handle._patcher.model_size()
     assert handle._patcher.loaded_size() == size
-    assert 0.9 < size / os.path.getsize({file!r}) < 1.01, size
-    dtypes = {{str(weight.dtype) for weight in model.model.parameters()}}
-    assert dtypes == {{"torch.float8_e4m3fn", "torch.bfloat16"}}, dtypes
+    assert 0.9 < size / os.path.getsize(path) < 1.01, size
+    dtypes = {str(weight.dtype) for weight in model.model.parameters()}
+    assert dtypes == {"torch.float8_e4m3fn", "torch.bfloat16"}, dtypes
 memory.free_memory(1e30, torch.device("cpu"))
 assert memory.current_loaded_models == []
 """
 
 
 def test_the_real_memory_manager_counts_8_bits(encoder, tmp_path):
-    comfyui = os.environ.get("COMFYUI_PATH")
-    if not comfyui:
-        pytest.skip("set COMFYUI_PATH (and COMFYUI_PYTHON) to a ComfyUI checkout to run this")
     from transformers import Qwen2Tokenizer
 
-    folder = os.path.join(comfyui, "comfy", "text_encoders", "qwen25_tokenizer")
+    folder = os.path.join(comfyui_path(), "comfy", "text_encoders", "qwen25_tokenizer")
     tiny = build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder))
-    file = str(write(tmp_path / "one.safetensors", stored_as(tiny.model, "fp8 old")))
-    code = REAL.format(comfyui=comfyui, root=str(ROOT), file=file)
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=comfyui)
-    assert done.returncode == 0, done.stderr
+    file = write(tmp_path / "one.safetensors", stored_as(tiny.model, "fp8 old"))
+    check_managed(str(file), IN_8_BITS, precision="bf16")

@@ -228,10 +228,14 @@ def _say(flow: Workflow, slot: Slot, title: str) -> dict:
     return flow.add("PreviewAny", title, TEXT_PX, source=slot)
 
 
-def _find(flow: Workflow, lvlm: Slot, picture: Slot) -> tuple[dict, dict]:
-    """Where the question's evidence lies."""
+def _find(flow: Workflow, lvlm: Slot, picture: Slot) -> dict:
+    """A column of its own: where the question's evidence lies, as the last node of it says."""
+    flow.column()
     attention = flow.add("LaserContrastiveAttention", lvlm=lvlm, image=picture, question=QUESTION)
-    return attention, flow.add("LaserVAQLayerSelect", attention=out(attention, "attention"))
+    select = flow.add("LaserVAQLayerSelect", attention=out(attention, "attention"))
+    flow.group("Find", attention, select)
+    flow.column()
+    return select
 
 
 def ask_a_question() -> None:
@@ -328,10 +332,7 @@ def edit_a_detail() -> None:
     )
     image, model = _start(flow, note, 170)
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
-    flow.column()
-    attention, select = _find(flow, lvlm, picture)
-    flow.group("Find", attention, select)
-    flow.column()
+    select = _find(flow, lvlm, picture)
     crop = flow.add(
         "LaserConViCrop",
         image=picture,
@@ -382,10 +383,7 @@ def redraw_a_detail() -> None:
     )
     image, model = _start(flow, note, 230)
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
-    flow.column()
-    attention, select = _find(flow, lvlm, picture)
-    flow.group("Find", attention, select)
-    flow.column()
+    select = _find(flow, lvlm, picture)
     crop = flow.add(
         "LaserConViCrop",
         image=picture,
@@ -433,10 +431,7 @@ def heat_map_as_mask() -> None:
     )
     image, model = _start(flow, note, 230)
     picture, lvlm = out(image, "IMAGE"), out(model, "lvlm")
-    flow.column()
-    attention, select = _find(flow, lvlm, picture)
-    flow.group("Find", attention, select)
-    flow.column()
+    select = _find(flow, lvlm, picture)
     heat = flow.add("MaskPreview", "Heat map", PREVIEW_PX, mask=out(select, "heat_map"))
     hard = flow.add("ThresholdMask", mask=out(select, "heat_map"), value=0.4)
     grown = flow.add("GrowMask", mask=out(hard, "MASK"), expand=12, tapered_corners=True)
