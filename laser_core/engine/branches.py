@@ -21,6 +21,7 @@ from ..progress import Progress
 from .caches import cache_of
 from .capture import RowCapture
 from .few_calls import one_forward_for_branches
+from .masks import masks_of
 from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix, read_with_prefix
 
 
@@ -88,9 +89,8 @@ def _ids(prompt: Prompt) -> tuple[int, ...]:
 
 def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
     """The prompts in groups that one forward reads."""
-    # A free-form mask would override a sliding window. Flash attention takes none. For long texts
-    # it would be large.
-    packs = not lvlm.has_sliding_window and lvlm.attention in ("sdpa", "eager")
+    # Flash attention takes no free-form mask. For long texts it would be large
+    packs = lvlm.attention in ("sdpa", "eager")
     group: list[Prompt] = []
     for prompt in prompts:
         full = sum(one.suffix_length for one in group) + prompt.suffix_length > STRETCH
@@ -136,13 +136,15 @@ def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt], prefix: Prefix | None) -
     first, shared = prompts[0], prompts[0].prefix_length
     start = shared if prefix else 0
     ends = list(accumulate((prompt.suffix_length for prompt in prompts), initial=shared))
-    mask = torch.ones(ends[-1], ends[-1], dtype=torch.bool).tril()
+    seen = torch.ones(ends[-1], ends[-1], dtype=torch.bool).tril()
+    same = torch.zeros_like(seen)
+    same[first.spans[0], first.spans[0]] = True
     for begin, end in pairwise(ends):
-        mask[end:, begin:end] = False
-    mask = mask[None, None, start:].to(lvlm.device)  # (1, 1, S, N)
-    if lvlm.attention == "eager":  # takes additive masks only
-        lowest = torch.finfo(lvlm.dtype).min
-        mask = torch.zeros_like(mask, dtype=lvlm.dtype).masked_fill(~mask, lowest)
+        seen[end:, begin:end] = False
+    # Of each token, its index in its own prompt
+    index = torch.cat([torch.arange(shared), *(torch.arange(shared, p.length) for p in prompts)])
+    seen, same, index = (tensor.to(lvlm.device) for tensor in (seen, same, index))
+    mask = masks_of(lvlm, seen[None, None, start:], index[start:], index, same[None, None, start:])
     parts = [prompt.input_ids[:, shared:] for prompt in prompts]
     ids = torch.cat([first.input_ids[:, start:shared], *parts], dim=1)
     places = [prompt.position_ids[..., shared:] for prompt in prompts]

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from ..models.lvlm import Lvlm
 from ..out_of_memory import is_out_of_memory
 from .caches import cache_of_layers
+from .masks import masks_of
 
 BUCKET = 256
 """Tokens: a cache has room for the next multiple, so that answers of like length share a graph."""
@@ -129,8 +130,7 @@ class FixedStep:
         self.grown = True
         self._seen = torch.nn.functional.pad(self._seen, (0, GROWS_BY))
         self._indices = torch.arange(self.room, device=self._place.index.device)
-        for layer in self._layers:
-            assert layer is not None  # all were filled before the first step
+        for layer in filter(None, self._layers):
             layer.grow(GROWS_BY)
 
     def _run(self) -> torch.Tensor:
@@ -138,26 +138,16 @@ class FixedStep:
         lvlm = self._lvlm
         self._seen.index_fill_(3, self._place.index, True)
         hidden = lvlm.model.get_decoder()(
-            inputs_embeds=lvlm.model.get_input_embeddings()(self._tokens),
-            attention_mask=self._masks(),
+            input_ids=self._tokens,
+            attention_mask=masks_of(lvlm, self._seen, self._place.index, self._indices),
             position_ids=self._positions,
             **{lvlm.cache_name: self.cache},
             use_cache=True,
         ).last_hidden_state
-        logits = lvlm.model.get_output_embeddings()(hidden[:, -1])
+        logits = lvlm.logits(hidden[:, -1])
         self._place.index.add_(1)
         self._positions.add_(1)
         return logits
-
-    def _masks(self) -> torch.Tensor | dict[str, torch.Tensor]:
-        """(S, 1, 1, room) as the decoder takes it: one for all layers, or one for each kind."""
-        text: Any = self._lvlm.model.config.get_text_config()
-        if not self._lvlm.has_sliding_window:
-            return self._seen
-        near = self._seen & (self._indices > self._place.index - text.sliding_window)
-        if getattr(text, "layer_types", None) is None:
-            return near
-        return {"full_attention": self._seen, "sliding_attention": near}
 
     def _make_graph(self) -> None:
         before = self._positions.clone()

@@ -32,7 +32,7 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
             lvlm, cache_of([(k, v) for k, v in held]), fed, _positions(read, fed.shape[1]), {}
         )
         # In float64 on the CPU: some devices have none
-        logits = lvlm.model.get_output_embeddings()(hidden[0]).float().cpu().double()
+        logits = lvlm.logits(hidden[0]).float().cpu().double()
         scores = logits.log_softmax(-1)
         total = float(scores[torch.arange(len(answer)), answer].sum())
         if ends:

@@ -5,7 +5,8 @@ causal. So the keys and values of these tokens are computed once and kept on the
 The question, the query-free branch and the picture + crop streams all continue from them.
 A forward here takes at most one picture, so no family has to merge pictures of different sizes.
 What continues a cache is read in stretches: a kernel that starts within a prompt needs a mask, and
-one mask for all tokens would be as large as an attention matrix.
+one mask for all tokens would be as large as an attention matrix. So is every prompt of a family
+whose masks are not the library's, and no stretch cuts a picture whose tokens see each other.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
 from .caches import cache_of, layers_of
 from .few_calls import equal_windows_together, tokens_at_once
+from .masks import Masks, masks_of_stretch
 from .vision_windows import equal_windows_at_once
 
 STRETCH = 512  # most tokens with which the decoder continues a cache in one go, at the least
@@ -50,7 +52,7 @@ def read_with_prefix(
     cache: DynamicCache,
     input_ids: torch.Tensor,
     position_ids: torch.Tensor,
-    mask: torch.Tensor,
+    mask: Masks,
 ) -> torch.Tensor:
     """One forward of tokens that begin with the prompt's prefix, which the model then keeps.
 
@@ -176,7 +178,7 @@ def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
 
     Raises ValueError where the scores overflowed: then the whole reading means nothing.
     """
-    logits = lvlm.model.get_output_embeddings()(hidden)
+    logits = lvlm.logits(hidden)
     certainty = float(logits.float().softmax(-1).max())
     if not math.isfinite(certainty):
         raise overflow(lvlm)
@@ -208,7 +210,8 @@ def read_blocked(
         if not spared or start >= prefix:
             if check:
                 check()
-            _in_stretches(lvlm, lvlm.model.get_decoder(), _blocked_call(stream, call, start), cache)
+            blocked, spans = _blocked_call(stream, call, start), stream.prompt.spans
+            _in_stretches(lvlm, lvlm.model.get_decoder(), blocked, cache, spans)
         start += length
     # Without the last token, which the calls hold where the other stream's certainty was read
     length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
@@ -228,7 +231,7 @@ def extend(
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
     edges = [start, *ahead[1:], stop]
     inputs: DecoderInputs = []
-    with _recorded(lvlm, inputs), _reading_in_stretches(lvlm):
+    with _recorded(lvlm, inputs):
         for first, last in pairwise(edges):
             if check:
                 check()
@@ -243,6 +246,7 @@ def extend(
                 prompt.input_ids[:, first:last],
                 prompt.position_ids[..., first:last],
                 pictures[0].tensors if pictures else {},
+                spans=prompt.spans,
             )
     return inputs, hidden
 
@@ -253,13 +257,18 @@ def forward(
     input_ids: torch.Tensor,
     position_ids: torch.Tensor,
     picture: Mapping[str, torch.Tensor],
-    mask: torch.Tensor | None = None,
+    mask: Masks | None = None,
+    spans: Sequence[slice] = (),
 ) -> torch.Tensor:
     """One forward of the model's body, to hidden states (B, S, D); `cache` grows.
 
-    input_ids: (B, S); position_ids: (B, S) or (3, B, S); mask: (1, 1, S, N) or None (causal).
+    input_ids: (B, S); position_ids: (B, S) or (3, B, S); mask: (1, 1, S, N), or None: each token
+    sees what the family lets it see. spans: the pictures' tokens in the text.
     """
-    device = lvlm.device
+    device, stretches = lvlm.device, nullcontext()
+    if mask is None:
+        stretches = _reading_in_stretches(lvlm, spans)
+        mask = {} if lvlm.family.whole_pictures else None  # of each stretch, below
     if position_ids.ndim == 3:
         # Put each token's index in the text before M-RoPE's rows. Without it, code of 4.57 takes a
         # picture's tokens, which share one time, for many packed sequences
@@ -269,10 +278,9 @@ def forward(
     kwargs = {name: tensor.to(device) for name, tensor in picture.items()}
     if "pixel_values" in kwargs:
         kwargs["pixel_values"] = kwargs["pixel_values"].to(lvlm.dtype)
-    if lvlm.takes_token_types:
-        kwargs["mm_token_type_ids"] = lvlm.token_types(input_ids).to(device)
+    kwargs |= {name: types.to(device) for name, types in lvlm.token_types(input_ids).items()}
     together = picture and equal_windows_together(lvlm)
-    with equal_windows_at_once(lvlm) if together else nullcontext():
+    with stretches, equal_windows_at_once(lvlm) if together else nullcontext():
         return lvlm.body(
             input_ids=input_ids.to(device),
             position_ids=position_ids.to(device),
@@ -302,8 +310,11 @@ def _recorded(lvlm: Lvlm, inputs: DecoderInputs) -> Iterator[None]:
 
 
 @contextmanager
-def _reading_in_stretches(lvlm: Lvlm) -> Iterator[None]:
-    """Inside, the decoder reads what continues a cache STRETCH tokens at a time."""
+def _reading_in_stretches(lvlm: Lvlm, spans: Sequence[slice]) -> Iterator[None]:
+    """Inside, the decoder reads what continues a cache STRETCH tokens at a time.
+
+    spans: the pictures' tokens in the text.
+    """
     decoder = lvlm.model.get_decoder()
     thread, run, own = threading.get_ident(), decoder.forward, vars(decoder).get("forward")
 
@@ -311,7 +322,7 @@ def _reading_in_stretches(lvlm: Lvlm) -> Iterator[None]:
         if args or threading.get_ident() != thread:
             return run(*args, **kwargs)
         cache = kwargs.pop(lvlm.cache_name)
-        return _in_stretches(lvlm, run, kwargs, cache)
+        return _in_stretches(lvlm, run, kwargs, cache, spans)
 
     decoder.forward = forward
     try:
@@ -323,25 +334,50 @@ def _reading_in_stretches(lvlm: Lvlm) -> Iterator[None]:
 
 
 def _in_stretches(
-    lvlm: Lvlm, run: Callable[..., Any], call: dict[str, Any], cache: DynamicCache
+    lvlm: Lvlm,
+    run: Callable[..., Any],
+    call: dict[str, Any],
+    cache: DynamicCache,
+    spans: Sequence[slice],
 ) -> Any:
-    """`run`, the decoder, on `call`: its output for all of the call's tokens; `cache` grows."""
+    """`run`, the decoder, on `call`: its output for all of the call's tokens; `cache` grows.
+
+    spans: the pictures' tokens in the text.
+    """
     length, held = call["inputs_embeds"].shape[1], {lvlm.cache_name: cache}
+    start, masked = cache.get_seq_length(), lvlm.family.whole_pictures is not None
     # An empty cache needs no mask: kernels know causality. Offloaded weights would be loaded again
     # for each stretch, which takes longer than the mask is worth.
-    if not cache.get_seq_length() or lvlm.offloaded:
+    if not masked and (not start or lvlm.offloaded):
         return run(**call, **held)
-    most = tokens_at_once(lvlm, STRETCH)
-    outputs = [
-        run(**_stretch(call, first, min(first + most, length)), **held)
-        for first in range(0, length, most)
-    ]
+    most = length if lvlm.offloaded else tokens_at_once(lvlm, STRETCH)
+    outputs = []
+    for first, last in pairwise(_edges(start, start + length, most, spans if masked else ())):
+        part = _stretch(call, first - start, last - start)
+        if masked:
+            part["attention_mask"] = masks_of_stretch(lvlm, first, last, spans)
+        outputs.append(run(**part, **held))
     hidden = [output.last_hidden_state for output in outputs]
     outputs[-1].last_hidden_state = torch.cat(hidden, dim=1)
     return outputs[-1]
 
 
-_TOKEN_AXIS = {"inputs_embeds": 1, "position_ids": -1, "cache_position": 0, "visual_pos_masks": 1}
+def _edges(start: int, stop: int, most: int, whole: Sequence[slice]) -> list[int]:
+    """Where stretches of about `most` tokens begin and end, none within a span of `whole`."""
+    edges = [start]
+    while edges[-1] < stop:
+        end = min(edges[-1] + most, stop)
+        cut = next((span for span in whole if span.start < end < span.stop), None)
+        if cut:
+            end = cut.start if cut.start > edges[-1] else cut.stop
+        edges.append(end)
+    return edges
+
+
+_TOKEN_AXIS = {
+    **{"inputs_embeds": 1, "position_ids": -1, "cache_position": 0, "visual_pos_masks": 1},
+    "per_layer_inputs": 1,
+}
 
 
 def _stretch(call: dict[str, Any], first: int, last: int) -> dict[str, Any]:

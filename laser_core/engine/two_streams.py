@@ -124,9 +124,9 @@ def _fixed_step(lvlm: Lvlm, read: list[ReadStream], tokens: int) -> FixedStep | 
 
     The one whose graph was kept, if it serves.
     """
-    held = sum(read[0].own[0][part].nbytes / read[0].own[0][part].shape[2] for part in (0, 1))
-    streams, layers = len(read), len(read[0].own)
-    if not steps_in_place(lvlm, round(held * layers * streams * in_buckets(tokens))):
+    held = sum(part.nbytes / part.shape[2] for layer in read[0].own for part in layer)
+    streams = len(read)
+    if not steps_in_place(lvlm, round(held * streams * in_buckets(tokens))):
         return None
     for kept in lvlm.steps:
         if isinstance(kept, FixedStep) and kept.serves(streams, tokens):

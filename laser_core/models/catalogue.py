@@ -222,7 +222,9 @@ def _own_comfyui() -> Path | None:
 
 def describe(family: Family) -> str:
     """How a family takes pictures, in a line."""
-    if family.native_resolution:
+    if family.taken:
+        taken = family.taken
+    elif family.native_resolution:
         taken = "pictures at their own resolution"
     elif family.max_aspect == 1:
         taken = "pictures padded to a square"

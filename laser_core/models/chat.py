@@ -77,7 +77,8 @@ class Chat:
     template: the folder's, Jinja, or several of which one is named default; None: it has none.
     picture_ids: token ids that stand for a picture and, if not None, a video. known: how the makers
     of its text model write chats with pictures, None where that is not known. picture_text: how
-    the family writes a picture, {} the placeholder. Raises ValueError for a template that is
+    the family writes a picture, {} the placeholder; picture_mark: what stands for that in what
+    templates write, or "". Raises ValueError for a template that is
     none, and where there is none at all.
     """
 
@@ -90,6 +91,7 @@ class Chat:
         *,
         known: str | None,
         picture_text: str,
+        picture_mark: str = "",
     ) -> None:
         if template:
             self.template = _default_of(template, name)
@@ -104,6 +106,7 @@ class Chat:
         self._known = known
         self._image = tokenizer.convert_ids_to_tokens(picture_ids[0])
         self._picture = picture_text.format(self._image)
+        self._mark = picture_mark or self._picture
 
     def ids(
         self, pictures: int, text: str, system: str = "", *, thought_closed: bool = False
@@ -163,7 +166,7 @@ class Chat:
         if takes == "parts":
             content: Any = _parts(pictures, text)
         else:
-            content = self._picture * pictures + text if takes == "pictures in texts" else text
+            content = self._mark * pictures + text if takes == "pictures in texts" else text
         chat = [{"role": "user", "content": content}]
         if system:
             chat.insert(0, {"role": "system", "content": system})
@@ -202,13 +205,14 @@ class Chat:
 
     def _apply(self, template: str, chat: list[dict[str, Any]]) -> str:
         try:
-            return self._tokenizer.apply_chat_template(
+            rendered: str = self._tokenizer.apply_chat_template(
                 chat,
                 chat_template=template,
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=False,  # what templates of models that may think or not ask for
             )
+            return rendered.replace(self._mark, self._picture)
         except Exception as error:  # a template is a program and may raise anything
             raise ValueError(
                 f"leave the system prompt empty, or fix the chat template of {self._name}: it "

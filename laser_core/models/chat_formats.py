@@ -18,6 +18,9 @@ TURN_MARKS = (
     *("USER:", "ASSISTANT:", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"),
     *("<image>", "<video>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+    *("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
+    *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+    *("<|turn>", "<turn|>", "<|image>", "<|image|>", "<image|>", "<|channel>", "<channel|>"),
 )
 """What the formats below and their relatives write between turns, as tokens or as bare text."""
 
@@ -123,3 +126,31 @@ CHATML = (
 
 QWEN2_CHATML = "{%- set default_system = 'You are a helpful assistant.' -%}" + CHATML
 """Qwen2-VL and Qwen2.5-VL."""
+
+GEMMA3 = (
+    _MACROS
+    + r"""
+{{- bos_token -}}
+{%- set system = messages[0] if messages[0]['role'] == 'system' else none -%}
+{%- for message in messages if message['role'] != 'system' -%}
+{{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' -}}
+{%- if loop.first and system -%}{{ text(system) + '\n\n' }}{%- endif -%}
+{{- pictures(message, '<start_of_image>') + text(message) | trim + '<end_of_turn>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}
+"""
+)
+"""Gemma 3: the system prompt begins the first turn."""
+
+GEMMA4 = (
+    _MACROS
+    + r"""
+{{- bos_token -}}
+{%- for message in messages -%}
+{{- '<|turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' -}}
+{{- pictures(message, '<|image|>') + text(message) | trim + '<turn|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|turn>model\n' }}{%- endif -%}
+"""
+)
+"""Gemma 4, as it answers without thinking first."""

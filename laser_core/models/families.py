@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,22 @@ from ..pictures import PictureInputs
 from . import chat_formats
 from .grounding import FED_PIXELS, THOUSANDTHS, Grounding
 from .image_processors import (
+    FOR_THE_TEXT,
     OF_TOWER,
     load_image_processor,
     mean_colour,
     set_token_range,
     token_side_px,
 )
-from .layouts import CLASS_TOKENS, LayoutRule, base_view_and_tiles, merged_patches, one_view
+from .layouts import (
+    CLASS_TOKENS,
+    LayoutRule,
+    base_view_and_tiles,
+    merged_patches,
+    one_view,
+    pooled_patches,
+    pooled_square,
+)
 
 __all__ = [
     "FAMILIES",
@@ -65,6 +75,8 @@ class Family:
     model_type: transformers' name for it.
     image_token: the placeholder's usual text.
     picture_text: how a picture is written, where {} is the placeholder.
+    picture_mark: what chat templates write for a picture where its processor then puts
+        picture_text in its place; empty: they write that themselves.
     max_aspect: framing "pad" pads pictures to at most this ratio of long to short side.
     processor_aspect: framing "processor" refuses pictures of a larger ratio.
     native_resolution: the number of visual tokens follows the picture's size.
@@ -75,10 +87,13 @@ class Family:
     vision_towers: model types of vision tower that the layout holds for; empty: any.
     image_processor: its class where the model's folder names none; empty: the vision tower's.
     causal_prefix: keys and values of a picture do not depend on what follows it.
+    whole_pictures: by the text config, the kinds of layers in which all tokens of a picture see
+        each other, for models that take a mask for each kind; None: the library's masks serve.
     instruction: the request for a short answer that its models were tuned with.
     band: the first and last depth, as fractions, where their attention follows the question.
     grounding: how its models write boxes; None where they were not trained to, or where what their
         numbers mean is disputed.
+    taken: how pictures are taken, for people, where the other fields do not say it.
     """
 
     model_type: str
@@ -94,9 +109,12 @@ class Family:
     text_models: tuple[TextModel, ...]
     vision_towers: tuple[str, ...] = ()
     image_processor: str = "Qwen2VLImageProcessor"
+    picture_mark: str = ""
     causal_prefix: bool = True
+    whole_pictures: Callable[[Any], tuple[str, ...]] | None = None
     instruction: str = "Answer the question using a single word or phrase."
     grounding: Grounding | None = None
+    taken: str = ""
 
 
 _CHATML_AND_LLAMA3 = (
@@ -118,6 +136,10 @@ _QWEN2_GROUNDING = Grounding(
     "Please provide the bounding box coordinates of the region this sentence describes: {}",
     THOUSANDTHS,
 )
+# VEA: the second half of Gemma 3's layers is better than all (arXiv 2510.17771); nothing finer is
+# known, and nothing of Gemma 4
+_GEMMA_BAND = (0.5, 1.0)
+
 _LOCATE_IN_JSON = "Locate every instance of: {}. Report bbox coordinates in JSON format."
 
 _RECORDS = (
@@ -202,6 +224,42 @@ _RECORDS = (
         text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
         grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
     ),
+    Family(
+        model_type="gemma3",
+        name="Gemma 3",
+        image_token="<image_soft_token>",
+        picture_text="\n\n<start_of_image>{}<end_of_image>\n\n",
+        picture_mark="<start_of_image>",
+        max_aspect=4.0,  # a longer picture would be squeezed to less than half a token a cell
+        processor_aspect=200.0,
+        native_resolution=False,
+        max_pictures=32,
+        layout=pooled_square,
+        band=_GEMMA_BAND,
+        text_models=(TextModel("<start_of_turn>", chat_formats.GEMMA3),),
+        image_processor="Gemma3ImageProcessor",
+        whole_pictures=lambda text: ("full_attention", "sliding_attention"),
+        taken="pictures squeezed into a square",
+    ),
+    Family(
+        model_type="gemma4",
+        name="Gemma 4",
+        image_token="<|image|>",
+        picture_text="<|image>{}<image|>",
+        picture_mark="<|image|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=pooled_patches,
+        band=_GEMMA_BAND,
+        text_models=(TextModel("<|turn>", chat_formats.GEMMA4),),
+        image_processor="Gemma4ImageProcessor",
+        # Its larger models alone; in its layers that see everything a picture is read causally
+        whole_pictures=lambda text: (
+            ("sliding_attention",) if text.use_bidirectional_attention == "vision" else ()
+        ),
+    ),
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _RECORDS}
@@ -279,7 +337,11 @@ def encode_picture(
     output = image_processor(
         images=fed, return_tensors="pt", input_data_format="channels_last", **options
     )
-    tensors = {name: value for name, value in output.items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        name: value
+        for name, value in output.items()
+        if isinstance(value, torch.Tensor) and name not in FOR_THE_TEXT
+    }
     layout = family.layout(tensors, image_processor, config, fed_size)
     # From pixels of the fed picture to those of the original, which fills `place` there
     x_scale, y_scale = picture.width / place.width, picture.height / place.height

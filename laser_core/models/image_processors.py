@@ -14,6 +14,15 @@ OF_TOWER = {
 }
 """The image processor that comes with a vision tower, for folders that name none."""
 
+BUDGETS = 70, 140, 280, 560, 1120
+"""The visual tokens that Gemma 4 was trained with, a picture."""
+
+FOR_THE_TEXT = ("num_crops", "num_soft_tokens_per_image")
+"""What image processors count for the prompt's text alone; no model takes it."""
+
+# How pictures are cut up further, which is this package's own work
+_SWITCHED_OFF = {"Gemma3ImageProcessor": {"do_pan_and_scan": False}}
+
 # What development versions called a class that never had that name in a release
 _RENAMED = {"Qwen2_5_VLImageProcessor": "Qwen2VLImageProcessor"}
 
@@ -51,7 +60,7 @@ def image_processor_of(stored: dict[str, Any], usual: str) -> Any:
             f"which {transformers.__version__} does not have"
         )
     if name != "Qwen2VLImageProcessor":
-        return kind.from_dict(stored)
+        return kind.from_dict({**stored, **_SWITCHED_OFF.get(name, {})})
     low, high = _pixel_limits(stored)
     processor = kind.from_dict({**stored, "size": {"shortest_edge": low, "longest_edge": high}})
     _set_pixel_limits(processor, low, high)
@@ -68,9 +77,12 @@ def _pixel_limits(stored: dict[str, Any]) -> tuple[int, int]:
 
 
 def mean_colour(image_processor: Any) -> tuple[int, int, int]:
-    """The mean the processor subtracts, as an 8-bit RGB colour, rounded down as LLaVA does."""
+    """The mean the processor subtracts, as an 8-bit RGB colour, rounded down as LLaVA does.
+
+    Grey where it subtracts none: Gemma 4's model does that itself.
+    """
     mean = getattr(image_processor, "image_mean", None)
-    if mean is None:
+    if mean is None or getattr(image_processor, "do_normalize", True) is False:
         mean = 0.5
     red, green, blue = mean if isinstance(mean, (list, tuple)) else (mean,) * 3
     return int(red * 255), int(green * 255), int(blue * 255)
@@ -78,20 +90,37 @@ def mean_colour(image_processor: Any) -> tuple[int, int, int]:
 
 def token_side_px(image_processor: Any) -> int:
     """Width and height in pixels that one visual token covers (native resolution only)."""
-    return image_processor.patch_size * image_processor.merge_size
+    merged = getattr(image_processor, "pooling_kernel_size", None)
+    return image_processor.patch_size * (merged or image_processor.merge_size)
+
+
+def own_token_range(image_processor: Any) -> tuple[int, int] | None:
+    """The visual tokens of a picture, where its makers set them to one of a few numbers."""
+    budget = getattr(image_processor, "max_soft_tokens", None)
+    return None if budget is None else (1, budget)
 
 
 def set_token_range(image_processor: Any, minimum: int, maximum: int) -> None:
     """Bound the visual tokens of a picture (native resolution only).
 
     The processor rounds to whole tokens: a picture more elongated than `maximum` : 1 gets a
-    token per column and exceeds `maximum`. Raises ValueError unless 1 <= minimum <= maximum.
+    token per column and exceeds `maximum`. Gemma 4's takes one of BUDGETS and enlarges any picture
+    to it. Raises ValueError unless 1 <= minimum <= maximum, and for a maximum below all budgets.
     """
     if not 1 <= minimum <= maximum:
         raise ValueError(
             f"choose 1 or more visual tokens, the minimum at most the maximum: they are {minimum} "
             f"and {maximum}"
         )
+    if own_token_range(image_processor):
+        fitting = [budget for budget in BUDGETS if budget <= maximum]
+        if not fitting:
+            raise ValueError(
+                f"raise max_visual_tokens to {BUDGETS[0]} or more, the fewest that this model "
+                f"takes a picture as: it is {maximum}"
+            )
+        image_processor.max_soft_tokens = fitting[-1]
+        return
     area = token_side_px(image_processor) ** 2
     _set_pixel_limits(image_processor, minimum * area, maximum * area)
 

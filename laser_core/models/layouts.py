@@ -7,6 +7,7 @@ arithmetic of the library's image processor and model; tests compare it with bot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -93,6 +94,29 @@ def merged_patches(
     merge = config.vision_config.spatial_merge_size
     _, patch_rows, patch_columns = tensors["image_grid_thw"][0].tolist()
     rows, columns = patch_rows // merge, patch_columns // merge
+    return Layout(rows * columns, slice(0, rows * columns), rows, columns, Box(0, 0, *fed_size))
+
+
+def pooled_square(
+    tensors: dict[str, torch.Tensor], processor: Any, config: Any, fed_size: tuple[int, int]
+) -> Layout:
+    """Gemma 3 (arXiv 2503.19786): squeezed into a square, whose patches are averaged in squares."""
+    side = math.isqrt(config.mm_tokens_per_image)
+    height, width = tensors["pixel_values"].shape[-2:]
+    patches = config.vision_config.image_size // config.vision_config.patch_size
+    # What fills no whole patch is dropped, and so is what fills no whole square of patches
+    kept = side * (patches // side) * config.vision_config.patch_size
+    view = Box(0, 0, fed_size[0] * kept / width, fed_size[1] * kept / height)
+    return Layout(side * side, slice(0, side * side), side, side, view)
+
+
+def pooled_patches(
+    tensors: dict[str, torch.Tensor], processor: Any, config: Any, fed_size: tuple[int, int]
+) -> Layout:
+    """Gemma 4: the whole picture at its own aspect, whose patches are averaged in squares."""
+    across, down = tensors["image_position_ids"][0].amax(0).tolist()  # of the last patch
+    pool = config.vision_config.pooling_kernel_size
+    rows, columns = (down + 1) // pool, (across + 1) // pool
     return Layout(rows * columns, slice(0, rows * columns), rows, columns, Box(0, 0, *fed_size))
 
 

@@ -21,6 +21,7 @@ from ..settings import AnswerSettings, LaserSettings, PromptSettings
 from .chat import Chat, Prompt
 from .closed_vocabulary import ClosedVocabulary
 from .families import Family, chat_template_of, encode_picture, family_of, mean_colour
+from .image_processors import own_token_range
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,6 +68,7 @@ class Lvlm:
             self.name,
             known=chat_template_of(model.config, tokenizer),
             picture_text=self.family.picture_text,
+            picture_mark=self.family.picture_mark,
         )
         extras = _read_extras(folder)
         own = extras.get("instruction")  # for both jobs
@@ -74,7 +76,9 @@ class Lvlm:
         self.instruction: str = own or ""
         self.closed_vocabulary: ClosedVocabulary | None = extras.get("closed_vocabulary")
         self.notice: str = extras.get("notice", "")  # said with every result
-        self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens")
+        self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens") or own_token_range(
+            image_processor
+        )
         self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
         self.steps: list[Kept] = []  # whose graphs are kept, managed by engine.two_streams
         self.graph_refused = ""  # why no graph can be made
@@ -156,6 +160,12 @@ class Lvlm:
         return getattr(text, "sliding_window", None) is not None
 
     @property
+    def whole_pictures(self) -> tuple[str, ...]:
+        """The kinds of layers in which all tokens of a picture see each other."""
+        rule = self.family.whole_pictures
+        return rule(self.model.config.get_text_config()) if rule else ()
+
+    @property
     def image_token_id(self) -> int:
         config = self.model.config
         token = getattr(config, "image_token_id", None)
@@ -235,8 +245,7 @@ class Lvlm:
         """The model's first word on the picture to its instruction alone; "" if it has none."""
         prompt = self.prompt([picture], self.instruction)
         inputs = {"input_ids": prompt.input_ids, **picture.tensors}
-        if self.takes_token_types:
-            inputs["mm_token_type_ids"] = self.token_types(prompt.input_ids)
+        inputs |= self.token_types(prompt.input_ids)
         inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         word = int(self.model(**inputs).logits[0, -1].argmax())
@@ -335,16 +344,25 @@ class Lvlm:
         return "cache" if "cache" in parameters else "past_key_values"
 
     @cached_property
-    def takes_token_types(self) -> bool:
-        """True if the model wants to be told which tokens are a picture's (newer M-RoPE code)."""
-        rope_index = getattr(self.body, "get_rope_index", None)
-        return rope_index is not None and (
-            "mm_token_type_ids" in inspect.signature(rope_index).parameters
-        )
+    def _token_types_name(self) -> str:
+        """What the model calls the types of tokens it wants to be told, or ""."""
+        parameters = inspect.signature(type(self.model).forward).parameters
+        names = ("mm_token_type_ids", "token_type_ids")
+        return next((name for name in names if name in parameters), "")
 
-    def token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """1 on picture tokens, 0 elsewhere, shaped like `input_ids`."""
-        return (input_ids == self.image_token_id).int()
+    def token_types(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """1 on picture tokens, 0 elsewhere, shaped like `input_ids`, by the name the model has.
+
+        Empty for a model that does not ask for it (older M-RoPE code, and LLaVA).
+        """
+        types = (input_ids == self.image_token_id).int()
+        return {self._token_types_name: types} if self._token_types_name else {}
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores (..., V) of the token after one with these last hidden states (..., D)."""
+        scores: torch.Tensor = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return scores if cap is None else torch.tanh(scores / cap) * cap
 
     def _positions(
         self, input_ids: torch.Tensor, pictures: tuple[PictureInputs, ...]
@@ -353,11 +371,8 @@ class Lvlm:
         rope_index = getattr(self.body, "get_rope_index", None)
         if rope_index is None:
             return torch.arange(input_ids.shape[1])[None]
-        kwargs = {}
-        if self.takes_token_types:
-            kwargs["mm_token_type_ids"] = self.token_types(input_ids)
         grids = torch.cat([picture.tensors["image_grid_thw"] for picture in pictures])
-        return rope_index(input_ids, image_grid_thw=grids, **kwargs)[0]
+        return rope_index(input_ids, image_grid_thw=grids, **self.token_types(input_ids))[0]
 
 
 _DETERMINERS = """

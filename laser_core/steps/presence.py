@@ -66,7 +66,7 @@ def read_presence(
 def _presence(lvlm: Lvlm, hidden: torch.Tensor, question: str, settings: PromptSettings) -> float:
     """The share of "yes" among "yes" and "no" as the answer's first token."""
     text = lvlm.locating_text(question, settings)
-    logits = lvlm.model.get_output_embeddings()(hidden).float()
+    logits = lvlm.logits(hidden).float()
 
     def first(words: Sequence[str]) -> set[int]:
         return {lvlm.chat.answer_ids(1, text, word, settings.system)[0] for word in words}

@@ -56,8 +56,7 @@ def test_the_project_reads_the_logits_of_the_training(exported, pictures):
     seen = lvlm.encode(Image.fromarray(noise))
     prompt = lvlm.prompt([seen] * pictures, lvlm.locating_text(QUESTION, PromptSettings()))
     inputs = {name: torch.cat([value] * pictures) for name, value in seen.tensors.items()}
-    if lvlm.takes_token_types:
-        inputs["mm_token_type_ids"] = lvlm.token_types(prompt.input_ids)
+    inputs |= lvlm.token_types(prompt.input_ids)
     theirs = lvlm.model(input_ids=prompt.input_ids, **inputs).logits[0, -1]
     picture = torch.from_numpy(noise).permute(2, 0, 1)[None] / 255
     projected = [made.project(made.features(picture))] * pictures

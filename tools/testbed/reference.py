@@ -32,8 +32,7 @@ def library_inputs(
             ]
         inputs[name] = torch.cat(parts)
     inputs["pixel_values"] = inputs["pixel_values"].to(lvlm.dtype)
-    if lvlm.takes_token_types:
-        inputs["mm_token_type_ids"] = lvlm.token_types(ids)
+    inputs |= lvlm.token_types(ids)
     if hasattr(lvlm.body, "rope_deltas"):
         lvlm.body.rope_deltas = None  # the library keeps the last prompt's
     return inputs

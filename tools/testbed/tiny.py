@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,15 @@ _LLAVA_TOKENS = ("<s>", "</s>", "<image>", "USER:", "ASSISTANT:", "[INST]", "[/I
 _QWEN_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
     "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+
+_GEMMA3_TOKENS = (
+    "<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>",
+    "<end_of_image>", "<image_soft_token>",
+)  # fmt: skip
+_GEMMA4_TOKENS = (
+    "<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|image|>",
+    "<|audio|>", "<|audio>", "<audio|>", "<|video|>",
 )  # fmt: skip
 
 _WORDS = """
@@ -73,7 +82,8 @@ class _Row:
     """How a family is built.
 
     config: called with the text settings, the vision side and a function from a token's text to
-    its id. model_class, processor_class: names in transformers.
+    its id. model_class, processor_class: names in transformers. named_tokens: by the names that the
+    processor asks the tokenizer for.
     """
 
     tokens: tuple[str, ...]
@@ -84,6 +94,7 @@ class _Row:
     config: Callable[[dict, int, Callable[[str], int]], Any]
     model_class: str
     processor_class: str
+    named_tokens: dict[str, str] = field(default_factory=dict)
 
 
 def build(
@@ -195,6 +206,7 @@ def _tokenizer(row: _Row) -> PreTrainedTokenizerFast:
         pad_token=row.pad,
         unk_token="<unk>",
         clean_up_tokenization_spaces=False,
+        extra_special_tokens=row.named_tokens,
     )
 
 
@@ -309,6 +321,76 @@ def _qwen_config(
     return make
 
 
+def _gemma_tower(vision: int, patch_size: int) -> dict[str, Any]:
+    return {
+        "hidden_size": _VISION_HIDDEN,
+        "intermediate_size": 2 * _VISION_HIDDEN,
+        "num_hidden_layers": _VISION_LAYERS,
+        "num_attention_heads": 2,
+        "image_size": vision,
+        "patch_size": patch_size,
+    }
+
+
+def _layer_types(text: dict) -> list[str]:
+    """Every other layer sees everything, the last among them; the others see a window."""
+    layers = text["num_hidden_layers"]
+    return ["full_attention" if (layers - n) % 2 else "sliding_attention" for n in range(layers)]
+
+
+def _gemma3_processor(vision: int) -> Any:
+    return on_pillow("Gemma3ImageProcessor")(size={"height": vision, "width": vision})
+
+
+def _gemma3_config(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
+    window = text["sliding_window"] or 1024
+    return transformers.Gemma3Config(
+        text_config={
+            **text,
+            "sliding_window": window,
+            "layer_types": _layer_types(text),
+            "query_pre_attn_scalar": 2 * HEAD_DIM,  # as in the 27B, not the heads' width
+        },
+        vision_config=_gemma_tower(vision, 7),
+        mm_tokens_per_image=(vision // 14) ** 2,
+        boi_token_index=token_id("<start_of_image>"),
+        eoi_token_index=token_id("<end_of_image>"),
+        image_token_index=token_id("<image_soft_token>"),
+    )
+
+
+def _gemma4_processor(vision: int) -> Any:
+    return on_pillow("Gemma4ImageProcessor")(patch_size=4, max_soft_tokens=70)
+
+
+def _gemma4_config(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
+    """With what the sizes have: keys as values, shared and per-layer inputs, a pair of experts."""
+    tower = _gemma_tower(vision, 4)
+    del tower["image_size"]
+    return transformers.Gemma4Config(
+        text_config={
+            **text,
+            "sliding_window": text["sliding_window"] or 1024,
+            "layer_types": _layer_types(text),
+            "global_head_dim": 2 * HEAD_DIM,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "num_kv_shared_layers": text["num_hidden_layers"] // 2,
+            "vocab_size_per_layer_input": text["vocab_size"],
+            "hidden_size_per_layer_input": 8,
+            "final_logit_softcapping": 30.0,
+            "use_bidirectional_attention": "vision",
+        },
+        vision_config={**tower, "num_key_value_heads": 2, "head_dim": 16},
+        audio_config=None,
+        boi_token_id=token_id("<|image>"),
+        eoi_token_id=token_id("<image|>"),
+        image_token_id=token_id("<|image|>"),
+        video_token_id=token_id("<|video|>"),
+        audio_token_id=token_id("<|audio|>"),
+    )
+
+
 _LLAVA: dict[str, Any] = {"tokens": _LLAVA_TOKENS, "bos": "<s>", "eos": "</s>", "pad": "<unk>"}
 _QWEN: dict[str, Any] = {
     "tokens": _QWEN_TOKENS,
@@ -316,6 +398,7 @@ _QWEN: dict[str, Any] = {
     "eos": "<|im_end|>",
     "pad": "<|endoftext|>",
 }
+_GEMMA: dict[str, Any] = {"bos": "<bos>", "pad": "<pad>"}
 _MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 _SIZES = {"depth": _VISION_LAYERS, "hidden_size": _VISION_HIDDEN, "num_heads": 2}
 
@@ -378,6 +461,38 @@ _ROWS: dict[str, _Row] = {
         model_class="Qwen3VLForConditionalGeneration",
         processor_class="Qwen3VLProcessor",
     ),
+    "gemma3": _Row(
+        tokens=_GEMMA3_TOKENS,
+        **_GEMMA,
+        eos="<end_of_turn>",
+        image_processor=_gemma3_processor,
+        config=_gemma3_config,
+        model_class="Gemma3ForConditionalGeneration",
+        processor_class="Gemma3Processor",
+        named_tokens={
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+    ),
+    "gemma4": _Row(
+        tokens=_GEMMA4_TOKENS,
+        **_GEMMA,
+        eos="<turn|>",
+        image_processor=_gemma4_processor,
+        config=_gemma4_config,
+        model_class="Gemma4ForConditionalGeneration",
+        processor_class="Gemma4Processor",
+        named_tokens={
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "image_token": "<|image|>",
+            "boa_token": "<|audio>",
+            "eoa_token": "<audio|>",
+            "audio_token": "<|audio|>",
+        },
+    ),
 }
 
-MODEL_TYPES = tuple(_ROWS)
+MODEL_TYPES = tuple(name for name, row in _ROWS.items() if hasattr(transformers, row.model_class))
+"""Of the families that this transformers has."""

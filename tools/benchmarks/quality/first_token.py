@@ -53,7 +53,7 @@ def _batch(lvlm: Lvlm, prompts: Sequence[Prompt], shared: bool) -> torch.Tensor:
     ahead = [span.start for span in prompts[0].spans if start <= span.start]
     for first, last in pairwise([start, *ahead[1:], stop]):
         hidden = _forward(lvlm, cache, prompts, first, last)
-    return lvlm.model.get_output_embeddings()(hidden[:, -1]).float().cpu()
+    return lvlm.logits(hidden[:, -1]).float().cpu()
 
 
 def _with_blocked_tokens(lvlm: Lvlm, stream: Stream) -> torch.Tensor:
@@ -65,7 +65,7 @@ def _with_blocked_tokens(lvlm: Lvlm, stream: Stream) -> torch.Tensor:
     )
     last = stream.prompt.length - 1
     hidden = _forward(lvlm, cache, [stream.prompt], last, last + 1)
-    return lvlm.model.get_output_embeddings()(hidden[:, -1])[0].float().cpu()
+    return lvlm.logits(hidden[:, -1])[0].float().cpu()
 
 
 def _forward(
@@ -85,8 +85,7 @@ def _forward(
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(lvlm.dtype)
     ids = torch.cat([prompt.input_ids[:, first:last] for prompt in prompts])
-    if lvlm.takes_token_types:
-        inputs["mm_token_type_ids"] = lvlm.token_types(ids).to(lvlm.device)
+    inputs |= {name: types.to(lvlm.device) for name, types in lvlm.token_types(ids).items()}
     positions = torch.cat([prompt.position_ids[..., first:last] for prompt in prompts], dim=-2)
     return lvlm.body(
         input_ids=ids.to(lvlm.device),
