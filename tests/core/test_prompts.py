@@ -11,7 +11,7 @@ import pytest
 
 from laser_core import pipeline
 from laser_core.models.closed_vocabulary import ClosedVocabulary
-from laser_core.models.families import FAMILIES, chat_template_of
+from laser_core.models.families import chat_template_of
 from laser_core.models.loading import load_lvlm
 from laser_core.settings import (
     AnswerSettings,
@@ -25,13 +25,13 @@ from laser_core.steps.certainty import plain_certainty
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs
-from tools.testbed.tiny import build, library_processor
+from tools.testbed.tiny import MODEL_TYPES, build, library_processor
 
 QUESTION = "what colour is the square ?"
 SENTENCE = "Answer the question using a single word or phrase."
 SIZE = (84, 84)  # square: framing adds nothing, and the processors see the same picture
 
-families = pytest.mark.parametrize("model_type", FAMILIES)
+families = pytest.mark.parametrize("model_type", MODEL_TYPES)
 
 
 def library_ids(model_type, text):
@@ -44,7 +44,9 @@ def library_ids(model_type, text):
         chat_template=chat_template_of(tiny.config, tiny.tokenizer),
         add_generation_prompt=True,
     )
-    return processor(images=[noise_picture(SIZE)], text=[written])["input_ids"]
+    begun = bool(tiny.tokenizer.bos_token) and written.startswith(tiny.tokenizer.bos_token)
+    pictures = [noise_picture(SIZE)]
+    return processor(images=pictures, text=[written], add_special_tokens=not begun)["input_ids"]
 
 
 # ---- which text does which job ----------------------------------------------------------------

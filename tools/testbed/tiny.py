@@ -170,22 +170,27 @@ def library_processor(tiny: TinyLvlm) -> Any:
     """
     name = _ROWS[tiny.config.model_type].processor_class
     base = getattr(transformers, name)
-    if "patch_size" in inspect.signature(base.__init__).parameters:
+    parameters, parts = inspect.signature(base.__init__).parameters, ["image_processor", "tokenizer"]
+    given = [tiny.image_processor, tiny.tokenizer]
+    if "patch_size" in parameters:
         return base(
-            tiny.image_processor,
-            tiny.tokenizer,
+            *given,
             patch_size=tiny.config.vision_config.patch_size,
             vision_feature_select_strategy=tiny.config.vision_feature_select_strategy,
             num_additional_image_tokens=1,
         )
-    parts = ["image_processor", "tokenizer"]
+    if name == "Gemma3Processor":
+        return base(*given, image_seq_length=tiny.config.mm_tokens_per_image)
+    if "feature_extractor" in parameters:  # of sounds
+        parts, given = [*parameters][1:5], [None, *given, None]
     members = {
         "attributes": parts,  # 4.57
         "get_attributes": classmethod(lambda cls: parts),  # 5.x
+        "check_argument_for_proper_class": lambda *_: None,
         "tokenizer_class": "AutoTokenizer",
         "video_processor": None,
     }
-    return type(name, (base,), members)(tiny.image_processor, tiny.tokenizer)
+    return type(name, (base,), members)(*given)
 
 
 def _tokenizer(row: _Row) -> PreTrainedTokenizerFast:
@@ -220,6 +225,8 @@ def _sharpen(model: torch.nn.Module) -> None:
                 weight.mul_(8)
             elif "embed_tokens" in name or "lm_head" in name:
                 weight.mul_(10)
+            elif "mm_input_projection" in name:  # zeros, which would show no picture
+                weight.normal_(std=0.5)
 
 
 # ---- one row per family ------------------------------------------------------------------------
@@ -351,7 +358,7 @@ def _gemma3_config(text: dict, vision: int, token_id: Callable[[str], int]) -> A
             "layer_types": _layer_types(text),
             "query_pre_attn_scalar": 2 * HEAD_DIM,  # as in the 27B, not the heads' width
         },
-        vision_config=_gemma_tower(vision, 7),
+        vision_config={**_gemma_tower(vision, 7), "vision_use_head": False},
         mm_tokens_per_image=(vision // 14) ** 2,
         boi_token_index=token_id("<start_of_image>"),
         eoi_token_index=token_id("<end_of_image>"),
@@ -364,7 +371,7 @@ def _gemma4_processor(vision: int) -> Any:
 
 
 def _gemma4_config(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
-    """With what the sizes have: keys as values, shared and per-layer inputs, a pair of experts."""
+    """With what one size or another has: keys as values, shared ones, inputs for each layer."""
     tower = _gemma_tower(vision, 4)
     del tower["image_size"]
     return transformers.Gemma4Config(
@@ -381,7 +388,12 @@ def _gemma4_config(text: dict, vision: int, token_id: Callable[[str], int]) -> A
             "final_logit_softcapping": 30.0,
             "use_bidirectional_attention": "vision",
         },
-        vision_config={**tower, "num_key_value_heads": 2, "head_dim": 16},
+        vision_config={
+            **tower,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "position_embedding_size": 256,
+        },
         audio_config=None,
         boi_token_id=token_id("<|image>"),
         eoi_token_id=token_id("<image|>"),
