@@ -375,7 +375,10 @@ def _edges(start: int, stop: int, most: int, whole: Sequence[slice]) -> list[int
 
 
 _TOKEN_AXIS = {
-    **{"inputs_embeds": 1, "position_ids": -1, "cache_position": 0, "visual_pos_masks": 1},
+    "inputs_embeds": 1,
+    "position_ids": -1,
+    "cache_position": 0,
+    "visual_pos_masks": 1,
     "per_layer_inputs": 1,
 }
 

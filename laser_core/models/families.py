@@ -94,6 +94,7 @@ class Family:
     grounding: how its models write boxes; None where they were not trained to, or where what their
         numbers mean is disputed.
     taken: how pictures are taken, for people, where the other fields do not say it.
+    since: the first transformers whose code for it is read right; empty: any that this takes.
     """
 
     model_type: str
@@ -115,6 +116,7 @@ class Family:
     instruction: str = "Answer the question using a single word or phrase."
     grounding: Grounding | None = None
     taken: str = ""
+    since: str = ""
 
 
 _CHATML_AND_LLAMA3 = (
@@ -259,6 +261,7 @@ _RECORDS = (
         whole_pictures=lambda text: (
             ("sliding_attention",) if text.use_bidirectional_attention == "vision" else ()
         ),
+        since="5.5",
     ),
 )
 

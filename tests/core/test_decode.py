@@ -33,7 +33,7 @@ from tools.testbed import tiny
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import library_inputs, next_logits, two_loops
-from tools.testbed.tiny import MODEL_TYPES
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS
 
 from .test_capture import BARE
 
@@ -64,7 +64,7 @@ def ids(answer):
     return [token.token_id for token in answer.tokens]
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
 @pytest.mark.parametrize("layout", ["crop", "picture + crop", "shared picture + crop"])
 def test_two_streams_equal_two_loops(model_type, layout):
     lvlm = lvlm_of(model_type)
@@ -85,7 +85,7 @@ def test_two_streams_equal_two_loops_with_sliding_windows(model_type, window):
     assert ids(decode(lvlm, positive, negative, settings())) == expected
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", AVAILABLE)
 def test_alpha_0_is_the_librarys_own_answer(model_type):
     lvlm = lvlm_of(model_type)
     positive, negative = streams(lvlm, "picture + crop")
@@ -97,7 +97,7 @@ def test_alpha_0_is_the_librarys_own_answer(model_type):
     assert len(answer.prompt_tokens) == 1  # the second stream was not read
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
 def test_streams_of_unequal_length_equal_two_loops(model_type):
     lvlm = lvlm_of(model_type)
     positive, negative = streams(lvlm, "picture + crop")
@@ -209,7 +209,9 @@ def test_the_tokens_texts_join_to_the_answer_spaces_and_all(model_type):
     assert len(text.split()) > 1
 
 
-@pytest.mark.parametrize("model_type", [t for t in MODEL_TYPES if t != "llava_next"])
+@pytest.mark.parametrize(
+    "model_type", [t for t in (*REPRESENTATIVES, *WITH_MASKS) if t != "llava_next"]
+)
 @pytest.mark.parametrize("shared", [False, True])
 def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shared):
     lvlm = lvlm_of(model_type)
@@ -255,7 +257,7 @@ def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shar
 
 @pytest.mark.parametrize(
     ("model_type", "window"),
-    [*((name, None) for name in MODEL_TYPES), ("llava", 24), ("qwen2_vl", 24)],
+    [*((name, None) for name in (*REPRESENTATIVES, *WITH_MASKS)), ("llava", 24), ("qwen2_vl", 24)],
 )
 def test_a_prompt_read_in_stretches_is_read_as_at_once(model_type, window, monkeypatch):
     lvlm = lvlm_of(model_type, **({"sliding_window": window} if window else {}))
@@ -383,7 +385,7 @@ def test_blocked_tokens_need_no_second_vision_pass():
     assert len(passes) == 1
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     positive, negative = streams(lvlm, "shared picture + crop")
@@ -394,7 +396,7 @@ def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(m
     assert first.tokens == again.tokens == later.tokens
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_shared_prefix_is_whole_again_after_decoding(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     positive, negative = streams(lvlm, "shared picture + crop")
@@ -666,7 +668,7 @@ def repeating(model_type):
     return lvlm
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_with_alpha_0_the_folders_repetition_penalty_is_the_librarys(model_type):
     lvlm = repeating(model_type)
     positive, negative = streams(lvlm, "picture + crop")

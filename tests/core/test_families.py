@@ -32,16 +32,16 @@ from laser_core.models.families import (
     usual_image_processor,
 )
 from tools.testbed import tiny
-from tools.testbed.tiny import MODEL_TYPES
+from tools.testbed.tiny import AVAILABLE
 
 ORDINARY = [(100, 70), (57, 101), (33, 77), (160, 10)]
 EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 3000)]
 """(width, height) of pictures."""
 
-NATIVE = [name for name, family in FAMILIES.items() if family.native_resolution]
+NATIVE = [name for name in AVAILABLE if FAMILIES[name].native_resolution]
 QWENS = [name for name in NATIVE if FAMILIES[name].image_processor == "Qwen2VLImageProcessor"]
-FIXED = [name for name in MODEL_TYPES if name not in NATIVE]
-families = pytest.mark.parametrize("model_type", MODEL_TYPES)
+FIXED = [name for name in AVAILABLE if name not in NATIVE]
+families = pytest.mark.parametrize("model_type", AVAILABLE)
 
 
 def sizes(*values):
@@ -197,7 +197,7 @@ def test_the_view_is_exact_to_a_fraction_of_a_fed_pixel(model_type, size):
 
 UNPADDED = [
     (model_type, size)
-    for model_type in MODEL_TYPES
+    for model_type in AVAILABLE
     for size in [*ORDINARY, (10, 161), (11, 55), (1, 1)]
     # its 6 rows of patches keep nothing of a longer one, which has a test of its own
     if model_type != "llava_next" or max(size) < 6 * min(size)
@@ -591,8 +591,8 @@ CHATML = (
 
 def test_every_family_has_a_tiny_model():
     assert tuple(FAMILIES) == tiny.MODEL_TYPES
-    for model_type, family in FAMILIES.items():
-        assert family_of(built(model_type).config) is family
+    for model_type in AVAILABLE:
+        assert family_of(built(model_type).config) is FAMILIES[model_type]
 
 
 def test_an_unsupported_model_type_lists_the_supported_ones():

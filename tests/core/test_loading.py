@@ -22,7 +22,7 @@ from laser_core.settings import (
 )
 from tools.testbed.hub import FakeHub
 from tools.testbed.lvlms import noise_picture
-from tools.testbed.tiny import MODEL_TYPES, build, save
+from tools.testbed.tiny import REPRESENTATIVES, build, save
 
 QUESTION = "what colour is the square ?"
 SETTINGS = LaserSettings(
@@ -41,14 +41,14 @@ def broken(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "model")
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("chat_template", [True, False])
 def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_template, tmp_path):
     from laser_core.models.lvlm import Lvlm
 
     tiny = build(model_type)
     saved = save(tiny, tmp_path, chat_template=chat_template)
-    load = LoadSettings(max_visual_tokens=70 if model_type == "gemma4" else 9)
+    load = LoadSettings(max_visual_tokens=9)
     loaded = load_lvlm(str(saved), load)
     direct = Lvlm(tiny.model, tiny.tokenizer, loaded.image_processor)
     answers = [

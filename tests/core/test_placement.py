@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from laser_core.pictures import read_picture
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import MODEL_TYPES, build
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, build
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "what colour is the square ?"
@@ -59,13 +60,17 @@ def sharded(model, folder):
     dispatch_model(model, parts, main_device="cpu", offload_dir=str(folder), force_hooks=True)
 
 
-@pytest.mark.parametrize("place", [on_disk, in_main_memory, sharded])
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize(
+    ("model_type", "place"),
+    [
+        *product(REPRESENTATIVES, [on_disk, in_main_memory, sharded]),
+        ("gemma3", in_main_memory),
+        *((name, sharded) for name in WITH_MASKS),
+    ],
+)
 def test_offloaded_weights_give_the_plain_models_windows_and_answer(model_type, place, tmp_path):
     if model_type == "qwen3_vl" and place is not sharded and int(version("transformers")[0]) < 5:
         pytest.skip("4.57's own vision tower of Qwen3-VL cannot run offloaded")
-    if model_type == "gemma4" and place is not sharded:
-        pytest.skip("the library itself reads the weights of Gemma 4's embeddings")
     tiny = build(model_type)
     place(tiny.model, tmp_path)
     assert any(parameter.is_meta for parameter in tiny.model.parameters())
@@ -83,7 +88,7 @@ def test_offloaded_weights_give_the_plain_models_windows_and_answer(model_type, 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
 def test_half_precision_maps_are_finite_shares_of_the_attention(model_type, dtype, attention):
     lvlm = lvlm_of(model_type, dtype=dtype, attn=attention)
     maps = read_attention(lvlm, noise_picture(), QUESTION)

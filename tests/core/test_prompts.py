@@ -25,13 +25,14 @@ from laser_core.steps.certainty import plain_certainty
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs
-from tools.testbed.tiny import MODEL_TYPES, build, library_processor
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, build, library_processor
 
 QUESTION = "what colour is the square ?"
 SENTENCE = "Answer the question using a single word or phrase."
 SIZE = (84, 84)  # square: framing adds nothing, and the processors see the same picture
 
-families = pytest.mark.parametrize("model_type", MODEL_TYPES)
+families = pytest.mark.parametrize("model_type", AVAILABLE)
+representatives = pytest.mark.parametrize("model_type", REPRESENTATIVES)
 
 
 def library_ids(model_type, text):
@@ -103,7 +104,7 @@ def test_a_models_own_sentence_does_both_jobs_unless_the_user_gives_another():
     assert lvlm.answering_text(question, given) == f"{question}\nname the colour ."
 
 
-@families
+@representatives
 def test_a_refusal_names_what_the_model_itself_says_of_the_picture(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     lvlm.instruction = SENTENCE
@@ -153,7 +154,7 @@ def test_certainty_is_generates_first_probability_on_the_answering_prompt(model_
     assert (found.maps.certainty == pytest.approx(expected, abs=1e-5)) is bool(instruction)
 
 
-@families
+@representatives
 @pytest.mark.parametrize("instruction", ["", SENTENCE], ids=["differ", "equal"])
 def test_certainty_costs_one_suffix_where_the_prompts_differ_and_nothing_where_they_are_equal(
     model_type, instruction
@@ -166,7 +167,7 @@ def test_certainty_costs_one_suffix_where_the_prompts_differ_and_nothing_where_t
     assert counted == ([] if instruction else [plain.prompt.suffix_length])
 
 
-@families
+@representatives
 def test_a_sure_answer_continues_from_what_its_certainty_read(model_type):
     lvlm = lvlm_of(model_type)
     expected = pipeline.answer_from(lvlm, located(lvlm), with_plain=True).plain.tokens

@@ -170,7 +170,10 @@ def library_processor(tiny: TinyLvlm) -> Any:
     """
     name = _ROWS[tiny.config.model_type].processor_class
     base = getattr(transformers, name)
-    parameters, parts = inspect.signature(base.__init__).parameters, ["image_processor", "tokenizer"]
+    parameters, parts = (
+        inspect.signature(base.__init__).parameters,
+        ["image_processor", "tokenizer"],
+    )
     given = [tiny.image_processor, tiny.tokenizer]
     if "patch_size" in parameters:
         return base(
@@ -506,5 +509,12 @@ _ROWS: dict[str, _Row] = {
     ),
 }
 
-MODEL_TYPES = tuple(name for name, row in _ROWS.items() if hasattr(transformers, row.model_class))
-"""Of the families that this transformers has."""
+MODEL_TYPES = tuple(_ROWS)
+AVAILABLE = tuple(name for name, row in _ROWS.items() if hasattr(transformers, row.model_class))
+"""Those that the transformers which runs has."""
+
+REPRESENTATIVES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families for claims that do not depend on the family: every transformers has them."""
+
+WITH_MASKS = tuple(name for name in AVAILABLE if name in ("gemma3", "gemma4"))
+"""And those whose pictures see themselves, for claims about what a token sees."""
