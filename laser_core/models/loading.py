@@ -21,7 +21,12 @@ from ..settings import LoadSettings
 from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
 from .download import downloaded, is_hub_id
 from .encoder_loading import load_encoder, readable_encoder
-from .families import load_image_processor, set_visual_token_limits, usual_image_processor
+from .families import (
+    FAMILIES,
+    load_image_processor,
+    set_visual_token_limits,
+    usual_image_processor,
+)
 from .folder_check import check_contents, check_format, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
@@ -290,8 +295,10 @@ def _load_weights(
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
     _check_flash(settings, device, dtype)
+    _check_version(folder, name)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     _check_rotary_settings(folder, name, config)
+    _check_masks(settings, name, config)
     if stored is None:
         quantization = _quantization(settings, dtype, device)
     else:
@@ -337,6 +344,29 @@ def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtyp
     if device.type == "cpu" or dtype == torch.float32:
         raise ValueError(
             "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
+        )
+
+
+def _check_version(folder: Path, name: str) -> None:
+    """Raise ValueError for a family that this transformers lacks, or has in an early form."""
+    from packaging.version import Version
+    from transformers import __version__
+
+    kind = read_json(folder / "config.json")["model_type"]
+    since = FAMILIES[kind].since
+    if since and Version(__version__) < Version(since):
+        raise ValueError(
+            f"update transformers to {since} or newer: {name} is of type {kind!r}, which "
+            f"{__version__} cannot run"
+        )
+
+
+def _check_masks(settings: LoadSettings, name: str, config: Any) -> None:
+    """Raise ValueError for a kernel that takes no mask, where the family needs one."""
+    if settings.attention == "flash" and FAMILIES[config.model_type].whole_pictures:
+        raise ValueError(
+            f"set attention to auto: in {name} the tokens of a picture see each other, which flash "
+            "cannot mask"
         )
 
 

@@ -77,7 +77,10 @@ def test_two_streams_equal_two_loops(model_type, layout):
         assert token.logit_without == pytest.approx(float(without[token.token_id]), abs=1e-4)
 
 
-@pytest.mark.parametrize(("model_type", "window"), [("llava", 24), ("qwen2_vl", 24)])
+@pytest.mark.parametrize(
+    ("model_type", "window"),
+    [("llava", 24), ("qwen2_vl", 24), *((name, 40) for name in WITH_MASKS)],
+)
 def test_two_streams_equal_two_loops_with_sliding_windows(model_type, window):
     lvlm = lvlm_of(model_type, sliding_window=window)
     positive, negative = streams(lvlm, "shared picture + crop")

@@ -15,9 +15,10 @@ of `_ROWS` per family; a new family needs a row there and a record in laser_core
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -108,13 +109,15 @@ def build(
     seed: int = 0,
     sliding_window: int | None = None,
     vision: int = 84,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> TinyLvlm:
     """A random model of `model_type`, the same for the same arguments.
 
     sliding_window: tokens the decoder's layers see back; with LLaVA the decoder becomes a
     Mistral, with Qwen2-VL and Qwen2.5-VL the upper half of the layers gets it (those models'
-    rule); Qwen3-VL has none and raises ValueError. vision: side in pixels of the LLaVA tower's
-    square (6 x 6 patches by default); elsewhere the side of the largest square picture.
+    rule), with Gemma every other layer has one in any case; Qwen3-VL has none and raises
+    ValueError. vision: side in pixels of the LLaVA tower's and Gemma 3's square (6 x 6 tokens by
+    default); elsewhere the side of the largest square picture. more: text settings of a variant.
     The global random state is left as it was.
     """
     row = _ROWS[model_type]
@@ -132,6 +135,7 @@ def build(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "sliding_window": sliding_window,
+        **more,
     }
     config = row.config(text, vision, tokenizer.convert_tokens_to_ids)
     config.tie_word_embeddings = False
@@ -170,10 +174,8 @@ def library_processor(tiny: TinyLvlm) -> Any:
     """
     name = _ROWS[tiny.config.model_type].processor_class
     base = getattr(transformers, name)
-    parameters, parts = (
-        inspect.signature(base.__init__).parameters,
-        ["image_processor", "tokenizer"],
-    )
+    parameters = inspect.signature(base.__init__).parameters
+    parts = ["image_processor", "tokenizer"]
     given = [tiny.image_processor, tiny.tokenizer]
     if "patch_size" in parameters:
         return base(
@@ -342,10 +344,11 @@ def _gemma_tower(vision: int, patch_size: int) -> dict[str, Any]:
     }
 
 
-def _layer_types(text: dict) -> list[str]:
+def _gemma_text(text: dict) -> dict[str, Any]:
     """Every other layer sees everything, the last among them; the others see a window."""
     layers = text["num_hidden_layers"]
-    return ["full_attention" if (layers - n) % 2 else "sliding_attention" for n in range(layers)]
+    kinds = ["full_attention" if (layers - n) % 2 else "sliding_attention" for n in range(layers)]
+    return {**text, "layer_types": kinds, "sliding_window": text["sliding_window"] or 1024}
 
 
 def _gemma3_processor(vision: int) -> Any:
@@ -353,14 +356,9 @@ def _gemma3_processor(vision: int) -> Any:
 
 
 def _gemma3_config(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
-    window = text["sliding_window"] or 1024
     return transformers.Gemma3Config(
-        text_config={
-            **text,
-            "sliding_window": window,
-            "layer_types": _layer_types(text),
-            "query_pre_attn_scalar": 2 * HEAD_DIM,  # as in the 27B, not the heads' width
-        },
+        # As in the 27B, attention is not scaled by the heads' width
+        text_config={"query_pre_attn_scalar": 2 * HEAD_DIM, **_gemma_text(text)},
         vision_config={**_gemma_tower(vision, 7), "vision_use_head": False},
         mm_tokens_per_image=(vision // 14) ** 2,
         boi_token_index=token_id("<start_of_image>"),
@@ -379,9 +377,6 @@ def _gemma4_config(text: dict, vision: int, token_id: Callable[[str], int]) -> A
     del tower["image_size"]
     return transformers.Gemma4Config(
         text_config={
-            **text,
-            "sliding_window": text["sliding_window"] or 1024,
-            "layer_types": _layer_types(text),
             "global_head_dim": 2 * HEAD_DIM,
             "num_global_key_value_heads": 1,
             "attention_k_eq_v": True,
@@ -390,6 +385,7 @@ def _gemma4_config(text: dict, vision: int, token_id: Callable[[str], int]) -> A
             "hidden_size_per_layer_input": 8,
             "final_logit_softcapping": 30.0,
             "use_bidirectional_attention": "vision",
+            **_gemma_text(text),
         },
         vision_config={
             **tower,
