@@ -21,7 +21,12 @@ from ..settings import LoadSettings
 from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
 from .download import downloaded, is_hub_id
 from .encoder_loading import load_encoder, readable_encoder
-from .families import load_image_processor, set_visual_token_limits, usual_image_processor
+from .families import (
+    FAMILIES,
+    load_image_processor,
+    set_visual_token_limits,
+    usual_image_processor,
+)
 from .folder_check import check_contents, check_format, check_type
 from .loading_errors import explained
 from .lvlm import Lvlm
@@ -290,6 +295,7 @@ def _load_weights(
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
     _check_flash(settings, device, dtype)
+    _check_version(folder, name, settings)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     _check_rotary_settings(folder, name, config)
     if stored is None:
@@ -337,6 +343,25 @@ def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtyp
     if device.type == "cpu" or dtype == torch.float32:
         raise ValueError(
             "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
+        )
+
+
+def _check_version(folder: Path, name: str, settings: LoadSettings) -> None:
+    """Raise ValueError for a family that this transformers lacks, or runs wrongly."""
+    from packaging.version import Version
+    from transformers import __version__
+
+    kind = read_json(folder / "config.json")["model_type"]
+    since, found = FAMILIES[kind].since, Version(__version__)
+    if since and found < Version(since):
+        raise ValueError(
+            f"update transformers to {since} or newer: {name} is of type {kind!r}, which "
+            f"{__version__} cannot run"
+        )
+    if settings.attention == "flash" and not FAMILIES[kind].text_index and found.major < 5:
+        raise ValueError(
+            f"set attention to auto, or update transformers to 5 or newer: under flash, "
+            f"{__version__} takes a picture of {name} for many texts"
         )
 
 

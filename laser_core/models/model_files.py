@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SUPPORTED = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SUPPORTED = (
+    *("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+    *("qwen3_5", "qwen3_5_moe", "qwen3_vl_moe", "glm4v", "glm46v", "glm4v_moe"),
+)
 """The keys of `families.FAMILIES`, in its order, for code that must not import torch."""
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")

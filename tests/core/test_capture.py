@@ -11,11 +11,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from laser_core.engine.capture import RowCapture
 from laser_core.engine.reading import read_prefix
-from laser_core.models.families import FAMILIES
 from laser_core.settings import PromptSettings
 from laser_core.steps.attention import read_attention
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows, library_inputs
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_STATES
 
 QUESTION = "what colour is the square ?"
 SLIDING = [("llava", 24), ("qwen2_vl", 24), ("qwen2_5_vl", 24)]
@@ -36,7 +36,7 @@ def error_to_eager(lvlm, picture, settings=PromptSettings()):
     )
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", AVAILABLE)
 @pytest.mark.parametrize("size", [(90, 60), (33, 77)], ids=str)
 def test_captured_rows_equal_eager_attention(model_type, size):
     lvlm = lvlm_of(model_type)
@@ -50,7 +50,7 @@ def test_captured_rows_equal_eager_attention_with_sliding_windows(model_type, wi
     assert error_to_eager(lvlm, noise_picture((90, 60))) <= 1e-5
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_captured_rows_equal_eager_attention_under_an_eager_model(model_type):
     lvlm = lvlm_of(model_type, attn="eager")
     assert error_to_eager(lvlm, noise_picture((90, 60))) <= 1e-5
@@ -68,7 +68,7 @@ def test_a_system_prompt_is_part_of_both_branches():
     assert error_to_eager(lvlm, noise_picture((90, 60)), settings) <= 1e-5
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_bfloat16_rows_are_as_close_to_the_truth_as_eager_ones(model_type):
     truth_model, half = lvlm_of(model_type, fresh=True), lvlm_of(model_type, fresh=True)
     half.model.to(torch.bfloat16)
@@ -110,7 +110,7 @@ def test_rows_of_a_left_padded_batch_equal_those_of_single_prompts(attn):
     assert float(capture.rows_by_layer(batch_row=1)[0][..., :pad].abs().max()) == 0
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_maps_do_not_depend_on_what_ran_before(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     picture, other = noise_picture((90, 60)), noise_picture((90, 60), seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from itertools import product
 
 import pytest
 import torch
@@ -25,7 +26,6 @@ from laser_core.engine import reading
 from laser_core.engine.caches import ROOM
 from laser_core.engine.reading import read_blocked, read_prefix, read_stream
 from laser_core.models.chat import Stream
-from laser_core.models.families import FAMILIES
 from laser_core.settings import DecodeSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.certainty import read_certainty
@@ -34,6 +34,7 @@ from tools.testbed import tiny
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import library_inputs, next_logits, two_loops
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_STATES
 
 from .test_capture import BARE
 
@@ -64,8 +65,14 @@ def ids(answer):
     return [token.token_id for token in answer.tokens]
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("layout", ["crop", "picture + crop", "shared picture + crop"])
+LAYOUTS = ["crop", "picture + crop", "shared picture + crop"]
+OTHERS = [name for name in AVAILABLE if name not in (*REPRESENTATIVES, *WITH_STATES)]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layout"),
+    [*product([*REPRESENTATIVES, *WITH_STATES], LAYOUTS), *product(OTHERS, LAYOUTS[2:])],
+)
 def test_two_streams_equal_two_loops(model_type, layout):
     lvlm = lvlm_of(model_type)
     positive, negative = streams(lvlm, layout)
@@ -85,7 +92,7 @@ def test_two_streams_equal_two_loops_with_sliding_windows(model_type, window):
     assert ids(decode(lvlm, positive, negative, settings())) == expected
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", AVAILABLE)
 def test_alpha_0_is_the_librarys_own_answer(model_type):
     lvlm = lvlm_of(model_type)
     positive, negative = streams(lvlm, "picture + crop")
@@ -97,7 +104,7 @@ def test_alpha_0_is_the_librarys_own_answer(model_type):
     assert len(answer.prompt_tokens) == 1  # the second stream was not read
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_streams_of_unequal_length_equal_two_loops(model_type):
     lvlm = lvlm_of(model_type)
     positive, negative = streams(lvlm, "picture + crop")
@@ -209,7 +216,9 @@ def test_the_tokens_texts_join_to_the_answer_spaces_and_all(model_type):
     assert len(text.split()) > 1
 
 
-@pytest.mark.parametrize("model_type", [t for t in FAMILIES if t != "llava_next"])
+@pytest.mark.parametrize(
+    "model_type", [*(t for t in REPRESENTATIVES if t != "llava_next"), *WITH_STATES]
+)
 @pytest.mark.parametrize("shared", [False, True])
 def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shared):
     lvlm = lvlm_of(model_type)
@@ -255,7 +264,7 @@ def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shar
 
 @pytest.mark.parametrize(
     ("model_type", "window"),
-    [*((name, None) for name in FAMILIES), ("llava", 24), ("qwen2_vl", 24)],
+    [*((name, None) for name in (*REPRESENTATIVES, *WITH_STATES)), ("llava", 24), ("qwen2_vl", 24)],
 )
 def test_a_prompt_read_in_stretches_is_read_as_at_once(model_type, window, monkeypatch):
     lvlm = lvlm_of(model_type, **({"sliding_window": window} if window else {}))
@@ -382,7 +391,7 @@ def test_blocked_tokens_need_no_second_vision_pass():
     assert len(passes) == 1
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     positive, negative = streams(lvlm, "shared picture + crop")
@@ -393,7 +402,7 @@ def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(m
     assert first.tokens == again.tokens == later.tokens
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_the_shared_prefix_is_whole_again_after_decoding(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     positive, negative = streams(lvlm, "shared picture + crop")
@@ -665,7 +674,7 @@ def repeating(model_type):
     return lvlm
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_with_alpha_0_the_folders_repetition_penalty_is_the_librarys(model_type):
     lvlm = repeating(model_type)
     positive, negative = streams(lvlm, "picture + crop")

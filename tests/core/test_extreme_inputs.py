@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laser_core import pipeline
-from laser_core.models.families import FAMILIES
 from laser_core.pictures import to_mask, to_picture, to_tensor
 from laser_core.settings import (
     AnswerSettings,
@@ -26,6 +25,7 @@ from laser_core.settings import (
     PromptSettings,
 )
 from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES
 
 QUESTION = "what colour is the square ?"
 SHORT = LaserSettings(decode=DecodeSettings(max_tokens=2), crop=CropSettings(min_side_px=8))
@@ -43,7 +43,7 @@ def grey(size):
 # ---- pictures ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @few
 @example(size=(1, 1))
 @example(size=(LONGEST_PX, 1))
@@ -63,7 +63,7 @@ def test_a_picture_of_any_size_is_encoded_whole(model_type, size):
 
 
 @few
-@given(model_type=st.sampled_from(list(FAMILIES)), size=st.tuples(*[st.integers(1, 500)] * 2))
+@given(model_type=st.sampled_from(AVAILABLE), size=st.tuples(*[st.integers(1, 500)] * 2))
 def test_windows_and_masks_fit_a_picture_of_any_size(model_type, size):
     width, height = size
     result = pipeline.answer(lvlm_of(model_type), noise_picture(size), QUESTION, SHORT)

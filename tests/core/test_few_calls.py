@@ -13,7 +13,6 @@ from transformers import DynamicCache
 from laser_core.engine import few_calls, fixed_step
 from laser_core.engine.reading import extend
 from laser_core.engine.vision_windows import equal_windows_at_once
-from laser_core.models.families import FAMILIES
 from laser_core.pipeline import answer
 from laser_core.settings import CounterfactualSettings, DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
@@ -21,6 +20,7 @@ from laser_core.steps.decode import decode
 from tools.testbed.counting import Operations, forwards
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 from .test_capture import SLIDING
 from .test_decode import streams
@@ -55,7 +55,7 @@ def tokens(lvlm, positive, negative=None, **values):
     return [record.token_id for record in found.tokens]
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_one_forward_for_both_branches_equals_eager_attention(model_type, as_on_a_gpu):
     lvlm = lvlm_of(model_type, fresh=True)
     inputs = lvlm.encode(noise_picture(SIZE))
@@ -67,7 +67,7 @@ def test_one_forward_for_both_branches_equals_eager_attention(model_type, as_on_
         assert float((rows.flatten(2) - eager_rows(lvlm, prompt)).abs().max()) <= 1e-5
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("fill", ["mean", "visual tokens"])
 def test_an_answer_as_on_a_gpu_is_the_cpus(model_type, fill, as_on_a_gpu, monkeypatch):
     if model_type == "llava_next" and fill == "visual tokens":
@@ -86,7 +86,7 @@ def test_an_answer_as_on_a_gpu_is_the_cpus(model_type, fill, as_on_a_gpu, monkey
     assert ours.location.windows == own.location.windows
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_step_in_place_writes_the_growing_caches_tokens(
     model_type, layout, as_on_a_gpu, monkeypatch
@@ -100,7 +100,15 @@ def test_a_step_in_place_writes_the_growing_caches_tokens(
     assert ours == tokens(lvlm, *both, max_tokens=12)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", WITH_STATES)
+def test_a_model_with_states_takes_its_own_steps(model_type, as_on_a_gpu):
+    lvlm = lvlm_of(model_type)
+    assert not few_calls.steps_in_place(lvlm, 1)
+    tokens(lvlm, *streams(lvlm, "shared picture + crop"), max_tokens=8)
+    assert not as_on_a_gpu
+
+
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_streams_of_one_shape_are_read_as_a_batch_to_the_same_tokens(
     model_type, layout, as_on_a_gpu, monkeypatch

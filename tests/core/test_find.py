@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from laser_core.models.families import FAMILIES
 from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import with_article
 from laser_core.output.masks import box_of, cleaned_mask, level_of, peaks, points_json
@@ -23,6 +22,7 @@ from laser_core.steps.presence import read_presence
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import eager_rows, next_logits
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 PICNIC = Path(__file__).parents[2] / "pictures" / "scene_picnic.jpg"
 PHRASES = ["dog", "a red car", "the clock on the left"]
@@ -41,7 +41,7 @@ def picnic():
 # ---- one reading for all phrases ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_rows_of_many_phrases_equal_eager_attention(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture()
     seen = read_presence(lvlm, picture, PHRASES)
@@ -53,7 +53,7 @@ def test_rows_of_many_phrases_equal_eager_attention(model_type):
             torch.testing.assert_close(row.flatten(2), eager_rows(lvlm, prompt), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_presence_is_the_librarys_share_of_yes_among_yes_and_no(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture()
     inputs, index = lvlm.encode(picture), lvlm.tokenizer.convert_tokens_to_ids
@@ -84,7 +84,7 @@ def test_an_article_stands_where_english_has_one(phrase, asked):
     assert with_article(phrase) == asked
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_every_family_finds_and_the_window_lies_on_the_picture(model_type):
     lvlm, size = lvlm_of(model_type), (180, 120)
     settings = LaserSettings.of(min_side_px=40)

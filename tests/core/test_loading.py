@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from laser_core import pipeline
-from laser_core.models.families import FAMILIES
 from laser_core.models.loading import load_lvlm
 from laser_core.settings import (
     CropSettings,
@@ -23,7 +22,7 @@ from laser_core.settings import (
 )
 from tools.testbed.hub import FakeHub
 from tools.testbed.lvlms import noise_picture
-from tools.testbed.tiny import build, save
+from tools.testbed.tiny import REPRESENTATIVES, build, save
 
 QUESTION = "what colour is the square ?"
 SETTINGS = LaserSettings(
@@ -42,7 +41,7 @@ def broken(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "model")
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("chat_template", [True, False])
 def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_template, tmp_path):
     from laser_core.models.lvlm import Lvlm
@@ -57,6 +56,15 @@ def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_temp
         for lvlm in (loaded, direct)
     ]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(("kind", "since"), [("qwen3_5", "5.17"), ("glm46v", "5.0")])
+def test_a_family_that_this_transformers_lacks_says_which_has_it(broken, kind, since, monkeypatch):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    with pytest.raises(ValueError, match=f"^update transformers to {since} or newer: .*{kind}"):
+        load_lvlm(str(broken))
 
 
 def test_a_chat_template_in_chat_template_json_is_used(broken):

@@ -10,7 +10,6 @@ import torch
 
 from laser_core import pipeline
 from laser_core.geometry import Box, Grid
-from laser_core.models.families import FAMILIES
 from laser_core.results import Evidence, Location
 from laser_core.settings import AnswerSettings, CropSettings, DecodeSettings, LaserSettings
 from laser_core.steps.answer_input import make_plain_stream, make_positive_stream
@@ -18,6 +17,7 @@ from laser_core.steps.crop import closer_looks, place_windows
 from laser_core.steps.decode import decode
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 QUESTION = "what is in the picture ?"
 CROP = CropSettings(min_side_px=20)
@@ -51,7 +51,7 @@ def readings(lvlm, found):
 
 
 @pytest.mark.parametrize("answer_input", ["picture + crop", "crop"])
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_surest_of_all_readings_is_the_answer(model_type, answer_input):
     lvlm = lvlm_of(model_type)
     found = located(lvlm, 1.0, answer_input=answer_input)
@@ -67,7 +67,7 @@ def test_the_surest_of_all_readings_is_the_answer(model_type, answer_input):
     assert result.looked_closer is bool(windows)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_it_looks_no_closer_once_it_is_sure_enough(model_type):
     lvlm = lvlm_of(model_type)
     expected = readings(lvlm, located(lvlm, 1.0))
@@ -94,7 +94,7 @@ def test_a_look_that_is_not_taken_is_not_read():
     assert tokens[2] - tokens[1] == crop.suffix_length
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_comparison_is_with_the_evidence_of_the_look_that_is_believed(model_type):
     lvlm = lvlm_of(model_type)
     found = located(lvlm, 1.0, alpha=1.0)

@@ -12,14 +12,13 @@ import torch
 from laser_core import pipeline
 from laser_core.engine.capture import attention_rows
 from laser_core.geometry import Box
-from laser_core.models.families import FAMILIES
 from laser_core.models.loading import DEMO, load_lvlm
 from laser_core.models.lvlm import Lvlm
 from laser_core.pictures import read_picture
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import build
+from tools.testbed.tiny import REPRESENTATIVES, build
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "what colour is the square ?"
@@ -61,7 +60,7 @@ def sharded(model, folder):
 
 
 @pytest.mark.parametrize("place", [on_disk, in_main_memory, sharded])
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_offloaded_weights_give_the_plain_models_windows_and_answer(model_type, place, tmp_path):
     if model_type == "qwen3_vl" and place is not sharded and int(version("transformers")[0]) < 5:
         pytest.skip("4.57's own vision tower of Qwen3-VL cannot run offloaded")
@@ -82,7 +81,7 @@ def test_offloaded_weights_give_the_plain_models_windows_and_answer(model_type, 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_half_precision_maps_are_finite_shares_of_the_attention(model_type, dtype, attention):
     lvlm = lvlm_of(model_type, dtype=dtype, attn=attention)
     maps = read_attention(lvlm, noise_picture(), QUESTION)

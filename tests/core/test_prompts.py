@@ -11,7 +11,7 @@ import pytest
 
 from laser_core import pipeline
 from laser_core.models.closed_vocabulary import ClosedVocabulary
-from laser_core.models.families import FAMILIES, chat_template_of
+from laser_core.models.families import chat_template_of
 from laser_core.models.loading import load_lvlm
 from laser_core.settings import (
     AnswerSettings,
@@ -25,13 +25,13 @@ from laser_core.steps.certainty import plain_certainty
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs
-from tools.testbed.tiny import build, library_processor
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_STATES, build, library_processor
 
 QUESTION = "what colour is the square ?"
 SENTENCE = "Answer the question using a single word or phrase."
 SIZE = (84, 84)  # square: framing adds nothing, and the processors see the same picture
 
-families = pytest.mark.parametrize("model_type", FAMILIES)
+families = pytest.mark.parametrize("model_type", AVAILABLE)
 
 
 def library_ids(model_type, text):
@@ -43,6 +43,7 @@ def library_ids(model_type, text):
         [{"role": "user", "content": content}],
         chat_template=chat_template_of(tiny.config, tiny.tokenizer),
         add_generation_prompt=True,
+        enable_thinking=False,
     )
     return processor(images=[noise_picture(SIZE)], text=[written])["input_ids"]
 
@@ -101,7 +102,7 @@ def test_a_models_own_sentence_does_both_jobs_unless_the_user_gives_another():
     assert lvlm.answering_text(question, given) == f"{question}\nname the colour ."
 
 
-@families
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_a_refusal_names_what_the_model_itself_says_of_the_picture(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     lvlm.instruction = SENTENCE
@@ -132,7 +133,7 @@ def plain_of(lvlm, found):
     return make_plain_stream(lvlm, found.inputs, found.question, found.settings)
 
 
-@families
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 @pytest.mark.parametrize("instruction", ["", SENTENCE], ids=["differ", "equal"])
 def test_certainty_is_generates_first_probability_on_the_answering_prompt(model_type, instruction):
     lvlm = lvlm_of(model_type)
@@ -151,7 +152,7 @@ def test_certainty_is_generates_first_probability_on_the_answering_prompt(model_
     assert (found.maps.certainty == pytest.approx(expected, abs=1e-5)) is bool(instruction)
 
 
-@families
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("instruction", ["", SENTENCE], ids=["differ", "equal"])
 def test_certainty_costs_one_suffix_where_the_prompts_differ_and_nothing_where_they_are_equal(
     model_type, instruction
@@ -164,7 +165,7 @@ def test_certainty_costs_one_suffix_where_the_prompts_differ_and_nothing_where_t
     assert counted == ([] if instruction else [plain.prompt.suffix_length])
 
 
-@families
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_a_sure_answer_continues_from_what_its_certainty_read(model_type):
     lvlm = lvlm_of(model_type)
     expected = pipeline.answer_from(lvlm, located(lvlm), with_plain=True).plain.tokens

@@ -36,6 +36,7 @@ from tools.benchmarks.speed.shapes import lvlm_of_shape, picture_of
 from tools.benchmarks.speed.timing import Clock, unless_full
 from tools.demo_model.world import held_out_items
 from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.tiny import REPRESENTATIVES
 
 SQUARE = "what colour is the square ?"
 
@@ -82,7 +83,7 @@ def test_prefill_tokens_of_a_quarter_crop_are_half_of_that(mode, bound):
     assert ours / plain <= bound
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_prefill_tokens_are_what_the_prompts_do_not_share(model_type, mode):
     lvlm, picture, settings = lvlm_of(model_type), noise_picture((90, 60)), mode.settings(1)
@@ -99,7 +100,7 @@ def test_prefill_tokens_are_what_the_prompts_do_not_share(model_type, mode):
     assert prefill_tokens(lvlm, lambda: run(lvlm, picture, SQUARE, settings)) == expected
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_the_peers_way_gives_the_same_answer(model_type, mode):
     lvlm = lvlm_of(model_type)
@@ -112,7 +113,7 @@ def test_the_peers_way_gives_the_same_answer(model_type, mode):
     assert ours.tokens == _until(peers.tokens, stop)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_peers_way_prepares_each_picture_once_and_heads_one_token_a_forward(
     model_type, monkeypatch
 ):
@@ -135,7 +136,7 @@ def test_the_peers_way_prepares_each_picture_once_and_heads_one_token_a_forward(
     assert rows == [1] * 2 * 3
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_peers_way_runs_the_kernels_of_the_published_codes(model_type):
     """As ViCrop loads its models: LLaVA eager throughout, Qwen only where weights are returned."""
     lvlm = lvlm_of(model_type, fresh=True)
@@ -160,7 +161,7 @@ def test_the_peers_way_runs_the_kernels_of_the_published_codes(model_type):
 VISION = dict.fromkeys(FAMILIES, "visual") | dict.fromkeys(("llava", "llava_next"), "vision_tower")
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_bytes_counted_for_the_peers_weights_are_those_they_keep(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     prompt = ways.prompt_of(lvlm, noise_picture((90, 60)), SQUARE, LaserSettings())
@@ -204,7 +205,7 @@ def test_the_demo_model_gets_the_slow_ways_rows_logits_and_tokens():
             assert float((ours - theirs).abs().max()) <= 1e-4
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_counted_operations_are_those_of_the_models_shape(model_type):
     lvlm = lvlm_of(model_type)
     prompt = ways.prompt_of(lvlm, noise_picture((90, 60)), SQUARE, LaserSettings())
