@@ -1,6 +1,6 @@
 """What the steps hand to one another: frozen records with names and documented shapes.
 
-L: decoder layers, H: query heads, (gh, gw): the picture's patch grid.
+L: decoder layers with maps, H: query heads, (gh, gw): the picture's patch grid.
 """
 
 from __future__ import annotations
@@ -17,6 +17,21 @@ from .settings import LaserSettings
 
 
 @dataclass(frozen=True)
+class Band:
+    """Where in a decoder layers are searched, and which of its layers have attention maps.
+
+    first, last: depths, as fractions: layer n of N has depth n / (N - 1). numbers: n of each layer
+    with maps, ascending; empty: of all. layers: N; 0: as many as have maps. Layers of linear
+    attention have none.
+    """
+
+    first: float = 0.0
+    last: float = 1.0
+    numbers: tuple[int, ...] = ()
+    layers: int = 0
+
+
+@dataclass(frozen=True)
 class AttentionMaps:
     """Attention of the last prompt token over the picture's patches, in both branches (step 2).
 
@@ -24,7 +39,7 @@ class AttentionMaps:
     grid: how the patches lie on the picture; picture_size: (width, height) in pixels.
     certainty: probability of the likeliest first token after the prompt with the question; None
     where not known.
-    band: the first and last depth, as fractions, in which the model's family is searched.
+    band: which layers these are, and where the model's family is searched.
     """
 
     with_query: torch.Tensor
@@ -32,11 +47,7 @@ class AttentionMaps:
     grid: Grid
     picture_size: tuple[int, int]
     certainty: float | None = None
-    band: tuple[float, float] = (0.0, 1.0)
-
-    @property
-    def layers(self) -> int:
-        return self.with_query.shape[0]
+    band: Band = Band()
 
     @property
     def nbytes(self) -> int:
@@ -47,9 +58,11 @@ class AttentionMaps:
 class LayerChoice:
     """The layers the evidence comes from (steps 4-5).
 
-    layer: the best of them, counted from 0. vaq: (L,) scores of all layers, float32.
-    heads: (L, K) the top-K heads of every layer, best first. weights: {layer: weight}, sum 1.
-    reason: one sentence for people. picked: {layer: heads} that count in place of the top ones.
+    A layer is named by its number in the decoder, counted from 0. layer: the best of them.
+    vaq: (L,) scores of all layers with maps, float32. heads: (L, K) the top-K heads of every such
+    layer, best first. weights: {layer: weight}, sum 1. reason: one sentence for people.
+    numbers: of the layers with maps, ascending. count: of all the decoder's layers.
+    picked: {layer: heads} that count in place of the top ones.
     largest: joined by the largest share at each patch, not by weight.
     """
 
@@ -58,6 +71,8 @@ class LayerChoice:
     heads: torch.Tensor
     weights: dict[int, float]
     reason: str
+    numbers: tuple[int, ...]
+    count: int
     picked: dict[int, list[int]] = field(default_factory=dict)
     largest: bool = False
 

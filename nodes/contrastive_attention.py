@@ -72,9 +72,10 @@ class ContrastiveAttention:
                 progress.next_picture()
                 one = lvlm.read(model, picture, question, prompt, progress)
                 added = contrast(one, compare)
-                vaq = select_layer(added, LayerSettings()).vaq
+                choice = select_layer(added, LayerSettings(), one.band)
                 maps.append(one)
                 shown.append(at_drawn_size(picture))
-                sheets.add(layer_sheet(picture, added.mean(1), one.grid, vaq))
+                sheet = layer_sheet(picture, added.mean(1), one.grid, choice.vaq, choice.numbers)
+                sheets.add(sheet)
             colour = model.mean_colour
         return AttentionHandle(shown, maps, compare, colour, question.strip()), sheets.batch

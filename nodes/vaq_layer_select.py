@@ -73,7 +73,7 @@ class VAQLayerSelect(DrawsWhatIsConnected):
             added = contrast(maps, attention.contrast)
             choice = select_layer(added, chosen, maps.band)
             item = make_evidence(added, choice, maps)
-            layers = torch.stack([map_layer(added, choice, layer) for layer in range(maps.layers)])
+            layers = torch.stack([map_layer(added, choice, layer) for layer in choice.numbers])
             rule = select_layer(added, by_rule, maps.band)
             items.append(item)
             views.append(vaq_view(picture, item, layers, rule, chosen.layer >= 0))

@@ -34,10 +34,14 @@ def vaq_view(
     by_rule: LayerChoice,
     by_hand: bool,
 ) -> dict[str, Any]:
-    """One picture's layers: VAQ, choice, the rule's weights and maps. layer_maps: (L, gh, gw)."""
+    """One picture's layers: VAQ, choice, the rule's weights and maps. layer_maps: (L, gh, gw).
+
+    A layer is named by its number; `vaq` and the maps are in the order of `numbers`.
+    """
     choice = evidence.choice
     return {
         **_picture_and_maps(picture, evidence.picture_size, layer_maps, evidence.grid),
+        "numbers": choice.numbers,
         "vaq": choice.vaq,
         "layer": choice.layer,
         "weights": by_rule.weights,

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from transformers import DynamicCache
 
 from ..models.chat import Prompt
 from ..models.lvlm import Lvlm
 from ..models.prefix import Prefix
 from ..progress import Progress
-from .caches import cache_of
+from .caches import cache_of, empty_cache
 from .capture import RowCapture
 from .few_calls import one_forward_for_branches
 from .masks import masks_of
@@ -89,8 +88,9 @@ def _ids(prompt: Prompt) -> tuple[int, ...]:
 
 def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
     """The prompts in groups that one forward reads."""
-    # Flash attention takes no free-form mask. For long texts it would be large
-    packs = lvlm.attention in ("sdpa", "eager")
+    # Flash attention takes no free-form mask, and a state knows none. For long texts it would be
+    # large.
+    packs = lvlm.attention in ("sdpa", "eager") and not lvlm.state_layers
     group: list[Prompt] = []
     for prompt in prompts:
         full = sum(one.suffix_length for one in group) + prompt.suffix_length > STRETCH
@@ -122,7 +122,7 @@ def _map_keys(prompt: Prompt) -> slice:
 
 def _last_row(lvlm: Lvlm, prompt: Prompt, prefix: Prefix | None) -> LastRow:
     """The last row of one prompt, after the prefix or without one."""
-    cache = cache_of(prefix.layers) if prefix else DynamicCache()
+    cache = cache_of(prefix.layers) if prefix else empty_cache(lvlm)
     with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
         _, hidden = extend(lvlm, prompt, cache, prompt.length)
     return LastRow(capture.rows_by_layer()[0], hidden[0, -1])
@@ -149,7 +149,7 @@ def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt], prefix: Prefix | None) -
     ids = torch.cat([first.input_ids[:, start:shared], *parts], dim=1)
     places = [prompt.position_ids[..., shared:] for prompt in prompts]
     positions = torch.cat([first.position_ids[..., start:shared], *places], dim=-1)
-    last, cache = [end - 1 - start for end in ends[1:]], DynamicCache()
+    last, cache = [end - 1 - start for end in ends[1:]], empty_cache(lvlm)
     with RowCapture(lvlm, last, keys=_map_keys(first)) as capture:
         if prefix:
             hidden = forward(lvlm, cache_of(prefix.layers), ids, positions, {}, mask)

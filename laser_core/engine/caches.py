@@ -1,15 +1,19 @@
-"""Key-value caches that continue borrowed ones or grow in place. Know no prompt and no model."""
+"""Caches that continue borrowed layers, grow in place or carry a state.
+
+Know of a model only which of its layers carry one; know no prompt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from ..models.prefix import Layers
+from ..models.lvlm import Lvlm
+from ..models.prefix import Layers, State
 
 
 class _Continued(DynamicLayer):
@@ -34,12 +38,27 @@ class _Continued(DynamicLayer):
         return self._borrowed[0].shape[-2] + super().get_seq_length()
 
 
+def empty_cache(lvlm: Lvlm) -> DynamicCache:
+    """A cache that the model reads a first token into."""
+    if not lvlm.state_layers:
+        return DynamicCache()
+    count = lvlm.model.config.get_text_config().num_hidden_layers
+    return cache_of_layers(
+        [_new_state() if layer in lvlm.state_layers else DynamicLayer() for layer in range(count)]
+    )
+
+
 def cache_of(layers: Layers) -> DynamicCache:
-    """A growing cache that begins with `layers`, which stay untouched and are not copied."""
-    return cache_of_layers([_Continued(keys, values) for keys, values in layers])
+    """A growing cache that begins with `layers`, which stay untouched.
+
+    Keys and values are not copied; states are, as the model writes over its own.
+    """
+    return cache_of_layers(
+        [state_layer(one) if isinstance(one, State) else _Continued(*one) for one in layers]
+    )
 
 
-def cache_of_layers(layers: Sequence[DynamicLayer]) -> DynamicCache:
+def cache_of_layers(layers: Sequence[Any]) -> DynamicCache:
     """A cache of these very layers."""
     cache = DynamicCache()
     cache.layers = [*layers]
@@ -47,10 +66,60 @@ def cache_of_layers(layers: Sequence[DynamicLayer]) -> DynamicCache:
 
 
 def layers_of(cache: DynamicCache) -> Layers:
-    """The cache's own keys and values, without those it was begun with."""
+    """The cache's own keys and values, without those it was begun with; of its states, copies."""
     layers: Any = cache.layers  # by the library's types they may be of kinds that hold no keys
-    return [(layer.keys, layer.values) for layer in layers]
+    return [
+        State(layer.conv_states[0].clone(), layer.recurrent_states[0].clone())
+        if hasattr(layer, "recurrent_states")
+        else (layer.keys, layer.values)
+        for layer in layers
+    ]
 
+
+def each(layers: Layers, change: Callable[[torch.Tensor], torch.Tensor]) -> Layers:
+    """The layers with both tensors of each changed; what was a state is one."""
+    return [
+        State(*map(change, one)) if isinstance(one, State) else (change(one[0]), change(one[1]))
+        for one in layers
+    ]
+
+
+def joined(shared: Layers, own: Layers) -> Layers:
+    """Two parts that follow one another as one: keys and values in a row, the later state."""
+    if not shared:
+        return own
+    return [
+        later
+        if isinstance(later, State)
+        else (torch.cat([first[0], later[0]], dim=-2), torch.cat([first[1], later[1]], dim=-2))
+        for first, later in zip(shared, own, strict=True)
+    ]
+
+
+# ---- layers of linear attention ----------------------------------------------------------------
+
+
+def merged_states(states: Sequence[State]) -> State:
+    """The states of several streams as one batch. They have no length, so that none is padded: read
+    each stream without padding, and merge what comes of it."""
+    return State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+
+
+def state_layer(state: State) -> Any:
+    """A cache's layer that goes on from a copy of the state."""
+    layer = _new_state()
+    layer.update_conv_state(state.conv)
+    layer.update_recurrent_state(state.recurrent)
+    return layer
+
+
+def _new_state() -> Any:
+    from transformers.cache_utils import LinearAttentionLayer  # 4.57 has none
+
+    return LinearAttentionLayer()
+
+
+# ---- layers that grow in place -----------------------------------------------------------------
 
 ROOM = 32  # tokens a cache grows by when it is full
 

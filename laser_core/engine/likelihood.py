@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..models.lvlm import Lvlm
-from .caches import cache_of
+from .caches import cache_of, joined
 from .generating import end_tokens
 from .reading import ReadStream, forward, overflow
 
@@ -21,16 +21,11 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
     Raises ValueError for scores that are not finite.
     """
     ends = end_tokens(lvlm)
-    held = [
-        tuple(torch.cat(read.parts(layer, part), dim=-2) for part in (0, 1))
-        for layer in range(len(read.own))
-    ]
+    held = joined(read.shared, read.own)
     found = []
     for answer in answers:
         fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *answer[: None if ends else -1]]])
-        hidden = forward(
-            lvlm, cache_of([(k, v) for k, v in held]), fed, _positions(read, fed.shape[1]), {}
-        )
+        hidden = forward(lvlm, cache_of(held), fed, _positions(read, fed.shape[1]), {})
         # In float64 on the CPU: some devices have none
         logits = lvlm.logits(hidden[0]).float().cpu().double()
         scores = logits.log_softmax(-1)

@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
-from .caches import cache_of, layers_of
+from .caches import cache_of, each, empty_cache, layers_of
 from .few_calls import equal_windows_together, tokens_at_once
 from .masks import Masks, masks_of_stretch
 from .vision_windows import equal_windows_at_once
@@ -40,7 +40,7 @@ def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
     """The prompt's prefix, computed or remembered; the model keeps the last one."""
     if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
         lvlm.prefix = None  # before the new one is computed, so that there are never two
-        cache = DynamicCache()
+        cache = empty_cache(lvlm)
         inputs, _ = extend(lvlm, prompt, cache, prompt.prefix_length)
         lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
     return lvlm.prefix
@@ -98,14 +98,18 @@ def read_stream(
     certainty: read the last token too, in the same forward, and note how sure the model is of the
     first answer token. check: called before each forward.
     """
-    prompt, shared, cache, inputs = stream.prompt, [], DynamicCache(), []
+    prompt, shared, cache, inputs = stream.prompt, [], empty_cache(lvlm), []
     if _continues(lvlm, stream):
         prefix = read_prefix(lvlm, prompt)
         shared, inputs = prefix.layers, prefix.inputs
         cache = cache_of(shared)
-    if not certainty:
+    if not certainty or lvlm.state_layers:  # of which no last token can be taken off again
         inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
-        return ReadStream(prompt, shared, layers_of(cache), inputs, note=stream.note)
+        read = ReadStream(prompt, shared, layers_of(cache), inputs, note=stream.note)
+        if certainty:
+            _, hidden = extend(lvlm, prompt, cache, prompt.length, check)
+            read.certainty = first_token_certainty(lvlm, hidden[0, -1])
+        return read
     more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
     own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
     certain = first_token_certainty(lvlm, hidden[0, -1])
@@ -121,18 +125,17 @@ def _continues(lvlm: Lvlm, stream: Stream) -> bool:
 
 def read_together(lvlm: Lvlm, streams: Sequence[Stream], check: Check) -> list[ReadStream]:
     """Streams of one shape, `alike`, as one batch: as `read_stream` reads each."""
-    first, cache, shared = streams[0].prompt, DynamicCache(), []
+    first, cache, shared = streams[0].prompt, empty_cache(lvlm), []
     if _continues(lvlm, streams[0]):
         shared = read_prefix(lvlm, first).layers
-        whole = [[part.expand(len(streams), -1, -1, -1) for part in pair] for pair in shared]
-        cache = cache_of([(keys, values) for keys, values in whole])
+        cache = cache_of(each(shared, lambda part: part.expand(len(streams), *part.shape[1:])))
     extend(lvlm, _batch_of([stream.prompt for stream in streams]), cache, first.length - 1, check)
     read = layers_of(cache)
     return [
         ReadStream(
             stream.prompt,
             shared,  # the list itself: where its tokens move, all know
-            [(keys[row, None], values[row, None]) for keys, values in read],
+            each(read, lambda part, row=row: part[row, None]),
             [],
             note=stream.note,
         )
@@ -204,7 +207,7 @@ def read_blocked(
     prefix = stream.prompt.prefix_length
     spared = bool(unblocked.shared) and min(stream.blocked) >= prefix
     shared = unblocked.shared if spared else []
-    cache, start = cache_of(shared), 0
+    cache, start = cache_of(shared) if shared else empty_cache(lvlm), 0
     for call in unblocked.inputs:
         length = call["inputs_embeds"].shape[1]
         if not spared or start >= prefix:
@@ -213,9 +216,11 @@ def read_blocked(
             blocked, spans = _blocked_call(stream, call, start), stream.prompt.spans
             _in_stretches(lvlm, lvlm.model.get_decoder(), blocked, cache, spans)
         start += length
-    # Without the last token, which the calls hold where the other stream's certainty was read
-    length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
-    own = [(keys[:, :, :length], values[:, :, :length]) for keys, values in layers_of(cache)]
+    own = layers_of(cache)
+    if not lvlm.state_layers:
+        # Without the last token, which the calls hold where the other stream's certainty was read
+        length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
+        own = [(keys[:, :, :length], values[:, :, :length]) for keys, values in own]
     return ReadStream(stream.prompt, shared, own, [])
 
 
@@ -269,7 +274,7 @@ def forward(
     if mask is None:
         stretches = _reading_in_stretches(lvlm, spans)
         mask = {} if lvlm.family.whole_pictures else None  # of each stretch, below
-    if position_ids.ndim == 3:
+    if position_ids.ndim == 3 and lvlm.family.text_index:
         # Put each token's index in the text before M-RoPE's rows. Without it, code of 4.57 takes a
         # picture's tokens, which share one time, for many packed sequences
         past = cache.get_seq_length()

@@ -117,10 +117,14 @@ def text_of_tokens(lvlm: Lvlm, token_ids: Sequence[int]) -> str:
     """What these tokens say, without special ones and without a character that lacks tokens.
 
     The last few are left out while they are part of one: some decoders spoil its neighbours too.
+    So are the family's marks around an answer.
     """
     least = max(len(token_ids) - LONGEST_CHARACTER, 0)
     for end in range(len(token_ids), least - 1, -1):
-        text = lvlm.tokenizer.decode(token_ids[:end], skip_special_tokens=True).strip()
+        text = lvlm.tokenizer.decode(token_ids[:end], skip_special_tokens=True)
+        for mark in lvlm.family.answer_marks:
+            text = text.replace(mark, "")
+        text = text.strip()
         if not text.endswith(NO_CHARACTER):
             break
     return text.replace(NO_CHARACTER, "")

@@ -17,8 +17,8 @@ from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..models.lvlm import Lvlm
-from ..models.prefix import Layers
-from .caches import ROOM, RoomyLayer, cache_of_layers
+from ..models.prefix import Layers, State
+from .caches import ROOM, RoomyLayer, cache_of_layers, merged_states, state_layer
 from .few_calls import KEPT_STEPS, steps_in_place
 from .fixed_step import FixedStep, in_buckets
 from .reading import ReadStream
@@ -56,9 +56,12 @@ class Rows:
         prompts = [one.prompt for one in read]
         longest = max(prompt.length for prompt in prompts)
         pads = [longest - prompt.length for prompt in prompts]
-        layers: list[RoomyLayer] = []
+        layers: list[Any] = []
         lent, step = read[0].shared, _fixed_step(lvlm, read, longest + answer)
         for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
+            if index in lvlm.state_layers:
+                layers.insert(0, state_layer(merged_states([one.own.pop() for one in read])))
+                continue
             samples = [read[0].own[index][part] for part in (0, 1)]
             if step:
                 keys, values = step.buffers(index, *samples)
@@ -102,7 +105,8 @@ class Rows:
         """Copy the shared prefix out of the cache, so that the cache can be freed."""
         for index in reversed(range(len(self.lent))):
             keys, values = self.lent[index]
-            self.lent[index] = keys.clone(), values.clone()
+            if not isinstance(self.lent[index], State):  # which was copied
+                self.lent[index] = keys.clone(), values.clone()
             if not self.step:
                 self.cache.layers.pop()
 

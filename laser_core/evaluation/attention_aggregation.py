@@ -67,7 +67,7 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
             raise ValueError(f"leave this item out: its {kind} map is empty or not finite")
     window = box.intersect(Box(*found.windows[0]))
     shares |= {"area": box.area / whole.area, "window": window.area / box.area}
-    return {"layer": chosen.layer, "layers": maps.layers, **shares}
+    return {"layer": chosen.layer, "layers": chosen.count, **shares}
 
 
 @dataclasses.dataclass(frozen=True)

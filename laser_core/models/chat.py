@@ -16,6 +16,7 @@ _PROBE = "LASERPROBE"  # a text that no template writes
 _OPENED = re.compile(rf"{THOUGHT_BEGIN}(\s*)\Z")  # at a chat's end: what is generated is a thought
 # As Qwen and GLM write that nothing was thought: the line breaks after the mark, twice
 _EMPTY_THOUGHT = rf"{THOUGHT_BEGIN}\1\1{THOUGHT_END}\1\1"
+_THOUGHT = re.compile(rf"({THOUGHT_BEGIN}|{THOUGHT_END})\s*\Z")  # opened or closed at a chat's end
 _TAIL = 8  # tokens that hold an opened thought, even spelled out
 
 
@@ -78,8 +79,8 @@ class Chat:
     picture_ids: token ids that stand for a picture and, if not None, a video. known: how the makers
     of its text model write chats with pictures, None where that is not known. picture_text: how
     the family writes a picture, {} the placeholder; picture_mark: what stands for that in what
-    templates write, or "". Raises ValueError for a template that is
-    none, and where there is none at all.
+    templates write, or "". thinks: see `Family`. Raises ValueError for a template that is none, and
+    where there is none at all.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Chat:
         *,
         known: str | None,
         picture_text: str,
+        thinks: str = "",
         picture_mark: str = "",
     ) -> None:
         if template:
@@ -106,6 +108,7 @@ class Chat:
         self._known = known
         self._image = tokenizer.convert_ids_to_tokens(picture_ids[0])
         self._picture = picture_text.format(self._image)
+        self._thinks, self._closed = bool(thinks), thinks or _EMPTY_THOUGHT
         self._mark = picture_mark or self._picture
 
     def ids(
@@ -114,7 +117,8 @@ class Chat:
         """Token ids of a chat up to where the model goes on, one placeholder for each picture.
 
         Where the template lets a model be told not to think, it is told so. Others open a thought
-        at the end. thought_closed: close it at once, so that the next token begins the answer.
+        at the end, or it is opened for them. thought_closed: close it at once, so that the next
+        token begins the answer.
         The texts may hold anything: control tokens and turn marks in them are read as plain
         characters, and inject neither a picture nor a role. Raises ValueError for a
         chat that the template refuses.
@@ -145,7 +149,7 @@ class Chat:
         Where the chat ends with no blank ("ASSISTANT:"), one stands before the answer.
         """
         texts = self.harmless(text), self.harmless(system)
-        rendered = _OPENED.sub(_EMPTY_THOUGHT, self._rendered(pictures, *texts))
+        rendered = _OPENED.sub(self._closed, self._rendered(pictures, *texts))
         written = self.harmless(answer) if rendered[-1:].isspace() else f" {self.harmless(answer)}"
         before, whole = self._read(rendered), self._read(rendered + written)
         if whole[: len(before)] == before:
@@ -154,7 +158,7 @@ class Chat:
 
     def _ids(self, pictures: int, text: str, system: str, thought_closed: bool) -> list[int]:
         rendered = self._rendered(pictures, text, system)
-        return self._read(_OPENED.sub(_EMPTY_THOUGHT, rendered) if thought_closed else rendered)
+        return self._read(_OPENED.sub(self._closed, rendered) if thought_closed else rendered)
 
     def _read(self, rendered: str) -> list[int]:
         bos = self._tokenizer.bos_token
@@ -177,6 +181,8 @@ class Chat:
             marks = "|".join(map(re.escape, self._control_tokens.values()))
             picture = rf"(?:{marks})*{re.escape(self._image)}(?:{marks})*"
             rendered = re.sub(picture, lambda found: found[0] * pictures, rendered, count=1)
+        if self._thinks and not _THOUGHT.search(rendered):
+            rendered += THOUGHT_BEGIN  # what the model would write, whatever the question
         return rendered
 
     @cached_property

@@ -18,9 +18,12 @@ TURN_MARKS = (
     *("USER:", "ASSISTANT:", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"),
     *("<image>", "<video>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
     *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+    *("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+    *("<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|video|>", "<answer>", "</answer>"),
+    *("<|begin_of_box|>", "<|end_of_box|>", "/nothink"),
     *("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
     *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
-    *("<|turn>", "<turn|>", "<|image>", "<|image|>", "<image|>", "<|channel>", "<channel|>"),
+    *("<|turn>", "<turn|>", "<|image>", "<image|>", "<|channel>", "<channel|>"),
 )
 """What the formats below and their relatives write between turns, as tokens or as bare text."""
 
@@ -66,7 +69,7 @@ VICUNA = (
 {%- if add_generation_prompt -%}{{ 'ASSISTANT:' }}{%- endif -%}
 """
 )
-"""LLaVA-1.5: `USER: <image>\\nquestion ASSISTANT:`."""
+"""LLaVA-1.5: `USER: <image>\nquestion ASSISTANT:`."""
 
 MISTRAL = (
     _MACROS
@@ -80,7 +83,7 @@ MISTRAL = (
 {%- endfor -%}
 """
 )
-"""LLaVA-NeXT on Mistral: `[INST] <image>\\nquestion [/INST]`."""
+"""LLaVA-NeXT on Mistral: `[INST] <image>\nquestion [/INST]`."""
 
 LLAVA_CHATML = (
     _MACROS
@@ -123,6 +126,32 @@ CHATML = (
 """
 )
 """Qwen3-VL: no system prompt of its own."""
+
+QWEN3_5_CHATML = (
+    CHATML
+    + r"""
+{%- if add_generation_prompt -%}
+{{- '<think>\n\n</think>\n\n' if enable_thinking is false else '<think>\n' -}}
+{%- endif -%}
+"""
+)
+"""Qwen3.5: as Qwen3-VL, and a thought that is opened, or closed at once."""
+
+GLM = (
+    _MACROS
+    + r"""
+{{- '[gMASK]<sop>' -}}
+{%- for message in messages -%}
+{{- '<|' + message['role'] + '|>\n' -}}
+{{- pictures(message, '<|begin_of_image|><|image|><|end_of_image|>') + text(message) -}}
+{%- if message['role'] == 'user' and enable_thinking is false -%}{{ '/nothink' }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|assistant|>\n' + ('<think></think>\n' if enable_thinking is false else '') -}}
+{%- endif -%}
+"""
+)
+"""GLM-4.5V and GLM-4.6V: told not to think at the end of the turn."""
 
 QWEN2_CHATML = "{%- set default_system = 'You are a helpful assistant.' -%}" + CHATML
 """Qwen2-VL and Qwen2.5-VL."""

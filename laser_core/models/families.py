@@ -23,6 +23,7 @@ from .grounding import FED_PIXELS, THOUSANDTHS, Grounding
 from .image_processors import (
     FOR_THE_TEXT,
     OF_TOWER,
+    least_side_px,
     load_image_processor,
     mean_colour,
     set_token_range,
@@ -89,10 +90,14 @@ class Family:
     causal_prefix: keys and values of a picture do not depend on what follows it.
     whole_pictures: by the text config, the kinds of layers in which all tokens of a picture see
         each other, for models that take a mask for each kind; None: the library's masks serve.
+    text_index: with M-RoPE, its code takes each token's index in the text before the three rows.
     instruction: the request for a short answer that its models were tuned with.
     band: the first and last depth, as fractions, where their attention follows the question.
     grounding: how its models write boxes; None where they were not trained to, or where what their
         numbers mean is disputed.
+    thinks: what stands before an answer where nothing was thought, for models that open a thought
+        themselves whatever they are told; empty: their templates say what they do.
+    answer_marks: what its models write around an answer or a box in it; no part of its text.
     taken: how pictures are taken, for people, where the other fields do not say it.
     since: the first transformers whose code for it is read right; empty: any that this takes.
     """
@@ -113,8 +118,11 @@ class Family:
     picture_mark: str = ""
     causal_prefix: bool = True
     whole_pictures: Callable[[Any], tuple[str, ...]] | None = None
+    text_index: bool = True
     instruction: str = "Answer the question using a single word or phrase."
     grounding: Grounding | None = None
+    thinks: str = ""
+    answer_marks: tuple[str, ...] = ()
     taken: str = ""
     since: str = ""
 
@@ -130,19 +138,30 @@ _LLAVA_BAND = (0.45, 0.81)
 # Layers 17 to 24 of 28: VEA's best are 18, 22 and 24 in Qwen2.5-VL-7B; an independent port found 19
 # to 22 in Qwen2-VL-7B and 17 to 20 in Qwen3-VL-2B
 _QWEN_BAND = (0.62, 0.89)
-
-# By their authors: QwenLM/Qwen3-VL issues 866 (thousandths), 676 and 1161 (pixels of the resized
-# picture), 1427 and 1741 (thousandths); arXiv 2409.12191. LLaVA-1.5 writes shares of the padded
-# square or of the picture, which is disputed (haotian-liu/LLaVA issues 606, 623, 822)
-_QWEN2_GROUNDING = Grounding(
-    "Please provide the bounding box coordinates of the region this sentence describes: {}",
-    THOUSANDTHS,
-)
+# Nobody has published where GLM's layers look: the band that most families share
+_GLM_BAND = (0.6, 0.85)
 # VEA: the second half of Gemma 3's layers is better than all (arXiv 2510.17771); nothing finer is
 # known, and nothing of Gemma 4
 _GEMMA_BAND = (0.5, 1.0)
 
+# By their authors: QwenLM/Qwen3-VL issues 866 (thousandths), 676 and 1161 (pixels of the resized
+# picture), 1427 and 1741 (thousandths); arXiv 2409.12191; README of zai-org/GLM-V (thousandths).
+# LLaVA-1.5 writes shares of the padded square or of the picture, which is disputed
+# (haotian-liu/LLaVA issues 606, 623, 822); of Qwen3.5 its authors have not said it
+_QWEN2_GROUNDING = Grounding(
+    "Please provide the bounding box coordinates of the region this sentence describes: {}",
+    THOUSANDTHS,
+)
 _LOCATE_IN_JSON = "Locate every instance of: {}. Report bbox coordinates in JSON format."
+_GLM_GROUNDING = Grounding(
+    "Please pinpoint the bounding box [[x1,y1,x2,y2], …] in the image as per the given "
+    "description. {}",
+    THOUSANDTHS,
+)
+
+# By the README of zai-org/GLM-V. GLM-4.1V always thinks; later ones are told not to
+_GLM_ANSWER = "<think></think>\n<answer>"
+_GLM_MARKS = "<answer>", "</answer>", "<|begin_of_box|>", "<|end_of_box|>"
 
 _RECORDS = (
     Family(
@@ -225,6 +244,103 @@ _RECORDS = (
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
         grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
+    ),
+    Family(
+        model_type="qwen3_5",
+        name="Qwen3.5",
+        image_token="<|image_pad|>",
+        picture_text="<|vision_start|>{}<|vision_end|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        band=_QWEN_BAND,
+        text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
+        since="5.17",
+    ),
+    Family(
+        model_type="qwen3_5_moe",
+        name="Qwen3.5 MoE",
+        image_token="<|image_pad|>",
+        picture_text="<|vision_start|>{}<|vision_end|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        band=_QWEN_BAND,
+        text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
+        since="5.17",
+    ),
+    Family(
+        model_type="qwen3_vl_moe",
+        name="Qwen3-VL MoE",
+        image_token="<|image_pad|>",
+        picture_text="<|vision_start|>{}<|vision_end|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        band=_QWEN_BAND,
+        text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
+        grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
+    ),
+    Family(
+        model_type="glm4v",
+        name="GLM-4.1V",
+        image_token="<|image|>",
+        picture_text="<|begin_of_image|>{}<|end_of_image|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        band=_GLM_BAND,
+        text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
+        image_processor="Glm4vImageProcessor",
+        text_index=False,
+        grounding=_GLM_GROUNDING,
+        thinks=_GLM_ANSWER,
+        answer_marks=_GLM_MARKS,
+    ),
+    Family(
+        model_type="glm46v",
+        name="GLM-4.6V",
+        image_token="<|image|>",
+        picture_text="<|begin_of_image|>{}<|end_of_image|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        band=_GLM_BAND,
+        text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
+        image_processor="Glm46VImageProcessor",
+        text_index=False,
+        grounding=_GLM_GROUNDING,
+        thinks=_GLM_ANSWER,
+        answer_marks=_GLM_MARKS,
+        since="5.0",
+    ),
+    Family(
+        model_type="glm4v_moe",
+        name="GLM-4.5V",
+        image_token="<|image|>",
+        picture_text="<|begin_of_image|>{}<|end_of_image|>",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=True,
+        max_pictures=32,
+        layout=merged_patches,
+        band=_GLM_BAND,
+        text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
+        image_processor="Glm4vImageProcessor",
+        text_index=False,
+        grounding=_GLM_GROUNDING,
+        thinks=_GLM_ANSWER,
+        answer_marks=_GLM_MARKS,
     ),
     Family(
         model_type="gemma3",
@@ -329,7 +445,10 @@ def encode_picture(
     take.
     """
     fed, place = _frame(family, picture, framing, mean_colour(image_processor))
-    fed_size = fed.size
+    fed_size, least = fed.size, least_side_px(image_processor)
+    if min(fed_size) < least:
+        width, height = (max(least, side * least // min(fed_size)) for side in fed_size)
+        fed = fed.resize((width, height), Image.Resampling.BICUBIC)
     options = {}
     if tokens is not None and family.native_resolution:
         side = token_side_px(image_processor)

@@ -14,6 +14,8 @@ OF_TOWER = {
 }
 """The image processor that comes with a vision tower, for folders that name none."""
 
+# Their limits count the pixels of all frames that a picture is repeated to
+_COUNT_FRAMES = ("Glm4vImageProcessor", "Glm46VImageProcessor")
 BUDGETS = 70, 140, 280, 560, 1120
 """The visual tokens that Gemma 4 was trained with, a picture."""
 
@@ -100,6 +102,15 @@ def own_token_range(image_processor: Any) -> tuple[int, int] | None:
     return None if budget is None else (1, budget)
 
 
+def least_side_px(image_processor: Any) -> int:
+    """The least side in pixels of a picture: 4.57 refuses GLM a smaller one, 5.x enlarges it."""
+    return token_side_px(image_processor) if _counts_frames(image_processor) else 1
+
+
+def _counts_frames(image_processor: Any) -> bool:
+    return type(image_processor).__name__.removesuffix("Pil") in _COUNT_FRAMES
+
+
 def set_token_range(image_processor: Any, minimum: int, maximum: int) -> None:
     """Bound the visual tokens of a picture (native resolution only).
 
@@ -122,6 +133,8 @@ def set_token_range(image_processor: Any, minimum: int, maximum: int) -> None:
         image_processor.max_soft_tokens = fitting[-1]
         return
     area = token_side_px(image_processor) ** 2
+    if _counts_frames(image_processor):
+        area *= image_processor.temporal_patch_size
     _set_pixel_limits(image_processor, minimum * area, maximum * area)
 
 

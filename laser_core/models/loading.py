@@ -295,10 +295,9 @@ def _load_weights(
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
     _check_flash(settings, device, dtype)
-    _check_version(folder, name)
+    _check_version(folder, name, settings)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
     _check_rotary_settings(folder, name, config)
-    _check_masks(settings, name, config)
     if stored is None:
         quantization = _quantization(settings, dtype, device)
     else:
@@ -347,26 +346,29 @@ def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtyp
         )
 
 
-def _check_version(folder: Path, name: str) -> None:
-    """Raise ValueError for a family that this transformers lacks, or has in an early form."""
+def _check_version(folder: Path, name: str, settings: LoadSettings) -> None:
+    """Raise ValueError for a family that this transformers lacks, or runs wrongly."""
     from packaging.version import Version
     from transformers import __version__
 
     kind = read_json(folder / "config.json")["model_type"]
-    since = FAMILIES[kind].since
-    if since and Version(__version__) < Version(since):
+    since, found = FAMILIES[kind].since, Version(__version__)
+    if since and found < Version(since):
         raise ValueError(
             f"update transformers to {since} or newer: {name} is of type {kind!r}, which "
             f"{__version__} cannot run"
         )
-
-
-def _check_masks(settings: LoadSettings, name: str, config: Any) -> None:
-    """Raise ValueError for a kernel that takes no mask, where the family needs one."""
-    if settings.attention == "flash" and FAMILIES[config.model_type].whole_pictures:
+    if settings.attention != "flash":
+        return
+    if FAMILIES[kind].whole_pictures:
         raise ValueError(
             f"set attention to auto: in {name} the tokens of a picture see each other, which flash "
             "cannot mask"
+        )
+    if not FAMILIES[kind].text_index and found.major < 5:
+        raise ValueError(
+            f"set attention to auto, or update transformers to 5 or newer: under flash, "
+            f"{__version__} takes a picture of {name} for many texts"
         )
 
 

@@ -17,6 +17,7 @@ import torch
 
 from ..one_at_a_time import one_at_a_time
 from ..pictures import PictureInputs, to_picture
+from ..results import Band
 from ..settings import AnswerSettings, LaserSettings, PromptSettings
 from .chat import Chat, Prompt
 from .closed_vocabulary import ClosedVocabulary
@@ -68,6 +69,7 @@ class Lvlm:
             self.name,
             known=chat_template_of(model.config, tokenizer),
             picture_text=self.family.picture_text,
+            thinks=self.family.thinks,
             picture_mark=self.family.picture_mark,
         )
         extras = _read_extras(folder)
@@ -112,14 +114,15 @@ class Lvlm:
         return self.model.config.get_text_config().max_position_embeddings
 
     @property
-    def band(self) -> tuple[float, float]:
+    def band(self) -> Band:
         """The family's band, as depths of the layers that are there; at least the last of them."""
-        last_layer = self.model.config.get_text_config().num_hidden_layers - 1
-        if self._all_layers is None or not last_layer:
-            return self.family.band
-        scale = (self._all_layers - 1) / last_layer
+        layers = self.model.config.get_text_config().num_hidden_layers
+        numbers = tuple(int(module.layer_idx) for module in self.attention_modules)
+        scale = 1.0
+        if self._all_layers is not None and layers > 1:
+            scale = (self._all_layers - 1) / (layers - 1)
         first, last = (min(1.0, depth * scale) for depth in self.family.band)
-        return first, last
+        return Band(first, last, numbers, layers)
 
     def check_answers(self) -> None:
         """Raise ValueError, remedy first, if the model only locates."""
@@ -142,13 +145,19 @@ class Lvlm:
 
     @cached_property
     def attention_modules(self) -> list[torch.nn.Module]:
-        """The decoder's self-attention modules, by layer."""
-        modules = [
+        """The decoder's self-attention modules with a softmax, by layer."""
+        modules: list[Any] = [
             module
             for module in self.model.get_decoder().modules()
             if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "o_proj")
         ]
         return sorted(modules, key=lambda module: module.layer_idx)
+
+    @cached_property
+    def state_layers(self) -> frozenset[int]:
+        """Numbers of the decoder's layers of linear attention, which carry a state, not keys."""
+        kinds = getattr(self.model.config.get_text_config(), "layer_types", None) or ()
+        return frozenset(n for n, kind in enumerate(kinds) if kind == "linear_attention")
 
     @property
     def has_sliding_window(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 SUPPORTED = (
     *("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+    *("qwen3_5", "qwen3_5_moe", "qwen3_vl_moe", "glm4v", "glm46v", "glm4v_moe"),
     *("gemma3", "gemma4"),
 )
 """The keys of `families.FAMILIES`, in its order, for code that must not import torch."""

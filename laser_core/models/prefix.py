@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
+
+class State(NamedTuple):
+    """What a layer of linear attention keeps of all tokens so far: it has no length.
+
+    conv: (B, C, K), the last inputs of its convolution. recurrent: (B, H, D_k, D_v).
+    """
+
+    conv: torch.Tensor
+    recurrent: torch.Tensor
+
+
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values (B, H_kv, N, D) of every decoder layer."""
+"""Of every decoder layer: keys and values (B, H_kv, N, D), or a `State`."""
 
 
 DecoderInputs = list[dict[str, Any]]
@@ -33,7 +44,7 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
-        kept = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        kept = sum(tensor.nbytes for layer in self.layers for tensor in layer)
         for value in (value for call in self.inputs for value in call.values()):
             tensors = value if isinstance(value, (list, tuple)) else [value]
             kept += sum(one.nbytes for one in tensors if isinstance(one, torch.Tensor))

@@ -80,10 +80,10 @@ def vaq_chart(choice: LayerChoice) -> Image.Image:
     heights = np.where(finite, vaq, 0.0)
     figure = _figure(900, 440)
     axes = figure.add_axes((0.1, 0.16, 0.88, 0.73))
-    colours = [_bar_colour(layer, choice) for layer in range(len(vaq))]
-    axes.bar(range(len(vaq)), heights, color=colours, width=0.8)
-    _label_bar(axes, choice.layer, heights[choice.layer])
-    axes.set_xlim(-0.7, len(vaq) - 0.3)
+    colours = [_bar_colour(layer, choice) for layer in choice.numbers]
+    axes.bar(choice.numbers, heights, color=colours, width=0.8)
+    _label_bar(axes, choice.layer, heights[choice.numbers.index(choice.layer)])
+    axes.set_xlim(-0.7, choice.count - 0.3)
     axes.set_ylim(0, max(heights.max() * 1.15, 1e-12))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
@@ -93,7 +93,7 @@ def vaq_chart(choice: LayerChoice) -> Image.Image:
     axes.set_ylabel("Visual Activation by Query (VAQ)", fontsize=13)
     figure.text(0.03, 0.98, "\n".join(textwrap.wrap(choice.reason, 92)), fontsize=12, va="top")
     if not finite.all():
-        broken = ", ".join(str(layer) for layer in np.flatnonzero(~finite))
+        broken = ", ".join(str(choice.numbers[row]) for row in np.flatnonzero(~finite))
         figure.text(0.98, 0.01, f"not finite: layer {broken}", fontsize=9, ha="right", va="bottom")
     return _pixels(figure)
 
@@ -131,8 +131,8 @@ def _legend(evidence: Evidence | None, placement: Placement | None) -> list[str]
 
 def _layers_line(choice: LayerChoice) -> str:
     if len(choice.weights) == 1:
-        return f"layer {choice.layer} of {len(choice.vaq)}"
-    return f"{len(choice.weights)} of {len(choice.vaq)} layers, most of all layer {choice.layer}"
+        return f"layer {choice.layer} of {choice.count}"
+    return f"{len(choice.weights)} of {choice.count} layers, most of all layer {choice.layer}"
 
 
 def _window_line(index: int, window: Window, windows: Sequence[Window]) -> str:

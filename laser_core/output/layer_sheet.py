@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,23 @@ SHEET_PX = 1600
 LABEL_WIDTH_PX = 122  # of a tile's number and VAQ
 
 
-def layer_sheet(picture: Image.Image, maps: torch.Tensor, grid: Grid, vaq: Any) -> Image.Image:
+def layer_sheet(
+    picture: Image.Image, maps: torch.Tensor, grid: Grid, vaq: Any, numbers: Sequence[int]
+) -> Image.Image:
     """A tile per layer with its number and VAQ; the layer of the highest VAQ is framed.
 
-    maps: (L, gh, gw) >= 0, each drawn up to its own maximum. vaq: (L,) floats.
+    maps: (L, gh, gw) >= 0, each drawn up to its own maximum. vaq: (L,) floats. numbers: of the L
+    layers in the decoder.
     """
     scores = [float(score) for score in vaq]
     finite = [index for index, score in enumerate(scores) if math.isfinite(score)]
     best = max(finite, key=scores.__getitem__) if finite else None
     tiles = _Sheet(picture.size, len(scores))
-    for layer, score in enumerate(scores):
-        found = Evidence(maps[layer], grid, picture.size)
+    for row, score in enumerate(scores):
+        found = Evidence(maps[row], grid, picture.size)
         shown = None if found.degenerate else found
         tile = Image.fromarray(covered(picture, shown, tiles.tile_size))
-        tiles.put(layer, tile, score, layer == best)
+        tiles.put(row, tile, f"{numbers[row]}", score, row == best)
     return tiles.picture
 
 
@@ -68,11 +72,11 @@ class _Sheet:
         for text, left in (("0", 0), ("1: the layer's strongest patch; framed: highest VAQ", 142)):
             self.pen.text((self.gap + left, top), text, fill="black", font=self.font)
 
-    def put(self, index: int, tile: Image.Image, score: float, best: bool) -> None:
+    def put(self, index: int, tile: Image.Image, label: str, score: float, best: bool) -> None:
         left = self.gap + index % self.columns * (self.cell_width + self.gap)
         top = self.gap + index // self.columns * (self.tile_size[1] + self.label_height + self.gap)
         said = f"{score:.3g}" if math.isfinite(score) else "not finite"
-        self.pen.text((left, top), f"{index}", fill="black", font=self.font)
+        self.pen.text((left, top), label, fill="black", font=self.font)
         place = (left + self.cell_width, top)
         colour = CHOSEN_COLOUR if best else "#5a6570"
         self.pen.text(place, f"VAQ {said}", fill=colour, font=self.font, anchor="ra")

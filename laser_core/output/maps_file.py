@@ -10,6 +10,9 @@ view                       (4,) float64: x1, y1, x2, y2, where the grid lies on 
 picture_size               (2,) int64: width and height in pixels
 certainty                  () float64: probability of the likeliest first token; NaN: not known
 band                       (2,) float64: the depths that the model's family is searched in, 0 to 1
+layers                     (L,) int64: the layers' numbers in the decoder, counted from 0; those of
+                           linear attention have no maps
+decoder_layers             () int64: how many layers the decoder has.
 evidence                   (gh, gw) float32: what the settings make of the maps
 about                      () text, JSON: schema, version, model, question, settings, windows
 """
@@ -29,11 +32,11 @@ import torch
 
 from ..files import to_plain, write_atomically
 from ..geometry import Box, Grid
-from ..results import AttentionMaps, Location
+from ..results import AttentionMaps, Band, Location
 
 SCHEMA, VERSION = "laser-maps", 1
 _DIMENSIONS = {"with_query": 4, "without_query": 4, "evidence": 2, "view": 1, "picture_size": 1}
-_DIMENSIONS |= {"certainty": 0, "band": 1, "about": 0}
+_DIMENSIONS |= {"certainty": 0, "band": 1, "layers": 1, "decoder_layers": 0, "about": 0}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class SavedMaps:
 def maps_bytes(found: Location, model: str = "") -> bytes:
     """The file's content. model: its name. Raises ValueError where a mask is the evidence."""
     maps = maps_of(found)
+    band, layers = maps.band, len(maps.with_query)
     about = {
         "schema": SCHEMA,
         "version": VERSION,
@@ -67,7 +71,9 @@ def maps_bytes(found: Location, model: str = "") -> bytes:
         view=np.array(maps.grid.view, np.float64),
         picture_size=np.array(maps.picture_size, np.int64),
         certainty=np.array(math.nan if maps.certainty is None else maps.certainty),
-        band=np.array(maps.band, np.float64),
+        band=np.array([band.first, band.last], np.float64),
+        layers=np.array(band.numbers or range(layers), np.int64),
+        decoder_layers=np.array(band.layers or layers, np.int64),
         evidence=found.evidence.map.float().numpy(),
         about=np.array(json.dumps(to_plain(about))),
     )
@@ -107,7 +113,11 @@ def load_maps(path: str | PathLike) -> SavedMaps:
         Grid(rows, columns, Box(*arrays["view"].tolist())),
         tuple(arrays["picture_size"].tolist()),
         None if math.isnan(certainty) else certainty,
-        tuple(arrays["band"].tolist()),
+        Band(
+            *arrays["band"].tolist(),
+            numbers=tuple(arrays["layers"].tolist()),
+            layers=int(arrays["decoder_layers"]),
+        ),
     )
     return SavedMaps(maps, torch.from_numpy(arrays["evidence"]), about)
 

@@ -48,6 +48,7 @@ def maps_page(found: Location, model: str = "") -> str:
         "size": found.picture.size,
         "box": [view.x1, view.y1, view.x2, view.y2],
         "windows": found.windows,
+        "numbers": choice.numbers,
         "vaq": choice.vaq,
         "layer": choice.layer,
         "weights": choice.weights,

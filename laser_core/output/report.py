@@ -176,9 +176,10 @@ def _layer(location: Location | None) -> dict[str, Any] | None:
     choice = location.evidence.choice
     return {
         "index": choice.layer,
-        "count": len(choice.vaq),
+        "count": choice.count,
         "reason": choice.reason,
         "weights": choice.weights,
+        "numbers": choice.numbers,
         "vaq": choice.vaq,
         "heads": choice.heads,
         "picked": choice.picked,

@@ -2,25 +2,25 @@
 
 Steps 3-6 of docs/method.md (arXiv 2602.04304, Eqs. 3-5), from attention maps to one map of where
 the question makes the model look. Knows no model: the maps are captured elsewhere.
-L: decoder layers, H: query heads, K: the top heads, (gh, gw): the picture's patch grid.
+L: decoder layers with maps, H: query heads, K: the top heads, (gh, gw): the picture's patch grid.
+A layer's row is its place among these L, its number the one in the decoder, which names it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from einops import einsum, rearrange, reduce
 
 from ..geometry import Box, Grid
-from ..results import AttentionMaps, Evidence, LayerChoice
+from ..results import AttentionMaps, Band, Evidence, LayerChoice
 from ..settings import OF_FAMILY, ContrastSettings, LayerSettings
 
 # Map kind 'relative' divides by at least this share of its layer's mean. Otherwise an attention
 # that half precision rounds to almost zero would outshine the whole map.
 SMALLEST_DIVISOR = 1e-3
-
-WHOLE_DEPTH = (0.0, 1.0)
 
 REASONS = 3  # layers named in the sentence about fused layers
 
@@ -57,14 +57,15 @@ def score_heads(contrast: torch.Tensor) -> torch.Tensor:
 
 
 def select_layer(
-    contrast: torch.Tensor, settings: LayerSettings, band: tuple[float, float] = WHOLE_DEPTH
+    contrast: torch.Tensor, settings: LayerSettings, band: Band = Band()
 ) -> LayerChoice:
     """The layers and heads the evidence comes from, by VAQ (steps 4-5, Eqs. 4-5).
 
-    contrast: (L, H, gh, gw). band: the first and last depth that are searched where the settings
-    leave it to the model's family. A layer l is searched when first <= l / (L - 1) <= last; a model
-    of one layer has it searched always. `top_heads` of the H heads of a layer count, or all where
-    there are fewer; a layer's VAQ is their mean. Ties go to the lowest layer and head.
+    contrast: (L, H, gh, gw). band: which layers these are, and the first and last depth that are
+    searched where the settings leave it to the model's family. Layer l of a decoder of N is
+    searched when first <= l / (N - 1) <= last; a single one is searched always. `top_heads` of the
+    H heads of a layer count, or all where there are fewer; a layer's VAQ is their mean. Ties go to
+    the lowest layer and head.
 
     argmax: the searched layer of the highest VAQ alone (Eq. 5).
     fuse: all of them, weighed by VAQ, evenly when every VAQ is zero. Our addition.
@@ -74,36 +75,42 @@ def select_layer(
 
     A layer given by hand overrides rule and band. NaN counts as larger than any number, so broken
     attention is chosen and reported, not skipped. Raises ValueError when the given layer does not
-    exist or the band holds none.
+    exist or has no maps, or when the depths hold none.
     """
+    numbers = band.numbers or tuple(range(len(contrast)))
+    count = band.layers or len(numbers)
     scores = score_heads(contrast)
     vaq_of_heads, heads = _descending(scores)
     heads = heads[:, : settings.top_heads]
     vaq = reduce(vaq_of_heads[:, : settings.top_heads], "l k -> l", "mean")
-    chosen = partial(LayerChoice, vaq=vaq, heads=heads)
+    chosen = partial(LayerChoice, vaq=vaq, heads=heads, numbers=numbers, count=count)
+    said = _Said(dict(zip(numbers, vaq.tolist(), strict=True)), count)
 
     if settings.layer >= 0:
-        layer = _checked_layer(settings.layer, len(vaq))
-        return chosen(layer, weights={layer: 1.0}, reason=_reason_by_hand(layer, vaq))
+        layer = _checked_layer(settings.layer, numbers, count)
+        rank = _descending(vaq)[1].tolist().index(numbers.index(layer)) + 1
+        return chosen(layer, weights={layer: 1.0}, reason=said.by_hand(layer, rank))
 
-    searched = _searched_layers(len(vaq), settings, band)
+    searched = _searched_rows(numbers, count, settings, band)
     order = _descending(vaq[searched])[1]
-    ranked = [searched[index] for index in order.tolist()]
+    rows = [searched[index] for index in order.tolist()]
+    ranked = [numbers[row] for row in rows]
     if settings.rule == "heads":
-        picked = _best_heads(contrast, scores, ranked, settings.top_heads)
+        best = _best_heads(contrast, scores, rows, settings.top_heads)
+        picked = {numbers[row]: own for row, own in best.items()}
         weights = {
             layer: len(own) / sum(map(len, picked.values())) for layer, own in picked.items()
         }
         layer = max(weights, key=weights.__getitem__)
-        return chosen(layer, weights=weights, reason=_reason_heads(picked, vaq), picked=picked)
+        return chosen(layer, weights=weights, reason=said.heads(picked), picked=picked)
     if settings.rule == "argmax" or len(ranked) == 1:
-        return chosen(ranked[0], weights={ranked[0]: 1.0}, reason=_reason_best(ranked, vaq))
+        return chosen(ranked[0], weights={ranked[0]: 1.0}, reason=said.best(ranked))
     if settings.rule == "max":
         even = dict.fromkeys(ranked, 1 / len(ranked))
-        reason = _reason_fused(ranked, vaq, "the largest share at each patch")
+        reason = said.fused(ranked, "the largest share at each patch")
         return chosen(ranked[0], weights=even, reason=reason, largest=True)
-    reason = _reason_fused(ranked, vaq, "weighed by VAQ")
-    return chosen(ranked[0], weights=_vaq_weights(ranked, vaq), reason=reason)
+    weights = dict(zip(ranked, _vaq_weights(vaq[rows]), strict=True))
+    return chosen(ranked[0], weights=weights, reason=said.fused(ranked, "weighed by VAQ"))
 
 
 def make_evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMaps) -> Evidence:
@@ -125,8 +132,9 @@ def make_evidence(contrast: torch.Tensor, choice: LayerChoice, maps: AttentionMa
 
 def map_layer(contrast: torch.Tensor, choice: LayerChoice, layer: int) -> torch.Tensor:
     """(gh, gw): the mean over a layer's heads that count: those picked, or its top heads."""
-    heads = choice.picked.get(layer, choice.heads[layer])
-    return reduce(contrast[layer, heads], "k gh gw -> gh gw", "mean")
+    row = choice.numbers.index(layer)
+    heads = choice.picked.get(layer, choice.heads[row])
+    return reduce(contrast[row, heads], "k gh gw -> gh gw", "mean")
 
 
 def make_evidence_of_mask(mask: torch.Tensor) -> Evidence:
@@ -164,55 +172,62 @@ def _descending(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.sort(values, dim=-1, descending=True, stable=True)
 
 
-def _checked_layer(layer: int, layers: int) -> int:
-    if layer >= layers:
-        raise ValueError(
-            f"choose a layer from 0 to {layers - 1}, or -1 to let the rule choose: layer is "
-            f"{layer}, and this model has {layers} layers"
-        )
-    return layer
+def _checked_layer(layer: int, numbers: tuple[int, ...], count: int) -> int:
+    if layer in numbers:
+        return layer
+    if len(numbers) == count:
+        choose, found = f"from 0 to {count - 1}", f"this model has {count} layers"
+    else:
+        choose = f"of {', '.join(map(str, numbers))}"
+        found = f"the others of this model's {count} layers are linear and have no maps"
+    raise ValueError(
+        f"choose a layer {choose}, or -1 to let the rule choose: layer is {layer}, and {found}"
+    )
 
 
-def _searched_layers(layers: int, settings: LayerSettings, band: tuple[float, float]) -> list[int]:
-    if layers == 1:
+def _searched_rows(
+    numbers: tuple[int, ...], count: int, settings: LayerSettings, band: Band
+) -> list[int]:
+    if len(numbers) == 1:
         return [0]
+    familys = band.first, band.last
     first, last = (
         own if given == OF_FAMILY else given
-        for given, own in zip((settings.first_depth, settings.last_depth), band, strict=True)
+        for given, own in zip((settings.first_depth, settings.last_depth), familys, strict=True)
     )
+    depths = [n / (count - 1) for n in numbers]
     # The slack keeps layer 6 of 21 inside 0.3, whatever 6 / 20 rounds to.
-    searched = [n for n in range(layers) if first - 1e-9 <= n / (layers - 1) <= last + 1e-9]
-    if not searched and (first, last) == band:  # a model of very few layers: the nearest
-        return [min(range(layers), key=lambda n: abs(n / (layers - 1) - (first + last) / 2))]
+    searched = [row for row, at in enumerate(depths) if first - 1e-9 <= at <= last + 1e-9]
+    if not searched and (first, last) == familys:  # a model of very few layers: the nearest
+        return [min(range(len(depths)), key=lambda row: abs(depths[row] - (first + last) / 2))]
     if not searched:
         raise ValueError(
-            f"widen first_depth {first:g} to last_depth {last:g}: none of this model's {layers} "
-            "layers lies between them"
+            f"widen first_depth {first:g} to last_depth {last:g}: none of this model's {count} "
+            "layers lies between them" + (" and has maps" if len(numbers) < count else "")
         )
     return searched
 
 
 def _best_heads(
-    contrast: torch.Tensor, scores: torch.Tensor, layers: list[int], count: int
+    contrast: torch.Tensor, scores: torch.Tensor, rows: list[int], count: int
 ) -> dict[int, list[int]]:
-    """{layer: heads} of the `count` heads in these layers that are moved most, to one place."""
-    layers = sorted(layers)
-    maps = rearrange(contrast[layers], "l h gh gw -> (l h) (gh gw)")
+    """{row: heads} of the `count` heads in these layers that are moved most, to one place."""
+    rows = sorted(rows)
+    maps = rearrange(contrast[rows], "l h gh gw -> (l h) (gh gw)")
     totals = maps.sum(dim=1, keepdim=True)
     shares = maps / totals.where(totals != 0, 1.0)
-    best = _descending(scores[layers].flatten() * shares.square().sum(dim=1))[1][:count]
+    best = _descending(scores[rows].flatten() * shares.square().sum(dim=1))[1][:count]
     picked: dict[int, list[int]] = {}
     for index in best.tolist():
-        layer, head = divmod(index, contrast.shape[1])
-        picked.setdefault(layers[layer], []).append(head)
+        place, head = divmod(index, contrast.shape[1])
+        picked.setdefault(rows[place], []).append(head)
     return picked
 
 
-def _vaq_weights(layers: list[int], vaq: torch.Tensor) -> dict[int, float]:
-    scores = vaq[layers].double()
+def _vaq_weights(vaq: torch.Tensor) -> list[float]:
+    scores = vaq.double()
     total = scores.sum()
-    scores = torch.full_like(scores, 1 / len(layers)) if total == 0 else scores / total
-    return dict(zip(layers, scores.tolist(), strict=True))
+    return (torch.full_like(scores, 1 / len(vaq)) if total == 0 else scores / total).tolist()
 
 
 def _averaged(values: torch.Tensor, parts: int) -> torch.Tensor:
@@ -228,43 +243,46 @@ def _averaged(values: torch.Tensor, parts: int) -> torch.Tensor:
     return (at_edges.diff(dim=0) * (parts / length)).clamp(min=0.0)
 
 
-def _reason_best(ranked: list[int], vaq: torch.Tensor) -> str:
-    best, name = ranked[0], f"layer {ranked[0]} of {len(vaq)}"
-    score = float(vaq[best])
-    if score != score:
-        return f"{name}: its attention is not finite, so nothing can be found"
-    if score == 0:
-        return f"{name}: the question moves no layer (every VAQ is 0)"
-    if len(ranked) == 1:
-        return f"{name}: the only layer searched (VAQ {score:.3g})"
-    second = ranked[1]
-    return (
-        f"{name}: the question moves it most (VAQ {score:.3g}, next best {float(vaq[second]):.3g} "
-        f"at layer {second})"
-    )
+@dataclass(frozen=True)
+class _Said:
+    """The sentence about a choice. vaq: {layer: score}; count: all the decoder's layers."""
 
+    vaq: dict[int, float]
+    count: int
 
-def _reason_fused(fused: list[int], vaq: torch.Tensor, how: str) -> str:
-    if not float(vaq[fused[0]]) > 0:
-        return _reason_best(fused, vaq)
-    named = [f"{layer} (VAQ {float(vaq[layer]):.3g})" for layer in fused[:REASONS]]
-    then = f", then {', '.join(named[1:])}" if named[1:] else ""
-    return (
-        f"{len(fused)} of {len(vaq)} layers, {how}: the question moves layer {named[0]} most{then}"
-    )
+    def best(self, ranked: list[int]) -> str:
+        name, score = f"layer {ranked[0]} of {self.count}", self.vaq[ranked[0]]
+        if score != score:
+            return f"{name}: its attention is not finite, so nothing can be found"
+        if score == 0:
+            return f"{name}: the question moves no layer (every VAQ is 0)"
+        if len(ranked) == 1:
+            return f"{name}: the only layer searched (VAQ {score:.3g})"
+        return (
+            f"{name}: the question moves it most (VAQ {score:.3g}, next best "
+            f"{self.vaq[ranked[1]]:.3g} at layer {ranked[1]})"
+        )
 
+    def fused(self, ranked: list[int], how: str) -> str:
+        if not self.vaq[ranked[0]] > 0:
+            return self.best(ranked)
+        named = [f"{layer} (VAQ {self.vaq[layer]:.3g})" for layer in ranked[:REASONS]]
+        then = f", then {', '.join(named[1:])}" if named[1:] else ""
+        return (
+            f"{len(ranked)} of {self.count} layers, {how}: the question moves layer {named[0]} "
+            f"most{then}"
+        )
 
-def _reason_heads(picked: dict[int, list[int]], vaq: torch.Tensor) -> str:
-    first = next(iter(picked))
-    if not float(vaq[first]) > 0:
-        return _reason_best([first], vaq)
-    heads = sum(map(len, picked.values()))
-    return (
-        f"{heads} heads of {len(picked)} of {len(vaq)} layers, moved most and to one place: the "
-        f"first is head {picked[first][0]} of layer {first}"
-    )
+    def heads(self, picked: dict[int, list[int]]) -> str:
+        first = next(iter(picked))
+        if not self.vaq[first] > 0:
+            return self.best([first])
+        heads = sum(map(len, picked.values()))
+        return (
+            f"{heads} heads of {len(picked)} of {self.count} layers, moved most and to one place: "
+            f"the first is head {picked[first][0]} of layer {first}"
+        )
 
-
-def _reason_by_hand(layer: int, vaq: torch.Tensor) -> str:
-    rank = _descending(vaq)[1].tolist().index(layer) + 1
-    return f"layer {layer} of {len(vaq)}: set by hand (VAQ {float(vaq[layer]):.3g}, rank {rank})"
+    def by_hand(self, layer: int, rank: int) -> str:
+        score = f"VAQ {self.vaq[layer]:.3g}, rank {rank}"
+        return f"layer {layer} of {self.count}: set by hand ({score})"

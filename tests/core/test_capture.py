@@ -15,7 +15,7 @@ from laser_core.settings import PromptSettings
 from laser_core.steps.attention import read_attention
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows, library_inputs
-from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS, WITH_STATES
 
 QUESTION = "what colour is the square ?"
 SLIDING = [
@@ -53,7 +53,7 @@ def test_captured_rows_equal_eager_attention_with_sliding_windows(model_type, wi
     assert error_to_eager(lvlm, noise_picture((90, 60))) <= 1e-5
 
 
-@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS])
 def test_captured_rows_equal_eager_attention_under_an_eager_model(model_type):
     lvlm = lvlm_of(model_type, attn="eager")
     assert error_to_eager(lvlm, noise_picture((90, 60))) <= 1e-5
@@ -113,7 +113,7 @@ def test_rows_of_a_left_padded_batch_equal_those_of_single_prompts(attn):
     assert float(capture.rows_by_layer(batch_row=1)[0][..., :pad].abs().max()) == 0
 
 
-@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS])
 def test_maps_do_not_depend_on_what_ran_before(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     picture, other = noise_picture((90, 60)), noise_picture((90, 60), seed=1)

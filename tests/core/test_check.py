@@ -14,7 +14,7 @@ from laser_core.steps.answer_input import make_plain_stream
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import library_inputs
-from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_STATES
 
 QUESTION = "what colour is the square ?"
 OPTIONS = ("red", "dark blue", "no")
@@ -28,7 +28,7 @@ def library_log_likelihood(lvlm, prompt, tokens):
     return sum(float(scores[first + n, token]) for n, token in enumerate(tokens))
 
 
-@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS])
 def test_likelihoods_are_the_librarys_own(model_type):
     lvlm, picture, settings = lvlm_of(model_type), noise_picture(), LaserSettings()
     plain = make_plain_stream(lvlm, picture, QUESTION, settings).prompt

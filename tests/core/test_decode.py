@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from itertools import product
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from tools.testbed import tiny
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import library_inputs, next_logits, two_loops
-from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS, WITH_STATES
 
 from .test_capture import BARE
 
@@ -64,8 +65,15 @@ def ids(answer):
     return [token.token_id for token in answer.tokens]
 
 
-@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
-@pytest.mark.parametrize("layout", ["crop", "picture + crop", "shared picture + crop"])
+LAYOUTS = ["crop", "picture + crop", "shared picture + crop"]
+DISTINCT = (*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS)
+OTHERS = [name for name in AVAILABLE if name not in DISTINCT]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layout"),
+    [*product(DISTINCT, LAYOUTS), *product(OTHERS, LAYOUTS[2:])],
+)
 def test_two_streams_equal_two_loops(model_type, layout):
     lvlm = lvlm_of(model_type)
     positive, negative = streams(lvlm, layout)
@@ -100,7 +108,7 @@ def test_alpha_0_is_the_librarys_own_answer(model_type):
     assert len(answer.prompt_tokens) == 1  # the second stream was not read
 
 
-@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
+@pytest.mark.parametrize("model_type", DISTINCT)
 def test_streams_of_unequal_length_equal_two_loops(model_type):
     lvlm = lvlm_of(model_type)
     positive, negative = streams(lvlm, "picture + crop")
@@ -212,9 +220,7 @@ def test_the_tokens_texts_join_to_the_answer_spaces_and_all(model_type):
     assert len(text.split()) > 1
 
 
-@pytest.mark.parametrize(
-    "model_type", [t for t in (*REPRESENTATIVES, *WITH_MASKS) if t != "llava_next"]
-)
+@pytest.mark.parametrize("model_type", [name for name in DISTINCT if name != "llava_next"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shared):
     lvlm = lvlm_of(model_type)
@@ -260,7 +266,7 @@ def test_blocked_tokens_equal_a_decoder_fed_their_pictures_mean(model_type, shar
 
 @pytest.mark.parametrize(
     ("model_type", "window"),
-    [*((name, None) for name in (*REPRESENTATIVES, *WITH_MASKS)), ("llava", 24), ("qwen2_vl", 24)],
+    [*((name, None) for name in DISTINCT), ("llava", 24), ("qwen2_vl", 24)],
 )
 def test_a_prompt_read_in_stretches_is_read_as_at_once(model_type, window, monkeypatch):
     lvlm = lvlm_of(model_type, **({"sliding_window": window} if window else {}))
@@ -388,7 +394,7 @@ def test_blocked_tokens_need_no_second_vision_pass():
     assert len(passes) == 1
 
 
-@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     positive, negative = streams(lvlm, "shared picture + crop")
@@ -399,7 +405,7 @@ def test_a_shared_prefix_gives_the_same_answer_bit_for_bit_whatever_ran_before(m
     assert first.tokens == again.tokens == later.tokens
 
 
-@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_the_shared_prefix_is_whole_again_after_decoding(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     positive, negative = streams(lvlm, "shared picture + crop")

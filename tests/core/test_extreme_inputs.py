@@ -25,7 +25,7 @@ from laser_core.settings import (
     PromptSettings,
 )
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import REPRESENTATIVES
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES
 
 QUESTION = "what colour is the square ?"
 SHORT = LaserSettings(decode=DecodeSettings(max_tokens=2), crop=CropSettings(min_side_px=8))
@@ -63,7 +63,7 @@ def test_a_picture_of_any_size_is_encoded_whole(model_type, size):
 
 
 @few
-@given(model_type=st.sampled_from(REPRESENTATIVES), size=st.tuples(*[st.integers(1, 500)] * 2))
+@given(model_type=st.sampled_from(AVAILABLE), size=st.tuples(*[st.integers(1, 500)] * 2))
 def test_windows_and_masks_fit_a_picture_of_any_size(model_type, size):
     width, height = size
     result = pipeline.answer(lvlm_of(model_type), noise_picture(size), QUESTION, SHORT)

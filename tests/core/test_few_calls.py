@@ -20,7 +20,7 @@ from laser_core.steps.decode import decode
 from tools.testbed.counting import Operations, forwards
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows
-from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_STATES
 
 from .test_capture import SLIDING
 from .test_decode import streams
@@ -100,7 +100,15 @@ def test_a_step_in_place_writes_the_growing_caches_tokens(
     assert ours == tokens(lvlm, *both, max_tokens=12)
 
 
-@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
+@pytest.mark.parametrize("model_type", WITH_STATES)
+def test_a_model_with_states_takes_its_own_steps(model_type, as_on_a_gpu):
+    lvlm = lvlm_of(model_type)
+    assert not few_calls.steps_in_place(lvlm, 1)
+    tokens(lvlm, *streams(lvlm, "shared picture + crop"), max_tokens=8)
+    assert not as_on_a_gpu
+
+
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_streams_of_one_shape_are_read_as_a_batch_to_the_same_tokens(
     model_type, layout, as_on_a_gpu, monkeypatch

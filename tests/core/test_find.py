@@ -22,7 +22,7 @@ from laser_core.steps.presence import read_presence
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import eager_rows, next_logits
-from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_STATES
 
 PICNIC = Path(__file__).parents[2] / "pictures" / "scene_picnic.jpg"
 PHRASES = ["dog", "a red car", "the clock on the left"]
@@ -41,7 +41,7 @@ def picnic():
 # ---- one reading for all phrases ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_rows_of_many_phrases_equal_eager_attention(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture()
     seen = read_presence(lvlm, picture, PHRASES)
@@ -84,7 +84,7 @@ def test_an_article_stands_where_english_has_one(phrase, asked):
     assert with_article(phrase) == asked
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_every_family_finds_and_the_window_lies_on_the_picture(model_type):
     lvlm, size = lvlm_of(model_type), (180, 120)
     settings = LaserSettings.of(min_side_px=40)

@@ -58,6 +58,15 @@ def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_temp
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize(("kind", "since"), [("qwen3_5", "5.17"), ("glm46v", "5.0")])
+def test_a_family_that_this_transformers_lacks_says_which_has_it(broken, kind, since, monkeypatch):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    with pytest.raises(ValueError, match=f"^update transformers to {since} or newer: .*{kind}"):
+        load_lvlm(str(broken))
+
+
 def test_a_chat_template_in_chat_template_json_is_used(broken):
     (broken / "chat_template.jinja").unlink()
     template = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"

@@ -17,7 +17,7 @@ from laser_core.steps.crop import closer_looks, place_windows
 from laser_core.steps.decode import decode
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import REPRESENTATIVES
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 QUESTION = "what is in the picture ?"
 CROP = CropSettings(min_side_px=20)
@@ -67,7 +67,7 @@ def test_the_surest_of_all_readings_is_the_answer(model_type, answer_input):
     assert result.looked_closer is bool(windows)
 
 
-@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_it_looks_no_closer_once_it_is_sure_enough(model_type):
     lvlm = lvlm_of(model_type)
     expected = readings(lvlm, located(lvlm, 1.0))

@@ -39,7 +39,7 @@ from laser_core.steps.decode import decode
 from laser_core.steps.vaq import contrast, make_evidence, make_evidence_of_mask, select_layer
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows, library_inputs, two_loops
-from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 QUESTION = "what colour is the square ?"
 SHORT = DecodeSettings(max_tokens=4, adaptive=0.0)
@@ -74,17 +74,18 @@ def reference_answer(lvlm, picture, chosen):
 
 
 @pytest.mark.parametrize("rule", ["fuse", "argmax"])
-@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_layer_and_map_equal_a_numpy_reference_over_eager_attention(model_type, rule):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     chosen = settings(layer=LayerSettings(rule=rule, first_depth=0.0, last_depth=1.0))
     layer, evidence_map = reference_answer(lvlm, picture, chosen)
     found = pipeline.locate(lvlm, picture, QUESTION, chosen)
-    assert found.evidence.choice.layer == layer
+    choice = found.evidence.choice
+    assert choice.numbers.index(choice.layer) == layer
     np.testing.assert_allclose(found.evidence.map.numpy(), evidence_map, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_a_familys_own_band_of_depth_is_searched(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     found = pipeline.locate(lvlm, picture, QUESTION, settings(layer=LayerSettings()))
@@ -123,7 +124,7 @@ def test_answers_equal_two_loops_over_cropped_and_blocked_pictures(
     assert [token.token_id for token in result.answer.tokens] == expected
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_the_plain_answer_is_the_librarys_own(model_type):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     result = pipeline.answer(lvlm, picture, QUESTION, settings(), with_plain=True)
@@ -329,7 +330,7 @@ def test_the_text_grows_where_the_model_answers_at_once(with_plain):
     assert len(texts) == len(result.answer.tokens)
 
 
-@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 def test_a_sure_crop_is_answered_without_the_comparison(model_type, monkeypatch):
     lvlm, picture = lvlm_of(model_type), noise_picture((90, 60))
     alone = settings(decode=dataclasses.replace(SHORT, alpha=0.0))

@@ -64,7 +64,7 @@ def sharded(model, folder):
     ("model_type", "place"),
     [
         *product(REPRESENTATIVES, [on_disk, in_main_memory, sharded]),
-        ("gemma3", in_main_memory),
+        ("gemma3", in_main_memory),  # of Gemma 4 the library itself reads weights in the body
         *((name, sharded) for name in WITH_MASKS),
     ],
 )

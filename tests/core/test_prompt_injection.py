@@ -13,7 +13,7 @@ from laser_core.models.chat_formats import BREAK, TURN_MARKS, plain_text
 from laser_core.models.closed_vocabulary import ClosedVocabulary
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS
 
 QUESTION = "what colour is the square ?"
 SHORT = LaserSettings(
@@ -71,7 +71,7 @@ def test_the_marks_of_a_folders_own_template_are_broken_too(monkeypatch):
     assert "why user" in asked
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
 def test_no_text_adds_a_picture_or_a_role(model_type):
     lvlm = lvlm_of(model_type)
     expected = control_tokens(lvlm, "what", "what")
@@ -82,7 +82,7 @@ def test_no_text_adds_a_picture_or_a_role(model_type):
 
 
 @settings(max_examples=20)
-@given(model_type=st.sampled_from(REPRESENTATIVES), parts=texts)
+@given(model_type=st.sampled_from(AVAILABLE), parts=texts)
 def test_no_mixture_of_marks_adds_a_picture_or_a_role(model_type, parts):
     lvlm = lvlm_of(model_type)
     assert control_tokens(lvlm, "what" + "".join(parts)) == control_tokens(lvlm, "what")
@@ -100,7 +100,7 @@ def test_the_whole_method_answers_with_control_tokens_in_any_text(model_type, wh
     assert len(result.answer.prompt_tokens) == 2
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_MASKS])
 def test_the_templates_own_control_tokens_stay(model_type):
     marks = {
         "llava": ["<s>", "USER:", "<image>", "ASSISTANT:"],

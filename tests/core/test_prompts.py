@@ -25,14 +25,20 @@ from laser_core.steps.certainty import plain_certainty
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs
-from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, build, library_processor
+from tools.testbed.tiny import (
+    AVAILABLE,
+    REPRESENTATIVES,
+    WITH_MASKS,
+    WITH_STATES,
+    build,
+    library_processor,
+)
 
 QUESTION = "what colour is the square ?"
 SENTENCE = "Answer the question using a single word or phrase."
 SIZE = (84, 84)  # square: framing adds nothing, and the processors see the same picture
 
 families = pytest.mark.parametrize("model_type", AVAILABLE)
-representatives = pytest.mark.parametrize("model_type", REPRESENTATIVES)
 
 
 def library_ids(model_type, text):
@@ -44,6 +50,7 @@ def library_ids(model_type, text):
         [{"role": "user", "content": content}],
         chat_template=chat_template_of(tiny.config, tiny.tokenizer),
         add_generation_prompt=True,
+        enable_thinking=False,
     )
     begun = bool(tiny.tokenizer.bos_token) and written.startswith(tiny.tokenizer.bos_token)
     pictures = [noise_picture(SIZE)]
@@ -104,7 +111,7 @@ def test_a_models_own_sentence_does_both_jobs_unless_the_user_gives_another():
     assert lvlm.answering_text(question, given) == f"{question}\nname the colour ."
 
 
-@representatives
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_a_refusal_names_what_the_model_itself_says_of_the_picture(model_type):
     lvlm = lvlm_of(model_type, fresh=True)
     lvlm.instruction = SENTENCE
@@ -135,7 +142,7 @@ def plain_of(lvlm, found):
     return make_plain_stream(lvlm, found.inputs, found.question, found.settings)
 
 
-@families
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS])
 @pytest.mark.parametrize("instruction", ["", SENTENCE], ids=["differ", "equal"])
 def test_certainty_is_generates_first_probability_on_the_answering_prompt(model_type, instruction):
     lvlm = lvlm_of(model_type)
@@ -154,7 +161,7 @@ def test_certainty_is_generates_first_probability_on_the_answering_prompt(model_
     assert (found.maps.certainty == pytest.approx(expected, abs=1e-5)) is bool(instruction)
 
 
-@representatives
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 @pytest.mark.parametrize("instruction", ["", SENTENCE], ids=["differ", "equal"])
 def test_certainty_costs_one_suffix_where_the_prompts_differ_and_nothing_where_they_are_equal(
     model_type, instruction
@@ -167,7 +174,7 @@ def test_certainty_costs_one_suffix_where_the_prompts_differ_and_nothing_where_t
     assert counted == ([] if instruction else [plain.prompt.suffix_length])
 
 
-@representatives
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_a_sure_answer_continues_from_what_its_certainty_read(model_type):
     lvlm = lvlm_of(model_type)
     expected = pipeline.answer_from(lvlm, located(lvlm), with_plain=True).plain.tokens

@@ -19,7 +19,7 @@ from laser_core.pictures import read_picture
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
 from tools.testbed.encoders import build_encoder, stored_as, write
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import AVAILABLE, save
+from tools.testbed.tiny import REPRESENTATIVES, save
 
 pytestmark = pytest.mark.gpu
 
@@ -52,7 +52,7 @@ def ids(answer):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_float32_finds_and_says_what_the_cpu_does(model_type, attention, device):
     cpu = run(lvlm_of(model_type, fresh=True, attn=attention), with_plain=True)
     gpu = run(on_gpu(model_type, device, attn=attention), with_plain=True)
@@ -84,7 +84,7 @@ def test_auto_takes_the_gpu_and_half_precision(device):
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_half_precision_is_finite(model_type, dtype, device):
     if device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported():
         pytest.skip("this GPU has no bfloat16")
@@ -169,7 +169,7 @@ def interrupted(lvlm, stop) -> bool:
     return False
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_an_interrupt_at_any_point_leaves_nothing(model_type, device):
     lvlm = on_gpu(model_type, device)
     expected = ids(run(lvlm).answer)  # the libraries allocate what they keep
@@ -185,7 +185,7 @@ def test_an_interrupt_at_any_point_leaves_nothing(model_type, device):
     assert ids(run(lvlm).answer) == expected
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_a_graph_of_a_step_says_what_plain_steps_say(model_type, device, monkeypatch):
     if device.type != "cuda":
         pytest.skip("only CUDA has graphs")
@@ -199,7 +199,7 @@ def test_a_graph_of_a_step_says_what_plain_steps_say(model_type, device, monkeyp
     assert ids(run(lvlm, sure).answer) == ours
 
 
-@pytest.mark.parametrize("model_type", AVAILABLE)
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
 def test_memory_is_back_at_its_start_after_a_model_is_let_go(model_type, device):
     run(on_gpu(model_type, device), with_plain=True)  # the libraries allocate what they keep
     before = allocated(device)

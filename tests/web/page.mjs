@@ -98,6 +98,7 @@ export const layers = (vaq, more = {}) => ({
   size: [400, 200],
   picture: file("picture.jpg"),
   maps: maps(vaq.length),
+  numbers: vaq.map((_, row) => row),
   vaq,
   layer: 2,
   weights: { 2: 1 },

@@ -45,7 +45,7 @@ MUTATIONS = (
              "vector_norm(contrast, dim", "vector_norm(contrast, ord=1, dim",
              "tests/core/test_vaq.py"),
     Mutation("mean over all heads", "laser_core/steps/vaq.py",
-             "reduce(contrast[layer, heads]", "reduce(contrast[layer]",
+             "reduce(contrast[row, heads]", "reduce(contrast[row]",
              "tests/core/test_vaq.py"),
     Mutation("worst layer instead of the best", "laser_core/steps/vaq.py",
              "chosen(ranked[0], weights={ranked[0]: 1.0}",

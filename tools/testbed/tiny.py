@@ -39,6 +39,11 @@ _QWEN_TOKENS = (
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 
+_GLM_TOKENS = (
+    "<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>",
+    "<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|video|>",
+    "<|end_of_video|>", "<think>", "</think>",
+)  # fmt: skip
 _GEMMA3_TOKENS = (
     "<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>",
     "<end_of_image>", "<image_soft_token>",
@@ -271,6 +276,19 @@ def _qwen_processor(patch_size: int, mean: float | None = None) -> Callable[[int
     return make
 
 
+def _glm_processor(name: str) -> Callable[[int], Any]:
+    def make(vision: int) -> Any:
+        # As Qwen's, of the two frames that a picture is repeated to
+        return on_pillow(name)(
+            size={
+                "shortest_edge": 2 * 4 * 28 * 28,
+                "longest_edge": 2 * max(vision * vision, 32 * 28 * 28),
+            }
+        )
+
+    return make
+
+
 def _pinpoints(side: int) -> list[list[int]]:
     """LLaVA-NeXT's tilings: (height, width) in views of `side` pixels."""
     shapes = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
@@ -304,8 +322,16 @@ def _llava_config(config_class: str, **extra: Callable[[int], Any]) -> Callable[
 
 
 def _qwen_config(
-    config_class: str, vision_settings: dict, rope: dict, *, windows: bool, own_head_dim: bool
+    config_class: str,
+    vision_settings: dict,
+    rope: dict,
+    *,
+    windows: bool,
+    own_head_dim: bool,
+    **more: Any,
 ) -> Callable[..., Any]:
+    """more: of the text settings."""
+
     def make(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
         text = dict(text)
         window = text.pop("sliding_window")
@@ -322,12 +348,44 @@ def _qwen_config(
             )
         out = "hidden_size" if "embed_dim" in vision_settings else "out_hidden_size"
         return getattr(transformers, config_class)(
-            text_config={**text, "rope_scaling": dict(rope), "rope_theta": 1e4},
+            text_config={**text, **more, "rope_scaling": dict(rope), "rope_theta": 1e4},
             vision_config={**vision_settings, out: text["hidden_size"]},
             image_token_id=token_id("<|image_pad|>"),
             video_token_id=token_id("<|video_pad|>"),
             vision_start_token_id=token_id("<|vision_start|>"),
             vision_end_token_id=token_id("<|vision_end|>"),
+        )
+
+    return make
+
+
+def _glm_config(config_class: str, **more: Any) -> Callable[..., Any]:
+    """more: of the text settings."""
+
+    def make(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
+        text = {**text, **_GLM_TEXT, **more}
+        if text.pop("sliding_window") is not None:
+            raise ValueError(f"{config_class} has no sliding window: leave sliding_window unset")
+        parts = {
+            "text_config": {**text, "rope_scaling": dict(_GLM_ROPE), "rope_theta": 1e4},
+            "vision_config": {
+                **_SIZES,
+                "intermediate_size": 64,
+                "image_size": 84,
+                "out_hidden_size": HIDDEN,
+            },
+        }
+        if config_class == "Glm46VConfig":  # whose parts have Auto classes
+            parts["text_config"]["model_type"] = "glm4v_text"
+            parts["vision_config"]["model_type"] = "glm4v_vision"
+        return getattr(transformers, config_class)(
+            **parts,
+            image_token_id=token_id("<|image|>"),
+            video_token_id=token_id("<|video|>"),
+            image_start_token_id=token_id("<|begin_of_image|>"),
+            image_end_token_id=token_id("<|end_of_image|>"),
+            video_start_token_id=token_id("<|begin_of_video|>"),
+            video_end_token_id=token_id("<|end_of_video|>"),
         )
 
     return make
@@ -409,9 +467,35 @@ _QWEN: dict[str, Any] = {
     "eos": "<|im_end|>",
     "pad": "<|endoftext|>",
 }
+_GLM: dict[str, Any] = {
+    "tokens": _GLM_TOKENS,
+    "bos": None,
+    "eos": "<|user|>",
+    "pad": "<|endoftext|>",
+}
 _GEMMA: dict[str, Any] = {"bos": "<bos>", "pad": "<pad>"}
 _MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 _SIZES = {"depth": _VISION_LAYERS, "hidden_size": _VISION_HIDDEN, "num_heads": 2}
+_QWEN3_VISION = {**_SIZES, "intermediate_size": 64, "num_position_embeddings": 64}
+_QWEN3_ROPE = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN}
+_QWEN3_5_TEXT: dict[str, Any] = {
+    "full_attention_interval": 2,  # of every second layer, where its siblings have four
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": HEAD_DIM,
+    "linear_value_head_dim": HEAD_DIM,
+}
+_QWEN3_5_ROPE = {**_QWEN3_ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+_GLM_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5}
+_GLM_TEXT = {"partial_rotary_factor": 0.5}  # where 4.57 reads it
+
+_QWEN3_5: dict[str, Any] = {
+    **_QWEN,
+    "tokens": (*_QWEN_TOKENS, "<think>", "</think>"),
+    "image_processor": _qwen_processor(16, mean=0.5),
+    "processor_class": "Qwen3VLProcessor",
+}
 
 _ROWS: dict[str, _Row] = {
     "llava": _Row(
@@ -459,18 +543,79 @@ _ROWS: dict[str, _Row] = {
         image_processor=_qwen_processor(16, mean=0.5),
         config=_qwen_config(
             "Qwen3VLConfig",
-            {
-                **_SIZES,
-                "intermediate_size": 64,
-                "deepstack_visual_indexes": [0, 1],
-                "num_position_embeddings": 64,
-            },
-            {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+            {**_QWEN3_VISION, "deepstack_visual_indexes": [0, 1]},
+            _QWEN3_ROPE,
             windows=False,
             own_head_dim=True,
         ),
         model_class="Qwen3VLForConditionalGeneration",
         processor_class="Qwen3VLProcessor",
+    ),
+    "qwen3_5": _Row(
+        **_QWEN3_5,
+        config=_qwen_config(
+            "Qwen3_5Config",
+            _QWEN3_VISION,
+            _QWEN3_5_ROPE,
+            windows=False,
+            own_head_dim=True,
+            **_QWEN3_5_TEXT,
+        ),
+        model_class="Qwen3_5ForConditionalGeneration",
+    ),
+    "qwen3_5_moe": _Row(
+        **_QWEN3_5,
+        config=_qwen_config(
+            "Qwen3_5MoeConfig",
+            _QWEN3_VISION,
+            _QWEN3_5_ROPE,
+            windows=False,
+            own_head_dim=True,
+            **_QWEN3_5_TEXT,
+            **_EXPERTS,
+            shared_expert_intermediate_size=HIDDEN,
+        ),
+        model_class="Qwen3_5MoeForConditionalGeneration",
+    ),
+    "qwen3_vl_moe": _Row(
+        **_QWEN,
+        image_processor=_qwen_processor(16, mean=0.5),
+        config=_qwen_config(
+            "Qwen3VLMoeConfig",
+            {**_QWEN3_VISION, "deepstack_visual_indexes": [0, 1]},
+            _QWEN3_ROPE,
+            windows=False,
+            own_head_dim=True,
+            **_EXPERTS,
+        ),
+        model_class="Qwen3VLMoeForConditionalGeneration",
+        processor_class="Qwen3VLProcessor",
+    ),
+    "glm4v": _Row(
+        **_GLM,
+        image_processor=_glm_processor("Glm4vImageProcessor"),
+        config=_glm_config("Glm4vConfig"),
+        model_class="Glm4vForConditionalGeneration",
+        processor_class="Glm4vProcessor",
+    ),
+    "glm46v": _Row(
+        **_GLM,
+        image_processor=_glm_processor("Glm46VImageProcessor"),
+        config=_glm_config("Glm46VConfig"),
+        model_class="Glm46VForConditionalGeneration",
+        processor_class="Glm46VProcessor",
+    ),
+    "glm4v_moe": _Row(
+        **_GLM,
+        image_processor=_glm_processor("Glm4vImageProcessor"),
+        config=_glm_config(
+            "Glm4vMoeConfig",
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=HIDDEN,
+        ),
+        model_class="Glm4vMoeForConditionalGeneration",
+        processor_class="Glm4vProcessor",
     ),
     "gemma3": _Row(
         tokens=_GEMMA3_TOKENS,
@@ -512,5 +657,7 @@ AVAILABLE = tuple(name for name, row in _ROWS.items() if hasattr(transformers, r
 REPRESENTATIVES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families for claims that do not depend on the family: every transformers has them."""
 
+WITH_STATES = tuple(name for name in AVAILABLE if name == "qwen3_5")
+"""And one whose layers carry states, for claims about what is kept of tokens."""
 WITH_MASKS = tuple(name for name in AVAILABLE if name in ("gemma3", "gemma4"))
 """And those whose pictures see themselves, for claims about what a token sees."""

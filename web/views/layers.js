@@ -1,4 +1,7 @@
-/** VAQ of every layer: a bar each, its map on hover or with the arrow keys, a click chooses it. */
+/**
+ * VAQ of every layer that has maps: a bar each, its map on hover or with the arrow keys, a click
+ * chooses it. A layer is named by its number in the decoder; its row is the place of its bar.
+ */
 
 import { button, el, hide, joined, onKeys, set, shown } from "./dom.js";
 import { peakText, pictureStage } from "./picture.js";
@@ -36,7 +39,7 @@ export function layerSection(host, signal) {
     caption,
   );
   let data = null;
-  let looked = 0; // the layer whose map is shown
+  let looked = 0; // the row whose map is shown
 
   /** The layer that is chosen by hand, or null. */
   function given() {
@@ -48,8 +51,11 @@ export function layerSection(host, signal) {
   const fused = (layer) =>
     given() === null && layer in data.weights && Object.keys(data.weights).length > 1;
 
-  function label(layer) {
-    const vaq = data.vaq[layer];
+  const rowOf = (layer) => data.numbers.indexOf(Number(layer));
+
+  function label(row) {
+    const layer = data.numbers[row];
+    const vaq = data.vaq[row];
     const score = t("layerVaq", { layer, vaq: vaq === null ? t("notFinite") : shown(vaq) });
     return joined(", ", score, role(layer));
   }
@@ -65,8 +71,9 @@ export function layerSection(host, signal) {
   /** Who chose the layer, or the layers of which the strongest are named. */
   function choice(layer) {
     if (given() !== null) return t("layerByHand", { layer, rule: data.rule_layer });
-    const most = data.largest ? data.vaq : data.weights; // where all count alike
-    const ranked = Object.keys(data.weights).sort((a, b) => most[b] - most[a]);
+    // Where all count alike, by VAQ
+    const most = (layer) => (data.largest ? data.vaq[rowOf(layer)] : data.weights[layer]);
+    const ranked = Object.keys(data.weights).sort((a, b) => most(b) - most(a));
     if (ranked.length < 2) return t("layerByRule", { layer });
     return t(data.largest ? "layersJoined" : "layersFused", {
       count: ranked.length,
@@ -74,8 +81,8 @@ export function layerSection(host, signal) {
     });
   }
 
-  function look(layer) {
-    looked = Math.min(Math.max(layer, 0), data.vaq.length - 1);
+  function look(row) {
+    looked = Math.min(Math.max(row, 0), data.vaq.length - 1);
     for (const [index, bar] of [...bars.children].entries())
       bar.classList.toggle("looked", index === looked);
     set(bars, { "aria-activedescendant": bars.children[looked]?.id });
@@ -86,9 +93,13 @@ export function layerSection(host, signal) {
   }
 
   /** Chooses a layer by hand; the chosen one again goes back to the rule. */
-  function choose(layer) {
-    if (host.locked("layer")) return;
-    host.change(() => host.set("layer", given() === layer ? BY_RULE : layer));
+  function choose(row) {
+    const layer = data.numbers[row];
+    put(given() === layer ? BY_RULE : layer);
+  }
+
+  function put(layer) {
+    if (!host.locked("layer")) host.change(() => host.set("layer", layer));
   }
 
   /** Marks what is chosen now, without building the bars again. */
@@ -96,10 +107,10 @@ export function layerSection(host, signal) {
     const layer = chosen();
     const byHand = given() !== null;
     for (const [index, bar] of [...bars.children].entries()) {
-      const own = index === layer;
+      const own = data.numbers[index] === layer;
       bar.classList.toggle("chosen", own);
       bar.classList.toggle("hand", own && byHand);
-      bar.classList.toggle("fused", !own && fused(index));
+      bar.classList.toggle("fused", !own && fused(data.numbers[index]));
       set(bar, { "aria-selected": String(own), "aria-label": label(index) });
     }
     const locked = host.locked("layer");
@@ -117,17 +128,17 @@ export function layerSection(host, signal) {
   bars.addEventListener(
     "pointermove",
     (event) => {
-      const layer = layerOf(event);
-      if (layer !== null && layer !== looked) look(layer);
+      const row = rowUnder(event);
+      if (row !== null && row !== looked) look(row);
     },
     { signal },
   );
-  bars.addEventListener("pointerleave", () => data && look(chosen()), { signal });
+  bars.addEventListener("pointerleave", () => data && look(rowOf(chosen())), { signal });
   bars.addEventListener(
     "click",
     (event) => {
-      const layer = layerOf(event);
-      if (layer !== null) choose(layer);
+      const row = rowUnder(event);
+      if (row !== null) choose(row);
     },
     { signal },
   );
@@ -137,28 +148,28 @@ export function layerSection(host, signal) {
     else if (event.key === "Home") look(0);
     else if (event.key === "End") look(data.vaq.length - 1);
     else if (event.key === "Enter" || event.key === " ") choose(looked);
-    else if (event.key === "Escape" && given() !== null) choose(given());
+    else if (event.key === "Escape" && given() !== null) put(BY_RULE);
     else return false;
     return true;
   });
 
-  function bar(layer, vaq, most) {
+  function bar(row, vaq, most) {
     const height = vaq === null ? 100 : (100 * Math.max(vaq, 0)) / most; // per cent
     return el(
       "div",
       {
         class: vaq === null ? "laser-bar broken" : "laser-bar",
         role: "option",
-        id: `${host.id}-layer-${layer}`,
-        "data-layer": layer,
+        id: `${host.id}-layer-${row}`,
+        "data-layer": data.numbers[row],
       },
       el("i", { style: `height:${height}%` }),
     );
   }
 
-  function layerOf(event) {
+  function rowUnder(event) {
     const bar = event.target.closest?.("[data-layer]");
-    return bar ? Number(bar.dataset.layer) : null;
+    return bar ? rowOf(bar.dataset.layer) : null;
   }
 
   return {
@@ -166,10 +177,10 @@ export function layerSection(host, signal) {
     show(picture) {
       data = picture.layers;
       const most = Math.max(...data.vaq.map((vaq) => vaq ?? 0)) || 1;
-      bars.replaceChildren(...data.vaq.map((vaq, layer) => bar(layer, vaq, most)));
+      bars.replaceChildren(...data.vaq.map((vaq, row) => bar(row, vaq, most)));
       stage.show(data, "");
       mark();
-      look(chosen());
+      look(rowOf(chosen()));
     },
     refresh() {
       if (!data) return;

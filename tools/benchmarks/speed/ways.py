@@ -124,7 +124,7 @@ def _peers(lvlm: Lvlm, picture: Image.Image, question: str, settings: LaserSetti
     inputs = lvlm.encode(picture, settings.prompt.framing)
     maps = eager_maps(lvlm, inputs, question, settings)
     contrasted = contrast(maps, settings.contrast)
-    choice = select_layer(contrasted, settings.layer, lvlm.family.band)
+    choice = select_layer(contrasted, settings.layer, lvlm.band)
     found = make_evidence(contrasted, choice, maps)
     placement = place_windows(found, settings.crop)
     located = Location(picture, inputs, question, settings, maps, found, placement)
