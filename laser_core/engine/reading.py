@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -270,7 +270,8 @@ def forward(
     input_ids: (B, S); position_ids: (B, S) or (3, B, S); mask: (1, 1, S, N), or None: each token
     sees what the family lets it see. spans: the pictures' tokens in the text.
     """
-    device, stretches = lvlm.device, nullcontext()
+    device = lvlm.device
+    stretches: AbstractContextManager[None] = nullcontext()
     if mask is None:
         stretches = _reading_in_stretches(lvlm, spans)
         mask = {} if lvlm.family.whole_pictures else None  # of each stretch, below

@@ -40,11 +40,8 @@ ORDINARY = [(100, 70), (57, 101), (33, 77), (160, 10)]
 EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 3000)]
 """(width, height) of pictures."""
 
-WAYS = (
-    *REPRESENTATIVES,
-    "glm4v",
-    *WITH_MASKS,
-)  # to take pictures: the others take them as one of these does
+# To take pictures: the others take them as one of these does
+WAYS = (*REPRESENTATIVES, "glm4v", *WITH_MASKS)
 NATIVE = [name for name in WAYS if FAMILIES[name].native_resolution]
 FIXED = [name for name in WAYS if name not in NATIVE]
 families = pytest.mark.parametrize("model_type", WAYS)
