@@ -84,7 +84,6 @@ class Family:
     thinks: what stands before an answer where nothing was thought, for models that open a thought
         themselves whatever they are told; empty: their templates say what they do.
     answer_marks: what its models write around an answer or a box in it; no part of its text.
-    since: the first transformers whose code for it is read right; empty: any that this takes.
     """
 
     model_type: str
@@ -106,7 +105,6 @@ class Family:
     grounding: Grounding | None = None
     thinks: str = ""
     answer_marks: tuple[str, ...] = ()
-    since: str = ""
 
 
 _CHATML_AND_LLAMA3 = (
@@ -236,7 +234,6 @@ _RECORDS = (
         layout=merged_patches,
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
-        since="5.17",
     ),
     Family(
         model_type="qwen3_5_moe",
@@ -250,7 +247,6 @@ _RECORDS = (
         layout=merged_patches,
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
-        since="5.17",
     ),
     Family(
         model_type="qwen3_vl_moe",
@@ -301,7 +297,6 @@ _RECORDS = (
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,
-        since="5.0",
     ),
     Family(
         model_type="glm4v_moe",
