@@ -76,8 +76,17 @@ def layers_of(cache: DynamicCache) -> Layers:
     ]
 
 
-def each(layers: Layers, change: Callable[[torch.Tensor], torch.Tensor]) -> Layers:
-    """The layers with both tensors of each changed; what was a state is one."""
+def repeated(layers: Layers, rows: int) -> Layers:
+    """One row's layers as those of a batch of equal ones, not copied."""
+    return _each(layers, lambda part: part.expand(rows, *part.shape[1:]))
+
+
+def of_row(layers: Layers, row: int) -> Layers:
+    """The layers of one row of a batch, as a batch of one."""
+    return _each(layers, lambda part: part[row, None])
+
+
+def _each(layers: Layers, change: Callable[[torch.Tensor], torch.Tensor]) -> Layers:
     return [
         State(*map(change, one)) if isinstance(one, State) else (change(one[0]), change(one[1]))
         for one in layers

@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
-from .caches import cache_of, each, empty_cache, layers_of
+from .caches import cache_of, empty_cache, layers_of, of_row, repeated
 from .few_calls import equal_windows_together, tokens_at_once
 from .masks import Masks, masks_of_stretch
 from .vision_windows import equal_windows_at_once
@@ -128,14 +128,14 @@ def read_together(lvlm: Lvlm, streams: Sequence[Stream], check: Check) -> list[R
     first, cache, shared = streams[0].prompt, empty_cache(lvlm), []
     if _continues(lvlm, streams[0]):
         shared = read_prefix(lvlm, first).layers
-        cache = cache_of(each(shared, lambda part: part.expand(len(streams), *part.shape[1:])))
+        cache = cache_of(repeated(shared, len(streams)))
     extend(lvlm, _batch_of([stream.prompt for stream in streams]), cache, first.length - 1, check)
     read = layers_of(cache)
     return [
         ReadStream(
             stream.prompt,
             shared,  # the list itself: where its tokens move, all know
-            each(read, lambda part, row=row: part[row, None]),
+            of_row(read, row),
             [],
             note=stream.note,
         )

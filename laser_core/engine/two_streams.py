@@ -60,7 +60,8 @@ class Rows:
         lent, step = read[0].shared, _fixed_step(lvlm, read, longest + answer)
         for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
             if index in lvlm.state_layers:
-                layers.insert(0, state_layer(merged_states([one.own.pop() for one in read])))
+                states = [State(*one.own.pop()) for one in read]
+                layers.insert(0, state_layer(merged_states(states)))
                 continue
             samples = [read[0].own[index][part] for part in (0, 1)]
             if step:

@@ -105,6 +105,10 @@ CURATED = (
     _curated("Qwen3-VL 2B", "Qwen/Qwen3-VL-2B-Instruct", 4.3),
     _curated("Qwen3-VL 4B", "Qwen/Qwen3-VL-4B-Instruct", 8.9),
     _curated("Qwen3-VL 8B", "Qwen/Qwen3-VL-8B-Instruct", 17.5),
+    _curated("Qwen3-VL 30B MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct", 62.1),
+    _curated("Qwen3.5 4B", "Qwen/Qwen3.5-4B", 9.3),
+    _curated("Qwen3.5 9B", "Qwen/Qwen3.5-9B", 19.3),
+    _curated("GLM-4.1V 9B Thinking", "zai-org/GLM-4.1V-9B-Thinking", 20.6),
 )
 """Models to download, with the size of their weights on the hub."""
 CURATED_IDS = {model.value.casefold(): model for model in CURATED}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import first_words
 from .catalogue import CURATED_IDS, ORIGIN, TEXT_ENCODERS, ListedModel, Roots, copies
-from .folder_check import check_type
+from .folder_check import check_type, check_version
 from .model_files import FETCHED, PICKLED, is_weights, missing_files
 
 POLL_SECONDS = 0.5
@@ -177,6 +177,7 @@ class _Download(threading.Thread):
     def _check_type(self, folder: Path) -> None:
         try:
             check_type(folder, self.repository)
+            check_version(folder, self.repository)
         except ValueError as error:
             raise _Unusable(str(error)) from error
 

@@ -99,7 +99,6 @@ class Family:
         themselves whatever they are told; empty: their templates say what they do.
     answer_marks: what its models write around an answer or a box in it; no part of its text.
     taken: how pictures are taken, for people, where the other fields do not say it.
-    since: the first transformers whose code for it is read right; empty: any that this takes.
     """
 
     model_type: str
@@ -124,7 +123,6 @@ class Family:
     thinks: str = ""
     answer_marks: tuple[str, ...] = ()
     taken: str = ""
-    since: str = ""
 
 
 _CHATML_AND_LLAMA3 = (
@@ -257,7 +255,6 @@ _RECORDS = (
         layout=merged_patches,
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
-        since="5.17",
     ),
     Family(
         model_type="qwen3_5_moe",
@@ -271,7 +268,6 @@ _RECORDS = (
         layout=merged_patches,
         band=_QWEN_BAND,
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
-        since="5.17",
     ),
     Family(
         model_type="qwen3_vl_moe",
@@ -322,7 +318,6 @@ _RECORDS = (
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,
-        since="5.0",
     ),
     Family(
         model_type="glm4v_moe",
@@ -377,7 +372,6 @@ _RECORDS = (
         whole_pictures=lambda text: (
             ("sliding_attention",) if text.use_bidirectional_attention == "vision" else ()
         ),
-        since="5.5",
     ),
 )
 

@@ -5,10 +5,12 @@ Reads names and small JSON files, never weights; knows neither torch nor transfo
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .model_files import SUPPORTED, metadata_of, missing_files, read_json
+from .model_files import SINCE, SUPPORTED, metadata_of, missing_files, read_json
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TRAINERS = ("trainer_state.json", "global_step*", "pytorch_model_fsdp*", "*.distcp")
@@ -37,6 +39,21 @@ def check_type(folder: Path, name: str) -> None:
             f"choose a folder with the model's whole config.json: that of {name} does not "
             "describe its text model and its vision tower"
         )
+
+
+def check_version(folder: Path, name: str) -> None:
+    """Raise ValueError for a model that the installed transformers lacks. After `check_type`."""
+    kind, found = _json(folder / "config.json", name)["model_type"], version("transformers")
+    since = SINCE.get(kind, "0")
+    if _numbers(found) < _numbers(since):
+        raise ValueError(
+            f"update transformers to {since} or newer: {name} is of type {kind!r}, which {found} "
+            "cannot run"
+        )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def is_listed(folder: Path) -> bool:

@@ -22,12 +22,12 @@ from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
 from .download import downloaded, is_hub_id
 from .encoder_loading import load_encoder, readable_encoder
 from .families import (
-    FAMILIES,
+    family_of,
     load_image_processor,
     set_visual_token_limits,
     usual_image_processor,
 )
-from .folder_check import check_contents, check_format, check_type
+from .folder_check import check_contents, check_format, check_type, check_version
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import quantized_by, read_json
@@ -66,6 +66,7 @@ def load_lvlm(name: str = DEMO, settings: LoadSettings = LoadSettings()) -> Lvlm
         if path.is_file():
             return _load_file(path, name, settings)
         folder = path
+        check_version(folder, name)
         check_contents(folder, name, pickled=settings.weights != "safetensors")
         return _load(folder, name, settings)
     except Exception as error:
@@ -295,8 +296,8 @@ def _load_weights(
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
     _check_flash(settings, device, dtype)
-    _check_version(folder, name, settings)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
+    _check_flash_family(config, name, settings)
     _check_rotary_settings(folder, name, config)
     if stored is None:
         quantization = _quantization(settings, dtype, device)
@@ -346,28 +347,18 @@ def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtyp
         )
 
 
-def _check_version(folder: Path, name: str, settings: LoadSettings) -> None:
-    """Raise ValueError for a family that this transformers lacks, or runs wrongly."""
-    from packaging.version import Version
+def _check_flash_family(config: Any, name: str, settings: LoadSettings) -> None:
     from transformers import __version__
 
-    kind = read_json(folder / "config.json")["model_type"]
-    since, found = FAMILIES[kind].since, Version(__version__)
-    if since and found < Version(since):
-        raise ValueError(
-            f"update transformers to {since} or newer: {name} is of type {kind!r}, which "
-            f"{__version__} cannot run"
-        )
-    if settings.attention != "flash":
-        return
-    if FAMILIES[kind].whole_pictures:
+    takes = family_of(config).text_index or int(__version__.split(".")[0]) >= 5
+    if settings.attention == "flash" and family_of(config).whole_pictures:
         raise ValueError(
             f"set attention to auto: in {name} the tokens of a picture see each other, which flash "
             "cannot mask"
         )
-    if not FAMILIES[kind].text_index and found.major < 5:
+    if settings.attention == "flash" and not takes:
         raise ValueError(
-            f"set attention to auto, or update transformers to 5 or newer: under flash, "
+            "set attention to auto, or update transformers to 5 or newer: under flash, "
             f"{__version__} takes a picture of {name} for many texts"
         )
 

@@ -117,7 +117,8 @@ class Lvlm:
     def band(self) -> Band:
         """The family's band, as depths of the layers that are there; at least the last of them."""
         layers = self.model.config.get_text_config().num_hidden_layers
-        numbers = tuple(int(module.layer_idx) for module in self.attention_modules)
+        modules: list[Any] = self.attention_modules
+        numbers = tuple(module.layer_idx for module in modules)
         scale = 1.0
         if self._all_layers is not None and layers > 1:
             scale = (self._all_layers - 1) / (layers - 1)

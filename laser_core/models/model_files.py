@@ -19,6 +19,9 @@ SUPPORTED = (
 )
 """The keys of `families.FAMILIES`, in its order, for code that must not import torch."""
 
+SINCE = {"qwen3_5": "5.17", "qwen3_5_moe": "5.17", "glm46v": "5.0", "gemma4": "5.17"}
+"""The first transformers whose code for a type is read right, where not every one serves."""
+
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 PICKLED = "pytorch_model*.bin"  # only where asked for, and only without safetensors
 

@@ -107,17 +107,15 @@ def load_maps(path: str | PathLike) -> SavedMaps:
     if not same or arrays["evidence"].shape != (rows, columns):
         raise _foreign(path, "its maps differ in shape")
     certainty = float(arrays["certainty"])
+    first, last = arrays["band"].tolist()
+    numbers = tuple(arrays["layers"].tolist())
     maps = AttentionMaps(
         torch.from_numpy(arrays["with_query"]),
         torch.from_numpy(arrays["without_query"]),
         Grid(rows, columns, Box(*arrays["view"].tolist())),
         tuple(arrays["picture_size"].tolist()),
         None if math.isnan(certainty) else certainty,
-        Band(
-            *arrays["band"].tolist(),
-            numbers=tuple(arrays["layers"].tolist()),
-            layers=int(arrays["decoder_layers"]),
-        ),
+        Band(first, last, numbers, int(arrays["decoder_layers"])),
     )
     return SavedMaps(maps, torch.from_numpy(arrays["evidence"]), about)
 

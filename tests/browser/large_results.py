@@ -22,8 +22,9 @@ def many_layers(temp: Path, layers: int, side: int, pictures: int) -> tuple[dict
             maps = torch.rand(layers, side, side, generator=generator) ** 8
             vaq = torch.rand(layers, generator=generator)
             heads = torch.zeros(layers, 1).long()
+            weights, numbers = {int(vaq.argmax()): 1.0}, tuple(range(layers))
             choice = results.LayerChoice(
-                int(vaq.argmax()), vaq, heads, {int(vaq.argmax()): 1.0}, ""
+                int(vaq.argmax()), vaq, heads, weights, "", numbers, count=layers
             )
             evidence = results.Evidence(maps[choice.layer], grid, size, choice)
             views.append(part("nodes.views").vaq_view(photograph, evidence, maps, choice, False))

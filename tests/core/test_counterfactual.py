@@ -17,7 +17,9 @@ from laser_core.settings import CounterfactualSettings
 from laser_core.steps.counterfactual import block, mask_patches, select_patches
 from laser_core.steps.vaq import make_evidence_of_mask
 
-CHOICE = LayerChoice(0, torch.ones(1), torch.zeros(1, 1, dtype=torch.int64), {0: 1.0}, "")
+CHOICE = LayerChoice(
+    0, torch.ones(1), torch.zeros(1, 1, dtype=torch.int64), {0: 1.0}, "", (0,), count=1
+)
 PIXEL_FILLS = ("mean", "blur", "noise")
 MEAN_COLOUR = (122, 116, 104)
 

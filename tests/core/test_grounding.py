@@ -79,7 +79,7 @@ def test_numbers_out_of_range_doubled_boxes_and_swapped_corners_are_put_right():
     assert placed("[1200, 0, 1500, 900] [3, 3, 3, 9]", THOUSANDTHS) == []
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])
 def test_the_corners_of_what_was_fed_are_the_pictures(model_type):
     lvlm, size = lvlm_of(model_type), (131, 77)
     inputs, side = lvlm.encode(noise_picture(size)), token_side_px(lvlm.image_processor)
@@ -90,6 +90,6 @@ def test_the_corners_of_what_was_fed_are_the_pictures(model_type):
     assert boxes == [(Window(0, 0, *size), "")]
 
 
-@pytest.mark.parametrize("model_type", ["llava", "llava_next"])
-def test_a_family_whose_numbers_are_disputed_has_no_record(model_type):
+@pytest.mark.parametrize("model_type", ["llava", "llava_next", "qwen3_5"])
+def test_a_family_whose_numbers_are_disputed_or_untold_has_no_record(model_type):
     assert FAMILIES[model_type].grounding is None

@@ -62,7 +62,7 @@ def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_temp
 def test_a_family_that_this_transformers_lacks_says_which_has_it(broken, kind, since, monkeypatch):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "model_type": kind}))
-    monkeypatch.setattr("transformers.__version__", "4.57.6")
+    monkeypatch.setattr("laser_core.models.folder_check.version", lambda package: "4.57.6")
     with pytest.raises(ValueError, match=f"^update transformers to {since} or newer: .*{kind}"):
         load_lvlm(str(broken))
 

@@ -15,8 +15,10 @@ import laser_core
 from laser_core.models.loading import load_lvlm
 from laser_core.output.maps_file import load_maps, save_maps
 from laser_core.output.maps_page import MOST_CELLS, maps_page
+from laser_core.output.report import report
 from laser_core.pipeline import locate
 from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.tiny import WITH_STATES
 
 QUESTION = "what </script> is the square ?"
 
@@ -53,6 +55,22 @@ def test_numpy_alone_reads_it_as_the_schema_says(found, tmp_path):
         corner = x1 + column * width, y1 + row * height
     assert (layers, heads) == found.maps.with_query.shape[:2]
     assert found.maps.grid.cell_box(row, column)[:2] == pytest.approx(corner)
+
+
+@pytest.mark.parametrize("model_type", WITH_STATES)
+def test_file_page_and_report_name_layers_by_their_place_in_the_decoder(model_type, tmp_path):
+    lvlm = lvlm_of(model_type)
+    found = locate(lvlm, noise_picture((90, 60)), QUESTION)
+    with_maps = [n for n in range(4) if n not in lvlm.state_layers]
+    save_maps(found, tmp_path / "maps.npz")
+    with np.load(tmp_path / "maps.npz") as file:
+        assert (file["layers"].tolist(), int(file["decoder_layers"])) == (with_maps, 4)
+    assert load_maps(tmp_path / "maps.npz").maps.band == found.maps.band
+    page, told = content_of(maps_page(found)), report(found, lvlm)["layer"]
+    assert page["numbers"] == told["numbers"] == with_maps
+    assert page["layer"] == told["index"] == found.evidence.choice.layer
+    assert len(page["vaq"]) == len(told["vaq"]) == 2
+    assert (page["layer"] in with_maps, told["count"]) == (True, 4)
 
 
 def without(name, arrays):

@@ -50,7 +50,10 @@ def random_cells(rows=4, columns=6, seed=0):
 def choice_of(vaq, layer=0, weights=None):
     vaq = torch.as_tensor(vaq, dtype=torch.float32)
     heads = torch.zeros(len(vaq), 1, dtype=torch.long)
-    return LayerChoice(layer, vaq, heads, weights or {layer: 1.0}, f"layer {layer}: because")
+    weights, numbers = weights or {layer: 1.0}, tuple(range(len(vaq)))
+    return LayerChoice(
+        layer, vaq, heads, weights, f"layer {layer}: because", numbers, count=len(vaq)
+    )
 
 
 def location_of(evidence, windows=(), colour=(128, 128, 128)):
@@ -233,7 +236,9 @@ def test_the_sheet_frames_the_layer_of_the_highest_vaq(best):
     vaq = [0.1, 0.2, 0.3, math.nan]
     vaq[best] = 0.9
     grid = Grid(4, 6, Box(0, 0, 96, 96))
-    sheet = layer_sheet(Image.new("RGB", (96, 96), "grey"), torch.rand(4, 4, 6), grid, vaq)
+    sheet = layer_sheet(
+        Image.new("RGB", (96, 96), "grey"), torch.rand(4, 4, 6), grid, vaq, range(4)
+    )
     assert framed(sheet) == divmod(best, 2)
 
 
@@ -242,7 +247,7 @@ def test_the_sheet_has_room_for_every_tile_and_label(size, layers):
     maps = torch.rand(layers, 3, 3)
     maps[0] = math.nan
     grid = Grid(3, 3, Box(0, 0, *size))
-    sheet = layer_sheet(Image.new("RGB", size), maps, grid, [math.nan] * layers)
+    sheet = layer_sheet(Image.new("RGB", size), maps, grid, [math.nan] * layers, range(layers))
     assert 400 < sheet.width < 3000
     assert sheet.height < 3000
 

@@ -72,6 +72,7 @@ def test_a_report_says_what_was_found(content, result):
     assert content["plain"] == result.plain.text
     assert content["layer"]["index"] == location.evidence.choice.layer
     assert content["layer"]["count"] == len(content["layer"]["vaq"]) == 3
+    assert content["layer"]["numbers"] == [0, 1, 2]
     assert content["layer"]["reason"] == location.evidence.choice.reason
     assert [tuple(w["box"]) for w in content["windows"]] == list(location.placement.windows)
     assert content["picture"] == {"width": 90, "height": 60, "unseen_share": 0}

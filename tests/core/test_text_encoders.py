@@ -254,7 +254,7 @@ def test_the_layers_of_a_truncated_file_look_as_they_do_in_the_whole_model(
     load = LoadSettings(tokenizer=str(folder), max_visual_tokens=16)
     one, whole = (load_lvlm(str(path), load) for path in (truncated, folder))
     maps = located(one).maps
-    assert torch.equal(maps.with_query, located(whole).maps.with_query[: maps.layers])
+    assert torch.equal(maps.with_query, located(whole).maps.with_query[: len(maps.with_query)])
     with pytest.raises(ValueError, match=r"^choose a model that writes"):
         one.check_answers()
 
@@ -265,7 +265,8 @@ def test_the_band_of_a_truncated_model_names_the_same_layers(made, tmp_path, mon
     for layers in (LAYERS, 5, 16):
         size = Size("Small", layers, False)
         monkeypatch.setitem(text_encoders.SIZES, ("qwen3_vl", WIDTH), size)
-        found = (depth * (LAYERS - 1) for depth in load((file, folder))[0].band)
+        band = load((file, folder))[0].band
+        found = (depth * (LAYERS - 1) for depth in (band.first, band.last))
         whole = (min(LAYERS - 1, depth * (layers - 1)) for depth in (first, last))
         assert list(found) == pytest.approx(list(whole))
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from laser_core import pipeline
+from laser_core.engine.token_records import text_of_tokens
 from laser_core.models.chat import Stream
+from laser_core.models.lvlm import Lvlm
 from laser_core.output.report import report, summary
 from laser_core.output.sentences import describe_answer
 from laser_core.progress import THINKING
@@ -20,6 +22,7 @@ from laser_core.steps.decode import decode
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.reciting import BEGINS, chain, reciting_lvlm
 from tools.testbed.reference import next_logits, two_loops
+from tools.testbed.tiny import build
 
 MARKS = ("<think>", "</think>")
 QUESTION = "what colour is the square ?"
@@ -41,6 +44,11 @@ GLM = (  # GLM-4.5V; its mark of the assistant is another
     "enable_thinking) else '' -}}"
 )
 EMPTY = "<think>\n\n</think>\n\n"
+SILENT = (  # GLM-4.1V: the model thinks whatever it is told
+    "[gMASK]<sop>{% for m in messages %}<|user|>\n{% for c in m.content %}"
+    "{% if c.type == 'image' %}<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ c.text }}"
+    "{% endif %}{% endfor %}{% endfor %}<|assistant|>{{ '\\n' }}"
+)
 
 
 def thinking(says=SAYS, template_end=OPENS):
@@ -92,6 +100,17 @@ def test_a_thought_that_the_template_opens_is_closed_where_attention_is_read(
     picture = lvlm.encode(noise_picture())
     for prompt in lvlm.branch_prompts(picture, QUESTION, PromptSettings()):
         assert written(prompt, lvlm).endswith(f"<|im_start|>assistant\n{empty}")
+
+
+def test_a_thought_is_opened_for_a_model_that_opens_one_itself():
+    tiny = build("glm4v")
+    tiny.tokenizer.add_tokens(["<answer>", "</answer>"])
+    lvlm = Lvlm(tiny.model, tiny.tokenizer, tiny.image_processor, chat_template=SILENT)
+    assert lvlm.chat.opens_thought(prompt_of(lvlm))
+    for prompt in lvlm.branch_prompts(lvlm.encode(noise_picture()), QUESTION, PromptSettings()):
+        assert written(prompt, lvlm).endswith("<|assistant|>\n<think></think>\n<answer>")
+    said = lvlm.tokenizer("<answer> red square </answer>")["input_ids"]
+    assert text_of_tokens(lvlm, said) == "red square"
 
 
 def test_marks_of_thoughts_in_a_question_are_read_as_characters():

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_core.geometry import Box, Grid
-from laser_core.results import AttentionMaps
+from laser_core.results import AttentionMaps, Band
 from laser_core.settings import ContrastSettings, LayerSettings
 from laser_core.steps import vaq
 from laser_core.steps.vaq import (
     contrast,
     make_evidence,
     make_evidence_of_mask,
+    map_layer,
     score_heads,
     select_layer,
 )
@@ -230,15 +231,41 @@ def test_a_range_without_layers_is_refused_with_the_remedy():
 
 def test_the_familys_band_is_searched_where_no_depth_is_given():
     maps = flat_maps([1] * 11)
-    assert set(select_layer(maps, LayerSettings(), (0.45, 0.81)).weights) == {5, 6, 7, 8}
+    assert set(select_layer(maps, LayerSettings(), Band(0.45, 0.81)).weights) == {5, 6, 7, 8}
     given = LayerSettings(first_depth=0.7)
-    assert set(select_layer(maps, given, (0.45, 0.81)).weights) == {7, 8}
+    assert set(select_layer(maps, given, Band(0.45, 0.81)).weights) == {7, 8}
     whole = LayerSettings(first_depth=0.0, last_depth=1.0)
-    assert set(select_layer(maps, whole, (0.45, 0.81)).weights) == set(range(11))
+    assert set(select_layer(maps, whole, Band(0.45, 0.81)).weights) == set(range(11))
 
 
 def test_a_model_with_no_layer_in_its_familys_band_has_the_nearest_searched():
-    assert select_layer(flat_maps([2, 1]), LayerSettings(), (0.45, 0.81)).weights == {1: 1.0}
+    assert select_layer(flat_maps([2, 1]), LayerSettings(), Band(0.45, 0.81)).weights == {1: 1.0}
+
+
+SPARSE = Band(0.4, 0.9, numbers=(3, 7, 11, 15), layers=16)
+"""Of a decoder in which every fourth layer has maps."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_layers_are_named_and_searched_by_their_place_in_the_whole_decoder(rule):
+    maps = flat_maps([0.9, 0.1, 0.8, 0.7])
+    choice = select_layer(maps, LayerSettings(rule=rule, top_heads=2), SPARSE)
+    assert choice.layer == 11
+    assert set(choice.weights) == ({11} if rule == "argmax" else {7, 11})
+    assert (choice.numbers, choice.count) == (SPARSE.numbers, 16)
+    assert " of 16" in choice.reason
+    assert float(map_layer(maps, choice, 11)) == pytest.approx(0.8)
+
+
+def test_a_layer_without_maps_is_refused_with_those_that_have_some():
+    maps = flat_maps([1, 2, 3, 4])
+    assert select_layer(maps, LayerSettings(layer=15), SPARSE).weights == {15: 1.0}
+    with pytest.raises(ValueError) as error:
+        select_layer(maps, LayerSettings(layer=5), SPARSE)
+    assert str(error.value) == (
+        "choose a layer of 3, 7, 11, 15, or -1 to let the rule choose: layer is 5, and the others "
+        "of this model's 16 layers are linear and have no maps"
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -32,8 +32,10 @@ def evidence_of(cells, size, view=None, choice=None):
 
 
 def vaq_view(layers, size=(96, 64), layer=0, view=None, by_hand=False):
+    count = len(layers)
+    heads, numbers = torch.zeros(count, 1).long(), tuple(range(count))
     choice = results.LayerChoice(
-        layer, torch.rand(len(layers)), torch.zeros(len(layers), 1).long(), {layer: 1.0}, ""
+        layer, torch.rand(count), heads, {layer: 1.0}, "", numbers, count=count
     )
     evidence = evidence_of(layers[layer], size, view, choice)
     picture = Image.new("RGB", size, "grey")
