@@ -32,7 +32,7 @@ class PictureInputs:
     image_sizes or image_grid_thw. token_count: visual tokens the prompt must hold for it.
     map_tokens: which of those form the grid, row by row. grid: rows, columns and view in float
     pixels of the original picture. picture_size: its (width, height). digest: equal exactly for
-    pictures that one model takes alike.
+    pictures that one model takes alike. written: see `layouts.Layout`.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -41,6 +41,7 @@ class PictureInputs:
     grid: Grid
     picture_size: tuple[int, int]
     digest: str
+    written: str = ""
 
 
 def check_mask(mask: torch.Tensor, picture: Image.Image) -> None:

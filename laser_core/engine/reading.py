@@ -129,7 +129,8 @@ def read_together(lvlm: Lvlm, streams: Sequence[Stream], check: Check) -> list[R
     if _continues(lvlm, streams[0]):
         shared = read_prefix(lvlm, first).layers
         cache = cache_of(repeated(shared, len(streams)))
-    extend(lvlm, _batch_of([stream.prompt for stream in streams]), cache, first.length - 1, check)
+    batch = _batch_of([stream.prompt for stream in streams], lvlm.family.pixel_axis)
+    extend(lvlm, batch, cache, first.length - 1, check)
     read = layers_of(cache)
     return [
         ReadStream(
@@ -157,13 +158,16 @@ def alike(streams: Sequence[Stream]) -> bool:
     return all(shape(stream) == shape(streams[0]) for stream in streams)
 
 
-def _batch_of(prompts: Sequence[Prompt]) -> Prompt:
-    """Prompts of one shape as one with a row for each."""
+def _batch_of(prompts: Sequence[Prompt], pixel_axis: int) -> Prompt:
+    """Prompts of one shape as one with a row for each. pixel_axis: see `Family`."""
     pictures = [
         replace(
             same[0],
             tensors={
-                name: torch.cat([one.tensors[name] for one in same]) for name in same[0].tensors
+                name: torch.cat(
+                    [one.tensors[name] for one in same], pixel_axis if name == "pixel_values" else 0
+                )
+                for name in same[0].tensors
             },
         )
         for same in zip(*(prompt.pictures for prompt in prompts), strict=True)

@@ -21,6 +21,7 @@ TURN_MARKS = (
     *("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
     *("<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|video|>", "<answer>", "</answer>"),
     *("<|begin_of_box|>", "<|end_of_box|>", "/nothink"),
+    *("</image>", "<slice>", "</slice>", "<image_id>", "</image_id>"),
     *("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
     *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
     *("<|turn>", "<turn|>", "<|image>", "<image|>", "<|channel>", "<channel|>"),
@@ -136,6 +137,9 @@ QWEN3_5_CHATML = (
 """
 )
 """Qwen3.5: as Qwen3-VL, and a thought that is opened, or closed at once."""
+
+MINICPM = QWEN3_5_CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
+"""MiniCPM-V 4.6: as Qwen3.5, with other marks around pictures, which depend on their slices."""
 
 GLM = (
     _MACROS

@@ -37,6 +37,7 @@ from .layouts import (
     one_view,
     pooled_patches,
     pooled_square,
+    whole_and_slices,
 )
 
 __all__ = [
@@ -98,6 +99,7 @@ class Family:
     thinks: what stands before an answer where nothing was thought, for models that open a thought
         themselves whatever they are told; empty: their templates say what they do.
     answer_marks: what its models write around an answer or a box in it; no part of its text.
+    pixel_axis: along which the pixels of several pictures are joined.
     taken: how pictures are taken, for people, where the other fields do not say it.
     """
 
@@ -122,6 +124,7 @@ class Family:
     grounding: Grounding | None = None
     thinks: str = ""
     answer_marks: tuple[str, ...] = ()
+    pixel_axis: int = 0
     taken: str = ""
 
 
@@ -373,6 +376,22 @@ _RECORDS = (
             ("sliding_attention",) if text.use_bidirectional_attention == "vision" else ()
         ),
     ),
+    Family(
+        model_type="minicpmv4_6",
+        name="MiniCPM-V 4.6",
+        image_token="<|image_pad|>",
+        picture_text="{}",
+        max_aspect=32.0,
+        processor_aspect=200.0,
+        native_resolution=False,
+        max_pictures=32,
+        layout=whole_and_slices,
+        band=_QWEN_BAND,  # of its text model, a Qwen3.5
+        text_models=(TextModel("<|im_start|>", chat_formats.MINICPM),),
+        image_processor="MiniCPMV4_6ImageProcessor",
+        pixel_axis=-1,
+        taken="pictures at their own aspect, whole and in slices",
+    ),
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _RECORDS}
@@ -470,6 +489,7 @@ def encode_picture(
         grid=Grid(layout.rows, layout.columns, view),
         picture_size=picture.size,
         digest=_digest(fed, tensors),
+        written=layout.written,
     )
 
 

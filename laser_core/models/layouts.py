@@ -20,6 +20,8 @@ class Layout(NamedTuple):
     """token_count: visual tokens of the picture; map_tokens: those that form the grid, row by row.
 
     view: the part of the fed picture the grid covers, in its pixels; may reach beyond it.
+    written: the picture in a prompt, where that is more than a placeholder for each token; {index}
+    stands for its number in the prompt.
     """
 
     token_count: int
@@ -27,6 +29,7 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     view: Box
+    written: str = ""
 
 
 LayoutRule = Callable[[dict[str, torch.Tensor], Any, Any, tuple[int, int]], Layout]
@@ -118,6 +121,32 @@ def pooled_patches(
     pool = config.vision_config.pooling_kernel_size
     rows, columns = (down + 1) // pool, (across + 1) // pool
     return Layout(rows * columns, slice(0, rows * columns), rows, columns, Box(0, 0, *fed_size))
+
+
+def whole_and_slices(
+    tensors: dict[str, torch.Tensor], processor: Any, config: Any, fed_size: tuple[int, int]
+) -> Layout:
+    """MiniCPM-V 4.6: the whole picture comes first and forms the grid.
+
+    Slices of a large one follow, a line for each row of them (LLaVA-UHD, arXiv 2403.11703).
+    """
+    merge = 2 if processor.downsample_mode == "4x" else 4
+    views = (tensors["target_sizes"] // merge).tolist()
+    whole, *slices = ["<|image_pad|>" * (rows * columns) for rows, columns in views]
+    written = f"<image>{whole}</image>"
+    if processor.use_image_id:
+        written = "<image_id>{index}</image_id>" + written
+    if slices:
+        width, height = fed_size
+        most, scale = processor.max_slice_nums, processor.scale_resolution
+        _, across = processor.get_sliced_grid((height, width), most, scale)
+        marked = [f"<slice>{one}</slice>" for one in slices]
+        lines = ["".join(marked[n : n + across]) for n in range(0, len(marked), across)]
+        written += "\n".join(lines)
+    rows, columns = views[0]
+    count = sum(rows * columns for rows, columns in views)
+    view = Box(0, 0, *fed_size)
+    return Layout(count, slice(0, rows * columns), rows, columns, view, written)
 
 
 def _tower_grid(tensors: dict[str, torch.Tensor], config: Any) -> tuple[int, int, int, slice]:

@@ -321,12 +321,14 @@ class Lvlm:
             )
         expanded: list[int] = []
         spans: list[slice] = []
-        remaining = iter(pictures)
         for token in ids:
-            count = next(remaining).token_count if token == self.image_token_id else 1
-            if token == self.image_token_id:
-                spans.append(slice(len(expanded), len(expanded) + count))
-            expanded += [token] * count
+            if token != self.image_token_id:
+                expanded.append(token)
+                continue
+            own = self._ids_of(pictures[len(spans)], len(spans))
+            first, after = own.index(token), len(own) - own[::-1].index(token)
+            spans.append(slice(len(expanded) + first, len(expanded) + after))
+            expanded += own
         if len(expanded) > self.context_length:
             taken = sum(picture.token_count for picture in pictures)
             raise ValueError(
@@ -337,6 +339,13 @@ class Lvlm:
         positions = self._positions(input_ids, pictures)
         delta = int(positions.max()) + 1 - len(expanded)
         return Prompt(input_ids, pictures, tuple(spans), positions, delta)
+
+    def _ids_of(self, picture: PictureInputs, index: int) -> list[int]:
+        """The picture's tokens, as the prompt's picture of this index."""
+        if not picture.written:
+            return [self.image_token_id] * picture.token_count
+        written = picture.written.replace("{index}", str(index))
+        return self.tokenizer(written, add_special_tokens=False)["input_ids"]
 
     def _shortening(self, text_tokens: int, pictures: int) -> str:
         """What makes a prompt that is too long shorter: what takes most of it first."""

@@ -15,11 +15,14 @@ from typing import Any
 SUPPORTED = (
     *("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     *("qwen3_5", "qwen3_5_moe", "qwen3_vl_moe", "glm4v", "glm46v", "glm4v_moe"),
-    *("gemma3", "gemma4"),
+    *("gemma3", "gemma4", "minicpmv4_6"),
 )
 """The keys of `families.FAMILIES`, in its order, for code that must not import torch."""
 
-SINCE = {"qwen3_5": "5.17", "qwen3_5_moe": "5.17", "glm46v": "5.0", "gemma4": "5.17"}
+SINCE = {
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "gemma4", "minicpmv4_6"), "5.17"),
+    "glm46v": "5.0",
+}
 """The first transformers whose code for a type is read right, where not every one serves."""
 
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")

@@ -34,14 +34,14 @@ from laser_core.models.families import (
     usual_image_processor,
 )
 from tools.testbed import tiny
-from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS, WITH_SLICES
 
 ORDINARY = [(100, 70), (57, 101), (33, 77), (160, 10)]
 EXTREME = [(1, 1), (1, 2000), (2000, 1), (3, 3000)]
 """(width, height) of pictures."""
 
 # To take pictures: the others take them as one of these does
-WAYS = (*REPRESENTATIVES, "glm4v", *WITH_MASKS)
+WAYS = (*REPRESENTATIVES, "glm4v", *WITH_MASKS, *WITH_SLICES)
 NATIVE = [name for name in WAYS if FAMILIES[name].native_resolution]
 FIXED = [name for name in WAYS if name not in NATIVE]
 families = pytest.mark.parametrize("model_type", WAYS)
@@ -100,12 +100,19 @@ def fed_pixels(inputs, config):
             ph=vision.patch_size,
             pw=vision.patch_size,
         )[0]
+    if "target_sizes" in inputs.tensors:
+        rows, columns = inputs.tensors["target_sizes"][0].tolist()
+        side = config.vision_config.patch_size
+        pattern = "c ph (gh gw pw) -> c (gh ph) (gw pw)"
+        return rearrange(pixels[0, ..., : rows * columns * side], pattern, gh=rows, gw=columns)
     return pixels.flatten(0, -4)[0]  # the base view, where tiles follow
 
 
 def merged(config):
     """How many patches across become one token."""
     vision = config.vision_config
+    if hasattr(config, "downsample_mode"):
+        return 4
     if hasattr(config, "mm_tokens_per_image"):
         return vision.image_size // vision.patch_size // math.isqrt(config.mm_tokens_per_image)
     merge = getattr(vision, "spatial_merge_size", 1)

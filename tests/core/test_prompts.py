@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from laser_core import pipeline
 from laser_core.models.closed_vocabulary import ClosedVocabulary
@@ -54,7 +55,8 @@ def library_ids(model_type, text):
     )
     begun = bool(tiny.tokenizer.bos_token) and written.startswith(tiny.tokenizer.bos_token)
     pictures = [noise_picture(SIZE)]
-    return processor(images=pictures, text=[written], add_special_tokens=not begun)["input_ids"]
+    inputs = processor(images=pictures, text=[written], add_special_tokens=not begun)
+    return torch.as_tensor(inputs["input_ids"]).tolist()
 
 
 # ---- which text does which job ----------------------------------------------------------------

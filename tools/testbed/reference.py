@@ -30,7 +30,7 @@ def library_inputs(
                 torch.nn.functional.pad(part, (0, 0, 0, 0, 0, 0, 0, tiles - part.shape[1]))
                 for part in parts
             ]
-        inputs[name] = torch.cat(parts)
+        inputs[name] = torch.cat(parts, lvlm.family.pixel_axis if name == "pixel_values" else 0)
     inputs["pixel_values"] = inputs["pixel_values"].to(lvlm.dtype)
     inputs |= lvlm.token_types(ids)
     if hasattr(lvlm.body, "rope_deltas"):

@@ -44,6 +44,7 @@ _GLM_TOKENS = (
     "<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|video|>",
     "<|end_of_video|>", "<think>", "</think>",
 )  # fmt: skip
+_MINICPM_TOKENS = "<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>"
 _GEMMA3_TOKENS = (
     "<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>",
     "<end_of_image>", "<image_soft_token>",
@@ -191,8 +192,10 @@ def library_processor(tiny: TinyLvlm) -> Any:
         )
     if name == "Gemma3Processor":
         return base(*given, image_seq_length=tiny.config.mm_tokens_per_image)
-    if "feature_extractor" in parameters:  # of sounds
-        parts, given = [*parameters][1:5], [None, *given, None]
+    if name in ("Gemma4Processor", "MiniCPMV4_6Processor"):  # of sounds, of videos: not asked
+        known = {"image_processor": given[0], "tokenizer": given[1]}
+        parts = [part for part in parameters if part.endswith(("or", "tokenizer"))]
+        given = [known.get(part, given[0]) for part in parts]
     members = {
         "attributes": parts,  # 4.57
         "get_attributes": classmethod(lambda cls: parts),  # 5.x
@@ -391,7 +394,7 @@ def _glm_config(config_class: str, **more: Any) -> Callable[..., Any]:
     return make
 
 
-def _gemma_tower(vision: int, patch_size: int) -> dict[str, Any]:
+def _square_tower(vision: int, patch_size: int) -> dict[str, Any]:
     return {
         "hidden_size": _VISION_HIDDEN,
         "intermediate_size": 2 * _VISION_HIDDEN,
@@ -417,7 +420,7 @@ def _gemma3_config(text: dict, vision: int, token_id: Callable[[str], int]) -> A
     return transformers.Gemma3Config(
         # As in the 27B, attention is not scaled by the heads' width
         text_config={"query_pre_attn_scalar": 2 * HEAD_DIM, **_gemma_text(text)},
-        vision_config={**_gemma_tower(vision, 7), "vision_use_head": False},
+        vision_config={**_square_tower(vision, 7), "vision_use_head": False},
         mm_tokens_per_image=(vision // 14) ** 2,
         boi_token_index=token_id("<start_of_image>"),
         eoi_token_index=token_id("<end_of_image>"),
@@ -431,7 +434,7 @@ def _gemma4_processor(vision: int) -> Any:
 
 def _gemma4_config(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
     """With what one size or another has: keys as values, shared ones, inputs for each layer."""
-    tower = _gemma_tower(vision, 4)
+    tower = _square_tower(vision, 4)
     del tower["image_size"]
     return transformers.Gemma4Config(
         text_config={
@@ -457,6 +460,25 @@ def _gemma4_config(text: dict, vision: int, token_id: Callable[[str], int]) -> A
         image_token_id=token_id("<|image|>"),
         video_token_id=token_id("<|video|>"),
         audio_token_id=token_id("<|audio|>"),
+    )
+
+
+def _minicpm_processor(vision: int) -> Any:
+    # 4 x 4 tokens of 16 pixels for the whole, and as many for each slice
+    return on_pillow("MiniCPMV4_6ImageProcessor")(
+        patch_size=4, scale_resolution=64, max_slice_nums=4
+    )
+
+
+def _minicpm_config(text: dict, vision: int, token_id: Callable[[str], int]) -> Any:
+    text = {**text, **_QWEN3_5_TEXT, "rope_scaling": dict(_QWEN3_5_ROPE), "rope_theta": 1e4}
+    del text["sliding_window"]
+    return transformers.MiniCPMV4_6Config(
+        text_config={**text, "model_type": "qwen3_5_text"},
+        vision_config=_square_tower(64, 4),
+        insert_layer_id=0,
+        image_token_id=token_id("<|image_pad|>"),
+        video_token_id=token_id("<|video_pad|>"),
     )
 
 
@@ -648,6 +670,23 @@ _ROWS: dict[str, _Row] = {
             "audio_token": "<|audio|>",
         },
     ),
+    "minicpmv4_6": _Row(
+        **{**_QWEN, "tokens": (*_QWEN_TOKENS, "<think>", "</think>", *_MINICPM_TOKENS)},
+        image_processor=_minicpm_processor,
+        config=_minicpm_config,
+        model_class="MiniCPMV4_6ForConditionalGeneration",
+        processor_class="MiniCPMV4_6Processor",
+        named_tokens={
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "image_start_token": "<image>",
+            "image_end_token": "</image>",
+            "slice_start_token": "<slice>",
+            "slice_end_token": "</slice>",
+            "image_id_start_token": "<image_id>",
+            "image_id_end_token": "</image_id>",
+        },
+    ),
 }
 
 MODEL_TYPES = tuple(_ROWS)
@@ -659,5 +698,8 @@ REPRESENTATIVES = ("llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 WITH_STATES = tuple(name for name in AVAILABLE if name == "qwen3_5")
 """And one whose layers carry states, for claims about what is kept of tokens."""
+WITH_SLICES = tuple(name for name in AVAILABLE if name == "minicpmv4_6")
+"""And one whose prompts hold more of a picture than its tokens."""
+
 WITH_MASKS = tuple(name for name in AVAILABLE if name in ("gemma3", "gemma4"))
 """And those whose pictures see themselves, for claims about what a token sees."""
