@@ -33,6 +33,7 @@ from laser_core.models.families import (
     set_visual_token_limits,
     usual_image_processor,
 )
+from laser_core.models.image_processors import image_processor_of
 from tools.testbed import tiny
 from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS, WITH_SLICES
 
@@ -524,6 +525,42 @@ def test_impossible_visual_token_limits_are_refused(limits):
         set_visual_token_limits(model.image_processor, FAMILIES["qwen2_vl"], model.config, *limits)
 
 
+needs_gemma4 = pytest.mark.skipif(
+    "gemma4" not in AVAILABLE, reason="this transformers has no Gemma 4"
+)
+
+
+@needs_gemma4
+@pytest.mark.parametrize(("most", "budget"), [(70, 70), (279, 140), (280, 280), (9999, 1120)])
+def test_gemma_4_gets_the_largest_of_its_budgets_that_the_limit_allows(most, budget):
+    processor = tiny.build("gemma4").image_processor
+    set_visual_token_limits(processor, FAMILIES["gemma4"], built("gemma4").config, 64, most)
+    assert processor.max_soft_tokens == budget
+
+
+@needs_gemma4
+def test_a_limit_below_all_budgets_of_gemma_4_is_refused():
+    processor = tiny.build("gemma4").image_processor
+    with pytest.raises(ValueError, match=r"^raise max_visual_tokens to 70 or more"):
+        set_visual_token_limits(processor, FAMILIES["gemma4"], built("gemma4").config, 4, 69)
+
+
+def test_pan_and_scan_is_off_whatever_a_folder_says():
+    stored = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 8}
+    stored |= {"pan_and_scan_max_num_crops": 4, "pan_and_scan_min_ratio_to_activate": 1.2}
+    stored |= {"size": {"height": 84, "width": 84}, "image_processor_type": "Gemma3ImageProcessor"}
+    inputs = encode("gemma3", flat((300, 100)), processor=image_processor_of(stored, ""))
+    assert inputs.tensors["pixel_values"].shape == (1, 3, 84, 84)
+
+
+@pytest.mark.skipif("minicpmv4_6" not in AVAILABLE, reason="this transformers has no MiniCPM-V 4.6")
+def test_a_large_pictures_slices_stand_in_the_prompt_with_their_number():
+    inputs = encode("minicpmv4_6", flat((150, 100)))
+    assert inputs.written.startswith("<image_id>{index}</image_id><image><|image_pad|>")
+    assert inputs.written.count("<slice>") == len(inputs.tensors["target_sizes"]) - 1 > 1
+    assert inputs.written.count("<|image_pad|>") == inputs.token_count > inputs.map_tokens.stop
+
+
 # ---- framing ----------------------------------------------------------------------------------
 
 
@@ -607,6 +644,11 @@ GLM = (
     "[gMASK]<sop>{system}<|user|>\n<|begin_of_image|><|image|><|end_of_image|>What ?<|assistant|>\n"
 )
 
+GEMMA3 = (
+    "<s><start_of_turn>user\n{system}<start_of_image>What ?<end_of_turn>\n<start_of_turn>model\n"
+)
+GEMMA4 = "<s>{system}<|turn>user\n<|image|>What ?<turn|>\n<|turn>model\n"
+
 # ---- records and loading ----------------------------------------------------------------------
 
 
@@ -671,6 +713,14 @@ def test_an_unsupported_vision_tower_is_refused():
         (chat_formats.QWEN3_5_CHATML, "", CHATML.format(system="") + "<think>\n"),
         (chat_formats.GLM, "", GLM.format(system="")),
         (chat_formats.GLM, "Be brief.", GLM.format(system="<|system|>\nBe brief.")),
+        (chat_formats.GEMMA3, "", GEMMA3.format(system="")),
+        (chat_formats.GEMMA3, "Be brief.", GEMMA3.format(system="Be brief.\n\n")),
+        (chat_formats.GEMMA4, "", GEMMA4.format(system="")),
+        (
+            chat_formats.GEMMA4,
+            "Be brief.",
+            GEMMA4.format(system="<|turn>system\nBe brief.<turn|>\n"),
+        ),
     ],
 )
 def test_chat_templates_give_the_published_formats(template, system, expected):
@@ -700,6 +750,9 @@ def test_chat_templates_give_the_published_formats(template, system, expected):
         ("qwen3_vl", "qwen3_vl_text", "<|im_start|>", chat_formats.CHATML),
         ("qwen3_5", "qwen3_5_text", "<|im_start|>", chat_formats.QWEN3_5_CHATML),
         ("glm4v", "glm4v_text", "<|begin_of_image|>", chat_formats.GLM),
+        ("gemma3", "gemma3_text", "<start_of_turn>", chat_formats.GEMMA3),
+        ("gemma4", "gemma4_text", "<|turn>", chat_formats.GEMMA4),
+        ("minicpmv4_6", "qwen3_5_text", "<|im_start|>", chat_formats.MINICPM),
     ],
 )
 def test_the_text_model_says_how_a_chat_is_written(model_type, text_model, token, template):

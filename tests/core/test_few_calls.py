@@ -20,7 +20,7 @@ from laser_core.steps.decode import decode
 from tools.testbed.counting import Operations, forwards
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows
-from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_STATES
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_SLICES, WITH_STATES
 
 from .test_capture import SLIDING
 from .test_decode import streams
@@ -108,7 +108,7 @@ def test_a_model_with_states_takes_its_own_steps(model_type, as_on_a_gpu):
     assert not as_on_a_gpu
 
 
-@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS])
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS, *WITH_SLICES])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_streams_of_one_shape_are_read_as_a_batch_to_the_same_tokens(
     model_type, layout, as_on_a_gpu, monkeypatch
@@ -284,7 +284,7 @@ def branches(lvlm, inputs):
     return counted(run)
 
 
-@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl", *WITH_MASKS])
 def test_both_branches_ask_for_little_more_than_one_prompt(model_type, as_on_a_gpu):
     lvlm = lvlm_of(model_type, fresh=True, layers=LAYERS)
     inputs = lvlm.encode(noise_picture(SIZE))

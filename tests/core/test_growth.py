@@ -9,6 +9,7 @@ from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
 from tools.benchmarks.speed.count import peak_bytes
 from tools.testbed.lvlms import lvlm_of, noise_picture
+from tools.testbed.tiny import WITH_MASKS
 
 QUESTION = "what colour is the square ?"
 
@@ -43,9 +44,12 @@ def test_peak_memory_of_an_answer_grows_at_most_linearly_in_the_image_tokens():
     assert answer_bytes_per_token(3025) <= 1.05 * answer_bytes_per_token(1600)
 
 
-@pytest.mark.parametrize("words", [2000, 4000])
-def test_peak_memory_grows_at_most_linearly_in_the_question(words):
-    lvlm = lvlm_of("qwen2_vl")
+@pytest.mark.parametrize(
+    ("model_type", "words"),
+    [("qwen2_vl", 2000), ("qwen2_vl", 4000), *((name, 2000) for name in WITH_MASKS)],
+)
+def test_peak_memory_grows_at_most_linearly_in_the_question(model_type, words):
+    lvlm = lvlm_of(model_type)
     inputs = lvlm.encode(noise_picture())
 
     def peak(count):

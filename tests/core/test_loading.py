@@ -58,7 +58,9 @@ def test_a_folder_answers_like_the_model_it_was_saved_from(model_type, chat_temp
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize(("kind", "since"), [("qwen3_5", "5.17"), ("glm46v", "5.0")])
+@pytest.mark.parametrize(
+    ("kind", "since"), [("qwen3_5", "5.17"), ("glm46v", "5.0"), ("gemma4", "5.17")]
+)
 def test_a_family_that_this_transformers_lacks_says_which_has_it(broken, kind, since, monkeypatch):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "model_type": kind}))
