@@ -9,15 +9,15 @@ from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
 from tools.benchmarks.speed.count import peak_bytes
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import WITH_MASKS
+from tools.testbed.tiny import WITH_MASKS, WITH_STATES
 
 QUESTION = "what colour is the square ?"
 
 
-def bytes_per_token(kernel: str, tokens: int) -> float:
+def bytes_per_token(kernel: str, tokens: int, model_type: str = "qwen2_vl") -> float:
     """Peak tensor memory of reading both branches, by the profiler's record of allocations."""
-    side = round(tokens**0.5) * 28
-    lvlm = lvlm_of("qwen2_vl", fresh=True, vision=side, attn=kernel)
+    side = round(tokens**0.5) * (28 if model_type == "qwen2_vl" else 32)
+    lvlm = lvlm_of(model_type, fresh=True, vision=side, attn=kernel)
     inputs = lvlm.encode(noise_picture((side, side)))
     peak = peak_bytes(lambda: read_attention(lvlm, inputs, QUESTION), "cpu")
     return peak / inputs.token_count
@@ -26,6 +26,12 @@ def bytes_per_token(kernel: str, tokens: int) -> float:
 @pytest.mark.parametrize("tokens", [1024, 2025])
 def test_peak_memory_grows_at_most_linearly_in_the_image_tokens(tokens):
     assert bytes_per_token("sdpa", tokens) <= 1.05 * bytes_per_token("sdpa", 529)
+
+
+@pytest.mark.parametrize("model_type", WITH_STATES)
+def test_peak_memory_of_states_and_keys_grows_at_most_linearly_in_the_image_tokens(model_type):
+    less, more = (bytes_per_token("sdpa", tokens, model_type) for tokens in (529, 1024))
+    assert more <= 1.05 * less
 
 
 def answer_bytes_per_token(tokens: int) -> float:

@@ -82,7 +82,7 @@ def test_a_model_of_each_of_two_roots_is_loaded_though_their_paths_are_the_same(
 
 
 def test_without_comfyui_there_are_the_demo_and_the_ids():
-    assert len(choices()) == 12
+    assert len(choices()) == 1 + len(catalogue.CURATED)
 
 
 def test_a_saved_workflow_with_a_model_that_is_gone_is_told_so(comfyui):

@@ -35,7 +35,7 @@ from tools.benchmarks.speed.shapes import lvlm_of_shape, picture_of
 from tools.benchmarks.speed.timing import Clock, unless_full
 from tools.demo_model.world import held_out_items
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import REPRESENTATIVES
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 SQUARE = "what colour is the square ?"
 
@@ -82,7 +82,7 @@ def test_prefill_tokens_of_a_quarter_crop_are_half_of_that(mode, bound):
     assert ours / plain <= bound
 
 
-@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES])
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_prefill_tokens_are_what_the_prompts_do_not_share(model_type, mode):
     lvlm, picture, settings = lvlm_of(model_type), noise_picture((90, 60)), mode.settings(1)
