@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import itertools
 
-import psutil
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from .pack import part, run
 
@@ -15,24 +14,14 @@ SIZE = 720, 1280  # of HD, where a drawing is largest beside a frame
 FRAMES = 12
 
 
-class PeakOfProcess:
-    """Inside, watches the process; afterwards `grown` is the most it grew by, in bytes."""
-
-    def __enter__(self):
-        self._process = psutil.Process()
-        self._before, self.grown, self._watching = self._process.memory_info().rss, 0, True
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self):
-        while self._watching:
-            self.grown = max(self.grown, self._process.memory_info().rss - self._before)
-            time.sleep(0.002)
-
-    def __exit__(self, *exception):
-        self._watching = False
-        self._thread.join()
+def most_held(work):
+    """(the most bytes that tensors made by `work` held at one time, what it returned)."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run_of_it:
+        result = work()
+    events = run_of_it.profiler.kineto_results.events()
+    changes = [event for event in events if event.name() == "[memory]"]
+    changes.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in changes)), result
 
 
 def frames(count):
@@ -46,9 +35,7 @@ def test_a_batch_of_frames_takes_little_beside_itself(connected, most, monkeypat
     mask[:, 200:300, 400:600] = 1
     run("LaserConViCrop", image=frames(2), mask=mask)  # what it takes once, for any batch
     batch = frames(FRAMES)
-    with PeakOfProcess() as peak:
-        result = run("LaserConViCrop", image=batch, mask=mask)
+    most_bytes, result = most_held(lambda: run("LaserConViCrop", image=batch, mask=mask))
     assert (result.overlay is not None) == connected
     kept = sum(one.nbytes for one in vars(result).values() if isinstance(one, torch.Tensor))
-    assert kept / 2 < peak.grown, "the case must be measured"  # of a mask, zeros take no memory
-    assert peak.grown <= most * batch.nbytes
+    assert kept <= most_bytes <= most * batch.nbytes
