@@ -40,15 +40,15 @@ _HANDLES: WeakValueDictionary[tuple, LvlmHandle] = WeakValueDictionary()
 
 class LoadLVLM:
     DESCRIPTION = (
-        "Loads a vision-language model: LLaVA, LLaVA-NeXT, Qwen2-VL to Qwen3-VL, Qwen3.5 or GLM-V. "
-        "The demo model comes with this pack and runs on any computer. A model that is already on "
-        "this computer is used where it is, also the text encoder of an image model; others are "
-        "downloaded to models/LLM on first use."
+        "Loads a vision-language model: LLaVA, LLaVA-NeXT, Qwen2-VL to Qwen3-VL, Qwen3.5, GLM-V, "
+        "Gemma 3 or 4, or MiniCPM-V. The demo model comes with this pack and runs on any "
+        "computer. A model that is already on this computer is used where it is, also the text "
+        "encoder of an image model; others are downloaded to models/LLM on first use."
     )
     SEARCH_ALIASES = (
         "laser", "vlm", "llm", "multimodal", "vision language model", "llava", "qwen", "glm",
-        "load vqa model", "視覚言語モデル", "マルチモーダル", "モデル読み込み", "视觉语言模型",
-        "多模态", "大语言模型", "加载模型",
+        "gemma", "minicpm", "load vqa model", "視覚言語モデル", "マルチモーダル", "モデル読み込み",
+        "视觉语言模型", "多模态", "大语言模型", "加载模型",
     )  # fmt: skip
     CATEGORY = CATEGORY
     FUNCTION = "load"

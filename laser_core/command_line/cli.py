@@ -151,7 +151,7 @@ def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
         print(f"  {name:<11}{model.size if model else 'missing: reinstall the package'}")
     print("\nsupported model types")
     for model_type, family in FAMILIES.items():
-        print(f"  {model_type:<12}{family.name:<13}{catalogue.describe(family)}")
+        print(f"  {model_type:<13}{family.name:<15}{catalogue.describe(family)}")
     for root in roots:
         _print_models(f"in {root[1]}", catalogue.in_folders([root]))
     _print_models("in the Hugging Face cache", catalogue.in_hub_cache())

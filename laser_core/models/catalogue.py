@@ -109,6 +109,8 @@ CURATED = (
     _curated("Qwen3.5 4B", "Qwen/Qwen3.5-4B", 9.3),
     _curated("Qwen3.5 9B", "Qwen/Qwen3.5-9B", 19.3),
     _curated("GLM-4.1V 9B Thinking", "zai-org/GLM-4.1V-9B-Thinking", 20.6),
+    _curated("Gemma 4 E2B", "google/gemma-4-E2B-it", 10.2),
+    _curated("MiniCPM-V 4.6", "openbmb/MiniCPM-V-4.6", 2.6),
 )
 """Models to download, with the size of their weights on the hub."""
 CURATED_IDS = {model.value.casefold(): model for model in CURATED}

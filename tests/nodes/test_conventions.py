@@ -277,7 +277,7 @@ MISTAKES = {
     ),
     "an unsupported model": (
         lambda tmp_path: run("LaserLoadLVLM", custom_model=unsupported_folder(tmp_path)),
-        "choose a model of type llava, llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl: ",
+        "choose a model of type llava, llava_next, qwen2_vl, qwen2_5_vl, qwen3_vl, ",
     ),
     "an empty question": (
         lambda _: answer(question="  "),
