@@ -77,6 +77,7 @@ class Family:
     image_processor: its class where the model's folder names none; empty: the vision tower's.
     causal_prefix: keys and values of a picture do not depend on what follows it.
     text_index: with M-RoPE, its code takes each token's index in the text before the three rows.
+    flash: its code calls flash attention rightly in every transformers.
     instruction: the request for a short answer that its models were tuned with.
     band: the first and last depth, as fractions, where their attention follows the question.
     grounding: how its models write boxes; None where they were not trained to, or where what their
@@ -101,6 +102,7 @@ class Family:
     image_processor: str = "Qwen2VLImageProcessor"
     causal_prefix: bool = True
     text_index: bool = True
+    flash: bool = True
     instruction: str = "Answer the question using a single word or phrase."
     grounding: Grounding | None = None
     thinks: str = ""
@@ -276,6 +278,7 @@ _RECORDS = (
         text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
         image_processor="Glm4vImageProcessor",
         text_index=False,
+        flash=False,
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,
@@ -294,6 +297,7 @@ _RECORDS = (
         text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
         image_processor="Glm46VImageProcessor",
         text_index=False,
+        flash=False,
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,
@@ -312,6 +316,7 @@ _RECORDS = (
         text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
         image_processor="Glm4vImageProcessor",
         text_index=False,
+        flash=False,
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,

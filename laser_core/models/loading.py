@@ -295,9 +295,13 @@ def _load_weights(
         if settings.precision != "auto":
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
-    _check_flash(settings, device, dtype)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    _check_flash_positions(config, name, settings)
+    if settings.attention == "flash" and not family_of(config).flash:
+        raise ValueError(
+            f"set attention to auto: under flash, transformers takes a picture of {name} for many "
+            "texts"
+        )
+    _check_flash(settings, device, dtype)
     _check_rotary_settings(folder, name, config)
     if stored is None:
         quantization = _quantization(settings, dtype, device)
@@ -344,17 +348,6 @@ def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtyp
     if device.type == "cpu" or dtype == torch.float32:
         raise ValueError(
             "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
-        )
-
-
-def _check_flash_positions(config: Any, name: str, settings: LoadSettings) -> None:
-    from transformers import __version__
-
-    takes = family_of(config).text_index or int(__version__.split(".")[0]) >= 5
-    if settings.attention == "flash" and not takes:
-        raise ValueError(
-            "set attention to auto, or update transformers to 5 or newer: under flash, "
-            f"{__version__} takes a picture of {name} for many texts"
         )
 
 

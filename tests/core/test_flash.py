@@ -13,11 +13,11 @@ from transformers import modeling_flash_attention_utils as flash_utils
 from transformers.integrations import flash_attention
 
 from laser_core.models.chat import Stream
-from laser_core.models.families import FAMILIES
 from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import two_loops
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 from .test_capture import error_to_eager
 from .test_decode import QUESTION, ids, settings, streams
@@ -85,6 +85,7 @@ def flash_lvlm(model_type, **options):
     return lvlm
 
 
+FAMILIES = (*REPRESENTATIVES, *WITH_STATES)
 CASES = [*((name, {}) for name in FAMILIES), ("llava", {"sliding_window": 24})]
 
 
