@@ -92,6 +92,7 @@ class Family:
     whole_pictures: by the text config, the kinds of layers in which all tokens of a picture see
         each other, for models that take a mask for each kind; None: the library's masks serve.
     text_index: with M-RoPE, its code takes each token's index in the text before the three rows.
+    flash: its code calls flash attention rightly in every transformers, which takes no mask.
     instruction: the request for a short answer that its models were tuned with.
     band: the first and last depth, as fractions, where their attention follows the question.
     grounding: how its models write boxes; None where they were not trained to, or where what their
@@ -120,6 +121,7 @@ class Family:
     causal_prefix: bool = True
     whole_pictures: Callable[[Any], tuple[str, ...]] | None = None
     text_index: bool = True
+    flash: bool = True
     instruction: str = "Answer the question using a single word or phrase."
     grounding: Grounding | None = None
     thinks: str = ""
@@ -300,6 +302,7 @@ _RECORDS = (
         text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
         image_processor="Glm4vImageProcessor",
         text_index=False,
+        flash=False,
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,
@@ -318,6 +321,7 @@ _RECORDS = (
         text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
         image_processor="Glm46VImageProcessor",
         text_index=False,
+        flash=False,
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,
@@ -336,6 +340,7 @@ _RECORDS = (
         text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
         image_processor="Glm4vImageProcessor",
         text_index=False,
+        flash=False,
         grounding=_GLM_GROUNDING,
         thinks=_GLM_ANSWER,
         answer_marks=_GLM_MARKS,
@@ -355,6 +360,7 @@ _RECORDS = (
         text_models=(TextModel("<start_of_turn>", chat_formats.GEMMA3),),
         image_processor="Gemma3ImageProcessor",
         whole_pictures=lambda text: ("full_attention", "sliding_attention"),
+        flash=False,
         taken="pictures squeezed into a square",
     ),
     Family(
@@ -375,6 +381,7 @@ _RECORDS = (
         whole_pictures=lambda text: (
             ("sliding_attention",) if text.use_bidirectional_attention == "vision" else ()
         ),
+        flash=False,
     ),
     Family(
         model_type="minicpmv4_6",

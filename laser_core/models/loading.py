@@ -295,9 +295,12 @@ def _load_weights(
         if settings.precision != "auto":
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
-    _check_flash(settings, device, dtype)
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    _check_flash_family(config, name, settings)
+    if settings.attention == "flash" and not family_of(config).flash:
+        raise ValueError(
+            f"set attention to auto: under flash, transformers reads a picture of {name} wrongly"
+        )
+    _check_flash(settings, device, dtype)
     _check_rotary_settings(folder, name, config)
     if stored is None:
         quantization = _quantization(settings, dtype, device)
@@ -344,22 +347,6 @@ def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtyp
     if device.type == "cpu" or dtype == torch.float32:
         raise ValueError(
             "set attention to auto, or use a GPU and precision bf16 or fp16: flash takes no other"
-        )
-
-
-def _check_flash_family(config: Any, name: str, settings: LoadSettings) -> None:
-    from transformers import __version__
-
-    takes = family_of(config).text_index or int(__version__.split(".")[0]) >= 5
-    if settings.attention == "flash" and family_of(config).whole_pictures:
-        raise ValueError(
-            f"set attention to auto: in {name} the tokens of a picture see each other, which flash "
-            "cannot mask"
-        )
-    if settings.attention == "flash" and not takes:
-        raise ValueError(
-            "set attention to auto, or update transformers to 5 or newer: under flash, "
-            f"{__version__} takes a picture of {name} for many texts"
         )
 
 

@@ -17,7 +17,7 @@ from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import two_loops
-from tools.testbed.tiny import REPRESENTATIVES
+from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 from .test_capture import error_to_eager
 from .test_decode import QUESTION, ids, settings, streams
@@ -85,7 +85,8 @@ def flash_lvlm(model_type, **options):
     return lvlm
 
 
-CASES = [*((name, {}) for name in REPRESENTATIVES), ("llava", {"sliding_window": 24})]
+FAMILIES = (*REPRESENTATIVES, *WITH_STATES)
+CASES = [*((name, {}) for name in FAMILIES), ("llava", {"sliding_window": 24})]
 
 
 @pytest.mark.parametrize(("model_type", "options"), CASES)

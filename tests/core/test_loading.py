@@ -69,6 +69,12 @@ def test_a_family_that_this_transformers_lacks_says_which_has_it(broken, kind, s
         load_lvlm(str(broken))
 
 
+def test_flash_is_refused_for_a_family_whose_code_calls_it_wrongly(tmp_path):
+    folder = save(build("glm4v"), tmp_path)
+    with pytest.raises(ValueError, match=r"^set attention to auto: under flash"):
+        load_lvlm(str(folder), LoadSettings(attention="flash"))
+
+
 def test_a_chat_template_in_chat_template_json_is_used(broken):
     (broken / "chat_template.jinja").unlink()
     template = "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"

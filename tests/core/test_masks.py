@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from laser_core.engine.reading import read_prefix
-from laser_core.models import loading
 from laser_core.models.lvlm import Lvlm
-from laser_core.settings import LoadSettings, PromptSettings
+from laser_core.settings import PromptSettings
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import library_inputs
-from tools.testbed.tiny import AVAILABLE, WITH_MASKS, build, save
+from tools.testbed.tiny import AVAILABLE, WITH_MASKS, build
 
 from .test_capture import error_to_eager
 
@@ -32,13 +31,6 @@ def test_a_prefix_holds_the_keys_that_the_library_has_of_the_whole_prompt(model_
         held = slice(asked.prefix_length)
         torch.testing.assert_close(keys, layer.keys[:, :, held], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(values, layer.values[:, :, held], atol=1e-5, rtol=1e-5)
-
-
-def test_flash_is_refused_where_the_tokens_of_a_picture_see_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "_check_flash", lambda *_: None)  # what this machine lacks
-    folder = save(build("gemma3"), tmp_path)
-    with pytest.raises(ValueError, match=r"^set attention to auto: in .* see each other"):
-        loading.load_lvlm(str(folder), LoadSettings(attention="flash"))
 
 
 @pytest.mark.skipif("gemma4" not in AVAILABLE, reason="this transformers has no Gemma 4")
