@@ -17,7 +17,7 @@ from .catalogue import CURATED
 from .families import chat_template_of, usual_image_processor
 from .image_processors import image_processor_of
 from .lvlm import Lvlm
-from .text_encoders import FP8, HEAD, TEXT, VISUAL, Encoder, read_encoder
+from .text_encoders import FP8, HEAD, TEXT, VISUAL, Encoder, gemma_in, read_encoder
 from .widened import WidenedEmbedding, WidenedLinear, widen
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ _IMAGE_PROCESSORS: dict[str, dict[str, Any]] = {
 def readable_encoder(path: Path, name: str) -> Encoder:
     """The model in a file, by its header. Raises ValueError, remedy first, where there is none."""
     encoder = read_encoder(path)
+    gemma = "" if encoder else gemma_in(path)
+    if gemma:
+        raise ValueError(
+            "choose the model's folder from Hugging Face, or a file with a whole Qwen2.5-VL or "
+            f"Qwen3-VL: {name} is {gemma}, and no single file of that is read here"
+        )
     if encoder is None:
         raise ValueError(
             "choose a file with a whole Qwen2.5-VL or Qwen3-VL, its vision tower included: by its "

@@ -169,6 +169,20 @@ def read_encoder(path: Path) -> Encoder | None:
     )
 
 
+def gemma_in(path: Path) -> str:
+    """What a Gemma's file holds, for people; "" where it is none. No such file is read here."""
+    try:
+        names = read_header(path).tensors
+    except ValueError:
+        return ""
+    own = [name.removeprefix("model.layers.0.") for name in names]
+    if not {"post_feedforward_layernorm.weight", "self_attn.q_norm.weight"} <= {*own}:
+        return ""
+    sees = any(name.startswith(("vision_model.", "vision_tower.")) for name in names)
+    generation = "Gemma 4" if "layer_scalar" in own else "Gemma 3"
+    return f"a {generation} {'with' if sees else 'without'} a vision tower"
+
+
 def _renamed(name: str) -> str:
     """transformers' name of a tensor."""
     for stored, ours in _PREFIXES:

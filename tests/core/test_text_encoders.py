@@ -399,6 +399,24 @@ def test_a_format_that_is_not_read_is_listed_as_such_and_refused_by_its_header(
         load_lvlm(str(path), LoadSettings(tokenizer=str(folder)))
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "a Gemma 3 without a vision tower"),
+        (["vision_model.post_layernorm.weight"], "a Gemma 3 with a vision tower"),
+        (["model.layers.0.layer_scalar"], "a Gemma 4 without a vision tower"),
+    ],
+)
+def test_a_gemma_in_one_file_is_named_for_what_it_is(more, said, tmp_path):
+    names = ["post_feedforward_layernorm.weight", "self_attn.q_norm.weight"]
+    names = [*(f"model.layers.0.{name}" for name in names), "model.embed_tokens.weight", *more]
+    file = tmp_path / "gemma.safetensors"
+    save_file({name: torch.zeros(2, 2) for name in names}, file)
+    assert read_encoder(file) is None
+    with pytest.raises(ValueError, match=f"^choose the model's folder .* is {said}, and no single"):
+        load_lvlm(str(file))
+
+
 def test_a_layer_that_names_another_format_is_refused_before_weights_are_read(
     made, tmp_path, monkeypatch
 ):
