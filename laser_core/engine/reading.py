@@ -171,6 +171,14 @@ def _batch_of(prompts: Sequence[Prompt]) -> Prompt:
     )
 
 
+def positions_from_last(read: ReadStream, count: int) -> torch.Tensor:
+    """(1, count) or (3, 1, count): of the prompt's last token and those that follow it."""
+    last = read.prompt.position_ids[..., -1:]
+    first = read.prompt.length + read.prompt.delta
+    following = torch.arange(first, first + count - 1).expand(*last.shape[:-1], -1)
+    return torch.cat([last, following], dim=-1)
+
+
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
     """Probability of the likeliest token after one with this last hidden state (D,).
 

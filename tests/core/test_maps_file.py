@@ -70,7 +70,7 @@ def of_version(version, arrays):
         (lambda arrays: without("view", arrays), "it lacks view"),
         (lambda arrays: {**arrays, "about": np.array("[]")}, "does not say what it is"),
         (lambda arrays: {**arrays, "about": np.array('{"schema": "x"}')}, "its schema is 'x'"),
-        (lambda arrays: of_version(2, arrays), "update this package"),
+        (lambda arrays: of_version(3, arrays), "update this package"),
         (lambda arrays: {**arrays, "evidence": np.zeros((1, 1))}, "its maps differ in shape"),
         (lambda arrays: {**arrays, "view": np.zeros((2, 2))}, "view has 2 dimensions"),
     ],

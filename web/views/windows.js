@@ -233,6 +233,7 @@ export function windowSection(host, signal) {
       stage.show(data, "");
       draw();
     },
+    lay: stage.lay,
     refresh() {
       if (data && !gesture()) draw();
     },
