@@ -18,10 +18,10 @@ MAP_OF_TOKENS = {
         "STRING",
         {
             "default": "",
-            "tooltip": "The tokens whose map token_map gives: '3' or '3-5', counted from 1, or words "
-            "of the answer. Or click them in the view, which then shows where the model looked as "
-            "it wrote each token. Empty: all of them if token_map is connected, else no maps, which "
-            "is faster on a GPU.",
+            "tooltip": "The tokens whose map token_map gives: '3' or '3-5', counted from 1, or "
+            "words of the answer. Or click them in the view, which then shows where the model "
+            "looked as it wrote each token. Empty: all of them if token_map is connected, else no "
+            "maps, which is faster on a GPU.",
         },
     )
 }

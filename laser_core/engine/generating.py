@@ -28,7 +28,7 @@ from ..models.lvlm import Lvlm
 from ..progress import THINKING, OnText, Progress
 from ..results import Answer
 from ..settings import DecodeSettings
-from .few_calls import has_graphs, streams_as_batch
+from .few_calls import steps_in_place, streams_as_batch
 from .kernels import heads_as_rows
 from .reading import ReadStream, alike, overflow, read_blocked, read_stream, read_together
 from .thoughts import Thoughts
@@ -88,7 +88,7 @@ def generate(
     refused = rows.step.refused if rows.step else ""
     if rows.step and not rows.step.for_now:
         lvlm.graph_refused = refused
-    no_graph = _NO_GRAPH if looked and has_graphs(lvlm) else ""
+    no_graph = _NO_GRAPH if looked and steps_in_place(lvlm, 0) else ""
     notes = positive.note, _note_on(thoughts, settings), _note_of(refused), no_graph
     return Answer(
         text=text_of_tokens(lvlm, token_ids[thoughts.count :]),

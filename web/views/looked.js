@@ -6,7 +6,7 @@
 import { el } from "./dom.js";
 import { pictureStage } from "./picture.js";
 
-const HEIGHT_PX = 600; // of a view that shows the picture too
+const HEIGHT_PX = 700; // of a view that shows the picture too
 const NUMBERS = /^(\d+)\s*(-\s*(\d+)?)?$/;
 
 /**
