@@ -275,7 +275,7 @@ test("the views use every text there is and no other", () => {
     assert.ok(known.includes(key), `missing: ${key}`);
 });
 
-test("maps of several tokens are averaged, each by its own sum, and an empty one not at all", () => {
+test("maps of several tokens are averaged, each by its own sum; an empty one is left out", () => {
   const levels = Uint8Array.from([255, 0, 255, 255, 0, 0]);
   assert.deepEqual([...averaged({ levels }, 2, [0, 3])], [255, 85]);
   assert.deepEqual([...averaged({ levels }, 2, [2, 3])], [0, 0]);

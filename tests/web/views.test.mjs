@@ -671,7 +671,7 @@ const openLooked = (values = { map_of_tokens: "1" }, more = {}, options = {}) =>
 const LEVELS = lookedFile([255, 0, 0, 255]);
 const settled = () => new Promise(setImmediate);
 
-test("the map of the tokens that were asked for is shown at once, and its tokens are marked", async () => {
+test("the map of the tokens asked for is shown at once, and its tokens are marked", async () => {
   const page = openLooked();
   await settled();
   const marked = page.all(".laser-token.mapped").map(({ textContent }) => textContent);

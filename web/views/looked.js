@@ -17,7 +17,7 @@ const NUMBERS = /^(\d+)\s*(-\s*(\d+)?)?$/;
  * @property {[number, number]} tile columns and rows of a map
  * @property {[number, number, number, number]} place of a map on the picture, as shares
  * @property {string} asked what the node's input said
- * @property {[number, number]} span the tokens that it named: the first, and the one behind the last
+ * @property {[number, number]} span the tokens it named: the first, the one behind the last
  */
 
 /**

@@ -1,5 +1,6 @@
 /**
- * What a node's run sent, by picture: {layers, windows, tokens, plain, looked}, each where the node has it.
+ * What a node's run sent, by picture: {layers, windows, tokens, plain, looked}, each where the node
+ * has it.
  */
 
 const KEPT_CHARACTERS = 32_000; // of the last result in a saved workflow, per node

@@ -99,7 +99,7 @@ export function pictureStage(host, signal) {
     compare();
   }
 
-  /** What lies over the picture: a tile of the file of all maps, or what was laid; null for none. */
+  /** What lies over the picture: a tile of the file of all maps, or what was laid; null: none. */
   function shownMap() {
     if (laid) return { ...laid, corner: [0, 0], sheet: laid.tile };
     const href = data.maps ? host.url(data.maps.image) : null;

@@ -1,6 +1,6 @@
 /**
- * An answer token by token: how much each depends on the evidence, both probabilities, and where the
- * model looked as it wrote it. A click chooses whose map the node puts out, with shift up to where.
+ * An answer token by token: how much each depends on the evidence, both probabilities, and where
+ * the model looked as it wrote it. A click chooses whose map the node puts out, with shift a span.
  */
 
 import { el, joined, onKeys, pager, percent, set, shown } from "./dom.js";
