@@ -743,6 +743,7 @@ test("words mark the tokens that the run found for them", () => {
     page.all(".laser-token.mapped").map(({ textContent }) => textContent),
     [" dog"],
   );
+  assert.match(page.text(".laser-token-title"), /« dog»/);
 });
 
 test("maps that are gone are said to be gone", async () => {

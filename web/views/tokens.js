@@ -90,7 +90,9 @@ export function tokenSection(host, signal) {
     note.textContent = "";
     list.hidden = !part.length;
     list.scrollTop = 0;
-    look(part.length ? first : -1);
+    const [start] = (asked() && chosen()) || [first];
+    const here = start >= first && start < first + part.length;
+    look(part.length ? (here ? start : first) : -1);
   }
 
   async function turn(to) {
