@@ -33,9 +33,10 @@ TOKEN_MAP_TOOLTIP = (
 
 
 class TokenMapOutput:
-    """The masks and views of a node's answers. Raises ValueError for numbers of no token.
+    """The masks and views of a node's answers; masks are None where no node takes them.
 
-    node: with TOKEN_MAP among its DRAWN. count, size: of its pictures, (width, height).
+    node: with TOKEN_MAP among its DRAWN. count, size: of its pictures, (width, height). Raises
+    ValueError for numbers of no token.
     """
 
     def __init__(
@@ -51,21 +52,22 @@ class TokenMapOutput:
         from ..laser_core.output.token_maps import check_span
 
         check_span(text)
-        self.asked = bool(text.strip()) or (in_comfyui() and node.draws(node_id, TOKEN_MAP))
+        taken = node.draws(node_id, TOKEN_MAP)
+        self.asked = bool(text.strip()) or (taken and in_comfyui())
         self._given, self._text = text.strip(), text.strip() or "1-"
-        self.masks = torch.zeros(count, size[1], size[0])
+        self.masks = torch.zeros(count, size[1], size[0]) if taken else None
         self.views: list[dict[str, Any] | None] = []
 
     def add(self, answer: Answer, picture: Image.Image, settings: LaserSettings) -> str:
         """The next answer, and the picture that its maps lie on. Returns what to say of it."""
         from ..laser_core.output.token_maps import span_of, token_map
 
-        mask = self.masks[len(self.views)]
         if answer.maps is None:
             self.views.append(None)
             return ""
         span = span_of(answer, self._text)
+        if self.masks is not None:
+            self.masks[len(self.views)] = token_map(answer, span, settings)
         view = token_map_view(picture, answer, settings)
         self.views.append(view and {**view, "asked": self._given, "span": (span.start, span.stop)})
-        mask.copy_(token_map(answer, span, settings))
         return "" if span else f"token_map is empty: the answer has no tokens {self._text!r}"

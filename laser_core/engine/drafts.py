@@ -50,9 +50,7 @@ def read_drafted(
     if most and lvlm.silent:
         raise ValueError(f"set read_at to 'first token': there is no draft ({lvlm.silent})")
     read = read_stream(lvlm, Stream(prompt, shared_prefix=shared))
-    layers = range(len(read.own))
-    held = [[torch.cat(read.parts(layer, part), dim=-2) for part in (0, 1)] for layer in layers]
-    cache = cache_of([(known, values) for known, values in held])
+    cache = cache_of(read.joined())
     most = min(most, lvlm.context_length - prompt.length)
     fed, states = [int(prompt.input_ids[0, -1])], []
     for position in positions_from_last(read, 1 + most).split(1, dim=-1):

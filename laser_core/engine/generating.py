@@ -59,8 +59,8 @@ def generate(
     lengths = tuple(stream.prompt.length for stream in streams)
     thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
     try:
-        most = settings.max_tokens + thoughts.limit * bool(thoughts.open)
-        rows = Rows.of(lvlm, streams, most, in_place=looked is None)
+        expected = settings.max_tokens + thoughts.limit * bool(thoughts.open)
+        rows = Rows.of(lvlm, streams, expected, in_place=looked is None)
     except BaseException:
         lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise

@@ -21,20 +21,12 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
     Raises ValueError for scores that are not finite.
     """
     ends = end_tokens(lvlm)
-    held = [
-        tuple(torch.cat(read.parts(layer, part), dim=-2) for part in (0, 1))
-        for layer in range(len(read.own))
-    ]
+    held = read.joined()
     found = []
     for answer in answers:
         fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *answer[: None if ends else -1]]])
-        hidden = forward(
-            lvlm,
-            cache_of([(k, v) for k, v in held]),
-            fed,
-            positions_from_last(read, fed.shape[1]),
-            {},
-        )
+        positions = positions_from_last(read, fed.shape[1])
+        hidden = forward(lvlm, cache_of(held), fed, positions, {})
         # In float64 on the CPU: some devices have none
         logits = lvlm.model.get_output_embeddings()(hidden[0]).float().cpu().double()
         scores = logits.log_softmax(-1)

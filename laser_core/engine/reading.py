@@ -87,6 +87,12 @@ class ReadStream:
         """Keys (part 0) or values (1) of a layer, in order."""
         return [layers[layer][part] for layers in (self.shared, self.own) if layers]
 
+    def joined(self) -> Layers:
+        """Both parts as one, copied."""
+        layers = range(len(self.own))
+        both = [[torch.cat(self.parts(layer, part), dim=-2) for part in (0, 1)] for layer in layers]
+        return [(keys, values) for keys, values in both]
+
 
 def read_stream(
     lvlm: Lvlm, stream: Stream, *, certainty: bool = False, check: Check | None = None

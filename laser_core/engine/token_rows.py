@@ -45,9 +45,9 @@ class TokenRows:
     def __init__(self, lvlm: Lvlm, prompt: Prompt, watch: Watch, shared: bool) -> None:
         self._lvlm, self._watch, self._pictures = lvlm, watch, prompt.pictures
         self._keys = _map_keys(prompt, watch)
-        keys = _around(_map_keys(watch.free, watch))
-        free = read_drafted(lvlm, watch.free, keys, most=0, shared=shared)
-        self._without_query = self._kept(free.attention)
+        keys = _map_keys(watch.free, watch)
+        free = read_drafted(lvlm, watch.free, _around(keys), most=0, shared=shared)
+        self._without_query = _head_means(free.attention, keys)
         self._rows: list[torch.Tensor] = []  # (L, N)
 
     @contextmanager
@@ -68,7 +68,8 @@ class TokenRows:
             if threading.get_ident() == thread:
                 capture = running.pop()
                 capture.__exit__(None, None, None)
-                self._rows.append(self._kept(capture.rows_by_layer(batch_row)[0]))
+                rows = capture.rows_by_layer(batch_row)[0]
+                self._rows.append(_head_means(rows, self._keys))
 
         model = self._lvlm.model
         hooks = model.register_forward_pre_hook(begin), model.register_forward_hook(end)
@@ -79,11 +80,6 @@ class TokenRows:
                 hook.remove()
             for capture in running:  # of a step that failed
                 capture.__exit__(RuntimeError)
-
-    def _kept(self, rows: torch.Tensor) -> torch.Tensor:
-        """(L, H, K) over all keys from the first wanted one on -> (L, N)."""
-        wanted = self._keys - self._keys[0]
-        return reduce(rows, "layer head key -> layer key", "mean")[:, wanted]
 
     def maps(self, tokens: int) -> TokenMaps:
         """Of the answer's first `tokens` tokens."""
@@ -110,6 +106,11 @@ def _map_keys(prompt: Prompt, watch: Watch) -> torch.Tensor:
         if window is not None
     ]
     return torch.cat(parts)
+
+
+def _head_means(rows: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """(L, H, K) over `_around` of the keys -> (L, N) over the keys."""
+    return reduce(rows, "layer head key -> layer key", "mean")[:, keys - keys[0]]
 
 
 def _around(keys: torch.Tensor) -> slice:
