@@ -83,7 +83,7 @@ export function pictureStage(host, signal) {
   function compare() {
     const share = Number(slider.value);
     over.style.clipPath = share < 100 ? `inset(0 ${100 - share}% 0 0)` : "";
-    edge.hidden = share === 0 || share === 100 || over.hidden;
+    edge.hidden = share === 0 || share === 100 || over.hidden || slider.hidden;
     edge.style.left = `${share}%`;
     set(slider, { "aria-valuetext": t("mapOn", { share }) });
   }
@@ -118,19 +118,19 @@ export function pictureStage(host, signal) {
     canvas.height = image.naturalHeight;
     const context = canvas.getContext("2d");
     context.drawImage(image, 0, 0);
-    const over = shownMap();
-    if (over) {
-      const sheet = el("img", { src: over.href });
+    const shown = shownMap();
+    if (shown) {
+      const sheet = el("img", { src: shown.href });
       await sheet.decode();
-      const [x, y, width, height] = over.place;
+      const [x, y, width, height] = shown.place;
       const share = Number(slider.value) / 100;
       context.beginPath();
       context.rect(0, 0, share * canvas.width, canvas.height);
       context.clip();
       context.drawImage(
         sheet,
-        ...over.corner,
-        ...over.tile,
+        ...shown.corner,
+        ...shown.tile,
         x * canvas.width,
         y * canvas.height,
         width * canvas.width,
@@ -142,15 +142,16 @@ export function pictureStage(host, signal) {
 
   /** Lays the map so that its tile fills its place on the picture. */
   function draw() {
-    const over = shownMap();
-    set(heat, { hidden: over === null });
-    slider.hidden = over === null;
-    if (over === null) return;
-    const [x, y, w, h] = over.place.map((share) => `${100 * share}%`);
+    const shown = shownMap();
+    set(heat, { hidden: shown === null });
+    slider.hidden = shown === null;
+    compare();
+    if (shown === null) return;
+    const [x, y, w, h] = shown.place.map((share) => `${100 * share}%`);
     heat.style.cssText = `left:${x};top:${y};width:${w};height:${h}`;
-    set(heat, { viewBox: [...over.corner, ...over.tile].join(" ") });
-    const [width, height] = over.sheet;
-    set(tiles, { href: over.href, width, height });
+    set(heat, { viewBox: [...shown.corner, ...shown.tile].join(" ") });
+    const [width, height] = shown.sheet;
+    set(tiles, { href: shown.href, width, height });
   }
 
   return {

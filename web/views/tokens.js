@@ -121,7 +121,11 @@ export function tokenSection(host, signal) {
     detail.replaceChildren(...(tokens[index] ? details(tokens[index]) : []));
   }
 
-  const asked = () => String(host.get("map_of_tokens") ?? "").trim();
+  /** What the node's input says. What a link gives is what the last run took. */
+  function asked() {
+    if (host.locked("map_of_tokens")) return seen?.asked ?? "";
+    return String(host.get("map_of_tokens") ?? "").trim();
+  }
 
   /** The tokens that the node's input names: the first, and the one behind the last; null: none. */
   function chosen() {
