@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .output.drawing import overlay
     from .output.maps_file import load_maps, save_maps
     from .output.maps_page import maps_page
+    from .output.token_maps import token_map
     from .pictures import read_picture
     from .pipeline import answer, locate
     from .recipes.check import check
@@ -35,6 +36,7 @@ __all__ = [
     "read_attention",
     "read_picture",
     "save_maps",
+    "token_map",
 ]
 
 
@@ -80,4 +82,8 @@ def __getattr__(name: str) -> Any:
         from .pictures import read_picture
 
         return read_picture
+    if name == "token_map":
+        from .output.token_maps import token_map
+
+        return token_map
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -123,6 +123,14 @@ class Grid(NamedTuple):
             _overlap_shares(self.x_edges, box.x1, box.x2),
         )
 
+    def within(self, window: Window, size: tuple[int, int]) -> Grid:
+        """This grid, of a (width, height) picture, where that fills a window of another one."""
+        across, down = window.width / size[0], window.height / size[1]
+        view = Box(
+            self.view.x1 * across, self.view.y1 * down, self.view.x2 * across, self.view.y2 * down
+        )
+        return self._replace(view=view.shift(window.x1, window.y1))
+
     def unseen_share(self, picture_size: tuple[int, int]) -> float:
         """Share of a (width, height) picture that lies outside the view: pixels never fed."""
         picture = Box(0, 0, *picture_size)

@@ -16,7 +16,12 @@ from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
 from .results import LaserAnswer, Location
 from .settings import LaserSettings
-from .steps.answer_input import make_negative_stream, make_plain_stream, make_positive_stream
+from .steps.answer_input import (
+    make_negative_stream,
+    make_plain_stream,
+    make_positive_stream,
+    make_watch,
+)
 from .steps.attention import ReadAttention, read_attention
 from .steps.certainty import choose_reading
 from .steps.counterfactual import blocks_something, make_counterfactual
@@ -64,13 +69,18 @@ def answer(
     settings: LaserSettings = LaserSettings(),
     *,
     with_plain: bool = False,
+    token_maps: bool = False,
     progress: Progress | None = None,
     on_text: OnText | None = None,
 ) -> LaserAnswer:
-    """Steps 1-10: the question answered from the evidence. picture: as for `locate`."""
+    """Steps 1-10: the question answered from the evidence. picture: as for `locate`.
+
+    with_plain: also as the model alone answers. token_maps: also where each token looked.
+    """
     lvlm.check_answers()  # before the picture is read
     found = locate(lvlm, picture, question, settings, progress)
-    return answer_from(lvlm, found, with_plain=with_plain, progress=progress, on_text=on_text)
+    asked = {"with_plain": with_plain, "token_maps": token_maps}
+    return answer_from(lvlm, found, **asked, progress=progress, on_text=on_text)
 
 
 def answer_from(
@@ -78,10 +88,14 @@ def answer_from(
     found: Location,
     *,
     with_plain: bool = False,
+    token_maps: bool = False,
     progress: Progress | None = None,
     on_text: OnText | None = None,
 ) -> LaserAnswer:
-    """Steps 8-10: the located question answered from its windows, or from the picture alone."""
+    """Steps 8-10: the located question answered from its windows, or from the picture alone.
+
+    with_plain, token_maps: as for `answer`.
+    """
     decoding, make = found.settings.decode, partial(make_positive_stream, lvlm)  # step 9
     plain = make_plain_stream(lvlm, found.inputs, found.question, found.settings)
     choice = choose_reading(lvlm, plain, found, closer_looks(found), make, progress)
@@ -89,14 +103,18 @@ def answer_from(
     contrasts = looked and decoding.alpha > 0 and blocks_something(place)
     block = cache(lambda: make_counterfactual(place, lvlm.mean_colour))  # step 8, if it is read
 
+    prompt, windows = choice.reading.prompt, place.windows if looked else ()
+    watch = None
+    if token_maps:
+        watch = make_watch(lvlm, prompt, windows, found.picture.size, found.settings)
     if with_plain or not looked:
         stage = as_one_stage(progress, "answering plainly") if with_plain else progress
-        shown = None if looked else on_text
-        laser = plain_answer = decode(lvlm, choice.plain, None, decoding, stage, shown)
+        own = (None, None) if looked else (on_text, watch)
+        laser = plain_answer = decode(lvlm, choice.plain, None, decoding, stage, *own)
     if looked:
-        blind = partial(make_negative_stream, lvlm, place, choice.reading.prompt)
+        blind = partial(make_negative_stream, lvlm, place, prompt)
         negative = (lambda: blind(block())) if contrasts else None
-        laser = decode(lvlm, choice.reading, negative, decoding, progress, on_text)  # step 10
+        laser = decode(lvlm, choice.reading, negative, decoding, progress, on_text, watch)  # 10
     blocked, skipped = block() if laser.contrasted else None, contrasts and not laser.contrasted
     plainly = plain_answer if with_plain else None
     return LaserAnswer(laser, place, blocked, plainly, choice.looks, choice.believed, skipped)

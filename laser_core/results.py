@@ -201,6 +201,30 @@ class TokenRecord:
 
 
 @dataclass(frozen=True)
+class TokenMaps:
+    """Where an answer looks, token by token (docs/method.md).
+
+    rows: (T, L, N) float32 on the CPU: post-softmax attention of the step that wrote each token,
+    the mean over each layer's heads. without_query: (L, N), that of the last token of the same
+    prompt without the question. The N patches are those of `grids`, one grid after the other,
+    each row by row. grids: one for each picture that was read, where it lies on the whole one;
+    windows: what that picture shows of the whole one. picture_size: (width, height) of the whole
+    one. band: as in `AttentionMaps`.
+    """
+
+    rows: torch.Tensor
+    without_query: torch.Tensor
+    grids: tuple[Grid, ...]
+    windows: tuple[Window, ...]
+    picture_size: tuple[int, int]
+    band: Band
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes + self.without_query.nbytes
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer with a record per token.
 
@@ -208,7 +232,7 @@ class Answer:
     "unfinished thought", where there is no answer. thoughts: what the model wrote before the
     answer; thought_tokens: how many of the first tokens these are, marks and all. notes: what a
     user should know of it, a sentence each. prompt_tokens: length of each stream's prompt. Times
-    in seconds.
+    in seconds. maps: where each token looked, None unless asked for.
     """
 
     text: str
@@ -220,6 +244,12 @@ class Answer:
     prompt_tokens: tuple[int, ...] = ()
     seconds_reading: float = 0.0
     seconds_decoding: float = 0.0
+    maps: TokenMaps | None = None
+
+    @property
+    def written(self) -> tuple[TokenRecord, ...]:
+        """The tokens without the one that ends the answer."""
+        return self.tokens[: len(self.tokens) - (self.stop_reason == "end of answer")]
 
     @property
     def contrasted(self) -> bool:

@@ -171,6 +171,9 @@ class LoadSettings(Settings):
             )
 
 
+DRAFTED = "last token"  # of a draft of the answer, where its attention may be read
+
+
 @dataclass(frozen=True)
 class PromptSettings(Settings):
     """How picture and question become a prompt (step 1)."""
@@ -201,6 +204,14 @@ class PromptSettings(Settings):
     )
     system: str = setting(
         "", "System prompt. Empty: the model's own default.", multiline=True, advanced=True
+    )
+    read_at: str = setting(
+        "first token",
+        "Where in an answer its attention is read to find the evidence. first token: where the "
+        "answer begins (the paper). last token: at the end of a short draft of it, which takes a "
+        "few steps more (CARVE).",
+        choices=("first token", DRAFTED),
+        advanced=True,
     )
 
 

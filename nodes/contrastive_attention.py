@@ -51,6 +51,7 @@ class ContrastiveAttention:
             "optional": {
                 **widgets(ContrastSettings, "kind"),
                 **widgets(PromptSettings, "locate_instruction", "query_free", "framing", "system"),
+                **widgets(PromptSettings, "read_at"),
             },
             "hidden": UNIQUE_ID,
         }

@@ -185,7 +185,8 @@ class TraceHandle:
     answers: list[Answer]
 
     def get_ram_usage(self) -> int:
-        return sum(len(answer.tokens) for answer in self.answers) * 2048
+        maps = [answer.maps.nbytes for answer in self.answers if answer.maps]
+        return sum(len(answer.tokens) for answer in self.answers) * 2048 + sum(maps)
 
     def __str__(self) -> str:
         return "\n".join(describe_answer(answer) for answer in self.answers)

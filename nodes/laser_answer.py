@@ -29,6 +29,7 @@ from .batches import (
     window_by_hand,
 )
 from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, prompts_file, ui
+from .token_maps import MAP_OF_TOKENS, TOKEN_MAP, TOKEN_MAP_TOOLTIP, TokenMapOutput
 from .views import token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
@@ -69,14 +70,16 @@ class LaserAnswerNode(DrawsWhatIsConnected):
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "answer"
+    DRAWN = ("overlay", TOKEN_MAP)
     RETURN_TYPES = (
         "STRING", "STRING", "IMAGE", "IMAGE", "MASK", BOUNDING_BOX, "STRING", "STRING", "STRING",
+        "MASK",
     )  # fmt: skip
     RETURN_NAMES = (
         "answer", "plain_answer", "crop", "overlay", "heat_map", "boxes", "json", "report",
-        "points",
+        "points", TOKEN_MAP,
     )  # fmt: skip
-    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True, True)
+    OUTPUT_IS_LIST = (True, True, False, False, False, False, True, True, True, False)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "The model's answer without the method; empty if with_plain is off.",
@@ -91,6 +94,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         "The answer, its number of tokens, its time and, if it stopped early, the reason. Then "
         "the plain answer and where the evidence comes from; one per picture.",
         POINTS_TOOLTIP,
+        TOKEN_MAP_TOOLTIP,
     )
 
     @classmethod
@@ -132,6 +136,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 "settings": OTHER_SETTINGS,
                 "override": WINDOW_BY_HAND,
                 "task": _task_widget(),
+                **MAP_OF_TOKENS,
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -147,6 +152,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         settings: Any = None,
         override: str = "",
         task: str = AS_ASKED,
+        map_of_tokens: str = "",
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -167,6 +173,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         count, size = len(batch), size_of(batch)
         # All checked before the first answer
         by_hand = window_by_hand(override, size)
+        maps = TokenMapOutput(self, unique_id, map_of_tokens, count, size)
         masks = [None] * count if mask is None else list(masks_of(mask, count, size))
         progress, live = NodeProgress(count), ViewProgress(unique_id, extra_pnginfo)
         answers, plain, reports, lines, points = [], [], [], [], []
@@ -191,7 +198,12 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 windows.append(window_view(picture, *found, by_hand=location.by_hand))
                 live.windows(windows[-1])
                 result = pipeline.answer_from(
-                    model, location, with_plain=with_plain, progress=progress, on_text=live.text
+                    model,
+                    location,
+                    with_plain=with_plain,
+                    token_maps=maps.asked,
+                    progress=progress,
+                    on_text=live.text,
                 )
                 if result.location.placement != location.placement:  # a closer look is believed
                     location = result.location
@@ -200,7 +212,8 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 answers.append(result.answer.text)
                 plain.append("" if result.plain is None else result.plain.text)
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
-                lines.append(_lines(result, model.notice))
+                mapped = maps.add(result.answer, picture, settings)
+                lines.append([*_lines(result, model.notice), *filter(None, [mapped])])
                 view = token_view(result.answer, model.notice)
                 looks = describe_looks(result.looks, result.believed)
                 tokens.append({**view, "looks": looks})
@@ -212,11 +225,14 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         shown = [line for one in lines for line in one]
         label = question.strip() if mask is None else "evidence"
         return {
-            "ui": ui(shown, laser_tokens=tokens, laser_windows=windows, laser_plain=plain),
+            "ui": ui(
+                shown, laser_tokens=tokens, laser_windows=windows, laser_plain=plain,
+                laser_looked=maps.views,
+            ),
             "result": (
                 answers, plain, crops_of(batch, [place.windows for place in placements]),
                 drawings.batch if draws else None, heats, boxes_of(placements, label)[0],
-                reports, ["\n".join(one) for one in lines], points,
+                reports, ["\n".join(one) for one in lines], points, maps.masks,
             ),
         }  # fmt: skip
 

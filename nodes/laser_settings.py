@@ -10,7 +10,10 @@ from .handles import SettingsHandle
 from .laser_answer import CARRIED
 from .widgets import CATEGORY, SETTINGS, preset_widget, widgets
 
-ADDED = ("multiple_of", "locate_instruction", "max_thinking_tokens", "repetition_penalty", "looks")
+ADDED = (
+    "multiple_of", "locate_instruction", "max_thinking_tokens", "repetition_penalty", "looks",
+    "read_at",
+)  # fmt: skip
 """At the end, in this order: saved workflows hold values by their place."""
 
 

@@ -111,16 +111,18 @@ class ViewProgress:
 
 
 class DrawsWhatIsConnected:
-    """A node whose output `overlay` is drawn only where the graph takes it: a video's are large."""
+    """A node whose outputs DRAWN are made only where the graph takes them: a video's are large."""
+
+    DRAWN = ("overlay",)
 
     @classmethod
-    def draws(cls, node_id: str | None) -> bool:
-        return is_connected(node_id, cls.RETURN_NAMES.index("overlay"))
+    def draws(cls, node_id: str | None, output: str = "overlay") -> bool:
+        return is_connected(node_id, cls.RETURN_NAMES.index(output))
 
     @classmethod
-    def IS_CHANGED(cls, unique_id: str | None = None, **_: Any) -> bool:
+    def IS_CHANGED(cls, unique_id: str | None = None, **_: Any) -> str:
         """Has ComfyUI run the node anew, not reuse a run without the drawing, once it is taken."""
-        return cls.draws(unique_id)
+        return str([cls.draws(unique_id, output) for output in cls.DRAWN])
 
 
 def is_connected(node_id: str | None, output: int) -> bool:

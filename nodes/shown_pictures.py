@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of one picture: its crops, the picture itself, and both without evidence."""
+    """What is shown of one picture: its crops, the picture itself, and both without evidence.
+
+    windows: of the crops on the picture, None where that is not known.
+    """
 
     crops: list[Image.Image]
     blocked_crops: list[Image.Image] | None
     context: Image.Image | None
     blocked_context: Image.Image | None
+    windows: list[Window] | None
 
     @property
     def uncut(self) -> bool:
@@ -48,6 +52,24 @@ class Shown:
     def nothing_found(self) -> bool:
         """True when the crop is the whole picture and nothing is blocked: then it is shown once."""
         return self.uncut and _same((self.blocked_crops or self.crops)[0], self.context)
+
+    @property
+    def looked_on(self) -> Image.Image:
+        """What token maps lie on: the picture, or a first crop whose place on it is not known."""
+        return self.crops[0] if self.windows is None else self.context
+
+    def watch(self, model: Any, prompt: Any, settings: LaserSettings) -> Any:
+        """What says where each token of the prompt's answer looked."""
+        from ..laser_core.geometry import whole_picture
+        from ..laser_core.steps.answer_input import make_watch
+
+        size, windows = self.looked_on.size, self.windows
+        if self.nothing_found:  # and shown once
+            windows = []
+        elif windows is None:
+            before = len(prompt.pictures) - len(self.crops)
+            windows = [None] * before + [whole_picture(size)] + [None] * (len(self.crops) - 1)
+        return make_watch(model, prompt, windows, size, settings)
 
     def streams(self, model: Any, question: str, settings: LaserSettings) -> tuple[Any, Any]:
         """The positive stream and, where there is a counterfactual, what makes the negative one."""
@@ -141,6 +163,7 @@ def _shown(
         None if blocked is None else [to_picture(crop) for crop in blocked],
         None if context is None else to_picture(context),
         None if blocked_context is None else to_picture(blocked_context),
+        windows,
     )
 
 

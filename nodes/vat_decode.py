@@ -11,9 +11,11 @@ from ..laser_core.settings import (
     LaserSettings,
     PromptSettings,
 )
+from .batches import batch_of, size_of
 from .handles import TraceHandle
-from .runtime import NodeProgress, ViewProgress, ui
+from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, ui
 from .shown_pictures import shown_pictures
+from .token_maps import MAP_OF_TOKENS, TOKEN_MAP, TOKEN_MAP_TOOLTIP, TokenMapOutput
 from .views import token_view
 from .widgets import (
     BOUNDING_BOX,
@@ -34,7 +36,7 @@ SURE = (
 )
 
 
-class VATDecode:
+class VATDecode(DrawsWhatIsConnected):
     DESCRIPTION = (
         "Answers the question and favours words that are likelier with the evidence than without "
         "it (Visual Activation of Tokens, VAT). Without a counterfactual, decoding is plain. With "
@@ -50,15 +52,18 @@ class VATDecode:
     OUTPUT_NODE = True  # its view is a result: nothing needs to follow
     HAS_INTERMEDIATE_OUTPUT = True  # also sent again where a part of the graph is run
     FUNCTION = "decode"
-    RETURN_TYPES = ("STRING", TRACE, "STRING", "STRING")
-    RETURN_NAMES = ("answer", "trace", "json", "report")
-    OUTPUT_IS_LIST = (True, False, True, True)
+    DRAWN = (TOKEN_MAP,)
+    RETURN_TYPES = ("STRING", TRACE, "STRING", "STRING", "MASK")
+    RETURN_NAMES = ("answer", "trace", "json", "report", TOKEN_MAP)
+    OUTPUT_IS_LIST = (True, False, True, True, False)
     OUTPUT_TOOLTIPS = (
         "The answer; one per picture.",
         "Every token with its probability with and without the evidence.",
         "Everything about the answer as JSON, with its text at its key 'answer'; one per picture.",
         "The answer, its number of tokens, its time and, if it stopped early, the reason; one per "
         "picture.",
+        f"{TOKEN_MAP_TOOLTIP} With context and boxes connected it lies on the context, else on the "
+        "first crop of each picture.",
     )
 
     @classmethod
@@ -107,6 +112,7 @@ class VATDecode:
                      "forceInput": True},  # or the canvas makes it an editor of one box
                 ),
                 **widgets(DecodeSettings, "max_thinking_tokens", "repetition_penalty"),
+                **MAP_OF_TOKENS,
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -120,6 +126,7 @@ class VATDecode:
         context: Any = None,
         counterfactual_context: Any = None,
         boxes: Any = None,
+        map_of_tokens: str = "",
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -130,24 +137,28 @@ class VATDecode:
 
         settings = settings_from_groups(values)
         shown = shown_pictures(positive, counterfactual, context, counterfactual_context, boxes)
+        size = size_of(batch_of(positive if shown[0].windows is None else context))
+        maps = TokenMapOutput(self, unique_id, map_of_tokens, len(shown), size)
         progress, live = NodeProgress(len(shown)), ViewProgress(unique_id, extra_pnginfo)
         answers, reports, lines, views = [], [], [], []
         with lvlm.running() as model:
             for one in shown:
                 progress.next_picture()
                 streams = one.streams(model, question, settings)
-                answer = decode(model, *streams, settings.decode, progress, live.text)
+                watch = one.watch(model, streams[0].prompt, settings) if maps.asked else None
+                answer = decode(model, *streams, settings.decode, progress, live.text, watch)
                 answers.append(answer)
                 notes = [UNCUT] if one.uncut else []
                 content = report_answer(answer, question, model, settings, lvlm.settings, notes)
                 reports.append(to_json(content))
-                said = [describe_answer(answer), *notes, model.notice]
+                mapped = maps.add(answer, one.looked_on, settings)
+                said = [describe_answer(answer), *notes, mapped, model.notice]
                 lines.append("; ".join(filter(None, said)))
                 views.append({**token_view(answer, model.notice), "uncut": one.uncut})
         texts = [answer.text for answer in answers]
         return {
-            "ui": ui(lines, laser_tokens=views),
-            "result": (texts, TraceHandle(answers), reports, lines),
+            "ui": ui(lines, laser_tokens=views, laser_looked=maps.views),
+            "result": (texts, TraceHandle(answers), reports, lines, maps.masks),
         }
 
 

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from ..laser_core.geometry import Grid
+    from ..laser_core.geometry import Box, Grid
     from ..laser_core.results import Answer, Evidence, LayerChoice, Placement, TokenRecord
+    from ..laser_core.settings import LaserSettings
 
 PICTURE_PX = 512  # longer side of a view's picture
 MAP_CELLS = 64  # per side of a view's map: finer ones are averaged
 GUTTER_PX = 2  # around a map in the file of all
 FIRST_TOKENS = 64  # of an answer, sent as values: one page of the view
+TOKEN_CELLS = 32  # per side of a token's map
 
 Entry = dict[str, str]  # a temp file, as ComfyUI names it
 
@@ -74,13 +76,8 @@ def token_view(answer: Answer, notice: str = "") -> dict[str, Any]:
     """
     from ..laser_core.files import to_plain
 
-    ended = answer.stop_reason == "end of answer"
-    tokens = [_token(token) for token in answer.tokens[: len(answer.tokens) - ended]]
-    rest = None
-    if len(tokens) > FIRST_TOKENS and (place := temp_file(".json")):
-        path, rest = place
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(to_plain(tokens), file, ensure_ascii=False, separators=(",", ":"))
+    tokens = [_token(token) for token in answer.written]
+    rest = _written(to_plain(tokens)) if len(tokens) > FIRST_TOKENS else None
     return {
         "text": answer.text,
         "notice": notice,
@@ -90,6 +87,32 @@ def token_view(answer: Answer, notice: str = "") -> dict[str, Any]:
         "count": len(tokens),
         "tokens": tokens[:FIRST_TOKENS],
         "all_tokens": rest,
+    }
+
+
+def token_map_view(
+    picture: Image.Image, answer: Answer, settings: LaserSettings
+) -> dict[str, Any] | None:
+    """Where each token looked, over a picture; None where the answer has no tokens.
+
+    levels: a file with a byte for each cell of each map, and the palette. tile, place: see `_maps`.
+    """
+    import base64
+
+    from ..laser_core.output.heat import heat_colours
+    from ..laser_core.output.token_maps import token_levels
+
+    if not answer.written:
+        return None
+    levels, box = token_levels(answer, answer.maps, settings, TOKEN_CELLS)
+    colours, cover = heat_colours()
+    data = {"levels": levels.numpy().tobytes(), "colours": colours, "cover": cover}
+    content = {name: base64.b64encode(value).decode("ascii") for name, value in data.items()}
+    return {
+        **_picture_and_maps(picture, picture.size, None, None),
+        "place": _place(box, picture.size),
+        "tile": (levels.shape[2], levels.shape[1]),
+        "levels": _written(content),
     }
 
 
@@ -144,15 +167,10 @@ def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, An
     from einops import rearrange
     from PIL import Image
 
-    from ..laser_core.output.heat import heat_colours, on_picture
+    from ..laser_core.output.heat import heat_colours, levels_of
 
-    maps, box = on_picture(maps.float().cpu(), grid, size)
-    rows, columns = (min(side, MAP_CELLS) for side in maps.shape[1:])
-    maps = torch.nn.functional.adaptive_avg_pool2d(maps[None], (rows, columns))[0]
-    strongest = maps.amax((1, 2), keepdim=True)
-    found = (strongest > 0) & strongest.isfinite()
-    levels = torch.where(found, maps / strongest, 0.0).mul(255).round().byte()
-
+    levels, _, box = levels_of(maps, grid, size, MAP_CELLS)
+    rows, columns = levels.shape[1:]
     padded = torch.nn.functional.pad(levels[None].float(), (GUTTER_PX,) * 4, mode="replicate")
     across = math.ceil(math.sqrt(len(levels)))
     padded = torch.cat([padded[0], padded[0].new_zeros(-len(levels) % across, *padded.shape[2:])])
@@ -160,7 +178,7 @@ def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, An
     colours, opacities = heat_colours()
     tiles = Image.fromarray(sheet.byte().numpy()).convert("L")
     tiles.putpalette(colours)
-    place = box.x1 / size[0], box.y1 / size[1], box.width / size[0], box.height / size[1]
+    place = _place(box, size)
     return {
         "image": _saved(tiles, ".png", transparency=opacities),
         "across": across,
@@ -168,10 +186,13 @@ def _maps(maps: torch.Tensor, grid: Grid, size: tuple[int, int]) -> dict[str, An
         "gutter": GUTTER_PX,
         "place": place,
         "peaks": [
-            _peak(int(one.argmax()), rows, columns, place) if any_found else None
-            for one, any_found in zip(levels, found.flatten().tolist(), strict=True)
+            _peak(int(one.argmax()), rows, columns, place) if one.any() else None for one in levels
         ],
     }
+
+
+def _place(box: Box, size: tuple[int, int]) -> tuple[float, ...]:
+    return box.x1 / size[0], box.y1 / size[1], box.width / size[0], box.height / size[1]
 
 
 def _peak(index: int, rows: int, columns: int, place: tuple) -> tuple[float, float]:
@@ -185,6 +206,17 @@ def preview(drawing: Image.Image) -> Entry | None:
     small = drawing.copy()
     small.thumbnail((2 * PICTURE_PX, 2 * PICTURE_PX))
     return _saved(small, ".jpg", quality=88)
+
+
+def _written(content: Any) -> Entry | None:
+    """Plain values as a file; None without ComfyUI."""
+    place = temp_file(".json")
+    if place is None:
+        return None
+    path, entry = place
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False, separators=(",", ":"))
+    return entry
 
 
 def _saved(picture: Image.Image, suffix: str, **options: Any) -> Entry | None:

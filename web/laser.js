@@ -109,18 +109,20 @@ function attach(node, { sections, height, wide = height }) {
   const root = el("div", { class: "laser-view" });
   const reserve = addElement(node, root);
   let room = EMPTY_HEIGHT_PX;
+  let asked = 0; // of the room, by what is shown
   let shows = false; // a result
   const needed = () => (node.size[0] < WIDE_PX ? height : wide);
   reserve(room);
   node.setSize([Math.max(node.size[0], LEAST_WIDTH_PX), node.size[1]]);
   const host = hostOf(node, (px) => {
     shows ||= px === undefined;
-    room = Math.max(shows ? needed() : room, px ?? 0);
+    asked = px ?? 0;
+    room = Math.max(shows ? needed() : room, asked);
     reserve(room);
     node.expandToFitContent?.();
   });
   chain(node, "onResize", () => {
-    if (shows) reserve(needed());
+    if (shows) reserve(Math.max(needed(), asked));
   });
 
   const showKept = () => {
@@ -137,7 +139,7 @@ function attach(node, { sections, height, wide = height }) {
     showKept();
   });
   chain(node, "onConfigure", showKept);
-  for (const name of ["layer", "override"]) {
+  for (const name of ["layer", "override", "map_of_tokens"]) {
     const set = widgetOf(node, name);
     if (set) chain(set, "callback", () => views.get(node)?.refresh());
   }

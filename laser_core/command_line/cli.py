@@ -114,7 +114,8 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         if answering:
             result = answer(
                 lvlm, picture, arguments.question, settings,
-                with_plain=True, progress=progress.stage, on_text=progress.text,
+                with_plain=True, token_maps=arguments.maps,
+                progress=progress.stage, on_text=progress.text,
             )  # fmt: skip
         else:
             result = locate(lvlm, picture, arguments.question, settings, progress.stage)
@@ -210,10 +211,8 @@ def _maps(result: LaserAnswer | Location, model: str) -> dict[str, bytes | str]:
     """All attention maps by file name: for programs, and for people."""
     from ..output.maps_file import maps_bytes
     from ..output.maps_page import maps_page
-    from ..results import LaserAnswer
 
-    location = result.location if isinstance(result, LaserAnswer) else result
-    return {"maps.npz": maps_bytes(location, model), "maps.html": maps_page(location, model)}
+    return {"maps.npz": maps_bytes(result, model), "maps.html": maps_page(result, model)}
 
 
 # ---- arguments ---------------------------------------------------------------------------------
@@ -307,6 +306,7 @@ def _add_run(commands: Any, name: str, purpose: str, usage: str) -> argparse.Arg
     )
     parser.add_argument(
         "--maps", action="store_true",
-        help="also write the attention of every layer and head: maps.npz, and maps.html to look at",
+        help="also write the attention of every layer and head, and that of each token of the "
+        "answer: maps.npz, and maps.html to look at",
     )  # fmt: skip
     return parser

@@ -19,7 +19,9 @@ from ..models.prefix import Prefix
 from ..progress import Progress
 from .caches import cache_of, empty_cache
 from .capture import RowCapture
+from .drafts import read_drafted
 from .few_calls import one_forward_for_branches
+from .generating import end_tokens
 from .masks import masks_of
 from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix, read_with_prefix
 
@@ -48,18 +50,29 @@ class BranchRows:
     certainty: float | None
 
 
-def read_branches(lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None) -> BranchRows:
-    """The rows of two prompts of the same picture, one with and one without the question."""
-    with_query, without_query = read_rows(lvlm, [asked, free], progress)
+def read_branches(
+    lvlm: Lvlm, asked: Prompt, free: Prompt, progress: Progress | None, drafted: bool = False
+) -> BranchRows:
+    """The rows of two prompts of the same picture, one with and one without the question.
+
+    drafted: as for `read_rows`.
+    """
+    with_query, without_query = read_rows(lvlm, [asked, free], progress, drafted)
     certainty = None if lvlm.silent else first_token_certainty(lvlm, with_query.hidden)
     return BranchRows(with_query.attention, without_query.attention, certainty)
 
 
 def read_rows(
-    lvlm: Lvlm, prompts: Sequence[Prompt], progress: Progress | None = None
+    lvlm: Lvlm,
+    prompts: Sequence[Prompt],
+    progress: Progress | None = None,
+    drafted: bool = False,
 ) -> list[LastRow]:
     """The last row of each prompt of one picture, in order. Equal prompts are read once:
-    two runs would differ by rounding, and that difference would count as evidence."""
+    two runs would differ by rounding, and that difference would count as evidence.
+
+    drafted: the attention is that of the last token of a draft of each answer, see `read_drafted`.
+    """
     unlike: dict[tuple[int, ...], Prompt] = {}
     for prompt in prompts:
         unlike.setdefault(_ids(prompt), prompt)
@@ -70,7 +83,11 @@ def read_rows(
             progress("reading the picture", done, 1 + len(unlike))
 
     report(0)
-    for group in _groups(lvlm, list(unlike.values())):
+    for prompt in unlike.values() if drafted else ():
+        draft = read_drafted(lvlm, prompt, _map_keys(prompt), ends=end_tokens(lvlm))
+        rows.append(LastRow(draft.attention, draft.hidden))
+        report(1 + len(rows))
+    for group in _groups(lvlm, [] if drafted else list(unlike.values())):
         prefix = None
         if _continues(lvlm, group[0]) and not (len(group) > 1 and _at_once(lvlm, group)):
             prefix = read_prefix(lvlm, group[0])
@@ -99,7 +116,8 @@ def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
             yield group
             group = []
         group = [*group, prompt]
-    yield group
+    if group:
+        yield group
 
 
 def _continues(lvlm: Lvlm, prompt: Prompt) -> bool:

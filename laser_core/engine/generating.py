@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,11 +28,12 @@ from ..models.lvlm import Lvlm
 from ..progress import THINKING, OnText, Progress
 from ..results import Answer
 from ..settings import DecodeSettings
-from .few_calls import streams_as_batch
+from .few_calls import steps_in_place, streams_as_batch
 from .kernels import heads_as_rows
 from .reading import ReadStream, alike, overflow, read_blocked, read_stream, read_together
 from .thoughts import Thoughts
 from .token_records import Recorder, text_of_tokens
+from .token_rows import TokenRows, Watch
 from .two_streams import Mix, Rows, TwoStreams
 
 
@@ -44,6 +45,7 @@ def generate(
     settings: DecodeSettings,
     progress: Progress | None,
     on_text: OnText | None,
+    watch: Watch | None,
     options: dict[str, Any],
 ) -> Answer:
     """The answer decoded from what `mix` makes of both streams' logits.
@@ -51,11 +53,14 @@ def generate(
     options: for the library's `generate`. The rest is as in `steps.decode.decode`.
     """
     started, penalty = time.perf_counter(), _repetition_penalty(lvlm, settings)
+    shared = positive.shared_prefix if isinstance(positive, Stream) else bool(positive.shared)
+    looked = TokenRows(lvlm, positive.prompt, watch, shared) if watch else None
     streams = _read_streams(lvlm, positive, negative, settings, progress)
     lengths = tuple(stream.prompt.length for stream in streams)
     thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
     try:
-        rows = Rows.of(lvlm, streams, settings.max_tokens + thoughts.limit * bool(thoughts.open))
+        expected = settings.max_tokens + thoughts.limit * bool(thoughts.open)
+        rows = Rows.of(lvlm, streams, expected, in_place=looked is None)
     except BaseException:
         lvlm.release()  # the prefix now lives in the merged batch: drop it
         raise
@@ -66,7 +71,8 @@ def generate(
     length, most = rows.input_ids.shape[1], settings.max_tokens
     watcher = _Watcher(lvlm, length, both, most, thoughts, progress, on_text)
     try:
-        with heads_as_rows(lvlm), both:
+        noting = looked.noting(0, length - lengths[0]) if looked else nullcontext()
+        with heads_as_rows(lvlm), both, noting:
             token_ids = _library_generate(lvlm, rows, settings, watcher, options)
         if both.broken is not None and bool(both.broken.any()):
             raise overflow(lvlm)
@@ -82,17 +88,26 @@ def generate(
     refused = rows.step.refused if rows.step else ""
     if rows.step and not rows.step.for_now:
         lvlm.graph_refused = refused
+    no_graph = _NO_GRAPH if looked and steps_in_place(lvlm, 0) else ""
+    notes = positive.note, _note_on(thoughts, settings), _note_of(refused), no_graph
     return Answer(
         text=text_of_tokens(lvlm, token_ids[thoughts.count :]),
         tokens=tuple(records),
         stop_reason=_stop_reason(lvlm, token_ids, thoughts, settings),
         thoughts=_thought_text(lvlm, token_ids[: thoughts.count]),
         thought_tokens=thoughts.count,
-        notes=tuple(filter(None, (positive.note, _note_on(thoughts, settings), _note_of(refused)))),
+        notes=tuple(filter(None, notes)),
         prompt_tokens=lengths,
         seconds_reading=read - started,
         seconds_decoding=time.perf_counter() - read,
+        maps=looked.maps(len(token_ids)) if looked else None,
     )
+
+
+_NO_GRAPH = (
+    "leave the tokens' maps out for answers up to three times as fast: with them, steps are not "
+    "repeated as a graph"
+)
 
 
 def _check_length(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from ..models.lvlm import Lvlm
-from .caches import cache_of, joined
+from .caches import cache_of
 from .generating import end_tokens
-from .reading import ReadStream, forward, overflow
+from .reading import ReadStream, forward, overflow, positions_from_last
 
 
 def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int]]) -> list[float]:
@@ -21,11 +21,12 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
     Raises ValueError for scores that are not finite.
     """
     ends = end_tokens(lvlm)
-    held = joined(read.shared, read.own)
+    held = read.joined()
     found = []
     for answer in answers:
         fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *answer[: None if ends else -1]]])
-        hidden = forward(lvlm, cache_of(held), fed, _positions(read, fed.shape[1]), {})
+        positions = positions_from_last(read, fed.shape[1])
+        hidden = forward(lvlm, cache_of(held), fed, positions, {})
         # In float64 on the CPU: some devices have none
         logits = lvlm.logits(hidden[0]).float().cpu().double()
         scores = logits.log_softmax(-1)
@@ -36,11 +37,3 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
             raise overflow(lvlm)
         found.append(total)
     return found
-
-
-def _positions(read: ReadStream, count: int) -> torch.Tensor:
-    """(1, count) or (3, 1, count): of the prompt's last token and those that follow it."""
-    last = read.prompt.position_ids[..., -1:]
-    first = read.prompt.length + read.prompt.delta
-    following = torch.arange(first, first + count - 1).expand(*last.shape[:-1], -1)
-    return torch.cat([last, following], dim=-1)

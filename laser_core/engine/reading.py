@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
-from .caches import cache_of, empty_cache, layers_of, of_row, repeated
+from .caches import cache_of, empty_cache, joined, layers_of, of_row, repeated
 from .few_calls import equal_windows_together, tokens_at_once
 from .masks import Masks, masks_of_stretch
 from .vision_windows import equal_windows_at_once
@@ -88,6 +88,10 @@ class ReadStream:
     def parts(self, layer: int, part: int) -> list[torch.Tensor]:
         """Keys (part 0) or values (1) of a layer, in order."""
         return [layers[layer][part] for layers in (self.shared, self.own) if layers]
+
+    def joined(self) -> Layers:
+        """Both parts as one."""
+        return joined(self.shared, self.own)
 
 
 def read_stream(
@@ -178,6 +182,14 @@ def _batch_of(prompts: Sequence[Prompt], pixel_axis: int) -> Prompt:
         position_ids=torch.cat([prompt.position_ids for prompt in prompts], dim=-2),
         pictures=tuple(pictures),
     )
+
+
+def positions_from_last(read: ReadStream, count: int) -> torch.Tensor:
+    """(1, count) or (3, 1, count): of the prompt's last token and those that follow it."""
+    last = read.prompt.position_ids[..., -1:]
+    first = read.prompt.length + read.prompt.delta
+    following = torch.arange(first, first + count - 1).expand(*last.shape[:-1], -1)
+    return torch.cat([last, following], dim=-1)
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:

@@ -46,18 +46,20 @@ class Rows:
     step: FixedStep | None
 
     @classmethod
-    def of(cls, lvlm: Lvlm, read: list[ReadStream], answer: int) -> Rows:
+    def of(cls, lvlm: Lvlm, read: list[ReadStream], answer: int, in_place: bool = True) -> Rows:
         """Merge what was read of each stream, layer by layer, so that no token is held twice.
 
         Empties `read`. The shared prefix then lies in this cache: call `give_back` afterwards.
-        answer: the tokens that are expected to follow the prompts.
+        answer: the tokens that are expected to follow the prompts. in_place: whether steps may run
+        over caches of a fixed size.
         """
         device = lvlm.device
         prompts = [one.prompt for one in read]
         longest = max(prompt.length for prompt in prompts)
         pads = [longest - prompt.length for prompt in prompts]
         layers: list[Any] = []
-        lent, step = read[0].shared, _fixed_step(lvlm, read, longest + answer)
+        lent = read[0].shared
+        step = _fixed_step(lvlm, read, longest + answer) if in_place else None
         for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
             if index in lvlm.state_layers:
                 states = [State(*one.own.pop()) for one in read]

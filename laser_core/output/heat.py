@@ -46,6 +46,24 @@ def on_picture(
     return maps[:, first_row : last_row + 1, first_column : last_column + 1], box
 
 
+def levels_of(
+    maps: torch.Tensor, grid: Grid, picture_size: tuple[int, int], most_cells: int
+) -> tuple[torch.Tensor, torch.Tensor, Box]:
+    """Maps (n, gh, gw) in 256 levels of each one's largest value: what a page can draw.
+
+    Returns the levels (n, rows, columns) uint8 on the picture, each map's largest value (n,), and
+    the box that they cover. Of more than `most_cells` a side, neighbours are averaged. All 0 where
+    a map holds nothing, or is not finite.
+    """
+    cells, box = on_picture(maps.float().cpu(), grid, picture_size)
+    rows, columns = (min(side, most_cells) for side in cells.shape[1:])
+    cells = torch.nn.functional.adaptive_avg_pool2d(cells[:, None], (rows, columns))[:, 0]
+    most = cells.amax((1, 2))
+    found = ((most > 0) & most.isfinite())[:, None, None]
+    levels = torch.where(found, cells / most[:, None, None], 0.0).mul(255).round().byte()
+    return levels, most, box
+
+
 def heat_colours() -> tuple[bytes, bytes]:
     """256 levels of heat as a palette: red, green, blue of each level, and how far each covers."""
     from matplotlib import colormaps

@@ -15,6 +15,18 @@ layers                     (L,) int64: the layers' numbers in the decoder, count
 decoder_layers             () int64: how many layers the decoder has.
 evidence                   (gh, gw) float32: what the settings make of the maps
 about                      () text, JSON: schema, version, model, question, settings, windows
+
+Where an answer's maps were asked for, also those of its T tokens, with the N patches of the P
+pictures it was read from (the whole one, crops of it), one picture after the other, row by row:
+
+tokens                     (T,) text: what each adds to the answer
+token_rows                 (T, L, N) float32: attention of the step that wrote each, after the
+                           softmax, the mean over a layer's heads
+token_without_query        (L, N) float32: that of the last token of the same prompt without the
+                           question
+token_grids                (P, 2) int64: rows and columns of each picture's patches
+token_views                (P, 4) float64: where each grid lies on the whole picture, as `view`
+token_windows              (P, 4) int64: x1, y1, x2, y2, what of the whole picture each shows
 """
 
 from __future__ import annotations
@@ -31,30 +43,40 @@ import numpy as np
 import torch
 
 from ..files import to_plain, write_atomically
-from ..geometry import Box, Grid
-from ..results import AttentionMaps, Band, Location
+from ..geometry import Box, Grid, Window
+from ..results import Answer, AttentionMaps, Band, LaserAnswer, Location, TokenMaps
 
 SCHEMA, VERSION = "laser-maps", 1
 _DIMENSIONS = {"with_query": 4, "without_query": 4, "evidence": 2, "view": 1, "picture_size": 1}
 _DIMENSIONS |= {"certainty": 0, "band": 1, "layers": 1, "decoder_layers": 0, "about": 0}
+_OF_TOKENS = {"tokens": 1, "token_rows": 3, "token_without_query": 2}
+_OF_TOKENS |= {"token_grids": 2, "token_views": 2, "token_windows": 2}
 
 
 @dataclass(frozen=True)
 class SavedMaps:
     """What a file of maps holds.
 
-    evidence: (gh, gw). about: model, question, settings and windows, as JSON has them.
+    evidence: (gh, gw). about: model, question, settings and windows, as JSON has them. tokens: what
+    each token of the answer adds, and token_maps where it looked; () and None where the file has
+    none.
     """
 
     maps: AttentionMaps
     evidence: torch.Tensor
     about: dict[str, Any]
+    tokens: tuple[str, ...] = ()
+    token_maps: TokenMaps | None = None
 
 
-def maps_bytes(found: Location, model: str = "") -> bytes:
+def maps_bytes(result: LaserAnswer | Location, model: str = "") -> bytes:
     """The file's content. model: its name. Raises ValueError where a mask is the evidence."""
+    found = result.location if isinstance(result, LaserAnswer) else result
     maps = maps_of(found)
     band, layers = maps.band, len(maps.with_query)
+    tokens: dict[str, Any] = {}
+    if isinstance(result, LaserAnswer) and result.answer.maps:
+        tokens = _token_arrays(result.answer, result.answer.maps)
     about = {
         "schema": SCHEMA,
         "version": VERSION,
@@ -76,13 +98,14 @@ def maps_bytes(found: Location, model: str = "") -> bytes:
         decoder_layers=np.array(band.layers or layers, np.int64),
         evidence=found.evidence.map.float().numpy(),
         about=np.array(json.dumps(to_plain(about))),
+        **tokens,
     )
     return file.getvalue()
 
 
-def save_maps(found: Location, path: str | PathLike, model: str = "") -> None:
-    """Write what `locate` found, completely or not at all; as `maps_bytes`."""
-    write_atomically(path, maps_bytes(found, model))
+def save_maps(result: LaserAnswer | Location, path: str | PathLike, model: str = "") -> None:
+    """Write what `locate` or `answer` found, completely or not at all; as `maps_bytes`."""
+    write_atomically(path, maps_bytes(result, model))
 
 
 def load_maps(path: str | PathLike) -> SavedMaps:
@@ -98,7 +121,13 @@ def load_maps(path: str | PathLike) -> SavedMaps:
     missing = [name for name in _DIMENSIONS if name not in arrays]
     if missing:
         raise _foreign(path, f"it lacks {missing[0]}")
-    for name, dimensions in _DIMENSIONS.items():
+    expected = _DIMENSIONS
+    if "tokens" in arrays:
+        expected = _DIMENSIONS | _OF_TOKENS
+        missing = [name for name in _OF_TOKENS if name not in arrays]
+        if missing:
+            raise _foreign(path, f"it lacks {missing[0]}")
+    for name, dimensions in expected.items():
         if arrays[name].ndim != dimensions:
             raise _foreign(path, f"{name} has {arrays[name].ndim} dimensions, not {dimensions}")
     about = _about(path, str(arrays["about"]))
@@ -117,7 +146,41 @@ def load_maps(path: str | PathLike) -> SavedMaps:
         None if math.isnan(certainty) else certainty,
         Band(first, last, numbers, int(arrays["decoder_layers"])),
     )
-    return SavedMaps(maps, torch.from_numpy(arrays["evidence"]), about)
+    evidence = torch.from_numpy(arrays["evidence"])
+    if "tokens" not in arrays:
+        return SavedMaps(maps, evidence, about)
+    token_maps = _token_maps(arrays, maps)
+    patches = sum(grid.rows * grid.columns for grid in token_maps.grids)
+    whole = len(arrays["tokens"]), *token_maps.without_query.shape
+    if token_maps.rows.shape != whole or patches != whole[-1]:
+        raise _foreign(path, "its tokens' maps differ in shape")
+    return SavedMaps(maps, evidence, about, tuple(arrays["tokens"].tolist()), token_maps)
+
+
+def _token_arrays(answer: Answer, maps: TokenMaps) -> dict[str, np.ndarray]:
+    return {
+        "tokens": np.array([token.text for token in answer.tokens], dtype=np.str_),
+        "token_rows": maps.rows.numpy(),
+        "token_without_query": maps.without_query.numpy(),
+        "token_grids": np.array([(grid.rows, grid.columns) for grid in maps.grids], np.int64),
+        "token_views": np.array([grid.view for grid in maps.grids], np.float64),
+        "token_windows": np.array(maps.windows, np.int64),
+    }
+
+
+def _token_maps(arrays: dict[str, np.ndarray], maps: AttentionMaps) -> TokenMaps:
+    sizes, views = arrays["token_grids"].tolist(), arrays["token_views"].tolist()
+    return TokenMaps(
+        torch.from_numpy(arrays["token_rows"]),
+        torch.from_numpy(arrays["token_without_query"]),
+        tuple(
+            Grid(rows, columns, Box(*view))
+            for (rows, columns), view in zip(sizes, views, strict=True)
+        ),
+        tuple(Window(*window) for window in arrays["token_windows"].tolist()),
+        maps.picture_size,
+        maps.band,
+    )
 
 
 def maps_of(found: Location) -> AttentionMaps:

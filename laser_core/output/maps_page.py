@@ -8,15 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..files import to_plain
-from ..results import Location
+from ..results import LaserAnswer, Location
 from ..steps.vaq import contrast
-from .heat import heat_colours, on_picture
+from .heat import heat_colours, levels_of, on_picture
 from .maps_file import maps_of
+from .token_maps import token_levels
 
 PAGE = Path(__file__).with_name("maps_page.html")
 MOST_CELLS = 32
@@ -25,11 +25,14 @@ MOST_CELLS = 32
 PICTURE_SIDE_PX = 1024
 
 
-def maps_page(found: Location, model: str = "") -> str:
+def maps_page(result: LaserAnswer | Location, model: str = "") -> str:
     """The page: every map beside the picture under the one that is pointed at.
 
-    model: its name. Raises ValueError where a mask is the evidence.
+    Where an answer has its tokens' maps, also its words, to point at. model: its name. Raises
+    ValueError where a mask is the evidence.
     """
+    answered = result if isinstance(result, LaserAnswer) else None
+    found = result.location if isinstance(result, LaserAnswer) else result
     maps = maps_of(found)
     contrasted = contrast(maps, found.settings.contrast)
     every = {
@@ -56,6 +59,7 @@ def maps_page(found: Location, model: str = "") -> str:
         "colours": _base64(colours),
         "cover": _base64(cover),
         "maps": {name: _levels(one, found) for name, one in every.items()},
+        "tokens": _tokens(answered) if answered else None,
     }
     # Nothing in a question may end the script
     text = json.dumps(to_plain(content)).replace("<", "\\u003c")
@@ -63,18 +67,25 @@ def maps_page(found: Location, model: str = "") -> str:
 
 
 def _levels(maps: torch.Tensor, found: Location) -> dict[str, Any]:
-    """Maps (L, H, gh, gw) on the picture in 256 levels, each of its own largest value."""
-    layers, heads = maps.shape[:2]
-    cells = on_picture(maps.flatten(0, 1), found.evidence.grid, found.evidence.picture_size)[0]
-    rows, columns = (min(side, MOST_CELLS) for side in cells.shape[1:])
-    cells = torch.nn.functional.adaptive_avg_pool2d(cells[:, None], (rows, columns))[:, 0]
-    most = cells.amax((1, 2))
-    shares = cells / most.where(most > 0, 1.0)[:, None, None]
-    levels = (shares.nan_to_num(0.0) * 255).round().to(torch.uint8).numpy()
+    """Maps (L, H, gh, gw) on the picture."""
+    grid, size = found.evidence.grid, found.evidence.picture_size
+    levels, most, _ = levels_of(maps.flatten(0, 1), grid, size, MOST_CELLS)
+    shape = [*maps.shape[:2], *levels.shape[1:]]
+    return {"shape": shape, "most": most, "levels": _base64(levels.numpy().tobytes())}
+
+
+def _tokens(result: LaserAnswer) -> dict[str, Any] | None:
+    """The answer's words and where each looked, where that is known."""
+    answer, maps = result.answer, result.answer.maps
+    if maps is None or not answer.written:
+        return None
+    levels, box = token_levels(answer, maps, result.location.settings, MOST_CELLS)
     return {
-        "shape": [layers, heads, rows, columns],
-        "most": most,
-        "levels": _base64(np.ascontiguousarray(levels).tobytes()),
+        "texts": [token.text for token in answer.written],
+        "thoughts": answer.thought_tokens,
+        "shape": levels.shape[1:],
+        "box": box,
+        "levels": _base64(levels.numpy().tobytes()),
     }
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..geometry import Grid, Window
+from ..engine.token_rows import Watch
+from ..geometry import Grid, Window, whole_picture
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..pictures import PictureInputs, to_picture
@@ -84,6 +85,24 @@ def make_negative_stream(
         whole = lvlm.encode(picture, settings.prompt.framing)
     crops = _cut(picture, found.windows)
     return make_crops_stream(lvlm, whole, crops, found.question, settings, shared, positive)
+
+
+def make_watch(
+    lvlm: Lvlm,
+    prompt: Prompt,
+    windows: Sequence[Window | None],
+    picture_size: tuple[int, int],
+    settings: LaserSettings,
+) -> Watch:
+    """What `decode` needs to say where each token of a prompt's answer looked.
+
+    windows: what the prompt's crops show of the (width, height) picture that the maps lie on, which
+    may itself come before them; None for what is left out.
+    """
+    text, system = lvlm.query_free_text(settings.prompt), settings.prompt.system
+    free = lvlm.prompt(prompt.pictures, text, system, thought_closed=True)
+    whole = [whole_picture(picture_size)] if _shows_picture(prompt, len(windows)) else []
+    return Watch(free, (*whole, *windows), picture_size)
 
 
 def _too_long(

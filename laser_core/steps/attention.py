@@ -12,7 +12,7 @@ from ..models.lvlm import Lvlm
 from ..one_at_a_time import one_at_a_time
 from ..progress import Progress
 from ..results import AttentionMaps
-from ..settings import PromptSettings
+from ..settings import DRAFTED, PromptSettings
 
 
 class ReadAttention(Protocol):
@@ -40,12 +40,14 @@ def read_attention(
 ) -> AttentionMaps:
     """Attention of the last prompt token over the picture's patches, in both branches.
 
-    picture: PIL, NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer
-    and head, float32 on the CPU (docs/method.md, steps 1-2).
+    Or of the last token of a draft of each branch's answer, as settings.read_at says. picture: PIL,
+    NumPy, tensor, or already encoded by `lvlm.encode`. Post-softmax, every layer and head, float32
+    on the CPU (docs/method.md, steps 1-2).
     Raises ValueError for an empty question or a prompt longer than the context.
     """
     inputs = lvlm.encode(picture, settings.framing)
-    rows = read_branches(lvlm, *lvlm.branch_prompts(inputs, question, settings), progress)
+    prompts = lvlm.branch_prompts(inputs, question, settings)
+    rows = read_branches(lvlm, *prompts, progress, settings.read_at == DRAFTED)
     gh = inputs.grid.rows
     with_query, without_query = (
         rearrange(branch, "l h (gh gw) -> l h gh gw", gh=gh)

@@ -19,7 +19,7 @@ from ..models.lvlm import Lvlm
 from ..one_at_a_time import one_at_a_time
 from ..progress import Progress
 from ..results import AttentionMaps
-from ..settings import PromptSettings
+from ..settings import DRAFTED, PromptSettings
 
 YES, NO = ("yes", "Yes"), ("no", "No")
 
@@ -52,7 +52,8 @@ def read_presence(
     questions = [lvlm.presence_question(phrase) for phrase in phrases]
     pairs = [lvlm.branch_prompts(inputs, question, settings) for question in questions]
     prompts = [asked for asked, _ in pairs]
-    *rows, free = read_rows(lvlm, [*prompts, pairs[0][1]], progress)
+    drafted = settings.read_at == DRAFTED
+    *rows, free = read_rows(lvlm, [*prompts, pairs[0][1]], progress, drafted)
     gh = inputs.grid.rows
     without = rearrange(free.attention, "l h (gh gw) -> l h gh gw", gh=gh)
     seen = []

@@ -198,6 +198,58 @@ def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     assert size[1] <= saved[1]  # nothing has asked for more room
 
 
+LAID = "image => image.getAttribute('href')"
+
+
+def caption(page, node_type, title):
+    """A run that describes the picture, in several words. Returns the node and its tokens."""
+    put_on_canvas(page, workflow(title))
+    source = "LaserAnswer" if node_type == "LaserAnswer" else "PrimitiveStringMultiline"
+    name = "question" if node_type == "LaserAnswer" else "value"
+    page.evaluate(SET, [Node(page, source).id, {name: "describe the picture ."}])
+    run(page)
+    node = Node(page, node_type)
+    return node, node.view.query_selector_all(".laser-tokens .laser-token")
+
+
+@pytest.mark.parametrize(
+    ("node_type", "title"),
+    [("LaserAnswer", "1 Ask a question"), ("LaserVATDecode", "2 See every step")],
+)
+def test_clicked_tokens_are_mapped_over_the_picture_by_the_next_run(
+    canvas, shots, node_type, title
+):
+    page, renderer = canvas
+    node, tokens = caption(page, node_type, title)
+    assert len(tokens) > 4
+    page.mouse.click(*centre(tokens[1]))
+    assert node.widget("map_of_tokens") == "2"
+    assert "Run to see where" in node.text(".laser-looked-at")
+    run(page)
+    node = Node(page, node_type)
+    heat = node.find(".laser-heat image")
+    page.wait_for_function("image => image.href.baseVal.startsWith('data:image/png')", arg=heat)
+    first = heat.evaluate(LAID)
+    tokens = node.view.query_selector_all(".laser-tokens .laser-token")
+    assert tokens[1].text_content().strip() in node.text(".laser-looked-at")
+    page.screenshot(path=shots / f"token-map-{node_type}-{renderer}.png")
+    page.mouse.move(*centre(tokens[4]))
+    page.wait_for_timeout(300)
+    other = heat.evaluate(LAID)
+    assert other != first  # another token looked elsewhere
+    page.keyboard.down("Shift")
+    page.mouse.click(*centre(tokens[4]))
+    page.keyboard.up("Shift")
+    page.mouse.move(10, 500)
+    page.wait_for_timeout(300)
+    assert node.widget("map_of_tokens") == "2-5"
+    assert "Run to apply" in node.text(".laser-looked-at")
+    assert heat.evaluate(LAID) not in (first, other)
+    page.screenshot(path=shots / f"token-maps-{node_type}-{renderer}.png")
+    undo(page)
+    assert Node(page, node_type).widget("map_of_tokens") == "2"
+
+
 # ---- what a result survives
 
 

@@ -16,7 +16,9 @@ from laser_core.models.loading import load_lvlm
 from laser_core.output.maps_file import load_maps, save_maps
 from laser_core.output.maps_page import MOST_CELLS, maps_page
 from laser_core.output.report import report
-from laser_core.pipeline import locate
+from laser_core.output.token_maps import token_evidence
+from laser_core.pipeline import answer_from, locate
+from laser_core.settings import LaserSettings
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.tiny import WITH_STATES
 
@@ -25,7 +27,13 @@ QUESTION = "what </script> is the square ?"
 
 @pytest.fixture(scope="module")
 def found():
-    return locate(lvlm_of("qwen2_5_vl"), noise_picture((90, 60)), QUESTION)
+    settings = LaserSettings.of(adaptive=0.0, max_tokens=4, min_side_px=30)
+    return locate(lvlm_of("qwen2_5_vl"), noise_picture((90, 60)), QUESTION, settings)
+
+
+@pytest.fixture(scope="module")
+def answered(found):
+    return answer_from(lvlm_of("qwen2_5_vl"), found, token_maps=True)
 
 
 def content_of(page):
@@ -43,6 +51,16 @@ def test_a_file_gives_back_maps_geometry_and_what_they_are_of(found, tmp_path):
     assert back.maps.certainty == pytest.approx(found.maps.certainty)
     assert back.about["question"] == QUESTION
     assert back.about["settings"]["crop"]["scale"] == found.settings.crop.scale
+
+
+def test_a_file_gives_back_where_each_token_looked(answered, tmp_path):
+    save_maps(answered, tmp_path / "maps.npz")
+    back, maps = load_maps(tmp_path / "maps.npz"), answered.answer.maps
+    assert back.tokens == tuple(token.text for token in answered.answer.tokens)
+    assert torch.equal(back.token_maps.rows, maps.rows)
+    assert torch.equal(back.token_maps.without_query, maps.without_query)
+    for name in ("grids", "windows", "picture_size", "band"):
+        assert getattr(back.token_maps, name) == getattr(maps, name)
 
 
 def test_numpy_alone_reads_it_as_the_schema_says(found, tmp_path):
@@ -88,7 +106,7 @@ def of_version(version, arrays):
         (lambda arrays: without("view", arrays), "it lacks view"),
         (lambda arrays: {**arrays, "about": np.array("[]")}, "does not say what it is"),
         (lambda arrays: {**arrays, "about": np.array('{"schema": "x"}')}, "its schema is 'x'"),
-        (lambda arrays: of_version(2, arrays), "update this package"),
+        (lambda arrays: of_version(3, arrays), "update this package"),
         (lambda arrays: {**arrays, "evidence": np.zeros((1, 1))}, "its maps differ in shape"),
         (lambda arrays: {**arrays, "view": np.zeros((2, 2))}, "view has 2 dimensions"),
     ],
@@ -96,6 +114,24 @@ def of_version(version, arrays):
 def test_a_file_of_another_schema_is_refused_by_name(found, tmp_path, change, says):
     path = tmp_path / "maps.npz"
     save_maps(found, path)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(path, **change(arrays))
+    with pytest.raises(ValueError, match=says):
+        load_maps(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda arrays: without("token_grids", arrays), "it lacks token_grids"),
+        (lambda arrays: {**arrays, "token_rows": np.zeros((1, 2))}, "token_rows has 2 dimensions"),
+        (lambda arrays: {**arrays, "tokens": np.array(["a"])}, "its tokens' maps differ in shape"),
+    ],
+)
+def test_token_maps_of_another_schema_are_refused_by_name(answered, tmp_path, change, says):
+    path = tmp_path / "maps.npz"
+    save_maps(answered, path)
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     np.savez(path, **change(arrays))
@@ -134,6 +170,18 @@ def test_a_pages_levels_are_shares_of_each_maps_largest_value():
     assert list(own.shape) == shape
     expected = np.round(own / own.max((2, 3), keepdims=True) * 255)
     assert np.abs(levels - expected).max() <= 1
+
+
+def test_a_page_shows_where_each_word_looked(answered, found):
+    tokens = content_of(maps_page(answered))["tokens"]
+    written = answered.answer.written
+    assert tokens["texts"] == [token.text for token in written]
+    levels = np.frombuffer(base64.b64decode(tokens["levels"]), np.uint8)
+    levels = levels.reshape(len(written), *tokens["shape"])
+    evidence = token_evidence(answered.answer.maps, found.settings)
+    for own, one in zip(levels, evidence, strict=False):
+        assert np.abs(own - (one.map / one.map.max() * 255).round().numpy()).max() <= 1
+    assert content_of(maps_page(found))["tokens"] is None
 
 
 class Tags(HTMLParser):

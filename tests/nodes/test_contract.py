@@ -22,7 +22,7 @@ CONTRACT = {
     ),
     "LaserContrastiveAttention": (
         "lvlm image question",
-        "kind locate_instruction query_free framing system",
+        "kind locate_instruction query_free framing system read_at",
         "attention:LASER_ATTENTION layers:IMAGE",
     ),
     "LaserVAQLayerSelect": (
@@ -44,22 +44,22 @@ CONTRACT = {
         "lvlm positive question",
         "answer_input alpha beta max_tokens temperature seed instruction top_p top_k system "
         "framing crop_budget adaptive counterfactual context counterfactual_context boxes "
-        "max_thinking_tokens repetition_penalty",
-        "answer:STRING trace:LASER_TRACE json:STRING report:STRING",
+        "max_thinking_tokens repetition_penalty map_of_tokens",
+        "answer:STRING trace:LASER_TRACE json:STRING report:STRING token_map:MASK",
     ),
     "LaserAnswer": (
         "lvlm image question",
         "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
-        "settings override task",
+        "settings override task map_of_tokens",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
-        "boxes:BOUNDING_BOX json:STRING report:STRING points:STRING",
+        "boxes:BOUNDING_BOX json:STRING report:STRING points:STRING token_map:MASK",
     ),
     "LaserSettings": (
         "",
         "preset query_free framing system kind top_heads rule first_depth last_depth layer "
         "min_side_px placement margin windows amount fill block crop_budget alpha beta top_p "
         "top_k adaptive multiple_of locate_instruction max_thinking_tokens repetition_penalty "
-        "looks",
+        "looks read_at",
         "settings:LASER_SETTINGS",
     ),
     "LaserBoxPick": (
@@ -125,7 +125,7 @@ LEFT_OUT = {
     # ComfyUI brings it along
     "LaserLoadLVLM": {"tokenizer"},
     # Where the picture is read with and without the question, how, and how often, are other nodes'
-    "LaserVATDecode": {"query_free", "locate_instruction", "looks"},
+    "LaserVATDecode": {"query_free", "locate_instruction", "looks", "read_at"},
     # The two outputs of the node are what 'block' chooses between
     "LaserCounterfactualMask": {"block"},
     # Either node has what the other lacks
@@ -268,6 +268,7 @@ def test_laser_answer_and_laser_settings_share_out_the_settings():
     assert answer & others == {"preset"}
     assert set(settings.LaserSettings().by_name) == (answer | others) - {
         "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset", "task",
+        "map_of_tokens",
     }  # fmt: skip
 
 

@@ -5,9 +5,16 @@ import { JSDOM } from "jsdom";
 import { translator } from "../../web/views/strings.js";
 
 const dom = new JSDOM("<!doctype html><body></body>", { pretendToBeVisual: true });
-for (const name of ["document", "Event", "KeyboardEvent", "AbortController", "AbortSignal"]) {
-  globalThis[name] = dom.window[name];
-}
+const NAMES = "document Event KeyboardEvent MouseEvent AbortController AbortSignal".split(" ");
+for (const name of NAMES) globalThis[name] = dom.window[name];
+// A canvas that only says that it was drawn: jsdom has none
+Object.assign(dom.window.HTMLCanvasElement.prototype, {
+  getContext: () => ({
+    createImageData: (width, height) => ({ data: new Uint8ClampedArray(4 * width * height) }),
+    putImageData() {},
+  }),
+  toDataURL: () => "data:image/png;base64,",
+});
 globalThis.PointerEvent = class extends dom.window.MouseEvent {
   constructor(type, { pointerId = 0, ...options } = {}) {
     super(type, options);
@@ -118,6 +125,26 @@ export const windows = (more = {}) => ({
   nothing_found: false,
   ...more,
 });
+
+/** Token maps of 2 x 1 cells on the right half of a picture, or on all of it. */
+export const lookedAt = (place = [0.5, 0, 0.5, 1]) => ({
+  size: [400, 200],
+  picture: file("picture.jpg"),
+  tile: [2, 1],
+  place,
+  levels: file("levels.json"),
+});
+
+/** The file of token maps, as Python writes it, in a palette of greys. */
+export const lookedFile = (levels) => {
+  const greys = Array.from({ length: 256 }, (_, level) => level);
+  const text = (bytes) => btoa(String.fromCharCode(...bytes));
+  return {
+    levels: text(levels),
+    colours: text(greys.flatMap((grey) => [grey, grey, grey])),
+    cover: text(greys),
+  };
+};
 
 export const token = (text, vat, more = {}) => ({
   text,

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import test from "node:test";
+import { averaged, spanOf, spanText } from "../../web/views/looked.js";
 import { modelLine, modelsOf } from "../../web/views/model.js";
 import { fileQuery, kept, picturesOf, restored } from "../../web/views/payload.js";
 import { fillIn, presetsOf } from "../../web/views/presets.js";
@@ -272,4 +273,18 @@ test("the views use every text there is and no other", () => {
   }
   for (const [, key] of code.matchAll(/\bt\("(\w+)"/g))
     assert.ok(known.includes(key), `missing: ${key}`);
+});
+
+test("maps of several tokens are averaged, each by its own sum; an empty one is left out", () => {
+  const levels = Uint8Array.from([255, 0, 255, 255, 0, 0]);
+  assert.deepEqual([...averaged({ levels }, 2, [0, 3])], [255, 85]);
+  assert.deepEqual([...averaged({ levels }, 2, [2, 3])], [0, 0]);
+});
+
+test("tokens by number are read as Python reads them, and written so", () => {
+  const read = ["1", " 2-4 ", "3-", "9-12", "11", "0", "4-2", "dog", ""].map((text) =>
+    spanOf(text, 10),
+  );
+  assert.deepEqual(read, [[0, 1], [1, 4], [2, 10], [8, 10], null, null, null, null, null]);
+  assert.deepEqual([spanText([2, 3]), spanText([2, 5])], ["3", "3-5"]);
 });

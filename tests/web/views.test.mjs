@@ -3,7 +3,18 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { createView, VIEWS } from "../../web/views/view.js";
-import { answer, fakeHost, file, layers, point, press, token, windows } from "./page.mjs";
+import {
+  answer,
+  fakeHost,
+  file,
+  layers,
+  lookedAt,
+  lookedFile,
+  point,
+  press,
+  token,
+  windows,
+} from "./page.mjs";
 
 function open(node, pictures, values, options) {
   const root = document.createElement("div");
@@ -421,7 +432,7 @@ test("the keys keep the token they reach in sight, and a new page starts at its 
 test("what the model writes is text, whatever it looks like", () => {
   const evil = "<img src=x onerror=alert(1)>";
   const { root } = openTokens([token(evil, 1, { alternatives: [[evil, 0.1, 0.1]] })], {}, {}, evil);
-  assert.equal(root.querySelectorAll("img").length, 0);
+  assert.equal(root.querySelectorAll("img:not(.laser-image)").length, 0);
   assert.ok(root.textContent.includes(evil));
 });
 
@@ -669,4 +680,114 @@ test("a slider takes the map off the picture from the right, and says how far it
   assert.equal(page.find(".laser-over").style.clipPath, "");
   assert.equal(page.find(".laser-edge").hidden, true);
   assert.equal(openWindow({ override: "" }, { maps: null }).find(".laser-slider").hidden, true);
+});
+
+// ---- where the model looked at each token
+
+/** Two tokens of 2 x 1 cells: the first looked left, the second right. */
+const openLooked = (values = { map_of_tokens: "1" }, more = {}, options = {}) => {
+  const words = [token("a", 1), token(" dog", 1)];
+  const looked = { ...lookedAt([0, 0, 1, 1]), asked: "1", span: [0, 1], ...more };
+  const files = { "levels.json": LEVELS, ...options.files };
+  const pictures = [{ tokens: answer(words), looked: more === null ? null : looked }];
+  return open("LaserVATDecode", pictures, values, { ...options, files });
+};
+const LEVELS = lookedFile([255, 0, 0, 255]);
+const settled = () => new Promise(setImmediate);
+
+test("the map of the tokens asked for is shown at once, and its tokens are marked", async () => {
+  const page = openLooked();
+  await settled();
+  const marked = page.all(".laser-token.mapped").map(({ textContent }) => textContent);
+  assert.deepEqual(marked, ["a"]);
+  assert.match(page.text(".laser-looked-at"), /as it wrote «a»: strongest 25 % from the left/);
+  assert.equal(page.find(".laser-looked").hidden, false);
+});
+
+test("a click shows a token's map and asks the node for it; a second one lets it go", async () => {
+  const page = openLooked();
+  const [, dog] = page.all(".laser-tokens .laser-token");
+  dog.click();
+  await settled();
+  assert.equal(page.host.values.map_of_tokens, "2");
+  assert.match(page.text(".laser-looked-at"), /«dog»: strongest 75 % .* Run to apply\./);
+  dog.click();
+  assert.equal(page.host.values.map_of_tokens, "");
+  assert.deepEqual(page.host.steps, [[["map_of_tokens", "2"]], [["map_of_tokens", ""]]]);
+});
+
+test("shift goes on from the last click, in either direction, and by keys", async () => {
+  const page = openLooked({ map_of_tokens: "" });
+  const [first, second] = page.all(".laser-tokens .laser-token");
+  second.click();
+  first.dispatchEvent(new MouseEvent("click", { shiftKey: true, bubbles: true }));
+  await settled();
+  assert.equal(page.host.values.map_of_tokens, "1-2");
+  assert.equal(page.all(".laser-token.mapped").length, 2);
+  const list = page.find(".laser-tokens");
+  press(list, "Home");
+  press(list, "Enter");
+  press(list, "ArrowRight");
+  press(list, "Enter", { shiftKey: true });
+  assert.equal(page.host.values.map_of_tokens, "1-2");
+  press(list, "Escape");
+  assert.equal(page.host.values.map_of_tokens, "");
+});
+
+test("hovering shows a token's map, and leaving the one that is chosen again", async () => {
+  const page = openLooked();
+  const list = page.find(".laser-tokens");
+  point(page.all(".laser-tokens .laser-token")[1], "pointermove");
+  await settled();
+  assert.match(page.text(".laser-looked-at"), /«dog»/);
+  list.dispatchEvent(new PointerEvent("pointerleave"));
+  await settled();
+  assert.match(page.text(".laser-looked-at"), /«a»/);
+  assert.deepEqual(page.host.steps, []);
+});
+
+test("without maps a click asks for them, and the view says to run", () => {
+  const page = openLooked({ map_of_tokens: "" }, null);
+  assert.match(page.text(".laser-legend"), /Click a token/);
+  assert.equal(page.find(".laser-looked").hidden, true);
+  page.all(".laser-tokens .laser-token")[0].click();
+  assert.equal(page.host.values.map_of_tokens, "1");
+  assert.match(page.text(".laser-looked-at"), /Run to see where/);
+});
+
+test("an input that a link sets is not overwritten, and shows what the run took of it", () => {
+  const page = openLooked({ map_of_tokens: "7" }, {}, { locked: ["map_of_tokens"] });
+  assert.equal(page.all(".laser-token.mapped").length, 1);
+  page.all(".laser-tokens .laser-token")[1].click();
+  assert.equal(page.host.values.map_of_tokens, "7");
+});
+
+test("words mark the tokens that the run found for them", () => {
+  const page = openLooked({ map_of_tokens: "dog" }, { asked: "dog", span: [1, 2] });
+  assert.deepEqual(
+    page.all(".laser-token.mapped").map(({ textContent }) => textContent),
+    [" dog"],
+  );
+  assert.match(page.text(".laser-token-title"), /« dog»/);
+});
+
+test("maps that are gone are said to be gone", async () => {
+  const page = openLooked({ map_of_tokens: "1" }, {}, { files: { "levels.json": null } });
+  await settled();
+  assert.match(page.text(".laser-looked-at"), /maps are gone/);
+});
+
+test("LASER Answer lays a token's map over its window's picture", async () => {
+  const looked = { ...lookedAt(), asked: "", span: [0, 0] };
+  const pictures = [{ windows: windows(), tokens: answer([token("a", 1)]), looked }];
+  const options = { files: { "levels.json": LEVELS } };
+  const page = open("LaserAnswer", pictures, { map_of_tokens: "" }, options);
+  const heat = page.find(".laser-heat image");
+  const own = heat.getAttribute("href");
+  page.all(".laser-tokens .laser-token")[0].click();
+  await settled();
+  assert.match(heat.getAttribute("href"), /^data:image\/png/);
+  assert.equal(page.find(".laser-heat").style.left, "50%");
+  page.all(".laser-tokens .laser-token")[0].click();
+  assert.equal(heat.getAttribute("href"), own);
 });

@@ -45,18 +45,28 @@ def next_logits(lvlm: Lvlm, prompt: Prompt, answer: list[int]) -> torch.Tensor:
     return output.logits[0, -1].float()
 
 
+def eager_rows(lvlm: Lvlm, prompt: Prompt, answer: Sequence[int] = ()) -> torch.Tensor:
+    """(L, H, N): the last token over the first picture's map tokens, by eager attention."""
+    tokens = prompt.pictures[0].map_tokens
+    return eager_maps(lvlm, prompt, answer)[-1][..., : tokens.stop - tokens.start]
+
+
 @torch.no_grad()
-def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
-    """(L, H, N): the last prompt token over the first picture's map tokens, by eager attention."""
+def eager_maps(lvlm: Lvlm, prompt: Prompt, answer: Sequence[int] = ()) -> torch.Tensor:
+    """(S, L, H, N): every token over the map tokens of all pictures, by eager attention."""
     implementation = lvlm.attention
     lvlm.model.set_attn_implementation("eager")
     try:
-        output = lvlm.model(**library_inputs(lvlm, prompt), output_attentions=True, use_cache=False)
+        inputs = library_inputs(lvlm, prompt, answer)
+        output = lvlm.model(**inputs, output_attentions=True, use_cache=False)
     finally:
         lvlm.model.set_attn_implementation(implementation)
-    span, tokens = prompt.spans[0], prompt.pictures[0].map_tokens
-    keys = slice(span.start + tokens.start, span.start + tokens.stop)
-    return torch.stack([layer[0, :, -1, keys].float() for layer in output.attentions])
+    keys = [
+        span.start + torch.arange(picture.map_tokens.start, picture.map_tokens.stop)
+        for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
+    ]
+    layers = torch.stack([layer[0] for layer in output.attentions])  # (L, H, S, S)
+    return layers[..., torch.cat(keys)].permute(2, 0, 1, 3).float()
 
 
 def two_loops(

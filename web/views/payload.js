@@ -1,5 +1,6 @@
 /**
- * What a node's run sent, by picture: {layers, windows, tokens, plain}, each where the node has it.
+ * What a node's run sent, by picture: {layers, windows, tokens, plain, looked}, each where the node
+ * has it.
  */
 
 const KEPT_CHARACTERS = 32_000; // of the last result in a saved workflow, per node
@@ -12,6 +13,7 @@ export function picturesOf(output) {
     windows: output?.laser_windows,
     tokens: output?.laser_tokens,
     plain: output?.laser_plain,
+    looked: output?.laser_looked,
   };
   const lists = Object.entries(parts).filter(([, list]) => Array.isArray(list));
   const count = Math.max(0, ...lists.map(([, list]) => list.length));

@@ -75,6 +75,7 @@ export function pictureStage(host, signal) {
   );
   let data = null;
   let map = 0;
+  let laid = null; // a map from elsewhere, in place of the data's
 
   slider.addEventListener("input", compare, { signal });
 
@@ -98,11 +99,16 @@ export function pictureStage(host, signal) {
     compare();
   }
 
-  /** Where the map's tile lies in the file of all maps: its left and upper edge. */
-  function cornerOf({ tile: [width, height], gutter, across }) {
-    const column = map % across;
-    const row = Math.floor(map / across);
-    return [column * (width + 2 * gutter) + gutter, row * (height + 2 * gutter) + gutter];
+  /** What lies over the picture: a tile of the file of all maps, or what was laid; null: none. */
+  function shownMap() {
+    if (laid) return { ...laid, corner: [0, 0], sheet: laid.tile };
+    const href = data.maps ? host.url(data.maps.image) : null;
+    if (href === null) return null;
+    const { tile, gutter, across, place, peaks } = data.maps;
+    const [width, height] = tile.map((side) => side + 2 * gutter);
+    const corner = [(map % across) * width + gutter, Math.floor(map / across) * height + gutter];
+    const sheet = [across * width, Math.ceil(peaks.length / across) * height];
+    return { href, tile, place, corner, sheet };
   }
 
   /** What is seen of picture and map, as a file. */
@@ -112,19 +118,19 @@ export function pictureStage(host, signal) {
     canvas.height = image.naturalHeight;
     const context = canvas.getContext("2d");
     context.drawImage(image, 0, 0);
-    const address = data.maps && host.url(data.maps.image);
-    if (address) {
-      const sheet = el("img", { src: address });
+    const shown = shownMap();
+    if (shown) {
+      const sheet = el("img", { src: shown.href });
       await sheet.decode();
-      const [x, y, width, height] = data.maps.place;
+      const [x, y, width, height] = shown.place;
       const share = Number(slider.value) / 100;
       context.beginPath();
       context.rect(0, 0, share * canvas.width, canvas.height);
       context.clip();
       context.drawImage(
         sheet,
-        ...cornerOf(data.maps),
-        ...data.maps.tile,
+        ...shown.corner,
+        ...shown.tile,
         x * canvas.width,
         y * canvas.height,
         width * canvas.width,
@@ -134,23 +140,18 @@ export function pictureStage(host, signal) {
     return new Promise((done) => canvas.toBlob(done, "image/png"));
   }
 
-  /** Lays the file of all maps so that one of them fills its place on the picture. */
+  /** Lays the map so that its tile fills its place on the picture. */
   function draw() {
-    const address = data.maps ? host.url(data.maps.image) : null;
-    set(heat, { hidden: address === null });
-    slider.hidden = address === null;
+    const shown = shownMap();
+    set(heat, { hidden: shown === null });
+    slider.hidden = shown === null;
     compare();
-    if (address === null) return;
-    const { tile, gutter, across, place, peaks } = data.maps;
-    const [width, height] = tile;
-    const [x, y, w, h] = place.map((share) => `${100 * share}%`);
+    if (shown === null) return;
+    const [x, y, w, h] = shown.place.map((share) => `${100 * share}%`);
     heat.style.cssText = `left:${x};top:${y};width:${w};height:${h}`;
-    set(heat, { viewBox: [...cornerOf(data.maps), width, height].join(" ") });
-    set(tiles, {
-      href: address,
-      width: across * (width + 2 * gutter),
-      height: Math.ceil(peaks.length / across) * (height + 2 * gutter),
-    });
+    set(heat, { viewBox: [...shown.corner, ...shown.tile].join(" ") });
+    const [width, height] = shown.sheet;
+    set(tiles, { href: shown.href, width, height });
   }
 
   return {
@@ -161,6 +162,7 @@ export function pictureStage(host, signal) {
     show(next, alt) {
       data = next;
       map = 0;
+      laid = null;
       const [width, height] = data.size;
       frame.style.setProperty("--laser-ratio", String(width / height));
       const address = host.url(data.picture);
@@ -174,11 +176,18 @@ export function pictureStage(host, signal) {
       map = index;
       draw();
     },
+    /** @param {{href: string, tile: number[], place: number[]} | null} next null: the data's own */
+    lay(next) {
+      if (!data || next === laid) return;
+      laid = next;
+      draw();
+    },
     describe(alt) {
       set(image, { alt });
     },
     /** Lets go of the pictures' memory. */
     clear() {
+      laid = null;
       tiles.removeAttribute("href");
       image.removeAttribute("src");
     },

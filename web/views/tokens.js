@@ -1,11 +1,17 @@
-/** An answer token by token: how much each depends on the evidence, and both probabilities. */
+/**
+ * An answer token by token: how much each depends on the evidence, both probabilities, and where
+ * the model looked as it wrote it. A click chooses whose map the node puts out, with shift a span.
+ */
 
-import { el, onKeys, pager, percent, set, shown } from "./dom.js";
+import { el, joined, onKeys, pager, percent, set, shown } from "./dom.js";
+import { averaged, coloured, mapsOf, peakOf, spanOf, spanText } from "./looked.js";
+import { peakText } from "./picture.js";
 
 const PAGE = 64; // tokens; as many as travel with the payload
 // Of Visual Activation of Tokens, in logits: what makes a token 1.6 and 7.4 times as likely
 const NEUTRAL = 0.5;
 const STRONG = 2;
+const LONGEST = 60; // characters of what is said to be mapped
 const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 
 /**
@@ -21,6 +27,7 @@ export function tokenSection(host, signal) {
     "aria-label": t("tokensLabel"),
   });
   const legend = el("p", { class: "laser-legend" });
+  const mapNote = el("p", { class: "laser-caption laser-looked-at", "aria-live": "polite" });
   const note = el("p", { class: "laser-caption", "aria-live": "polite" });
   const pages = pager(
     { class: "laser-pages", before: t("tokensBefore"), after: t("tokensAfter") },
@@ -35,6 +42,7 @@ export function tokenSection(host, signal) {
     pages.element,
     legend,
     note,
+    mapNote,
     detail,
   );
   let data = null;
@@ -42,6 +50,10 @@ export function tokenSection(host, signal) {
   let page = 0;
   let looked = -1; // the token whose details are shown
   let answers = 0; // shown so far: tokens that arrive late, for an earlier one, are dropped
+  let seen = null; // where the tokens looked, see Looked in looked.js
+  let maps = null; // the same, read from its file
+  let wishes = 0; // for a map: one that arrives late is dropped
+  let anchor = 0; // the token that a click with shift goes on from
 
   function kind(token) {
     if (typeof token.vat !== "number") return "none";
@@ -72,12 +84,15 @@ export function tokenSection(host, signal) {
         }),
       ),
     );
+    mark();
     const where = t("tokensOf", { first: first + 1, last: first + part.length, count: data.count });
     pages.show(page, Math.ceil(data.count / PAGE), where);
     note.textContent = "";
     list.hidden = !part.length;
     list.scrollTop = 0;
-    look(part.length ? first : -1);
+    const [start] = (asked() && chosen()) || [first];
+    const here = start >= first && start < first + part.length;
+    look(part.length ? (here ? start : first) : -1);
   }
 
   async function turn(to) {
@@ -104,6 +119,71 @@ export function tokenSection(host, signal) {
     }
     set(list, { "aria-activedescendant": list.querySelector(".looked")?.id });
     detail.replaceChildren(...(tokens[index] ? details(tokens[index]) : []));
+  }
+
+  /** What the node's input says. What a link gives is what the last run took. */
+  function asked() {
+    if (host.locked("map_of_tokens")) return seen?.asked ?? "";
+    return String(host.get("map_of_tokens") ?? "").trim();
+  }
+
+  /** The tokens that the node's input names: the first, and the one behind the last; null: none. */
+  function chosen() {
+    if (seen?.asked !== asked()) return spanOf(asked(), data.count);
+    return seen.span[0] < seen.span[1] ? seen.span : null;
+  }
+
+  /** Marks the chosen tokens and lays their map over the picture. */
+  function mark() {
+    const span = chosen();
+    for (const one of list.querySelectorAll(".laser-token")) {
+      const index = Number(one.dataset.token);
+      const own = asked() !== "" && span !== null && index >= span[0] && index < span[1];
+      one.classList.toggle("mapped", own);
+      set(one, { "aria-checked": own ? "true" : null });
+    }
+    showMap(span);
+  }
+
+  /** Lays the mean map of some tokens over the picture, and says so. */
+  async function showMap(span) {
+    const wish = ++wishes;
+    if (!seen || !span) {
+      host.lay(null);
+      const waits = seen ? seen.asked !== asked() : span !== null;
+      mapNote.textContent = waits ? t(seen ? "runToApply" : "runToLook") : "";
+      return;
+    }
+    const read = maps ?? mapsOf(await host.json(seen.levels));
+    if (wish !== wishes || signal.aborted) return;
+    maps = read;
+    if (!maps) {
+      mapNote.textContent = t("mapsGone");
+      return;
+    }
+    const [columns, rows] = seen.tile;
+    const levels = averaged(maps, columns * rows, span);
+    const href = coloured(maps, levels, seen.tile);
+    host.lay(href && { href, tile: seen.tile, place: seen.place });
+    const said = tokens
+      .slice(...span)
+      .map(({ text }) => text)
+      .join("")
+      .trim();
+    mapNote.textContent = joined(
+      " ",
+      t("lookedFor", { token: said.length > LONGEST ? `${said.slice(0, LONGEST)} …` : said }),
+      `${peakText(t, peakOf(levels, seen.tile, seen.place))}.`,
+      seen.asked !== asked() && t("runToApply"),
+    );
+  }
+
+  /** Chooses a token, or all up to it; what is chosen already is let go. */
+  function choose(index, further) {
+    if (host.get("map_of_tokens") === undefined || host.locked("map_of_tokens")) return;
+    if (!further) anchor = index;
+    const span = spanText([Math.min(anchor, index), Math.max(anchor, index) + 1]);
+    host.change(() => host.set("map_of_tokens", span === asked() ? "" : span));
   }
 
   /** Scrolls the list alone: scrollIntoView would move what lies around it too. */
@@ -180,10 +260,26 @@ export function tokenSection(host, signal) {
   const tokenAt = (event) => event.target.closest?.("[data-token]")?.dataset.token ?? null;
   const hover = (event) => {
     const index = tokenAt(event);
-    if (index !== null && Number(index) !== looked) look(Number(index));
+    if (index === null || Number(index) === looked) return;
+    look(Number(index));
+    preview();
   };
+  const preview = () => seen && showMap([looked, looked + 1]);
   list.addEventListener("pointermove", hover, { signal });
-  list.addEventListener("click", hover, { signal });
+  list.addEventListener("pointerleave", () => data && seen && mark(), { signal });
+  list.addEventListener(
+    "click",
+    (event) => {
+      hover(event);
+      const index = tokenAt(event);
+      if (index !== null) choose(Number(index), event.shiftKey);
+    },
+    { signal },
+  );
+  // With shift the page would select its text
+  list.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault(), {
+    signal,
+  });
   onKeys(list, signal, (event) => {
     if (!data || looked < 0) return false;
     const first = page * PAGE;
@@ -193,7 +289,11 @@ export function tokenSection(host, signal) {
     if (target !== undefined) {
       look(Math.min(Math.max(target, first), last));
       reveal();
-    } else if (event.key === "PageDown") pages.step(1);
+      preview();
+    } else if (event.key === "Enter" || event.key === " ") choose(looked, event.shiftKey);
+    else if (event.key === "Escape" && asked() && !host.locked("map_of_tokens"))
+      host.change(() => host.set("map_of_tokens", ""));
+    else if (event.key === "PageDown") pages.step(1);
     else if (event.key === "PageUp") pages.step(-1);
     else return false;
     return true;
@@ -204,6 +304,8 @@ export function tokenSection(host, signal) {
     show(picture) {
       data = picture.tokens;
       tokens = data.tokens;
+      seen = picture.looked ?? null;
+      maps = null;
       answers += 1;
       page = 0;
       element.classList.remove("growing");
@@ -217,19 +319,28 @@ export function tokenSection(host, signal) {
               ),
             ]
           : [el("span", { text: t(tokens.length ? "notCompared" : "noTokens") })]),
+        ...(seen || host.get("map_of_tokens") === undefined
+          ? []
+          : [el("span", { text: t("clickToken") })]),
       );
       drawPage();
     },
     /** While an answer grows its tokens are not known. */
     stream() {
       answers += 1;
+      wishes += 1;
+      seen = maps = null;
+      host.lay(null);
       element.classList.add("growing");
       list.replaceChildren();
       look(-1);
     },
-    refresh() {},
+    refresh() {
+      if (data) mark();
+    },
     clear() {
       answers += 1;
+      wishes += 1;
     },
   };
 }

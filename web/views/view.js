@@ -3,6 +3,7 @@
 import { answerSection } from "./answer.js";
 import { el, pager } from "./dom.js";
 import { layerSection } from "./layers.js";
+import { lookedSection } from "./looked.js";
 import { tokenSection } from "./tokens.js";
 import { windowSection } from "./windows.js";
 
@@ -18,6 +19,7 @@ export const VIEWS = {
     sections: [
       ["tokens", answerSection],
       ["tokens", tokenSection],
+      ["looked", lookedSection],
     ],
     height: 320,
   },
@@ -54,13 +56,14 @@ const ERROR_HEIGHT = 120; // CSS pixels
  * @property {() => void} end
  * @property {(px?: number) => void} makeRoom for a result, or this much; called before each
  * @property {() => number} count of pictures
+ * @property {(map: object | null) => void} lay a map over the view's picture; null: its own again
  */
 
 /**
  * Fills `root` with the view of a node.
  * @param {HTMLElement} root
  * @param {[string, Function][]} sections
- * @param {Omit<Host, "count">} given
+ * @param {Omit<Host, "count" | "lay">} given
  */
 export function createView(root, sections, given) {
   const controller = new AbortController();
@@ -69,7 +72,10 @@ export function createView(root, sections, given) {
   let of = 0;
   let index = 0;
   let running = false;
-  const host = { ...given, count: () => of };
+  const lay = (map) => {
+    for (const part of parts) part.lay?.(map);
+  };
+  const host = { ...given, count: () => of, lay };
   const { t } = host;
 
   const empty = el("p", { class: "laser-empty", text: t("runFirst") });

@@ -237,6 +237,7 @@ export function windowSection(host, signal) {
       stage.show(data, "");
       draw();
     },
+    lay: stage.lay,
     refresh() {
       if (data && !gesture()) draw();
     },

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from laser_core.settings import (
+    DRAFTED,
     ContrastSettings,
     CounterfactualSettings,
     CropSettings,
@@ -109,11 +110,21 @@ def look(name: str, scale: float = DEFAULTS.crop.scale, finder: str = "laser", *
     return Row(title, finder, settings, inputs=(BOTH,), **more)
 
 
+def at_last_token(row: Row) -> Row:
+    """The row with its attention read at the end of a draft (CARVE, arXiv 2509.06461)."""
+    settings = dataclasses.replace(row.settings, prompt=PromptSettings(read_at=DRAFTED))
+    return dataclasses.replace(row, name=f"{row.name}, at the last token", settings=settings)
+
+
 RULES = ("max", "fuse", "argmax", "heads")
 GRID = [look(f"grid {cell}", finder="grid", cell=cell) for cell in range(9)]
 TRUE = look("true window", finder="oracle")
 LOOKS: dict[str, list[Row]] = {
     **{rule: [look(rule), look(rule, SECOND)] for rule in RULES},
+    f"{RULES[0]}, at the last token": [
+        at_last_token(look(RULES[0])),
+        at_last_token(look(RULES[0], SECOND)),
+    ],
     "random windows": [look("random", finder="random"), look("random", SECOND, "random")],
     "the 3 x 3 grid": GRID,
     "true window": [TRUE],
