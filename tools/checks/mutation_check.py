@@ -210,6 +210,15 @@ MUTATIONS = (
     Mutation("no room for the answer beside picture and crop", "laser_core/steps/answer_input.py",
              "if length + most <= context:", "if length <= context:",
              "tests/core/test_pipeline.py -k do_not_fit"),
+    Mutation("token rows of a padded row not shifted", "laser_core/engine/token_rows.py",
+             "slice(keys.start + pad, keys.stop + pad)", "slice(keys.start, keys.stop)",
+             "tests/core/test_token_maps.py -k padded"),
+    Mutation("a crop's token map left in the corner", "laser_core/geometry.py",
+             "view=view.shift(window.x1, window.y1)", "view=view",
+             "tests/core/test_token_maps.py -k lies_where"),
+    Mutation("a draft read a token early", "laser_core/engine/drafts.py",
+             "if len(fed) > most:", "if len(fed) >= most:",
+             "tests/core/test_read_at.py -k rows_equal"),
 )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ export function averaged({ levels }, cells, [first, stop]) {
   for (let index = first; index < stop; index++) {
     const map = levels.subarray(index * cells, (index + 1) * cells);
     const total = map.reduce((all, level) => all + level, 0);
-    if (total) for (const [cell, level] of map.entries()) sum[cell] += level / total;
+    for (let cell = 0; total && cell < cells; cell++) sum[cell] += map[cell] / total;
   }
   const most = Math.max(...sum);
   return Uint8Array.from(sum, (value) => (most ? Math.round((255 * value) / most) : 0));
