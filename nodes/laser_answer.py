@@ -132,6 +132,16 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 "settings": OTHER_SETTINGS,
                 "override": WINDOW_BY_HAND,
                 "task": _task_widget(),
+                "look_for": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "advanced": True,
+                        "tooltip": "What to look for, where it is not the question itself, such as "
+                        "'the sign above the door'. The question is still the one that is "
+                        "answered. Empty: the question.",
+                    },
+                ),
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -147,6 +157,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         settings: Any = None,
         override: str = "",
         task: str = AS_ASKED,
+        look_for: str = "",
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -185,6 +196,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                     progress,
                     mask=one_mask,
                     window=by_hand,
+                    look_for=look_for,
                     read=lvlm.read,
                 )
                 found = location.evidence, location.placement

@@ -50,7 +50,7 @@ CONTRACT = {
     "LaserAnswer": (
         "lvlm image question",
         "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
-        "settings override task",
+        "settings override task look_for",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING points:STRING",
     ),
@@ -268,6 +268,7 @@ def test_laser_answer_and_laser_settings_share_out_the_settings():
     assert answer & others == {"preset"}
     assert set(settings.LaserSettings().by_name) == (answer | others) - {
         "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset", "task",
+        "look_for",
     }  # fmt: skip
 
 
