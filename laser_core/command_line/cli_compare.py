@@ -137,11 +137,10 @@ def _rows(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, settings = read_flags(arguments)
     if arguments.box or arguments.answer:
         raise ValueError("leave out --box and --answer: a file of rows has its own")
-    from ..evaluation.questions import check_pictures, read_questions
+    from ..evaluation.questions import read_questions
 
     rows, folder = Path(arguments.picture), Path(arguments.question)
     questions = read_questions(rows)
-    check_pictures(questions[: arguments.limit or None], folder)
     with explained_imports():
         from ..evaluation.comparison import Comparison, describe
         from ..evaluation.methods import METHODS

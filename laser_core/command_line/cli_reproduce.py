@@ -6,7 +6,6 @@ torch is imported once the arguments are read.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,6 @@ def add_reproduce(commands: Any) -> None:
 
 def _reproduce(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, _ = read_flags(arguments)
-    if not arguments.download:  # before the hub's client is imported; it asks for files' dates
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     progress.stage("starting")
     with explained_imports():
         from ..evaluation.reproduce import Reproduction, describe

@@ -124,7 +124,7 @@ def check_methods(methods: Sequence[str]) -> None:
 def _stream(reading: Reading, found: Found) -> Stream:
     """What a method's answer is read from."""
     lvlm, settings, whole = reading.lvlm, reading.settings, reading.inputs
-    if found.crop is not None and found.crop.size != reading.picture.size:
+    if found.crop is not None:
         return make_crops_stream(lvlm, whole, [found.crop], reading.question, settings)
     if found.window is None and lvlm.family.native_resolution:
         both = whole.token_count + round(settings.answer.crop_budget * whole.token_count)

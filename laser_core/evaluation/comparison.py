@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..console import ProgressLine, quiet_libraries
-from ..errors import is_for_the_user
 from ..models.loading import load_lvlm
 from ..models.lvlm import Lvlm
 from ..pictures import read_picture
 from ..settings import LaserSettings, LoadSettings
 from .compare import FIGURES, check_methods, compare, rows_as_data
+from .failures import line_or_error
 from .faithfulness import STEPS
 from .intervals import Bootstrap
 from .methods import METHODS
@@ -84,23 +85,17 @@ class Comparison:
             lvlm = load_lvlm(self.model, self.load)
             for index, question in enumerate(questions):
                 progress.bar("comparing", index, len(questions))
-                append(
-                    {"id": question.id, "picture": question.picture, **self._line(lvlm, question)}
-                )
+                line = line_or_error(lvlm, partial(self._line, lvlm, question))
+                append({"id": question.id, "picture": question.picture, **line})
             progress.bar("comparing", len(questions), len(questions))
 
     def _line(self, lvlm: Lvlm, question: Question) -> Line:
-        try:
-            picture = read_picture(find_picture(self.folder, question.picture))
-            compared = compare(
-                lvlm, picture, question.question, self.settings,
-                methods=self.methods, answers=question.answers, boxes=question.boxes,
-                steps=self.steps, high_resolution=self.high_resolution, item=question.id,
-            )  # fmt: skip
-        except ValueError as error:
-            if not is_for_the_user(error):
-                raise
-            return {"error": " ".join(str(error).split())}
+        picture = read_picture(find_picture(self.folder, question.picture))
+        compared = compare(
+            lvlm, picture, question.question, self.settings,
+            methods=self.methods, answers=question.answers, boxes=question.boxes,
+            steps=self.steps, high_resolution=self.high_resolution, item=question.id,
+        )  # fmt: skip
         return {"plain": compared.plain, "methods": rows_as_data(compared)}
 
 

@@ -86,7 +86,7 @@ class Reading:
 class Found:
     """Where a method looks.
 
-    evidence: its map; window: None for the whole picture. crop: what is shown of the window.
+    evidence: its map. window, crop: where, and what is shown beside the picture; None for nothing.
     """
 
     evidence: Evidence | None
@@ -204,7 +204,8 @@ def carve_mask(strengths: np.ndarray) -> np.ndarray:
 
 def _placed(reading: Reading, evidence: Evidence, window: Window | None = None) -> Found:
     window = window or place_windows(evidence, reading.settings.crop).windows[0]
-    return Found(evidence, window, reading.picture.crop(window))
+    whole = window == whole_picture(reading.picture.size)
+    return Found(evidence, window, None if whole else reading.picture.crop(window))
 
 
 def _by_rule(reading: Reading, kind: str, layer: LayerSettings) -> Found:

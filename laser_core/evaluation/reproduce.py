@@ -22,7 +22,6 @@ import torch
 
 from .. import __version__
 from ..console import ProgressLine, quiet_libraries
-from ..errors import is_for_the_user
 from ..files import to_json, to_plain, write_atomically
 from ..models.catalogue import copies, own_roots
 from ..models.download import is_hub_id
@@ -32,9 +31,11 @@ from ..models.model_files import is_weights
 from ..pipeline import locate
 from ..settings import LaserSettings, LoadSettings
 from .data_sets import DATA_SETS, DataSet, Sample, digests, files_of, how_many, samples
+from .failures import line_or_error
 from .metrics import mass_in
 from .reproduced import SCHEMA, VERSION, figures_of, read_reproduced
 from .resumable_lines import Line, ResultLines
+from .scoring import yes_or_no
 from .ways import WAYS, answers_by_way, shares_by_way
 
 SUITES = ("small", "full")
@@ -141,12 +142,7 @@ class Reproduction:
 
 def _line(lvlm: Lvlm, data: DataSet, sample: Sample) -> Line:
     started = time.perf_counter()
-    try:
-        measured = _measured(lvlm, data, sample)
-    except ValueError as error:
-        if not is_for_the_user(error):
-            raise
-        return {"error": " ".join(str(error).split())}
+    measured = line_or_error(lvlm, lambda: _measured(lvlm, data, sample))
     return {**measured, "seconds": time.perf_counter() - started}
 
 
@@ -161,6 +157,9 @@ def _measured(lvlm: Lvlm, data: DataSet, sample: Sample) -> Line:
         seed=zlib.crc32(sample.id.encode()),
     )  # fmt: skip
     scores = {way: data.score(text, sample.answers) for way, text in said.items()}
+    if data.score is yes_or_no:  # much of a gain on POPE may be a shift towards "yes" (2504.10020)
+        yes = {way: float(text.lower().startswith("yes")) for way, text in said.items()}
+        scores |= {f"says yes, {way}": share for way, share in yes.items()}
     if sample.boxes:
         scores |= shares_by_way(found, sample.boxes)
     return {"scores": scores, "said": said}
@@ -244,7 +243,7 @@ def describe(content: Mapping[str, Any]) -> list[str]:
         for name, figure in figures.items():
             over = figure["over plain"]
             against = f", over plain {_interval(over, '+')}" if over else ""
-            lines.append(f"  {NAMES.get(name, name):<38}{_interval(figure['mean'])}{against}")
+            lines.append(f"  {NAMES.get(name, name):<40}{_interval(figure['mean'])}{against}")
     return lines + [f"failed {count}: {why}" for why, count in content["failed"].items()]
 
 

@@ -156,7 +156,7 @@ class Runner:
         needs = [*self.versions("newest"), "-r", str(LMMS_EVAL_NEEDS)]
         itself = ["--no-deps", "lmms-eval" if self.newest else LMMS_EVAL]
         if path := self.beside(python, "lmms-eval", LMMS_EVAL_IMPORTS, needs, itself):
-            tests = ["tests/benchmark/test_lmms_eval.py"]
+            tests = [f"tests/benchmark/test_{name}.py" for name in ("lmms_eval", "data_sets")]
             self.pytest(python, "lmms-eval", tests, PYTHONPATH=path, HF_HUB_OFFLINE="1")
 
     def other_pythons(self) -> None:
