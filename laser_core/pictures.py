@@ -32,7 +32,9 @@ class PictureInputs:
     image_sizes or image_grid_thw. token_count: visual tokens the prompt must hold for it.
     map_tokens: which of those form the grid, row by row. grid: rows, columns and view in float
     pixels of the original picture. picture_size: its (width, height). digest: equal exactly for
-    pictures that one model takes alike. written: see `layouts.Layout`.
+    pictures that one model takes alike. tiles: which tokens show it at a higher resolution, row by
+    row with a further one at each row's end, and their grid; None where none do. written: see
+    `layouts.Layout`.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -41,6 +43,7 @@ class PictureInputs:
     grid: Grid
     picture_size: tuple[int, int]
     digest: str
+    tiles: tuple[slice, Grid] | None = None
     written: str = ""
 
 

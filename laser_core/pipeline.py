@@ -39,18 +39,22 @@ def locate(
     *,
     mask: torch.Tensor | None = None,
     window: Window | None = None,
+    look_for: str = "",
     read: ReadAttention = read_attention,
 ) -> Location:
     """Steps 1-7: the windows of the picture (PIL, NumPy or tensor) that the question is about.
 
     mask: (H, W) float 0..1 at picture size, evidence from elsewhere: steps 1-6 are left out.
     window: on the picture, by hand: step 7 is left out.
+    look_for: what locates in place of the question, which is still the one to be answered.
     read: steps 1-2, or a version that remembers its results. Raises what the steps raise.
     """
     picture = to_picture(picture)
     inputs = lvlm.encode(picture, settings.prompt.framing)
     if mask is None:
-        maps = read(lvlm, inputs, question, settings.prompt, progress)  # steps 1-2
+        maps = read(
+            lvlm, inputs, look_for.strip() or question, settings.prompt, progress
+        )  # steps 1-2
         contrasted = contrast(maps, settings.contrast)  # step 3
         choice = select_layer(contrasted, settings.layer, maps.band)  # steps 4-5
         found = make_evidence(contrasted, choice, maps)  # step 6
@@ -59,7 +63,9 @@ def locate(
         maps, found = None, make_evidence_of_mask(mask)
     placement = given(found, window) if window else place_windows(found, settings.crop)  # step 7
     by_hand = window is not None
-    return Location(picture, inputs, question, settings, maps, found, placement, by_hand)
+    return Location(
+        picture, inputs, question, settings, maps, found, placement, by_hand, look_for.strip()
+    )
 
 
 def answer(
@@ -70,15 +76,16 @@ def answer(
     *,
     with_plain: bool = False,
     token_maps: bool = False,
+    look_for: str = "",
     progress: Progress | None = None,
     on_text: OnText | None = None,
 ) -> LaserAnswer:
-    """Steps 1-10: the question answered from the evidence. picture: as for `locate`.
+    """Steps 1-10: the question answered from the evidence. picture, look_for: as for `locate`.
 
     with_plain: also as the model alone answers. token_maps: also where each token looked.
     """
     lvlm.check_answers()  # before the picture is read
-    found = locate(lvlm, picture, question, settings, progress)
+    found = locate(lvlm, picture, question, settings, progress, look_for=look_for)
     asked = {"with_plain": with_plain, "token_maps": token_maps}
     return answer_from(lvlm, found, **asked, progress=progress, on_text=on_text)
 

@@ -131,7 +131,8 @@ class Location:
     """Where the evidence lies: the outcome of steps 1-7, with its picture and question.
 
     picture: RGB; inputs: the same as encoded. maps: None where a mask from elsewhere is the
-    evidence. by_hand: whether the window was given, not placed.
+    evidence. by_hand: whether the window was given, not placed. look_for: what located in place of
+    the question, or "".
     """
 
     picture: Image.Image
@@ -142,6 +143,7 @@ class Location:
     evidence: Evidence
     placement: Placement
     by_hand: bool = False
+    look_for: str = ""
 
     @property
     def nothing_found(self) -> bool:

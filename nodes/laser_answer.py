@@ -137,6 +137,16 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 "override": WINDOW_BY_HAND,
                 "task": _task_widget(),
                 **MAP_OF_TOKENS,
+                "look_for": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "advanced": True,
+                        "tooltip": "What to look for, where it is not the question itself, such as "
+                        "'the sign above the door'. The question is still the one that is "
+                        "answered. Empty: the question.",
+                    },
+                ),
             },
             "hidden": NODE_ON_PAGE,
         }  # fmt: skip
@@ -153,6 +163,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         override: str = "",
         task: str = AS_ASKED,
         map_of_tokens: str = "",
+        look_for: str = "",
         unique_id: str | None = None,
         extra_pnginfo: dict[str, Any] | None = None,
         **values: Any,
@@ -192,6 +203,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                     progress,
                     mask=one_mask,
                     window=by_hand,
+                    look_for=look_for,
                     read=lvlm.read,
                 )
                 found = location.evidence, location.placement

@@ -24,7 +24,9 @@ from ..settings import ANSWER_GROUPS, LOCATE_GROUPS, removal
 from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
 from .cli_aggregate import add_aggregate
 from .cli_check import add_check
+from .cli_compare import add_compare, add_high_resolution
 from .cli_find import add_find_options, finds, run_find
+from .cli_reproduce import add_reproduce
 from .out_folder import DEFAULT_OUT, check_files, check_folder, write
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def _ask(arguments: argparse.Namespace, progress: ProgressLine) -> int:
 
 def _locate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     if finds(arguments):
+        if arguments.high_resolution:
+            raise ValueError("leave out --high-resolution: phrases are looked at closer as it is")
         return run_find(arguments, progress)
     [arguments.question] = arguments.phrases
     return _run(arguments, progress, answering=False)
@@ -102,6 +106,8 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         from ..output.report import report, summary
         from ..pictures import read_picture
         from ..pipeline import answer, locate
+        from ..recipes.high_resolution import read_finely
+        from ..steps.attention import read_attention
 
     check_files(out, Path(arguments.picture), _names(settings.crop.windows, arguments.maps))
     picture = read_picture(arguments.picture)
@@ -114,11 +120,12 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         if answering:
             result = answer(
                 lvlm, picture, arguments.question, settings,
-                with_plain=True, token_maps=arguments.maps,
+                with_plain=True, token_maps=arguments.maps, look_for=arguments.look_for,
                 progress=progress.stage, on_text=progress.text,
             )  # fmt: skip
         else:
-            result = locate(lvlm, picture, arguments.question, settings, progress.stage)
+            read = read_finely(picture) if arguments.high_resolution else read_attention
+            result = locate(lvlm, picture, arguments.question, settings, progress.stage, read=read)
         seconds["method"] = watch.lap()
         progress.stage("drawing")
         files: dict[str, Image.Image | bytes | str] = {**_pictures(result)}
@@ -255,6 +262,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_locate(commands)
     add_check(commands)
     add_aggregate(commands)
+    add_compare(commands)
+    add_reproduce(commands)
     models = commands.add_parser(
         "models", help="list the models at hand and the supported types", allow_abbrev=False
     )
@@ -272,6 +281,10 @@ def _add_ask(commands: Any) -> None:
         '%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [--maps] [settings]',
     )  # fmt: skip
     parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
+    parser.add_argument(
+        "--look-for", default="", metavar="TEXT",
+        help="what locates in place of the question, which is still the one that is answered",
+    )  # fmt: skip
     add_flags(parser, ANSWER_GROUPS)
     parser.set_defaults(run=_ask)
 
@@ -286,6 +299,7 @@ def _add_locate(commands: Any) -> None:
         "phrases", metavar="PHRASE", nargs="+",
         help="one question, for its window and maps; or what to find, each in quotes",
     )  # fmt: skip
+    add_high_resolution(parser)
     add_find_options(parser)
     add_flags(parser, (*LOCATE_GROUPS, "find"))
     parser.set_defaults(run=_locate)

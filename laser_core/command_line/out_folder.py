@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_OUT = "laser-out"
 REPORT = "report.json"
 _WRITTEN = re.compile(
-    r"(overlay|crop(-\d+)?|counterfactual|vaq|found|mask-\d+|heat-\d+)\.png|report\.json"
+    r"(overlay|crop(-\d+)?|counterfactual|vaq|found|compare|mask-\d+|heat-\d+)\.png"
+    r"|report\.json"
     r"|maps\.(npz|html)"
 )
 
@@ -92,11 +93,12 @@ def write(out: Path, files: Mapping[str, Image.Image | bytes | str], report: str
 def _earlier_files(out: Path) -> list[str]:
     """Files that the report in `out` says are its own: only those may be replaced or removed."""
     from ..output.found import FOUND_SCHEMA
+    from ..output.method_sheet import COMPARED_SCHEMA
     from ..output.report import SCHEMA
 
     try:
         earlier = json.loads((out / REPORT).read_text("utf-8"))
-        if earlier["schema"] not in (SCHEMA, FOUND_SCHEMA):
+        if earlier["schema"] not in (SCHEMA, FOUND_SCHEMA, COMPARED_SCHEMA):
             return []
         return [name for name in earlier["files"] if _WRITTEN.fullmatch(name)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

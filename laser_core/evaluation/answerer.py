@@ -43,12 +43,16 @@ class UnsuitableTask(ValueError):
 
 @dataclass(frozen=True)
 class ModelArguments:
-    """mode: one of MODES. given: names of the settings that were given, which tasks cannot set."""
+    """mode: one of MODES. given: names of the settings that were given, which tasks cannot set.
+
+    look_for: what locates in place of the question, {} its first line; or "".
+    """
 
     mode: str
     load: LoadSettings
     settings: LaserSettings
     given: frozenset[str]
+    look_for: str = ""
 
 
 def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
@@ -56,7 +60,7 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
 
     Raises ValueError, remedy first, for an unknown name and for a value out of range.
     """
-    names = ["mode", *(flag.spec.name for flag in flags())]
+    names = ["mode", "look_for", *(flag.spec.name for flag in flags())]
     for name in given:
         removed = removal(name)
         if removed:
@@ -66,11 +70,11 @@ def read_arguments(given: Mapping[str, Any]) -> ModelArguments:
             remedy = f"did you mean {alike[0]}?" if alike else f"choose from {', '.join(names)}:"
             raise ValueError(f"{remedy} There is no model argument {name!r}")
     texts = {name: _typed(value) for name, value in given.items()}
-    mode = texts.pop("mode", MODES[0])
+    mode, look_for = texts.pop("mode", MODES[0]), texts.pop("look_for", "")
     if mode not in MODES:
         raise ValueError(f"set mode to one of {', '.join(MODES)}: it is {mode!r}")
     load, settings = read_named(texts)
-    return ModelArguments(mode, load, settings, frozenset(texts))
+    return ModelArguments(mode, load, settings, frozenset(texts), look_for)
 
 
 def _typed(value: Any) -> str:
@@ -174,7 +178,9 @@ class Answerer:
         if self._arguments.mode == "plain":
             found = self._plain(question, pictures, settings)
         else:
-            found = answer(self._lvlm, pictures[0], question, settings).answer
+            first_line = question.partition("\n")[0]
+            look_for = self._arguments.look_for.replace("{}", first_line)
+            found = answer(self._lvlm, pictures[0], question, settings, look_for=look_for).answer
         text = found.text
         for stop in stop_texts(generation):
             text = text.split(stop)[0]

@@ -28,7 +28,8 @@ class Laser(lmms):
     """LASER (arXiv 2602.04304), or with mode=plain its model alone.
 
     pretrained: demo, a model folder or a hub id. device: of the harness's --device; auto, a GPU
-    ("cuda", "cuda:1") or cpu. Every other argument is a setting by its name, such as alpha=0.5.
+    ("cuda", "cuda:1") or cpu. mode, look_for: as in `answerer.ModelArguments`. Every other
+    argument is a setting by its name, such as alpha=0.5.
     A decoding setting that is given overrides the task's generation arguments.
 
     Raises ValueError for an unknown argument, a bad value or a batch size other than 1.

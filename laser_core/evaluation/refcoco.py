@@ -48,7 +48,7 @@ def read_items(
     """
     if "{}" not in question:
         raise ValueError(f"write {{}} where the expression goes: the question is {question!r}")
-    rows = _rows(path)
+    rows = read_rows(path)
     kind = next((kind for kind in _KINDS if kind.fields <= rows[0].keys()), None)
     if kind is None:
         raise ValueError(
@@ -90,7 +90,8 @@ def find_picture(folder: Path, name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def _rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """A file's JSON objects. Raises ValueError, remedy first, for what is no list of them."""
     if path.suffix in (".p", ".pkl", ".pickle"):
         raise ValueError(
             "convert it to JSON first, python -m tools.lmms_eval.refs_to_json: "

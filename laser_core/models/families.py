@@ -32,6 +32,7 @@ from .image_processors import (
 from .layouts import (
     CLASS_TOKENS,
     LayoutRule,
+    Tiles,
     base_view_and_tiles,
     merged_patches,
     one_view,
@@ -485,19 +486,29 @@ def encode_picture(
         if isinstance(value, torch.Tensor) and name not in FOR_THE_TEXT
     }
     layout = family.layout(tensors, image_processor, config, fed_size)
-    # From pixels of the fed picture to those of the original, which fills `place` there
-    x_scale, y_scale = picture.width / place.width, picture.height / place.height
-    x1, y1, x2, y2 = layout.view.shift(-place.x1, -place.y1)
-    view = Box(x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale)
+    view, tiles = _on_original(layout.view, place, picture.size), layout.tiles
     return PictureInputs(
         tensors=tensors,
         token_count=layout.token_count,
         map_tokens=layout.map_tokens,
         grid=Grid(layout.rows, layout.columns, view),
+        tiles=tiles and _tiles(tiles, place, picture.size),
         picture_size=picture.size,
         digest=_digest(fed, tensors),
         written=layout.written,
     )
+
+
+def _on_original(box: Box, place: Box, size: tuple[int, int]) -> Box:
+    """From pixels of the fed picture to those of the original, which fills `place` there."""
+    x_scale, y_scale = size[0] / place.width, size[1] / place.height
+    x1, y1, x2, y2 = box.shift(-place.x1, -place.y1)
+    return Box(x1 * x_scale, y1 * y_scale, x2 * x_scale, y2 * y_scale)
+
+
+def _tiles(tiles: Tiles, place: Box, size: tuple[int, int]) -> tuple[slice, Grid]:
+    view = _on_original(tiles.view, place, size)
+    return tiles.tokens, Grid(tiles.rows, tiles.columns, view)
 
 
 def _frame(

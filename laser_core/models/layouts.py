@@ -16,12 +16,22 @@ import torch
 from ..geometry import Box
 
 
+class Tiles(NamedTuple):
+    """A finer grid: which tokens of the picture, row by row, a further one ending each row."""
+
+    tokens: slice
+    rows: int
+    columns: int
+    view: Box
+
+
 class Layout(NamedTuple):
     """token_count: visual tokens of the picture; map_tokens: those that form the grid, row by row.
 
     view: the part of the fed picture the grid covers, in its pixels; may reach beyond it.
-    written: the picture in a prompt, where that is more than a placeholder for each token; {index}
-    stands for its number in the prompt.
+    tiles: the same at a higher resolution, where the model reads one beside it. written: the
+    picture in a prompt, where that is more than a placeholder for each token; {index} stands for
+    its number in the prompt.
     """
 
     token_count: int
@@ -29,6 +39,7 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     view: Box
+    tiles: Tiles | None = None
     written: str = ""
 
 
@@ -73,7 +84,8 @@ def base_view_and_tiles(
     width, height = fed_size
     tile = config.vision_config.image_size
     best = select_best_resolution((height, width), config.image_grid_pinpoints)
-    tile_rows, tile_columns = best[0] // tile * rows, best[1] // tile * columns
+    all_rows, all_columns = best[0] // tile * rows, best[1] // tile * columns
+    tile_rows, tile_columns = all_rows, all_columns
     if width / height > tile_columns / tile_rows:  # padded above and below
         filled = int(round(height * (tile_columns / width), 7))
         tile_rows -= (tile_rows - filled) // 2 * 2
@@ -87,7 +99,32 @@ def base_view_and_tiles(
         )
     count = base + tile_rows * (tile_columns + 1)
     view = _kept(processor, fed_size, tensors, config, squashed=True)
-    return Layout(count, patches, rows, columns, view)
+    kept = (all_columns - tile_columns) // 2, (all_rows - tile_rows) // 2, tile_columns, tile_rows
+    tiled = _tiled(best, (all_columns, all_rows), kept, fed_size)
+    tiles = Tiles(slice(base, count), tile_rows, tile_columns, tiled)
+    return Layout(count, patches, rows, columns, view, tiles)
+
+
+def _tiled(
+    best: tuple[int, int],
+    cells: tuple[int, int],
+    kept: tuple[int, int, int, int],
+    fed_size: tuple[int, int],
+) -> Box:
+    """The part of a fed (width, height) picture that the tiles' kept cells cover, in its pixels.
+
+    best: (height, width) of all tiles, on which the picture is centred. cells: columns and rows
+    on them; kept: the first column and row, and how many. As the library rounds it.
+    """
+    width, height = fed_size
+    scale = min(best[1] / width, best[0] / height)
+    on_tiles = min(math.ceil(width * scale), best[1]), min(math.ceil(height * scale), best[0])
+    edges = []
+    for axis, (side, resized) in enumerate(zip(fed_size, on_tiles, strict=True)):
+        full = best[1 - axis]
+        for cell in (kept[axis], kept[axis] + kept[axis + 2]):
+            edges.append((cell * full / cells[axis] - (full - resized) // 2) * side / resized)
+    return Box(edges[0], edges[2], edges[1], edges[3])
 
 
 def merged_patches(
@@ -146,7 +183,7 @@ def whole_and_slices(
     rows, columns = views[0]
     count = sum(rows * columns for rows, columns in views)
     view = Box(0, 0, *fed_size)
-    return Layout(count, slice(0, rows * columns), rows, columns, view, written)
+    return Layout(count, slice(0, rows * columns), rows, columns, view, written=written)
 
 
 def _tower_grid(tensors: dict[str, torch.Tensor], config: Any) -> tuple[int, int, int, slice]:

@@ -60,6 +60,7 @@ class Lvlm:
         self.image_processor = image_processor
         self.family: Family = family_of(model.config)
         self.name = name or self.family.name
+        self.folder = folder
         self.silent = silent
         self._all_layers = all_layers
         self.chat = Chat(

@@ -29,7 +29,7 @@ def cleaned_mask(heat: torch.Tensor, share: float) -> torch.Tensor:
     hot = (heat >= level) & (heat > 0)
     if not hot.any():
         return hot
-    parts = _parts(hot.numpy())
+    parts = connected_parts(hot.numpy())
     held = np.bincount(parts.ravel(), heat.double().numpy().ravel())
     held[0] = -1.0  # what is no part
     return torch.from_numpy(_filled(parts == held.argmax()))
@@ -77,8 +77,8 @@ def points_json(points: Sequence[Point]) -> str:
     return "[" + ", ".join(f'{{"x": {x}, "y": {y}}}' for x, y in points) + "]"
 
 
-def _parts(mask: np.ndarray) -> np.ndarray:
-    """(H, W) int: 0 where `mask` is False, and one number for each connected part."""
+def connected_parts(mask: np.ndarray) -> np.ndarray:
+    """(H, W) int: 0 where `mask` is False, and a number for each connected part (4 neighbours)."""
     steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(steps == 1)  # of runs, in reading order
     _, stops = np.nonzero(steps == -1)
@@ -105,5 +105,5 @@ def _parts(mask: np.ndarray) -> np.ndarray:
 
 def _filled(mask: np.ndarray) -> np.ndarray:
     """The mask with what it encloses."""
-    outside = _parts(np.pad(~mask, 1, constant_values=True))
+    outside = connected_parts(np.pad(~mask, 1, constant_values=True))
     return (outside != outside[0, 0])[1:-1, 1:-1]

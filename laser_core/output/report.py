@@ -45,12 +45,13 @@ def report(
     answered = result if isinstance(result, LaserAnswer) else None
     location = result.location if isinstance(result, LaserAnswer) else result
     question, settings = location.question, location.settings
+    located_by = location.look_for or question
     notes = _notes_on_location(location, answered is not None)
     return _report(
         question,
         {"preset": settings.preset, **settings.to_dict()},
         model,
-        locating=model.locating_text(question, settings.prompt) if location.maps else None,
+        locating=model.locating_text(located_by, settings.prompt) if location.maps else None,
         answering=model.answering_text(question, settings.answer) if answered else None,
         answer=answered.answer if answered else None,
         plain=answered.plain if answered else None,

@@ -42,7 +42,7 @@ def plain_certainty(
     Where the prompt that answers is the one that located, nothing is read: the maps know it.
     """
     known = found.maps.certainty if found.maps else None
-    locating = lvlm.locating_text(found.question, found.settings.prompt)
+    locating = lvlm.locating_text(found.look_for or found.question, found.settings.prompt)
     answering = lvlm.answering_text(found.question, found.settings.answer)
     if known is not None and locating == answering:
         return replace(plain, certainty=known)

@@ -50,7 +50,7 @@ CONTRACT = {
     "LaserAnswer": (
         "lvlm image question",
         "preset answer_input scale max_tokens temperature seed with_plain instruction mask "
-        "settings override task map_of_tokens",
+        "settings override task map_of_tokens look_for",
         "answer:STRING plain_answer:STRING crop:IMAGE overlay:IMAGE heat_map:MASK "
         "boxes:BOUNDING_BOX json:STRING report:STRING points:STRING token_map:MASK",
     ),
@@ -268,7 +268,7 @@ def test_laser_answer_and_laser_settings_share_out_the_settings():
     assert answer & others == {"preset"}
     assert set(settings.LaserSettings().by_name) == (answer | others) - {
         "lvlm", "image", "question", "with_plain", "mask", "settings", "override", "preset", "task",
-        "map_of_tokens",
+        "map_of_tokens", "look_for",
     }  # fmt: skip
 
 

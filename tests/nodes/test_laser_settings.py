@@ -121,3 +121,11 @@ def test_a_wrong_value_in_a_prompt_is_refused(inputs, message):
     with pytest.raises(ValueError) as error:
         used(**inputs)
     assert str(error.value) == message
+
+
+def test_what_to_look_for_locates_and_the_question_is_answered():
+    asked = {"lvlm": handle_of(), "image": pictures_batch(1), "question": QUESTION}
+    reported = prompt("LaserAnswer", **asked, look_for="the small red thing")[6][0]
+    texts = json.loads(reported)["asked"]
+    assert texts["locating"].startswith("the small red thing\n")
+    assert texts["answering"].startswith(QUESTION)

@@ -38,7 +38,10 @@ LMMS_EVAL_IMPORTS = (
     "datasets, dotenv, evaluate, loguru, pytablewriter, pytz, sacrebleu, tenacity, filelock, "
     "lmms_eval.evaluator"
 )
-COMMANDS = ("tests/core/test_cli.py", "tests/benchmark/test_aggregate.py")  # whole runs, slow
+COMMANDS = (  # whole runs, slow
+    "tests/core/test_cli.py",
+    *(f"tests/benchmark/test_{name}.py" for name in ("aggregate", "compare", "reproduce")),
+)
 LIBRARY_TESTS = ("tests/core", "tests/benchmark", "tests/nodes/test_load.py")
 LIBRARY_TESTS += tuple(f"--ignore={path}" for path in COMMANDS)
 """What differs between the lines of transformers; the other tests run on the first line alone."""
@@ -47,7 +50,7 @@ TORCHVISION_TESTS = (
     *(f"tests/core/test_{name}.py" for name in ("families", "loading", "pipeline")),
     "tests/nodes/test_load.py",
 )
-LMMS_EVAL_TESTS = ("tests/benchmark/test_lmms_eval.py",)
+LMMS_EVAL_TESTS = ("tests/benchmark/test_lmms_eval.py", "tests/benchmark/test_data_sets.py")
 LMMS_EVAL_NEEDS = ROOT / "tests/benchmark/requirements.txt"
 
 PIPE = subprocess.PIPE

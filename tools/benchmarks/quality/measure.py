@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from laser_core.evaluation.metrics import holds
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.models.chat import Stream
 from laser_core.models.lvlm import Lvlm
@@ -30,8 +31,6 @@ from tools.benchmarks.quality.rows import DEFAULTS, PICTURE, Row, changed
 from tools.demo_model.world import HeldOutItem, oracle_window
 
 BETAS = (0.0, 0.1, 0.5)
-
-HELD_SHARE = 0.9  # of an object's box, from which a window holds it
 
 
 def decoding_name(alpha: float, beta: float) -> str:
@@ -156,7 +155,7 @@ class ItemRun:
             boxes = [Box(*box) for box in self.item.evidence_boxes]
             record["area"] = boxes[0].area / Box(*whole_picture(self.item.picture.size)).area
             if look.windows:
-                held = [any(_holds(window, box) for window in look.windows) for box in boxes]
+                held = [any(holds(window, box) for window in look.windows) for box in boxes]
                 record |= {"held": float(held[0]), "held all": float(all(held))}
             if row.finder == "laser" and not look.evidence.degenerate:
                 record["aggregation"] = look.evidence.share_in(boxes[0])
@@ -248,7 +247,3 @@ class ItemRun:
 
     def _word(self, logits: torch.Tensor) -> str:
         return self.lvlm.tokenizer.decode([int(logits.argmax())]).strip()
-
-
-def _holds(window: Window, box: Box) -> bool:
-    return box.intersect(Box(*window)).area >= HELD_SHARE * box.area

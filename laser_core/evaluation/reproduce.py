@@ -1,0 +1,264 @@
+"""Public benchmarks with this method, its preset *paper* and their controls, into one JSON file.
+
+Reads the data sets as they are published and scores by their official rules (`data_sets`,
+`scoring`), not through a harness: so the controls read the same windows on the same reading of each
+picture, differences are paired question by question, and a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..console import ProgressLine, quiet_libraries
+from ..files import to_json, to_plain, write_atomically
+from ..models.catalogue import copies, own_roots
+from ..models.download import is_hub_id
+from ..models.loading import load_lvlm
+from ..models.lvlm import Lvlm
+from ..models.model_files import is_weights
+from ..pipeline import locate
+from ..settings import LaserSettings, LoadSettings
+from .data_sets import DATA_SETS, DataSet, Sample, digests, files_of, how_many, samples
+from .failures import line_or_error
+from .metrics import mass_in
+from .reproduced import SCHEMA, VERSION, figures_of, read_reproduced
+from .resumable_lines import Line, ResultLines
+from .scoring import yes_or_no
+from .ways import WAYS, answers_by_way, shares_by_way
+
+SUITES = ("small", "full")
+MAX_TOKENS = 16
+FIRST_BYTES = 1 << 20  # of each file of weights: they tell models apart, and reading all takes long
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What to run, by which model, into which .json file.
+
+    data: a folder of data sets, None for the hub's cache. download: fetch data sets and the model
+    where they are not here. lines of questions lie beside `out` until all are there.
+    """
+
+    model: str
+    load: LoadSettings
+    suite: str
+    tasks: Sequence[str]
+    data: Path | None
+    out: Path
+    download: bool = False
+
+    def run(self, progress: ProgressLine) -> dict[str, Any]:
+        """Measure what is missing; the content of the file.
+
+        Raises ValueError, remedy first, for data sets or a model that are not here, for files of
+        another run, and if nothing could be measured.
+        """
+        self._check()
+        files = {task: files_of(DATA_SETS[task], self.data, self.download) for task in self.tasks}
+        progress.stage("checking the data")
+        data = {
+            task: {"repository": DATA_SETS[task].repository, "files": digests(paths)}
+            for task, paths in files.items()
+        }
+        progress.stage("loading the model")
+        with quiet_libraries():
+            lvlm = load_lvlm(self.model, self.load)
+            lvlm.check_answers()
+            load = self.load.to_dict()
+            device = load.pop("device")  # a run may go on elsewhere
+            run = {"model": lvlm.name, "weights": weights_of(lvlm), "suite": self.suite}
+            run |= {"data": data, "load": load, "settings": LaserSettings().to_dict()}
+            results = ResultLines(self.out.with_suffix(".jsonl"))
+            results.begin(SCHEMA, VERSION, run)
+            ids = self._measure(lvlm, files, results, progress)
+        lines = {line["id"]: line for line in results.merge(ids)}
+        content = {
+            "schema": SCHEMA, "version": VERSION, **run,
+            "versions": versions(), "hardware": hardware(lvlm, device),
+            **collected(self.tasks, [lines[id] for id in ids]),
+        }  # fmt: skip
+        content = to_plain({**content, "figures": figures_of(content["rows"])})
+        write_atomically(self.out, to_json(content) + "\n")
+        return content
+
+    def _check(self) -> None:
+        if self.out.suffix != ".json":
+            raise ValueError(f"choose an --out that ends in .json: it is {str(self.out)!r}")
+        if self.out.exists():
+            read_reproduced(self.out)  # anyone else's file stays
+        if self.suite not in SUITES:
+            raise ValueError(f"choose a --suite of {', '.join(SUITES)}: it is {self.suite!r}")
+        unknown = [task for task in self.tasks if task not in DATA_SETS]
+        if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(
+                f"choose --tasks of {', '.join(DATA_SETS)}, each once: they are "
+                f"{', '.join(self.tasks)!r}"
+            )
+        if self.data is not None and not self.data.is_dir():
+            raise ValueError(f"choose an existing folder: there is no {str(self.data)!r}")
+        absent = is_hub_id(self.model) and not Path(self.model).exists()
+        if absent and not self.download and not _is_here(self.model):
+            raise ValueError(
+                f"give --download, or the model's folder: {self.model} is not here, and nothing is "
+                "fetched unasked"
+            )
+
+    def _measure(
+        self,
+        lvlm: Lvlm,
+        files: Mapping[str, Sequence[Path]],
+        results: ResultLines,
+        progress: ProgressLine,
+    ) -> list[str]:
+        """The ids of all questions, each of which then has a line."""
+        done, ids = results.lines(), []
+        with results.appending() as append:
+            for task, paths in files.items():
+                data = DATA_SETS[task]
+                most = data.small if self.suite == "small" else 0
+                total = how_many(paths, most)
+                for index, sample in enumerate(samples(data, paths, most)):
+                    progress.bar(task, index, total)
+                    id = f"{task} {sample.id}"
+                    ids.append(id)
+                    if "error" in done.get(id, {"error": ""}):
+                        head = {"id": id, "task": task, "picture": sample.group}
+                        append({**head, **_line(lvlm, data, sample)})
+                progress.bar(task, total, total)
+        return ids
+
+
+def _line(lvlm: Lvlm, data: DataSet, sample: Sample) -> Line:
+    started = time.perf_counter()
+    measured = line_or_error(lvlm, lambda: _measured(lvlm, data, sample))
+    return {**measured, "seconds": time.perf_counter() - started}
+
+
+def _measured(lvlm: Lvlm, data: DataSet, sample: Sample) -> Line:
+    """scores: by way, and what map and window hold where boxes are known; said: by way."""
+    picture = sample.opened()
+    if data.score is None:
+        return {"scores": _aggregation(lvlm, sample)}
+    said, found = answers_by_way(
+        lvlm, picture, sample.question,
+        look_for=sample.look_for, instruction=data.instruction, max_tokens=MAX_TOKENS,
+        seed=zlib.crc32(sample.id.encode()),
+    )  # fmt: skip
+    scores = {way: data.score(text, sample.answers) for way, text in said.items()}
+    if data.score is yes_or_no:  # much of a gain on POPE may be a shift towards "yes" (2504.10020)
+        yes = {way: float(text.lower().startswith("yes")) for way, text in said.items()}
+        scores |= {f"says yes, {way}": share for way, share in yes.items()}
+    if sample.boxes:
+        scores |= shares_by_way(found, sample.boxes)
+    return {"scores": scores, "said": said}
+
+
+def _aggregation(lvlm: Lvlm, sample: Sample) -> dict[str, float]:
+    """Attention Aggregation by the paper's rule and by ours; `area`: a blind map's."""
+    found = locate(lvlm, sample.opened(), sample.question)
+    scores = shares_by_way(found, sample.boxes)
+    paper = locate(lvlm, found.picture, sample.question, LaserSettings.of("paper"))
+    if not paper.evidence.degenerate:
+        scores["paper, mass"] = mass_in(paper.evidence, sample.boxes)
+    return scores
+
+
+def collected(tasks: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:
+    """rows by task, as `figures_of` takes them; what failed, with how often; seconds in all.
+
+    Raises ValueError, remedy first, if nothing of a task could be measured.
+    """
+    rows, failed = {}, Counter(line["error"] for line in lines if "error" in line)
+    measured = [line for line in lines if "error" not in line]
+    for task in tasks:
+        own = [line for line in measured if line["task"] == task]
+        if not own:
+            reason = failed.most_common(1)[0][0] if failed else "there are no questions"
+            raise ValueError(f"{reason} (nothing of {task} could be measured)")
+        names = list(dict.fromkeys(name for line in own for name in line["scores"]))
+        rows[task] = {
+            "ids": [line["id"] for line in own],
+            "groups": [line["picture"] for line in own],
+            "ways": [way for way in WAYS if way in names],
+            "scores": {name: [line["scores"].get(name) for line in own] for name in names},
+        }
+    seconds = sum(line["seconds"] for line in measured)
+    return {"seconds": float(seconds), "failed": dict(failed.most_common()), "rows": rows}
+
+
+def weights_of(lvlm: Lvlm) -> dict[str, str]:
+    """What tells a model's files apart: SHA-256 of config.json, and of the names, sizes and first
+    MiB of its weights; the hub's commit, where they lie in its cache."""
+    folder = lvlm.folder
+    if folder is None:
+        raise ValueError("choose a model folder or a hub id: a single file is not identified")
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if is_weights(path.name)):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {path.stat().st_size}".encode() + file.read(FIRST_BYTES))
+    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    commit = folder.name if folder.parent.name == "snapshots" else ""
+    return {"config": config, "weights": digest.hexdigest(), "commit": commit}
+
+
+def versions() -> dict[str, str]:
+    names = ("transformers", "pyarrow", "pillow")
+    return {
+        "laser_core": __version__,
+        "torch": torch.__version__,
+        **{name: version(name) for name in names},
+        "python": platform.python_version(),
+    }
+
+
+def hardware(lvlm: Lvlm, device: str) -> dict[str, str]:
+    """What it ran on, without names of machines or users."""
+    on_gpu = lvlm.device.type == "cuda"
+    name = torch.cuda.get_device_name(lvlm.device) if on_gpu else platform.machine()
+    return {"device": lvlm.device.type, "asked for": device, "name": name, "dtype": str(lvlm.dtype)}
+
+
+def describe(content: Mapping[str, Any]) -> list[str]:
+    """A file's figures in lines for people."""
+    lines = []
+    for task, figures in content["figures"].items():
+        rows = content["rows"][task]
+        pictures = len(set(rows["groups"]))
+        lines.append(
+            f"{DATA_SETS[task].title}: {len(rows['ids'])} questions on {pictures} pictures; per "
+            "cent, 95 % intervals over pictures"
+        )
+        for name, figure in figures.items():
+            over = figure["over plain"]
+            against = f", over plain {_interval(over, '+')}" if over else ""
+            lines.append(f"  {NAMES.get(name, name):<40}{_interval(figure['mean'])}{against}")
+    return lines + [f"failed {count}: {why}" for why, count in content["failed"].items()]
+
+
+NAMES = {
+    "area": "the boxes' part of the picture (chance)",
+    "mass": "map in the boxes",
+    "paper, mass": "map in the boxes, the paper's rule",
+    "holds": "first window holds the boxes",
+}
+
+
+def _interval(figure: Mapping[str, float], sign: str = "") -> str:
+    value, low, high = (f"{100 * figure[key]:{sign}.1f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _is_here(model: str) -> bool:
+    return any(not copy.missing for copy in copies(model, own_roots()))
