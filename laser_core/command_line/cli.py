@@ -25,6 +25,7 @@ from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
 from .cli_aggregate import add_aggregate
 from .cli_check import add_check
 from .cli_find import add_find_options, finds, run_find
+from .cli_many import add_many
 from .out_folder import DEFAULT_OUT, check_files, check_folder, write
 
 if TYPE_CHECKING:
@@ -255,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_locate(commands)
     add_check(commands)
+    add_many(commands)
     add_aggregate(commands)
     models = commands.add_parser(
         "models", help="list the models at hand and the supported types", allow_abbrev=False

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from laser_core.console import ProgressLine
-from laser_core.evaluation.resumable_lines import ResultLines
+from laser_core.many.resumable_lines import ResultLines
 from laser_core.models.lvlm import Lvlm
 from tools.benchmarks.quality.measure import ItemRun
 from tools.benchmarks.quality.rows import Row

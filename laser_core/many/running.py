@@ -1,0 +1,114 @@
+"""A run over many items: what is missing is made, counted and written, row by row.
+
+Knows neither pictures nor models: `Work` makes the rows, an engine says where.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from ..console import ProgressLine
+from .parquet_folder import ParquetFolder
+from .resumable_lines import ResultLines
+from .sources import Source, keys, survey, without
+
+Results = ResultLines | ParquetFolder
+MOST_REASONS = 100  # that are told apart
+
+
+class Work(Protocol):
+    """What is done to items; it can be pickled."""
+
+    def rows(self, items: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """A row for each item, in order, with its "id"; with an "error" where it failed."""
+
+
+Engine = Callable[[Work, Iterable[Any], int], Iterator[dict[str, Any]]]
+"""Called as engine(work, items, how many); gives their rows, in any order."""
+
+
+def embedded(work: Work, items: Iterable[Any], total: int) -> Iterator[dict[str, Any]]:
+    """The engine that needs nothing: in this process."""
+    return work.rows(items)
+
+
+def run(
+    source: Source,
+    work: Work,
+    results: Results,
+    engine: Engine,
+    progress: ProgressLine,
+    *,
+    stage: str,
+    schema: str,
+    version: int,
+    asked: dict[str, Any],
+) -> dict[str, Any]:
+    """Make the rows that `results` lacks of a source. The run's record, with its summary.
+
+    stage: what progress is called. asked: what else two runs must share to fill the same rows.
+    Raises ValueError, remedy first, for ids that occur twice, for rows of another run, and if not
+    one row could be made.
+    """
+    progress.stage("reading the list")
+    all_items = survey(source)
+    there = {"items": all_items.count, "digest": all_items.digest}
+    results.begin(schema, version, {**asked, "source": there})
+    try:
+        done = keys(results.ids())
+        missing = all_items.count - len(done)
+        summary = fill(results, work, without(source, done), missing, engine, progress, stage)
+        record = results.summarise({**summary, "rows": all_items.count})
+    finally:
+        results.close()
+    return record
+
+
+def fill(
+    results: Results,
+    work: Work,
+    items: Iterable[Any],
+    total: int,
+    engine: Engine,
+    progress: ProgressLine,
+    stage: str,
+) -> dict[str, Any]:
+    """Append a row for each of `total` items. made: how many; failed: how many, by reason.
+
+    Raises ValueError if it made rows and each of them failed.
+    """
+    failures: Counter[str] = Counter()
+    first_failure = ""
+    made, started = 0, time.monotonic()
+    if total:
+        with results.appending() as append:
+            progress.bar(stage, 0, total)
+            for row in engine(work, items, total):
+                append(row)
+                made += 1
+                if row.get("error"):
+                    first_failure = first_failure or row["error"]
+                    failures[_reason(row["error"], failures)] += 1
+                progress.bar(stage, made, total)
+    if made and failures.total() == made:
+        raise ValueError(f"{first_failure} (not one row could be made; {made} failed)")
+    seconds = time.monotonic() - started
+    return {"made": made, "seconds": seconds, "failed": dict(failures.most_common())}
+
+
+def describe(summary: Mapping[str, Any]) -> list[str]:
+    """A summary in lines for people."""
+    failed = sum(summary["failed"].values())
+    made, seconds = summary["made"], summary["seconds"]
+    rate = f" in {seconds:.1f} s, {made / seconds:.2f} a second" if made else ""
+    lines = [f"{summary['rows']} rows, {made} of them new{rate}; {failed} failed"]
+    return lines + [f"failed {count}: {reason}" for reason, count in summary["failed"].items()]
+
+
+def _reason(error: str, known: Counter[str]) -> str:
+    """The remedy, which is the same for many rows."""
+    remedy = error.partition(": ")[0]
+    return remedy if remedy in known or len(known) < MOST_REASONS else "other reasons"
