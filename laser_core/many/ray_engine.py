@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -92,7 +93,7 @@ class RayEngine:
         parts = [{"items": items[at : at + size]} for at in range(0, len(items), size)]
         answered = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             _Worker,
-            fn_constructor_args=(work,),
+            fn_constructor_args=(work, os.getcwd()),
             batch_size=None,
             concurrency=min(workers, len(parts)),
             num_gpus=gpus,
@@ -109,8 +110,10 @@ class RayEngine:
 class _Worker:
     """Rows as JSON texts, which no table on the way converts."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, folder: str) -> None:
         self._work = work
+        if os.path.isdir(folder):  # so that relative paths mean what they mean to the driver
+            os.chdir(folder)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         items = chain.from_iterable(batch["items"])

@@ -77,7 +77,7 @@ def row_of(result: LaserAnswer | Location) -> dict[str, Any]:
 
 
 def _boxes(evidence: Evidence) -> tuple[Window, ...]:
-    """Around the evidence's main part, drawn no larger than BOX_SIDE: a mask of 12 MP takes 0.6 s."""
+    """Around the evidence's main part, drawn small: the mask of a large picture takes a second."""
     width, height = evidence.picture_size
     scale = max(1.0, max(width, height) / BOX_SIDE)
     drawn = max(1, round(width / scale)), max(1, round(height / scale))

@@ -302,8 +302,14 @@ def _based(cell: Any, folder: Path) -> Any:
 
 @lru_cache(maxsize=2)  # neighbours lie in the same one
 def _cells(file: str, row_group: int) -> Any:
-    with pyarrow().parquet.ParquetFile(file) as opened:
-        return opened.read_row_group(row_group, columns=["image"])["image"]
+    arrow = pyarrow()
+    try:
+        with arrow.parquet.ParquetFile(file) as opened:
+            return opened.read_row_group(row_group, columns=["image"])["image"]
+    except (OSError, arrow.ArrowException) as error:
+        raise ValueError(
+            f"write {file!r} again: its row group {row_group} cannot be read ({error})"
+        ) from error
 
 
 def _is_url(text: str) -> bool:

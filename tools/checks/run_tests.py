@@ -7,8 +7,8 @@
                                      names, as it is: nothing is installed
 
 Then it tries torchvision (it changes transformers' image processors), lmms-eval (the evaluation
-harness) and the other Pythons. What is not available is named with the reason and fails nothing,
-except with --newest. Whatever fails, the rest still runs.
+harness; with it Parquet and `datasets`) and the other Pythons. What is not available is
+named with the reason and fails nothing, except with --newest. Whatever fails, the rest still runs.
 
 Needs no package. Knows nothing of single tests, which pytest finds.
 """
@@ -38,7 +38,10 @@ LMMS_EVAL_IMPORTS = (
     "datasets, dotenv, evaluate, loguru, pytablewriter, pytz, sacrebleu, tenacity, filelock, "
     "lmms_eval.evaluator"
 )
-COMMANDS = ("tests/core/test_cli.py", "tests/benchmark/test_aggregate.py")  # whole runs, slow
+COMMANDS = (  # whole runs, slow
+    *(f"tests/core/test_{name}.py" for name in ("cli", "many", "many_libraries")),
+    "tests/benchmark/test_aggregate.py",
+)
 LIBRARY_TESTS = ("tests/core", "tests/benchmark", "tests/nodes/test_load.py")
 LIBRARY_TESTS += tuple(f"--ignore={path}" for path in COMMANDS)
 """What differs between the lines of transformers; the other tests run on the first line alone."""
@@ -47,7 +50,7 @@ TORCHVISION_TESTS = (
     *(f"tests/core/test_{name}.py" for name in ("families", "loading", "pipeline")),
     "tests/nodes/test_load.py",
 )
-LMMS_EVAL_TESTS = ("tests/benchmark/test_lmms_eval.py",)
+LMMS_EVAL_TESTS = ("tests/benchmark/test_lmms_eval.py", "tests/core/test_many_libraries.py")
 LMMS_EVAL_NEEDS = ROOT / "tests/benchmark/requirements.txt"
 
 PIPE = subprocess.PIPE
@@ -104,15 +107,15 @@ class Runner:
         None, and a line with the reason, where they cannot be had. installs: pip's arguments, a
         list for each call.
         """
-        folder = self.folder(name)
+        folder = self.folder(name) / "site-packages"  # so called, or `datasets` copies the code
         inputs = [*sorted(ROOT.glob("environments/*.txt")), LMMS_EVAL_NEEDS]
         content = b"".join(path.read_bytes() for path in inputs) + repr(installs).encode()
         wanted, stamp = hashlib.sha256(content).hexdigest(), folder / "installed"
         commands = [[python, "-c", f"import {modules}"]]
         if self.newest or not stamp.is_file() or stamp.read_text() != wanted:
             print(f"setting up {folder}", flush=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            folder.mkdir(parents=True)
             pip = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--target", folder]
             commands = [*([*pip, "--upgrade", *install] for install in installs), *commands]
         environment = {**ENVIRONMENT, "PYTHONPATH": str(folder)}
