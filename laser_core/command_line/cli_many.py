@@ -110,6 +110,8 @@ def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
         from ..many.rows import Files
         from ..many.running import describe, run
         from ..many.sources import Source
+        from ..models.catalogue import DEMO_FOLDERS
+        from ..models.model_files import read_json
 
     engine = read_engine(arguments)
     source = Source(arguments.source, arguments.question)
@@ -147,6 +149,8 @@ def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
         print(to_json(record, ascii=True))
         return 0
     print(printable("\n".join(describe(record["summary"]))))
+    if arguments.model in DEMO_FOLDERS:
+        print(f"note: {read_json(DEMO_FOLDERS[arguments.model] / 'laser.json')['notice']}")
     print(printable(f"written to {out}"))
     return 0
 

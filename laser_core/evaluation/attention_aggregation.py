@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ..console import ProgressLine, quiet_libraries
+from ..console import ProgressLine
 from ..geometry import Box, whole_picture
-from ..many.laser_map import failure_of
+from ..many.laser_map import OwnModel, failure_of
 from ..many.resumable_lines import Line, ResultLines
 from ..many.running import Engine, embedded, fill
-from ..models.loading import load_lvlm
 from ..models.lvlm import Lvlm
 from ..pictures import read_picture
 from ..pipeline import locate
@@ -69,24 +68,22 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
 
 @dataclasses.dataclass(frozen=True)
 class Measuring:
-    """The work on items: a line for each. The model is loaded by the first, once a process."""
+    """The work on items: a line for each."""
 
+    model: OwnModel
     folder: Path
-    model: str
-    load: LoadSettings
     settings: LaserSettings
 
     def rows(self, items: Iterable[ReferringItem]) -> Iterator[Line]:
-        with quiet_libraries():
-            lvlm = load_lvlm(self.model, self.load)
-            for item in items:
-                head = {"id": item.id, "picture": item.picture, "question": item.question}
-                try:
-                    found = measure(lvlm, item, self.folder, self.settings)
-                except Exception as error:
-                    lvlm.release()
-                    found = {"error": failure_of(error)}
-                yield {**head, "box": item.box, **found}
+        lvlm = self.model()
+        for item in items:
+            head = {"id": item.id, "picture": item.picture, "question": item.question}
+            try:
+                found = measure(lvlm, item, self.folder, self.settings)
+            except Exception as error:
+                lvlm.release()
+                found = {"error": failure_of(error)}
+            yield {**head, "box": item.box, **found}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Aggregation:
         Raises ValueError, remedy first, for files of another run and if nothing could be measured.
         """
         self._check()
-        work = Measuring(self.folder, self.model, self.load, self.settings)
+        work = Measuring(OwnModel(self.model, self.load), self.folder, self.settings)
         with contextlib.closing(ResultLines(self.out)) as results:
             results.begin(SCHEMA, VERSION, self._description())
             done = set(results.ids())

@@ -28,11 +28,31 @@ from .rows import COLUMNS, Files, row_of, write_files
 from .sources import Item, Template, open_picture
 
 AHEAD = 8  # pictures that are read before the model asks for them, at least
-FULL = "choose a smaller model, a --quantization or a smaller --batch: the memory is full"
+FULL = "choose a smaller model or a --quantization: the memory is full"
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 Columns = Mapping[str, Any]
+
+
+class OwnModel:
+    """A model that is loaded when it is first asked for, once in each process that unpickles this.
+
+    name, load: as for `load_lvlm`, whose errors it raises.
+    """
+
+    def __init__(self, name: str, load: LoadSettings) -> None:
+        self._name, self._load = name, load
+        self._loaded: Lvlm | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loaded": None}
+
+    def __call__(self) -> Lvlm:
+        if self._loaded is None:
+            with quiet_libraries():
+                self._loaded = load_lvlm(self._name, self._load)
+        return self._loaded
 
 
 class LaserMap:
@@ -63,23 +83,9 @@ class LaserMap:
         files: Files | None = None,
     ) -> None:
         self._question, self._settings = Template(question or "{question}"), settings
-        self._model, self._load = model, load
+        self._model = OwnModel(model, load)
         self._locating, self._with_plain = locating, with_plain
         self._batch, self._allow_urls, self._files = batch, allow_urls, files
-        self._lvlm: Lvlm | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_lvlm": None}  # each process loads its own
-
-    @property
-    def lvlm(self) -> Lvlm:
-        """The model, loaded once."""
-        if self._lvlm is None:
-            with quiet_libraries():
-                self._lvlm = load_lvlm(self._model, self._load)
-            if not self._locating:
-                self._lvlm.check_answers()
-        return self._lvlm
 
     def __call__(self, rows: Any) -> Any:
         if not isinstance(rows, Mapping):
@@ -132,10 +138,12 @@ class LaserMap:
     def _results(
         self, pairs: Iterator[tuple[Any, str]]
     ) -> Iterator[LaserAnswer | Location | Exception]:
+        lvlm = self._model()
         if self._locating:
-            return locate_many(self.lvlm, pairs, self._settings, batch=self._batch)
+            return locate_many(lvlm, pairs, self._settings, batch=self._batch)
+        lvlm.check_answers()
         return answer_many(
-            self.lvlm, pairs, self._settings, with_plain=self._with_plain, batch=self._batch
+            lvlm, pairs, self._settings, with_plain=self._with_plain, batch=self._batch
         )
 
     def _opened(self, item: Item) -> Image.Image | ValueError:

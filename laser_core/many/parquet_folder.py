@@ -51,9 +51,9 @@ class ParquetFolder:
             raise ValueError(
                 f"choose another --out: {str(strangers[0])!r} is there, and no run of ours wrote it"
             )
-        self._lines.begin(schema, version, run)
+        files = self._files()
+        self._lines.begin(schema, version, run, filed=bool(files))
         with writing(self._folder):
-            files = self._files()
             if files:  # a kill may have come before its lines were removed
                 filed = set(self._column(files[-1], "id"))
                 self._lines.drop(lambda line: line["id"] in filed)

@@ -7,6 +7,7 @@ run fills the same file. Knows nothing of what is measured.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,12 +35,15 @@ class ResultLines:
         self._path, self._record_path = path, path.with_suffix(".run.json")
         self._lock = FileLock(path.with_name(f".{path.stem}.lock"))  # no kill leaves it locked
 
-    def begin(self, schema: str, version: int, run: Mapping[str, Any]) -> None:
+    def begin(
+        self, schema: str, version: int, run: Mapping[str, Any], *, filed: bool = False
+    ) -> None:
         """Make the files ready, and keep other runs off them until `close` or the process's end.
 
         What a kill tore off is removed, and so are failures: their items are to be tried again.
-        run: what was asked for, as nested plain values. Raises ValueError, which names the
-        difference, if the files belong to another run, and while another run writes them.
+        run: what was asked for, as nested plain values. filed: whether results lie elsewhere, too.
+        Raises ValueError, which names the difference, if results are there and of another run, and
+        while another run writes them.
         """
         with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,8 @@ class ResultLines:
                     f"wait for the run that is writing {str(self._path)!r}, or choose another --out"
                 ) from error
             try:
-                self._check_record({"schema": schema, "version": version, "run": to_plain(run)})
+                record = {"schema": schema, "version": version, "run": to_plain(run)}
+                self._check_record(record, filed)
                 if self._path.exists():
                     _cut_torn_line(self._path)
                 self.drop(lambda line: bool(line.get("error")))
@@ -82,14 +87,16 @@ class ResultLines:
     @contextmanager
     def appending(self) -> Iterator[Callable[[Line], None]]:
         """Inside, a function that appends a line."""
-        with writing(self._path):
-            file: BinaryIO = open(self._path, "ab", buffering=0)  # noqa: SIM115  closed below
+        with contextlib.ExitStack() as opened:
+            file: BinaryIO | None = None
 
-        def append(line: Line) -> None:
-            with writing(self._path):
-                _write_whole(file, f"{_to_line(line)}\n".encode())
+            def append(line: Line) -> None:
+                nonlocal file
+                with writing(self._path):
+                    if file is None:
+                        file = opened.enter_context(open(self._path, "ab", buffering=0))
+                    _write_whole(file, f"{_to_line(line)}\n".encode())
 
-        with file:
             yield append
 
     def drop(self, unwanted: Callable[[Line], bool]) -> None:
@@ -121,8 +128,8 @@ class ResultLines:
             self._write_record(record)
         return record
 
-    def _check_record(self, record: dict[str, Any]) -> None:
-        """Write the record, or compare it with the one that is there."""
+    def _check_record(self, record: dict[str, Any], filed: bool) -> None:
+        """Write the record; where there are results, compare it with the one that is there."""
         if not self._record_path.exists():
             if self._path.exists():
                 raise ValueError(
@@ -135,7 +142,10 @@ class ResultLines:
             raise ValueError(
                 f"choose another --out: {str(self._record_path)!r} is of another program"
             )
-        _check_same(record["run"], earlier.get("run", {}), self._path)
+        if filed or (self._path.exists() and self._path.stat().st_size):
+            _check_same(record["run"], earlier.get("run", {}), self._path)
+        else:
+            self._write_record(record)
 
     def _read(self, line: bytes, number: int) -> Line:
         try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..console import ProgressLine
+from ..console import ProgressLine, quiet_libraries
 from .parquet_folder import ParquetFolder
 from .resumable_lines import ResultLines
 from .sources import Source, keys, survey, without
@@ -60,11 +61,30 @@ def run(
     try:
         done = keys(results.ids())
         missing = all_items.count - len(done)
-        summary = fill(results, work, without(source, done), missing, engine, progress, stage)
-        record = results.summarise({**summary, "rows": all_items.count})
+        filled = fill(results, work, without(source, done), missing, engine, progress, stage)
+        failed = sum(filled.failed.values())
+        if failed == all_items.count:
+            raise ValueError(f"{filled.example} (not one row could be made; {failed} failed)")
+        return results.summarise(
+            {
+                "rows": all_items.count,
+                "made": filled.made,
+                "seconds": filled.seconds,
+                "failed": filled.failed,
+            }
+        )
     finally:
         results.close()
-    return record
+
+
+@dataclass(frozen=True)
+class Filled:
+    """made: how many rows. failed: how many of them, by remedy. example: the first failure."""
+
+    made: int
+    seconds: float
+    failed: dict[str, int]
+    example: str
 
 
 def fill(
@@ -75,28 +95,22 @@ def fill(
     engine: Engine,
     progress: ProgressLine,
     stage: str,
-) -> dict[str, Any]:
-    """Append a row for each of `total` items. made: how many; failed: how many, by reason.
-
-    Raises ValueError if it made rows and each of them failed.
-    """
+) -> Filled:
+    """Append a row for each of `total` items."""
     failures: Counter[str] = Counter()
-    first_failure = ""
+    example = ""
     made, started = 0, time.monotonic()
     if total:
-        with results.appending() as append:
+        with quiet_libraries(), results.appending() as append:
             progress.bar(stage, 0, total)
             for row in engine(work, items, total):
                 append(row)
                 made += 1
                 if row.get("error"):
-                    first_failure = first_failure or row["error"]
+                    example = example or row["error"]
                     failures[_reason(row["error"], failures)] += 1
                 progress.bar(stage, made, total)
-    if made and failures.total() == made:
-        raise ValueError(f"{first_failure} (not one row could be made; {made} failed)")
-    seconds = time.monotonic() - started
-    return {"made": made, "seconds": seconds, "failed": dict(failures.most_common())}
+    return Filled(made, time.monotonic() - started, dict(failures.most_common()), example)
 
 
 def describe(summary: Mapping[str, Any]) -> list[str]:

@@ -160,7 +160,7 @@ def test_a_finished_run_is_not_measured_again_and_a_limit_is_widened(
     assert cli.main(command(data, out)) == 0
     assert len(asked) == COUNT
     assert out.read_bytes() == whole.read_bytes()
-    monkeypatch.setattr(aggregate, "load_lvlm", None)  # a call of it would fail
+    monkeypatch.setattr(aggregate, "OwnModel", lambda *given: None)  # a call of it would fail
     assert cli.main(command(data, out, "--limit", "3")) == 0
     assert out.read_bytes() == whole.read_bytes()
 
@@ -195,9 +195,7 @@ def test_failures_are_lines_and_reasons_and_are_tried_again(
         picture.write_bytes(content)
     printed = capsys.readouterr().out
     assert f"{COUNT - 2} items on {COUNT - 2} pictures, 2 failed" in printed
-    assert (
-        "failed 1: choose a smaller model or a --quantization: the GPU's memory is full" in printed
-    )
+    assert "failed 1: choose a smaller model or a --quantization: the memory is full" in printed
     failed = {line["id"]: line["error"] for line in lines_of(out) if "error" in line}
     assert set(failed) == {"item 2", "item 4"}
     assert failed["item 2"].startswith("save the picture again: ")
@@ -244,7 +242,7 @@ def test_mistakes_are_one_line_with_the_remedy_first(data, tmp_path, capsys, mor
 
 
 def test_a_bad_row_is_refused_before_a_model_is_loaded(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(aggregate, "load_lvlm", None)  # a call of it would fail
+    monkeypatch.setattr(aggregate, "OwnModel", lambda *given: None)  # a call of it would fail
     first = json.loads((data / "own.jsonl").read_text().splitlines()[0])
     (tmp_path / "rows.json").write_text(json.dumps([first, {**first, "id": 1, "image": None}]))
     arguments = ["aggregate", str(tmp_path / "rows.json"), str(data / "pictures")]
@@ -257,6 +255,13 @@ def test_a_folder_that_is_none_is_refused(data, tmp_path, capsys):
     arguments = ["aggregate", str(data / "own.jsonl"), str(tmp_path / "nowhere")]
     assert cli.main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 2
     assert capsys.readouterr().err.startswith("choose an existing folder: ")
+
+
+def test_ray_measures_the_same(data, whole, tmp_path):
+    pytest.importorskip("ray.data", reason="pip install 'ray[data]' for --engine ray")
+    out = tmp_path / "out.jsonl"
+    assert cli.main(command(data, out, "--engine", "ray", "--workers", "1")) == 0
+    assert out.read_bytes() == whole.read_bytes()
 
 
 # ---- the summary -------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def test_cleared_lines_make_room_for_those_that_are_appended_next(path):
 
 
 def test_another_run_is_refused_with_what_differs(path):
-    started(path)
+    started(path, {"model": "mistyped"})  # it made nothing, so it leaves nothing to differ from
+    write(started(path), "a")
     with pytest.raises(ValueError, match=r"was made with layer\.top_heads 0, not 4$"):
         started(path, run={"model": "demo", "layer": {"top_heads": 4}})
     with pytest.raises(

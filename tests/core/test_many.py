@@ -343,7 +343,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on(data, whole, tmp_path, monkeypatch, cap
 
     def interrupted(self, stage, done, total):
         if done == 5:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt  # as Ctrl+C does
         bar(self, stage, done, total)
 
     with monkeypatch.context() as patch:

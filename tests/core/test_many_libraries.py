@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import threading
 import time
 from pathlib import Path
@@ -85,7 +84,7 @@ def test_a_folder_of_parquet_files_holds_the_same_rows_and_a_stopped_run_goes_on
 
     def interrupted(self, stage, done, total):
         if done == 13:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt  # as Ctrl+C does
         bar(self, stage, done, total)
 
     with monkeypatch.context() as patch:
@@ -97,6 +96,8 @@ def test_a_folder_of_parquet_files_holds_the_same_rows_and_a_stopped_run_goes_on
     names = sorted(path.name for path in out.glob("*.parquet"))
     assert names == [f"rows-0000{number}.parquet" for number in range(6)]
     assert (out / "_rows.jsonl").read_bytes() == b""
+    assert many(data, out, "--plain") == 2  # another run is refused though no line is left
+    assert read(out) == whole
 
 
 def test_lines_that_were_filed_before_a_kill_count_once_and_failures_are_tried_again(
