@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from .running import Work
 
 LARGEST_PART = 64  # items: what a lost worker costs at most
 PARTS_A_WORKER = 4  # at least, so that none waits long for the last
+RETRIES = 5  # of a part whose worker was lost
 WAVE = 1_000_000  # items that are handed to Ray at once
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -60,9 +62,16 @@ class RayEngine:
             gpus = int(ray.cluster_resources().get("GPU", 0))
             workers = self._workers or max(gpus, 1)
             remaining = iter(items)
-            for first in remaining:
-                wave = list(chain([first], islice(remaining, WAVE - 1)))
-                yield from self._wave(work, wave, workers, min(1.0, gpus / workers))
+            with _quiet(ray):
+                for first in remaining:
+                    wave = list(chain([first], islice(remaining, WAVE - 1)))
+                    yield from self._wave(work, wave, workers, min(1.0, gpus / workers))
+        except ray.exceptions.RayActorError as error:
+            raise ValueError(
+                "run the same command again, which goes on, with fewer --workers or a smaller "
+                f"--batch: a worker was lost {RETRIES + 1} times at the same rows "
+                f"({first_words(error)})"
+            ) from error
         finally:
             if own:
                 ray.shutdown()
@@ -86,9 +95,6 @@ class RayEngine:
         self, work: Work, items: list[Any], workers: int, gpus: float
     ) -> Iterator[dict[str, Any]]:
         ray = self._ray
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
         size = min(LARGEST_PART, max(1, len(items) // (PARTS_A_WORKER * workers)))
         parts = [{"items": items[at : at + size]} for at in range(0, len(items), size)]
         answered = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
@@ -98,6 +104,7 @@ class RayEngine:
             concurrency=min(workers, len(parts)),
             num_gpus=gpus,
             num_cpus=0 if gpus else 1,
+            max_task_retries=RETRIES,
         )
         for batch in answered.iter_batches(batch_size=None, batch_format="numpy"):
             for line in batch["line"]:
@@ -105,6 +112,22 @@ class RayEngine:
                 if "stop" in row:
                     raise ValueError(row["stop"])
                 yield row
+
+
+@contextmanager
+def _quiet(ray: ModuleType) -> Iterator[None]:
+    """Inside, Ray Data shows no progress of its own."""
+    logger, context = logging.getLogger("ray.data"), ray.data.DataContext.get_current()
+    level, bars, start = (
+        logger.level, context.enable_progress_bars, context.print_on_execution_start
+    )  # fmt: skip
+    try:
+        logger.setLevel(logging.ERROR)
+        context.enable_progress_bars = context.print_on_execution_start = False
+        yield
+    finally:
+        logger.setLevel(level)
+        context.enable_progress_bars, context.print_on_execution_start = bars, start
 
 
 class _Worker:
