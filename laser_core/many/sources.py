@@ -7,12 +7,11 @@ nothing of what becomes of an item.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -216,53 +215,6 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[Row, None]]:
             except ValueError as error:
                 raise ValueError(f"fix line {number} of {str(file)!r}: {error}") from error
             yield row, None
-
-
-# ---- all of them at once -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Survey:
-    """count: of items. digest: of their ids and questions, in order."""
-
-    count: int
-    digest: str
-
-
-def survey(items: Iterable[Item]) -> Survey:
-    """Read all items once, before the work. Raises ValueError where two share an id."""
-    everything = hashlib.sha256()
-
-    def ids() -> Iterator[str]:
-        for item in items:
-            everything.update(json.dumps([item.id, item.question]).encode())
-            yield item.id
-
-    found = np.sort(keys(ids()))
-    twice = found[1:][found[1:] == found[:-1]]
-    if len(twice):
-        id = next(item.id for item in items if _key(item.id) == twice[0])
-        raise ValueError(f"give every row an id of its own: {id!r} occurs twice")
-    return Survey(len(found), everything.hexdigest())
-
-
-def keys(ids: Iterable[str]) -> np.ndarray:
-    """(n,) uint64: 8 bytes of each id's digest, so that ten million ids take 80 MB."""
-    return np.fromiter(map(_key, ids), np.uint64)
-
-
-def without(items: Iterable[Item], done: np.ndarray) -> Iterator[Item]:
-    """The items whose ids' `keys` are not among these."""
-    done = np.sort(done)
-    for item in items:
-        key = _key(item.id)
-        place = int(np.searchsorted(done, key))
-        if place == len(done) or done[place] != key:
-            yield item
-
-
-def _key(id: str) -> np.uint64:
-    return np.frombuffer(hashlib.blake2b(id.encode(), digest_size=8).digest(), np.uint64)[0]
 
 
 # ---- one of them -------------------------------------------------------------------------------
