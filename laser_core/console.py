@@ -47,7 +47,7 @@ class ProgressLine:
         self._stage = stage
 
     def bar(self, stage: str, done: int, total: int) -> None:
-        """Show a bar and the time left of a long stage; without a terminal a line every tenth.
+        """Show a bar, rate and time left of a long stage; without a terminal a line every tenth.
 
         Call it with done = 0 first: this starts the clock.
         """
@@ -55,8 +55,8 @@ class ProgressLine:
             self._started = time.monotonic()
         left = ""
         if 0 < done < total:
-            seconds = (time.monotonic() - self._started) * (total - done) / done
-            left = f", {_duration(seconds)} left"
+            seconds = (time.monotonic() - self._started) / done
+            left = f", {_rate(seconds)}, {_duration(seconds * (total - done))} left"
         if self._terminal:
             width = 20 * done // total
             self._rewrite(f"{stage} [{'#' * width}{'.' * (20 - width)}] {done}/{total}{left}")
@@ -81,6 +81,13 @@ class ProgressLine:
             line = "..." + line[3 - width :]
         print(f"\r\x1b[K{line}", end="", file=self._stream, flush=True)
         self._line = line
+
+
+def _rate(seconds: float) -> str:
+    """How many come where one takes so long: 3.2/s, 12/min."""
+    if not seconds:
+        return "at once"
+    return f"{1 / seconds:.1f}/s" if seconds < 1 else f"{60 / seconds:.1f}/min"
 
 
 def _duration(seconds: float) -> str:

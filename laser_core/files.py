@@ -8,9 +8,10 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -60,18 +61,27 @@ def to_json(content: dict[str, Any], ascii: bool = False) -> str:
 def write_atomically(path: str | os.PathLike, data: bytes | str | Image.Image) -> None:
     """Write a file completely or not at all.
 
-    Text is written as UTF-8, a picture in the format of the path's suffix. The data goes to a
-    hidden file in the same folder, which then takes the place of `path`; on any error or
-    interrupt that file is removed and an older `path` stays as it was.
+    Text is written as UTF-8, a picture in the format of the path's suffix.
+    """
+    with replacing(path) as file:
+        if isinstance(data, Image.Image):
+            suffix = Path(path).suffix.lower()
+            data.save(file, format=Image.registered_extensions()[suffix])
+        else:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Inside, a hidden file in the same folder, which then takes the place of `path`.
+
+    On any error or interrupt that file is removed, and an older `path` stays as it was.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
-            if isinstance(data, Image.Image):
-                data.save(file, format=Image.registered_extensions()[path.suffix.lower()])
-            else:
-                file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the new name without content
         os.replace(part, path)

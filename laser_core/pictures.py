@@ -6,6 +6,7 @@ model and no setting. Everything after this module sees PIL pictures in mode RGB
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -81,13 +82,14 @@ def to_picture(value: Any) -> Image.Image:
     )
 
 
-def read_picture(path: str | os.PathLike) -> Image.Image:
+def read_picture(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
     """The picture in a file, as `to_picture` gives it.
 
-    Raises ValueError when there is no such file, when it is no picture or when it is damaged.
+    content: the file's, where it is not on this disk. Raises ValueError when there is no such file,
+    when it is no picture or when it is damaged.
     """
     try:
-        with _decoded(path) as opened:
+        with _decoded(path if content is None else io.BytesIO(content)) as opened:
             return to_picture(opened)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"check the path: there is no file {os.fspath(path)!r}") from error
@@ -105,7 +107,7 @@ def read_picture(path: str | os.PathLike) -> Image.Image:
         ) from error
 
 
-def _decoded(path: str | os.PathLike) -> Image.Image:
+def _decoded(path: str | os.PathLike | io.BytesIO) -> Image.Image:
     """The opened and decoded file. Raises OSError where decoders raise other types."""
     try:
         opened = Image.open(path)

@@ -5,13 +5,16 @@ Joins the steps and decides which of them run. Knows no tensor, no prompt and no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from .errors import is_for_the_user
 from .geometry import Window
 from .models.lvlm import Lvlm
+from .out_of_memory import is_out_of_memory
 from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
 from .results import LaserAnswer, Location
@@ -125,3 +128,53 @@ def answer_from(
     blocked, skipped = block() if laser.contrasted else None, contrasts and not laser.contrasted
     plainly = plain_answer if with_plain else None
     return LaserAnswer(laser, place, blocked, plainly, choice.looks, choice.believed, skipped)
+
+
+# ---- many pictures -----------------------------------------------------------------------------
+
+_Result = TypeVar("_Result")
+
+
+def answer_many(
+    lvlm: Lvlm,
+    items: Iterable[tuple[Any, str]],
+    settings: LaserSettings = LaserSettings(),
+    *,
+    with_plain: bool = False,
+    batch: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[LaserAnswer | Exception]:
+    """`answer` for each (picture, question), in order; what an item itself fails with is yielded.
+
+    batch: how many are read at once, 0: as many as the device allows.
+    """
+    one = partial(answer, lvlm, settings=settings, with_plain=with_plain, progress=progress)
+    return _each(lvlm, items, one)
+
+
+def locate_many(
+    lvlm: Lvlm,
+    items: Iterable[tuple[Any, str]],
+    settings: LaserSettings = LaserSettings(),
+    *,
+    batch: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[Location | Exception]:
+    """`locate` for each (picture, question), as `answer_many`."""
+    return _each(lvlm, items, partial(locate, lvlm, settings=settings, progress=progress))
+
+
+def _each(
+    lvlm: Lvlm, items: Iterable[tuple[Any, str]], one: Callable[..., _Result]
+) -> Iterator[_Result | Exception]:
+    for picture, question in items:
+        result: _Result | Exception
+        try:
+            result = one(picture, question)
+        except Exception as error:
+            result = error
+            if is_out_of_memory(error):
+                lvlm.release()
+            elif not is_for_the_user(error):
+                raise
+        yield result

@@ -26,6 +26,7 @@ from .cli_aggregate import add_aggregate
 from .cli_check import add_check
 from .cli_compare import add_compare, add_high_resolution
 from .cli_find import add_find_options, finds, run_find
+from .cli_many import add_many
 from .cli_reproduce import add_reproduce
 from .out_folder import DEFAULT_OUT, check_files, check_folder, write
 
@@ -261,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_locate(commands)
     add_check(commands)
+    add_many(commands)
     add_aggregate(commands)
     add_compare(commands)
     add_reproduce(commands)

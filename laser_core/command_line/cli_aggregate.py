@@ -15,6 +15,7 @@ from ..errors import explained_imports
 from ..evaluation.refcoco import read_items
 from ..settings import LOCATE_GROUPS
 from ..settings_text import add_flags, add_model, read_flags
+from .cli_many import add_engine, read_engine
 
 DEFAULT_OUT = "laser-out/aggregate.jsonl"
 
@@ -25,9 +26,8 @@ def add_aggregate(commands: Any) -> None:
     parser = commands.add_parser(
         "aggregate", help=purpose, description=purpose, allow_abbrev=False,
         usage="%(prog)s ROWS PICTURES [--instances FILE] [--split NAME] [--model NAME] "
-        "[--out FILE] [settings]",
-        epilog="A run that was stopped goes on where it was. `accelerate launch -m laser_core "
-        "aggregate ...` shares the pictures out among several GPUs.",
+        "[--engine ray] [--workers N] [--address HOST:PORT] [--out FILE] [settings]",
+        epilog="A run that was stopped goes on where it was.",
     )  # fmt: skip
     parser.add_argument(
         "rows", metavar="ROWS",
@@ -47,6 +47,7 @@ def add_aggregate(commands: Any) -> None:
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="the first N items [default: all]"
     )
+    add_engine(parser)
     add_model(parser)
     parser.add_argument(
         "--out", default=DEFAULT_OUT, metavar="FILE",
@@ -77,11 +78,9 @@ def _aggregate(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     }
     record = Aggregation(
         items, Path(arguments.pictures), out, arguments.model, load, settings,
-        limit=arguments.limit, source=source,
+        limit=arguments.limit, source=source, engine=read_engine(arguments),
     ).run(progress)  # fmt: skip
     progress.clear()
-    if record is None:  # the first process speaks for all
-        return 0
     if arguments.json:
         print(to_json(record, ascii=True))
         return 0

@@ -1,37 +1,33 @@
 """Attention Aggregation: the share of the evidence map that lies in the ground-truth box.
 
-`Aggregation` measures many referring expressions, on as many processes as `accelerate launch`
-starts, into one JSONL file that a stopped run continues (`resumable_lines`).
+`Aggregation` measures many referring expressions into one JSONL file that a stopped run continues,
+on any engine of `many`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from accelerate import PartialState
-from accelerate.utils.memory import clear_device_cache
 
-from ..console import ProgressLine, quiet_libraries
-from ..errors import is_for_the_user
+from ..console import ProgressLine
 from ..geometry import Box, whole_picture
-from ..models.loading import load_lvlm
+from ..many.laser_map import OwnModel, failure_of
+from ..many.resumable_lines import Line, ResultLines
+from ..many.running import Engine, embedded, fill
 from ..models.lvlm import Lvlm
-from ..out_of_memory import is_out_of_memory
 from ..pictures import read_picture
 from ..pipeline import locate
 from ..settings import LOCATE_GROUPS, LaserSettings, LoadSettings
 from ..steps.vaq import contrast, make_evidence
 from .intervals import Bootstrap
 from .refcoco import ReferringItem, find_picture
-from .resumable_lines import Line, ResultLines
 
 SCHEMA, VERSION = "laser-aggregation", 1
 KINDS = ("contrastive", "raw", "relative")
@@ -71,6 +67,26 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
 
 
 @dataclasses.dataclass(frozen=True)
+class Measuring:
+    """The work on items: a line for each."""
+
+    model: OwnModel
+    folder: Path
+    settings: LaserSettings
+
+    def rows(self, items: Iterable[ReferringItem]) -> Iterator[Line]:
+        lvlm = self.model()
+        for item in items:
+            head = {"id": item.id, "picture": item.picture, "question": item.question}
+            try:
+                found = measure(lvlm, item, self.folder, self.settings)
+            except Exception as error:
+                lvlm.release()
+                found = {"error": failure_of(error)}
+            yield {**head, "box": item.box, **found}
+
+
+@dataclasses.dataclass(frozen=True)
 class Aggregation:
     """What to measure, by which model, into which .jsonl file.
 
@@ -86,34 +102,23 @@ class Aggregation:
     settings: LaserSettings
     limit: int = 0
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    engine: Engine = embedded
 
-    def run(self, progress: ProgressLine) -> dict[str, Any] | None:
-        """Measure what is missing. Returns the run's record with its summary in the first process,
-        else None. Items that failed before are tried again.
+    def run(self, progress: ProgressLine) -> dict[str, Any]:
+        """Measure what is missing. Returns the run's record with its summary. Items that failed
+        before are tried again.
 
         Raises ValueError, remedy first, for files of another run and if nothing could be measured.
         """
         self._check()
-        gpu = torch.cuda.is_available() or torch.xpu.is_available()
-        state = PartialState(
-            cpu=self.load.device == "cpu" or not gpu,
-            timeout=timedelta(weeks=1),  # the first to finish waits for the last
-        )
-        results = ResultLines(self.out, state.process_index)
-        if state.is_main_process:
+        work = Measuring(OwnModel(self.model, self.load), self.folder, self.settings)
+        with contextlib.closing(ResultLines(self.out)) as results:
             results.begin(SCHEMA, VERSION, self._description())
-        state.wait_for_everyone()
-        done = results.lines()
-        missing = [
-            item for item in self._own_share(state) if "error" in done.get(item.id, {"error": ""})
-        ]
-        if missing:
-            self._measure(missing, results, progress if state.is_main_process else None)
-        state.wait_for_everyone()
-        record = self._finish(results) if state.is_main_process else None
-        if state.num_processes > 1:
-            state.destroy_process_group()
-        return record
+            done = set(results.ids())
+            missing = [item for item in self.items[: self.limit or None] if item.id not in done]
+            fill(results, work, missing, len(missing), self.engine, progress, "measuring")
+            lines = results.merge([item.id for item in self.items])
+            return results.summarise(summarise(lines))
 
     def _check(self) -> None:
         if self.settings.contrast.kind != KINDS[0]:
@@ -123,65 +128,12 @@ class Aggregation:
         if not self.folder.is_dir():
             raise ValueError(f"choose an existing folder: there is no {str(self.folder)!r}")
 
-    def _wanted(self) -> Sequence[ReferringItem]:
-        return self.items[: self.limit or None]
-
     def _description(self) -> dict[str, Any]:
         load = self.load.to_dict()
         del load["device"]  # a run may go on elsewhere
         settings = self.settings.to_dict()
         used = {group: settings[group] for group in LOCATE_GROUPS if group in settings}
         return {"model": self.model, **self.source, "load": load, **used}
-
-    def _own_share(self, state: PartialState) -> list[ReferringItem]:
-        """Every n-th picture, with all its items, so that it is read once for all of them."""
-        numbers = {name: n for n, name in enumerate(dict.fromkeys(i.picture for i in self.items))}
-        return [
-            item
-            for item in self._wanted()
-            if numbers[item.picture] % state.num_processes == state.process_index
-        ]
-
-    def _measure(
-        self, items: Sequence[ReferringItem], results: ResultLines, progress: ProgressLine | None
-    ) -> None:
-        if progress:
-            progress.stage("loading the model")
-        with quiet_libraries(), results.appending() as append:
-            lvlm = load_lvlm(self.model, self.load)
-            for index, item in enumerate(items):
-                if progress:
-                    progress.bar("measuring", index, len(items))
-                head = {"id": item.id, "picture": item.picture, "question": item.question}
-                append({**head, "box": item.box, **self._shares(lvlm, item)})
-            if progress:
-                progress.bar("measuring", len(items), len(items))
-
-    def _shares(self, lvlm: Lvlm, item: ReferringItem) -> Line:
-        try:
-            return measure(lvlm, item, self.folder, self.settings)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failure = "choose a smaller model or a --quantization: the GPU's memory is full"
-        except ValueError as error:
-            if not is_for_the_user(error):
-                raise
-            return {"error": " ".join(str(error).split())}
-        # Only here: the error no longer holds the tensors that filled the memory
-        lvlm.release()
-        clear_device_cache()
-        return {"error": failure}
-
-    def _finish(self, results: ResultLines) -> dict[str, Any]:
-        lines = results.merge([item.id for item in self.items])
-        lacking = {item.id for item in self._wanted()} - {line["id"] for line in lines}
-        if lacking:
-            raise ValueError(
-                f"run the same command again: {len(lacking)} items are missing, as if another run "
-                "had been writing to the same files"
-            )
-        return results.summarise(summarise(lines))
 
 
 def summarise(lines: Sequence[Line]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..console import ProgressLine, quiet_libraries
+from ..many.resumable_lines import Line, ResultLines
 from ..models.loading import load_lvlm
 from ..models.lvlm import Lvlm
 from ..pictures import read_picture
@@ -26,7 +28,6 @@ from .intervals import Bootstrap
 from .methods import METHODS
 from .questions import Question, check_pictures
 from .refcoco import find_picture
-from .resumable_lines import Line, ResultLines
 
 SCHEMA, VERSION = "laser-comparison", 1
 
@@ -61,14 +62,14 @@ class Comparison:
             raise ValueError(f"give --limit a number from 0, all, on: it is {self.limit}")
         wanted = self.questions[: self.limit or None]
         check_pictures(wanted, self.folder)
-        results = ResultLines(self.out)
-        results.begin(SCHEMA, VERSION, self._description())
-        done = results.lines()
-        missing = [one for one in wanted if "error" in done.get(one.id, {"error": ""})]
-        if missing:
-            self._measure(missing, results, progress)
-        lines = results.merge([question.id for question in self.questions])
-        return results.summarise(summarise(lines, self.methods))
+        with closing(ResultLines(self.out)) as results:
+            results.begin(SCHEMA, VERSION, self._description())
+            done = results.lines()
+            missing = [one for one in wanted if one.id not in done]
+            if missing:
+                self._measure(missing, results, progress)
+            lines = results.merge([question.id for question in self.questions])
+            return results.summarise(summarise(lines, self.methods))
 
     def _description(self) -> dict[str, Any]:
         load = self.load.to_dict()

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from accelerate.utils.memory import clear_device_cache
 
 from ..errors import is_for_the_user
+from ..many.resumable_lines import Line
 from ..models.lvlm import Lvlm
 from ..out_of_memory import is_out_of_memory
-from .resumable_lines import Line
 
 
 def line_or_error(lvlm: Lvlm, measure: Callable[[], Line]) -> Line:

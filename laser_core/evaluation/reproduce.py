@@ -13,6 +13,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 from .. import __version__
 from ..console import ProgressLine, quiet_libraries
 from ..files import to_json, to_plain, write_atomically
+from ..many.resumable_lines import Line, ResultLines
 from ..models.catalogue import copies, own_roots
 from ..models.download import is_hub_id
 from ..models.loading import load_lvlm
@@ -34,7 +36,6 @@ from .data_sets import DATA_SETS, DataSet, Sample, digests, files_of, how_many, 
 from .failures import line_or_error
 from .metrics import mass_in
 from .reproduced import SCHEMA, VERSION, figures_of, read_reproduced
-from .resumable_lines import Line, ResultLines
 from .scoring import yes_or_no
 from .ways import WAYS, answers_by_way, shares_by_way
 
@@ -80,10 +81,10 @@ class Reproduction:
             device = load.pop("device")  # a run may go on elsewhere
             run = {"model": lvlm.name, "weights": weights_of(lvlm), "suite": self.suite}
             run |= {"data": data, "load": load, "settings": LaserSettings().to_dict()}
-            results = ResultLines(self.out.with_suffix(".jsonl"))
-            results.begin(SCHEMA, VERSION, run)
-            ids = self._measure(lvlm, files, results, progress)
-        lines = {line["id"]: line for line in results.merge(ids)}
+            with closing(ResultLines(self.out.with_suffix(".jsonl"))) as results:
+                results.begin(SCHEMA, VERSION, run)
+                ids = self._measure(lvlm, files, results, progress)
+                lines = {line["id"]: line for line in results.merge(ids)}
         content = {
             "schema": SCHEMA, "version": VERSION, **run,
             "versions": versions(), "hardware": hardware(lvlm, device),
@@ -133,7 +134,7 @@ class Reproduction:
                     progress.bar(task, index, total)
                     id = f"{task} {sample.id}"
                     ids.append(id)
-                    if "error" in done.get(id, {"error": ""}):
+                    if id not in done:
                         head = {"id": id, "task": task, "picture": sample.group}
                         append({**head, **_line(lvlm, data, sample)})
                 progress.bar(task, total, total)

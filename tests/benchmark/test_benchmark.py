@@ -95,7 +95,7 @@ def test_every_setting_is_a_model_argument():
         ({"pretraind": "demo"}, r"^did you mean pretrained\?"),
         (
             {"zzz": 1},
-            r"^choose from mode, preset, precision, .*: There is no model argument 'zzz'$",
+            r"^choose from mode, look_for, preset, precision, .*: There is no model argument 'zzz'$",
         ),
         ({"alpha": 11}, r"^choose a value from 0.0 to 10.0: alpha is 11.0$"),
         ({"top_heads": 1.5}, r"^give top_heads a whole number, 1 to 256: it is '1.5'$"),

@@ -10,7 +10,8 @@ PACKAGE = ROOT / "laser_core"
 
 # From the ground floor up: a room imports from its own floor and from those below it.
 FLOORS = (
-    "", "models", "engine", "steps", "pipeline", "output", "recipes", "evaluation", "command_line",
+    "", "models", "engine", "steps", "pipeline", "output", "recipes", "many", "evaluation",
+    "command_line",
 )  # fmt: skip
 
 

@@ -171,7 +171,9 @@ def test_an_optional_environment_that_cannot_be_made_fails_only_the_newest(runne
 
 def test_tests_that_fail_in_an_optional_environment_fail_the_run(runner, tmp_path):
     made = runner(False)
-    assert made.beside(sys.executable, "extra", "json") == str(tmp_path / ".venv-extra")
+    assert made.beside(sys.executable, "extra", "json") == str(
+        tmp_path / ".venv-extra" / "site-packages"
+    )
     assert not made.check("extra", [sys.executable, "-c", "raise SystemExit(1)"])
     assert made.failed == ["extra"]
 

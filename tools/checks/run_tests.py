@@ -7,8 +7,8 @@
                                      names, as it is: nothing is installed
 
 Then it tries torchvision (it changes transformers' image processors), lmms-eval (the evaluation
-harness) and the other Pythons. What is not available is named with the reason and fails nothing,
-except with --newest. Whatever fails, the rest still runs.
+harness; with it Parquet and `datasets`) and the other Pythons. What is not available is
+named with the reason and fails nothing, except with --newest. Whatever fails, the rest still runs.
 
 Needs no package. Knows nothing of single tests, which pytest finds.
 """
@@ -39,7 +39,7 @@ LMMS_EVAL_IMPORTS = (
     "lmms_eval.evaluator"
 )
 COMMANDS = (  # whole runs, slow
-    "tests/core/test_cli.py",
+    *(f"tests/core/test_{name}.py" for name in ("cli", "many", "many_libraries")),
     *(f"tests/benchmark/test_{name}.py" for name in ("aggregate", "compare", "reproduce")),
 )
 LIBRARY_TESTS = ("tests/core", "tests/benchmark", "tests/nodes/test_load.py")
@@ -50,7 +50,11 @@ TORCHVISION_TESTS = (
     *(f"tests/core/test_{name}.py" for name in ("families", "loading", "pipeline")),
     "tests/nodes/test_load.py",
 )
-LMMS_EVAL_TESTS = ("tests/benchmark/test_lmms_eval.py", "tests/benchmark/test_data_sets.py")
+LMMS_EVAL_TESTS = (
+    "tests/benchmark/test_lmms_eval.py",
+    "tests/benchmark/test_data_sets.py",
+    "tests/core/test_many_libraries.py",
+)
 LMMS_EVAL_NEEDS = ROOT / "tests/benchmark/requirements.txt"
 
 PIPE = subprocess.PIPE
@@ -107,15 +111,15 @@ class Runner:
         None, and a line with the reason, where they cannot be had. installs: pip's arguments, a
         list for each call.
         """
-        folder = self.folder(name)
+        folder = self.folder(name) / "site-packages"  # so called, or `datasets` copies the code
         inputs = [*sorted(ROOT.glob("environments/*.txt")), LMMS_EVAL_NEEDS]
         content = b"".join(path.read_bytes() for path in inputs) + repr(installs).encode()
         wanted, stamp = hashlib.sha256(content).hexdigest(), folder / "installed"
         commands = [[python, "-c", f"import {modules}"]]
         if self.newest or not stamp.is_file() or stamp.read_text() != wanted:
             print(f"setting up {folder}", flush=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            folder.mkdir(parents=True)
             pip = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--target", folder]
             commands = [*([*pip, "--upgrade", *install] for install in installs), *commands]
         environment = {**ENVIRONMENT, "PYTHONPATH": str(folder)}
