@@ -5,11 +5,13 @@ Joins the steps and decides which of them run. Knows no tensor, no prompt and no
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from typing import Any
 
 import torch
 
+from .engine.together import run_together
 from .geometry import Window
 from .models.lvlm import Lvlm
 from .pictures import check_mask, to_picture
@@ -100,3 +102,42 @@ def answer_from(
     blocked, skipped = block() if laser.contrasted else None, contrasts and not laser.contrasted
     plainly = plain_answer if with_plain else None
     return LaserAnswer(laser, place, blocked, plainly, choice.looks, choice.believed, skipped)
+
+
+def locate_many(
+    lvlm: Lvlm,
+    items: Iterable[tuple[Any, str]],
+    settings: LaserSettings = LaserSettings(),
+    *,
+    batch: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[Location | Exception]:
+    """`locate` of every (picture, question), as `answer_many` answers."""
+
+    def job(own: Lvlm, item: tuple[Any, str]) -> Location:
+        return locate(own, *item, settings, progress)
+
+    return run_together(lvlm, items, job, batch)
+
+
+def answer_many(
+    lvlm: Lvlm,
+    items: Iterable[tuple[Any, str]],
+    settings: LaserSettings = LaserSettings(),
+    *,
+    with_plain: bool = False,
+    batch: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[LaserAnswer | Exception]:
+    """`answer` of every (picture, question), in order, side by side where the device gains.
+
+    batch: pictures at a time; 0: as many as fit. Of the items, at most one batch is read ahead.
+    An item that fails for its own sake gives its error, and the others go on; what else is raised
+    ends all (`engine.together.run_together`).
+    """
+    lvlm.check_answers()
+
+    def job(own: Lvlm, item: tuple[Any, str]) -> LaserAnswer:
+        return answer(own, *item, settings, with_plain=with_plain, progress=progress)
+
+    return run_together(lvlm, items, job, batch)

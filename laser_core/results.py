@@ -193,7 +193,7 @@ class Answer:
     "unfinished thought", where there is no answer. thoughts: what the model wrote before the
     answer; thought_tokens: how many of the first tokens these are, marks and all. notes: what a
     user should know of it, a sentence each. prompt_tokens: length of each stream's prompt. Times
-    in seconds.
+    in seconds; side by side with others, until it was there.
     """
 
     text: str

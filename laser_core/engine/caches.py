@@ -89,3 +89,8 @@ class RoomyLayer(DynamicLayer):
 
     def get_seq_length(self, *args: Any) -> int:
         return self._length
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        keys, values = (tensor[indices] for tensor in self._room)
+        self._room = keys, values
+        self._show()

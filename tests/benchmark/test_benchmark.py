@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,8 @@ def demo():
 
 
 def answerer(lvlm=None, **arguments):
-    return Answerer(lvlm or demo(), read_arguments({"min_side_px": 20, **arguments}))
+    asked = Answerer(read_arguments({"min_side_px": 20, **arguments}))
+    return partial(asked, lvlm or demo())
 
 
 def test_arguments_are_read_as_the_harness_parses_them():
