@@ -5,16 +5,15 @@ Joins the steps and decides which of them run. Knows no tensor, no prompt and no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from .errors import is_for_the_user
+from .engine.together import run_together
 from .geometry import Window
 from .models.lvlm import Lvlm
-from .out_of_memory import is_out_of_memory
 from .pictures import check_mask, to_picture
 from .progress import OnText, Progress, as_one_stage
 from .results import LaserAnswer, Location
@@ -132,7 +131,21 @@ def answer_from(
 
 # ---- many pictures -----------------------------------------------------------------------------
 
-_Result = TypeVar("_Result")
+
+def locate_many(
+    lvlm: Lvlm,
+    items: Iterable[tuple[Any, str]],
+    settings: LaserSettings = LaserSettings(),
+    *,
+    batch: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[Location | Exception]:
+    """`locate` of every (picture, question), as `answer_many` answers."""
+
+    def job(own: Lvlm, item: tuple[Any, str]) -> Location:
+        return locate(own, *item, settings, progress)
+
+    return run_together(lvlm, items, job, batch)
 
 
 def answer_many(
@@ -144,37 +157,15 @@ def answer_many(
     batch: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[LaserAnswer | Exception]:
-    """`answer` for each (picture, question), in order; what an item itself fails with is yielded.
+    """`answer` of every (picture, question), in order, side by side where the device gains.
 
-    batch: how many are read at once, 0: as many as the device allows.
+    batch: pictures at a time; 0: as many as fit. Of the items, at most one batch is read ahead.
+    An item that fails for its own sake gives its error, and the others go on; what else is raised
+    ends all (`engine.together.run_together`).
     """
-    one = partial(answer, lvlm, settings=settings, with_plain=with_plain, progress=progress)
-    return _each(lvlm, items, one)
+    lvlm.check_answers()
 
+    def job(own: Lvlm, item: tuple[Any, str]) -> LaserAnswer:
+        return answer(own, *item, settings, with_plain=with_plain, progress=progress)
 
-def locate_many(
-    lvlm: Lvlm,
-    items: Iterable[tuple[Any, str]],
-    settings: LaserSettings = LaserSettings(),
-    *,
-    batch: int = 0,
-    progress: Progress | None = None,
-) -> Iterator[Location | Exception]:
-    """`locate` for each (picture, question), as `answer_many`."""
-    return _each(lvlm, items, partial(locate, lvlm, settings=settings, progress=progress))
-
-
-def _each(
-    lvlm: Lvlm, items: Iterable[tuple[Any, str]], one: Callable[..., _Result]
-) -> Iterator[_Result | Exception]:
-    for picture, question in items:
-        result: _Result | Exception
-        try:
-            result = one(picture, question)
-        except Exception as error:
-            result = error
-            if is_out_of_memory(error):
-                lvlm.release()
-            elif not is_for_the_user(error):
-                raise
-        yield result
+    return run_together(lvlm, items, job, batch)

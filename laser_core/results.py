@@ -234,7 +234,8 @@ class Answer:
     "unfinished thought", where there is no answer. thoughts: what the model wrote before the
     answer; thought_tokens: how many of the first tokens these are, marks and all. notes: what a
     user should know of it, a sentence each. prompt_tokens: length of each stream's prompt. Times
-    in seconds. maps: where each token looked, None unless asked for.
+    in seconds; side by side with others, until it was there. maps: where each token looked, None
+    unless asked for.
     """
 
     text: str

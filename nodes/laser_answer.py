@@ -28,7 +28,14 @@ from .batches import (
     size_of,
     window_by_hand,
 )
-from .runtime import DrawsWhatIsConnected, NodeProgress, ViewProgress, prompts_file, ui
+from .runtime import (
+    DrawsWhatIsConnected,
+    NodeProgress,
+    ViewProgress,
+    free_bytes,
+    prompts_file,
+    ui,
+)
 from .token_maps import MAP_OF_TOKENS, TOKEN_MAP, TOKEN_MAP_TOOLTIP, TokenMapOutput
 from .views import token_view, window_view
 from .widgets import (
@@ -48,6 +55,7 @@ from .widgets import (
 )
 
 if TYPE_CHECKING:
+    from ..laser_core.models.lvlm import Lvlm
     from ..laser_core.results import LaserAnswer
 
 CARRIED = ("answer_input", "scale", "max_tokens", "temperature", "seed", "instruction")
@@ -171,6 +179,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         import torch
 
         from ..laser_core import pipeline
+        from ..laser_core.engine.together import run_together
         from ..laser_core.files import to_json
         from ..laser_core.output.drawing import overlay
         from ..laser_core.output.heat import heat_map
@@ -193,45 +202,60 @@ class LaserAnswerNode(DrawsWhatIsConnected):
         tokens, windows = [], []
         with lvlm.running() as model:
             model.check_answers()
-            for picture, one_mask, heat in zip(pictures_of(batch), masks, heats, strict=True):
-                progress.next_picture()
+
+            def answered(own: Lvlm, item: tuple) -> LaserAnswer:
+                index, picture, one_mask = item
+                shown = progress.of(index)
                 location = pipeline.locate(
-                    model,
+                    own,
                     picture,
                     question,
                     settings,
-                    progress,
+                    shown,
                     mask=one_mask,
                     window=by_hand,
                     look_for=look_for,
                     read=lvlm.read,
                 )
                 found = location.evidence, location.placement
-                windows.append(window_view(picture, *found, by_hand=location.by_hand))
-                live.windows(windows[-1])
-                result = pipeline.answer_from(
-                    model,
+                live.windows(window_view(picture, *found, by_hand=location.by_hand))
+                on_text = live.text if own is model else None  # of several at once, none is shown
+                return pipeline.answer_from(
+                    own,
                     location,
                     with_plain=with_plain,
                     token_maps=maps.asked,
-                    progress=progress,
-                    on_text=live.text,
+                    progress=shown,
+                    on_text=on_text,
                 )
-                if result.location.placement != location.placement:  # a closer look is believed
-                    location = result.location
-                    windows[-1] = window_view(picture, location.evidence, location.placement)
+
+            items = zip(range(count), pictures_of(batch), masks, strict=True)
+            results = run_together(model, items, answered, free_bytes=free_bytes)
+            for index, result in enumerate(results):
+                if isinstance(result, Exception):
+                    raise result
+                progress.done(index)
+                location = result.location  # with the windows of the look that is believed
                 # Of a picture only what is put out is kept
+                windows.append(
+                    window_view(
+                        location.picture,
+                        location.evidence,
+                        location.placement,
+                        by_hand=location.by_hand,
+                    )
+                )
                 answers.append(result.answer.text)
                 plain.append("" if result.plain is None else result.plain.text)
                 reports.append(to_json(report(result, model, load=lvlm.settings)))
-                mapped = maps.add(result.answer, picture, settings)
+                mapped = maps.add(result.answer, location.picture, settings)
                 lines.append([*_lines(result, model.notice), *filter(None, [mapped])])
                 view = token_view(result.answer, model.notice)
                 looks = describe_looks(result.looks, result.believed)
                 tokens.append({**view, "looks": looks})
                 placements.append(location.placement)
                 points.append(points_of(location.evidence, location.placement))
-                heat.copy_(heat_map(location.evidence))
+                heats[index].copy_(heat_map(location.evidence))
                 if draws:
                     drawings.add(overlay(location))
         shown = [line for one in lines for line in one]

@@ -44,12 +44,13 @@ def in_comfyui() -> bool:
 class NodeProgress:
     """A core progress callback that fills the node's bar and raises when the user interrupts.
 
-    pictures: how many the node goes through; call `next_picture` before each. stages: shares of a
-    picture's part of the bar, by stage.
+    pictures: how many the node goes through; call `next_picture` before each, or, of several side
+    by side, use the callback `of` each until it is `done`. stages: shares of a picture's part of
+    the bar, by stage.
     """
 
     def __init__(self, pictures: int = 1, stages: dict[str, tuple[float, float]] = STAGES) -> None:
-        self._pictures, self._picture, self._stages = pictures, -1, stages
+        self._parts, self._picture, self._stages = [0.0] * pictures, -1, stages
         self._bar = self._memory = None
         self._value = 0
         if in_comfyui():
@@ -60,19 +61,30 @@ class NodeProgress:
             self._bar = comfy.utils.ProgressBar(STEPS)
 
     def next_picture(self) -> None:
+        self._parts[: self._picture + 1] = [1.0] * (self._picture + 1)
         self._picture += 1
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        start, end = self._stages.get(stage, (0.0, 1.0))
-        part = start + (end - start) * min(done / max(total, 1), 1.0)
-        self._show(max(self._picture, 0) + part)
+    def of(self, picture: int) -> Progress:
+        """The callback for one of the pictures, counted from 0."""
+        return functools.partial(self._report, picture)
 
-    def _show(self, pictures_done: float) -> None:
+    def done(self, picture: int) -> None:
+        self._parts[picture] = 1.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._report(max(self._picture, 0), stage, done, total)
+
+    def _report(self, picture: int, stage: str, done: int, total: int) -> None:
+        start, end = self._stages.get(stage, (0.0, 1.0))
+        self._parts[picture] = start + (end - start) * min(done / max(total, 1), 1.0)
+        self._show()
+
+    def _show(self) -> None:
         if self._bar is None:
             return
         self._memory.throw_exception_if_processing_interrupted()
         # An answer is decoded twice, with and without the method; the bar must not run backwards
-        self._value = max(self._value, round(STEPS * pictures_done / self._pictures))
+        self._value = max(self._value, round(STEPS * sum(self._parts) / len(self._parts)))
         self._bar.update_absolute(self._value, STEPS)
 
 
@@ -306,6 +318,17 @@ def make_room(device: torch.device, memory_bytes: int) -> None:
     import comfy.model_management as memory
 
     memory.free_memory(memory_bytes, device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a run may still take on a device, by the manager's count."""
+    if not in_comfyui():
+        from ..laser_core.engine import memory as of_pytorch
+
+        return of_pytorch.free_bytes(device)
+    import comfy.model_management as memory
+
+    return memory.get_free_memory(device)
 
 
 def manage(model: torch.nn.Module, device: torch.device, on_unload: Callable[[], None]) -> Any:

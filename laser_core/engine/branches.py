@@ -7,9 +7,11 @@ wants few calls. Knows prompts; knows no question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 
@@ -20,10 +22,20 @@ from ..progress import Progress
 from .caches import cache_of, empty_cache
 from .capture import RowCapture
 from .drafts import read_drafted
-from .few_calls import one_forward_for_branches
+from .few_calls import one_forward_for_branches, reads_together, takes_masks
 from .generating import end_tokens
 from .masks import masks_of
-from .reading import STRETCH, extend, first_token_certainty, forward, read_prefix, read_with_prefix
+from .padded import Tail, in_groups, read_tails, shapes_of
+from .reading import (
+    STRETCH,
+    extend,
+    first_token_certainty,
+    forward,
+    read_prefix,
+    read_with_prefix,
+    row_of,
+)
+from .together import ask, its_own_error
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,91 @@ def read_branches(
 ) -> BranchRows:
     """The rows of two prompts of the same picture, one with and one without the question.
 
-    drafted: as for `read_rows`.
+    Together with the pictures of runs beside this one. drafted: as for `read_rows`.
     """
-    with_query, without_query = read_rows(lvlm, [asked, free], progress, drafted)
+    return ask(_read_all, _Branches(lvlm, asked, free, progress, drafted))
+
+
+@dataclass
+class _Branches:
+    lvlm: Lvlm
+    asked: Prompt
+    free: Prompt
+    progress: Progress | None
+    drafted: bool
+
+
+def _read_all(wanted: list[_Branches]) -> list[BranchRows | Exception]:
+    found: list[Any] = [None] * len(wanted)
+    for group in in_groups([_kind_and_length(index, one) for index, one in enumerate(wanted)]):
+        members = [wanted[index] for index in group]
+        if len(group) == 1:
+            one = members[0]
+            rows = [read_rows(one.lvlm, [one.asked, one.free], one.progress, one.drafted)]
+        else:
+            rows = _batch_rows(members)
+        for index, one, own in zip(group, members, rows, strict=True):
+            found[index] = its_own_error(partial(_branch_rows, one.lvlm, *own))
+    return found
+
+
+def _branch_rows(lvlm: Lvlm, with_query: LastRow, without_query: LastRow) -> BranchRows:
     certainty = None if lvlm.silent else first_token_certainty(lvlm, with_query.hidden)
     return BranchRows(with_query.attention, without_query.attention, certainty)
+
+
+def _kind_and_length(index: int, one: _Branches) -> tuple[Hashable, int]:
+    """What pictures of one batch have in common. A prefix that is known is continued alone."""
+    lvlm, pair = one.lvlm, (one.asked, one.free)
+    known = lvlm.prefix is not None and lvlm.prefix.key == one.asked.prefix_key
+    continued = all(_continues(lvlm, prompt) for prompt in pair)
+    packed = len([*_groups(lvlm, list(pair))]) == 1 and _ids(one.asked) != _ids(one.free)
+    alone = one.drafted or lvlm.has_sliding_window or not reads_together(lvlm)
+    if alone or known or not continued or not packed:
+        return index, one.asked.length
+    return (None, one.free.suffix_length, shapes_of(one.asked.pictures)), one.asked.length
+
+
+def _batch_rows(wanted: Sequence[_Branches]) -> list[list[LastRow]]:
+    """Both branches of pictures in one forward, a row for each: its prefix, then both suffixes.
+
+    Each model keeps its picture's prefix.
+    """
+    for one in wanted:
+        one.lvlm.prefix = None
+        if one.progress:
+            one.progress("reading the picture", 0, 1)
+    lvlm, free = wanted[0].lvlm, wanted[0].free.suffix_length
+    tails = [_pair(one.asked, one.free) for one in wanted]
+    longest = max(tail.length for tail in tails)
+    mask = torch.ones(len(wanted), 1, longest, longest, dtype=torch.bool).tril()
+    for row, one, tail in zip(mask, wanted, tails, strict=True):
+        pad = longest - tail.length
+        row[:, :, :pad] = False
+        row[:, longest - free :, pad + one.asked.prefix_length : longest - free] = False
+    mask |= torch.eye(longest, dtype=torch.bool)  # padding sees itself: nothing is not a number
+    with RowCapture(lvlm, rows=[-1 - free, -1], keys=slice(None)) as capture:
+        index = torch.arange(longest, device=lvlm.device)
+        read = read_tails(lvlm, tails, masks_of(lvlm, mask.to(lvlm.device), index, index))
+    found = []
+    for row, (one, tail) in enumerate(zip(wanted, tails, strict=True)):
+        pad, end, keys = longest - tail.length, one.asked.prefix_length, _map_keys(one.asked)
+        attention = capture.rows_by_layer(row)[..., pad + keys.start : pad + keys.stop]
+        last = zip(attention, (-1 - free, -1), strict=True)
+        found.append([LastRow(rows, read[row].hidden[at]) for rows, at in last])
+        layers = [(keys[:, :, :end], values[:, :, :end]) for keys, values in read[row].layers]
+        inputs = [row_of(call, 0, 0, end, 0) for call in read[row].inputs]
+        one.lvlm.prefix = Prefix(one.asked.prefix_key, layers, inputs)
+    return found
+
+
+def _pair(asked: Prompt, free: Prompt) -> Tail:
+    """Both prompts as one row: the second one's suffix follows, in the places it has after the
+    prefix."""
+    shared = asked.prefix_length
+    ids = torch.cat([asked.input_ids, free.input_ids[:, shared:]], dim=1)
+    positions = torch.cat([asked.position_ids, free.position_ids[..., shared:]], dim=-1)
+    return Tail(ids, positions, asked.pictures)
 
 
 def read_rows(
@@ -107,7 +199,7 @@ def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
     """The prompts in groups that one forward reads."""
     # Flash attention takes no free-form mask, and a state knows none. For long texts it would be
     # large.
-    packs = lvlm.attention in ("sdpa", "eager") and not lvlm.state_layers
+    packs = takes_masks(lvlm) and not lvlm.state_layers
     group: list[Prompt] = []
     for prompt in prompts:
         full = sum(one.suffix_length for one in group) + prompt.suffix_length > STRETCH

@@ -105,6 +105,19 @@ def joined(shared: Layers, own: Layers) -> Layers:
     ]
 
 
+def copied(layer: Any) -> Any:
+    """Keys and values that no longer are parts of a cache; a state, which never is one."""
+    return layer if isinstance(layer, State) else (layer[0].clone(), layer[1].clone())
+
+
+def keep_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Drop all other rows of a batch."""
+    layers: Any = cache.layers
+    for layer in layers:
+        state = hasattr(layer, "recurrent_states")
+        (layer.reorder_cache if state else layer.batch_select_indices)(rows)
+
+
 # ---- layers of linear attention ----------------------------------------------------------------
 
 
@@ -167,3 +180,8 @@ class RoomyLayer(DynamicLayer):
 
     def get_seq_length(self, *args: Any) -> int:
         return self._length
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        keys, values = (tensor[indices] for tensor in self._room)
+        self._room = keys, values
+        self._show()

@@ -35,7 +35,7 @@ Replay = Callable[[], torch.Tensor]
 
 
 class FixedStep:
-    """One token for every stream, over the same memory each time.
+    """One token for every row, over the same memory each time.
 
     streams: rows of the batch. room: tokens that prompt and answer take at most. The cache holds
     multiples of BUCKET and is filled layer by layer with `buffers`, then `begin` is called.
@@ -112,11 +112,11 @@ class FixedStep:
         seen = (self._indices >= pads[:, None]) & (self._indices < length)
         self._seen.copy_(seen[:, None, None])
 
-    def __call__(self, token: torch.Tensor) -> torch.Tensor:
-        """(S, V) float32 logits after this token, (1, 1), in every stream."""
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(S, V) float32 logits after these tokens, (S, 1)."""
         if self.length == self.room:
             self._grow()
-        self._tokens.copy_(token)
+        self._tokens.copy_(tokens)
         self._steps += 1
         if self._steps == PAYS_FROM and not self.has_graph and not self.refused:
             self._make_graph()

@@ -1,15 +1,16 @@
 """An answer token by token, from one stream or from two side by side.
 
-Uses the library's own `generate()`, which sees one answer. Two hooks let the model run one row for
-each stream, positive above negative, and return the mixed logits. Sampling, stopping and streaming
-are the library's, unchanged. Does not know how the logits are mixed.
+Uses the library's own `generate()`, which sees one row for each answer. Two hooks let the model run
+one row for each stream, positive above negative, and return the mixed logits. Sampling, stopping
+and streaming are the library's, unchanged. Answers of runs side by side are written together, if
+none samples: the library has one random state for all rows. Does not know how the logits are mixed.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,12 +27,14 @@ from ..models.chat import Prompt, Stream
 from ..models.chat_formats import THOUGHT_BEGIN, THOUGHT_END
 from ..models.lvlm import Lvlm
 from ..progress import THINKING, OnText, Progress
-from ..results import Answer
+from ..results import Answer, TokenRecord
 from ..settings import DecodeSettings
-from .few_calls import steps_in_place, streams_as_batch
+from .few_calls import pads, steps_in_place, streams_as_batch
 from .kernels import heads_as_rows
-from .reading import ReadStream, alike, overflow, read_blocked, read_stream, read_together
-from .thoughts import Thoughts
+from .padded import in_groups, read_streams
+from .reading import ReadStream, overflow, read_blocked
+from .thoughts import EachThoughts, Thoughts
+from .together import ask
 from .token_records import Recorder, text_of_tokens
 from .token_rows import TokenRows, Watch
 from .two_streams import Mix, Rows, TwoStreams
@@ -52,42 +55,15 @@ def generate(
 
     options: for the library's `generate`. The rest is as in `steps.decode.decode`.
     """
-    started, penalty = time.perf_counter(), _repetition_penalty(lvlm, settings)
+    started = time.perf_counter()
     shared = positive.shared_prefix if isinstance(positive, Stream) else bool(positive.shared)
     looked = TokenRows(lvlm, positive.prompt, watch, shared) if watch else None
     streams = _read_streams(lvlm, positive, negative, settings, progress)
     lengths = tuple(stream.prompt.length for stream in streams)
     thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
-    try:
-        expected = settings.max_tokens + thoughts.limit * bool(thoughts.open)
-        rows = Rows.of(lvlm, streams, expected, in_place=looked is None)
-    except BaseException:
-        lvlm.release()  # the prefix now lives in the merged batch: drop it
-        raise
-    del streams  # with what the decoder was fed
     read = time.perf_counter()
-    recorder = Recorder(lvlm)
-    both = TwoStreams(lvlm, rows, mix, recorder.observe, penalty)
-    length, most = rows.input_ids.shape[1], settings.max_tokens
-    watcher = _Watcher(lvlm, length, both, most, thoughts, progress, on_text)
-    try:
-        noting = looked.noting(0, length - lengths[0]) if looked else nullcontext()
-        with heads_as_rows(lvlm), both, noting:
-            token_ids = _library_generate(lvlm, rows, settings, watcher, options)
-        if both.broken is not None and bool(both.broken.any()):
-            raise overflow(lvlm)
-        records = recorder.records(token_ids)
-    finally:
-        try:
-            rows.give_back()
-        except BaseException:
-            lvlm.release()
-            raise
-    if rows.step and rows.step.has_graph and not rows.step.grown:
-        lvlm.steps.insert(0, rows.step)
-    refused = rows.step.refused if rows.step else ""
-    if rows.step and not rows.step.for_now:
-        lvlm.graph_refused = refused
+    wanted = _Wanted(lvlm, streams, mix, settings, thoughts, looked, progress, on_text, options)
+    token_ids, records, refused = ask(_write_all, wanted, late=True)
     no_graph = _NO_GRAPH if looked and steps_in_place(lvlm, 0) else ""
     notes = positive.note, _note_on(thoughts, settings), _note_of(refused), no_graph
     return Answer(
@@ -108,6 +84,90 @@ _NO_GRAPH = (
     "leave the tokens' maps out for answers up to three times as fast: with them, steps are not "
     "repeated as a graph"
 )
+
+
+@dataclass
+class _Wanted:
+    """An answer to write: its streams as they were read, which writing empties, and the rest of
+    what `generate` takes. looked: what notes where it looks, which it does alone."""
+
+    lvlm: Lvlm
+    streams: list[ReadStream]
+    mix: Mix
+    settings: DecodeSettings
+    thoughts: Thoughts
+    looked: TokenRows | None
+    progress: Progress | None
+    on_text: OnText | None
+    options: dict[str, Any]
+
+    @property
+    def kind_and_length(self) -> tuple[Hashable, int]:
+        """What answers that are written together have in common."""
+        lengths = tuple(stream.prompt.length for stream in self.streams)
+        if self.settings.temperature > 0 or self.options or self.looked:
+            return id(self), max(lengths)
+        sizes = None if pads(self.lvlm, continued=False) else lengths
+        return (self.settings, len(lengths), sizes), max(lengths)
+
+
+_Written = tuple[list[int], list[TokenRecord], str]
+"""Token ids, a record for each, and why no graph could be made of a step, or ""."""
+
+
+def _write_all(wanted: list[_Wanted]) -> list[_Written | Exception]:
+    found: list[Any] = [None] * len(wanted)
+    for group in in_groups([one.kind_and_length for one in wanted]):
+        written = _write([wanted[index] for index in group])
+        for index, one in zip(group, written, strict=True):
+            found[index] = one
+    return found
+
+
+def _write(wanted: Sequence[_Wanted]) -> list[_Written | Exception]:
+    """Answers of equal settings and numbers of streams, token by token, a batch's row for each."""
+    lvlm, settings, looked = wanted[0].lvlm.shared, wanted[0].settings, wanted[0].looked
+    penalty, length = _repetition_penalty(lvlm, settings), wanted[0].streams[0].prompt.length
+    most = max(settings.max_tokens + one.thoughts.limit * bool(one.thoughts.open) for one in wanted)
+    try:
+        rows = Rows.of(lvlm, [one.streams for one in wanted], most, in_place=looked is None)
+    except BaseException:
+        _release(wanted)  # the prefix now lives in the merged batch: drop it
+        raise
+    for one in wanted:
+        one.streams.clear()  # with what the decoder was fed
+    recorder = Recorder(lvlm)
+    both = TwoStreams(lvlm, rows, wanted[0].mix, recorder.observe, penalty)
+    longest = rows.input_ids.shape[1]
+    watcher = _Watcher(lvlm, longest, both, wanted, settings.max_tokens)
+    try:
+        noting = looked.noting(0, longest - length) if looked else nullcontext()
+        with heads_as_rows(lvlm), both, noting:
+            output = _library_generate(lvlm, rows, settings, watcher, wanted[0].options)
+        answers = [row[:end] for row, end in zip(output, watcher.ends, strict=True)]
+        broken = [False] * len(wanted) if both.broken is None else both.broken.tolist()
+        records = recorder.records(answers)
+    finally:
+        try:
+            rows.give_back()
+        except BaseException:
+            _release(wanted)
+            raise
+    if rows.step and rows.step.has_graph and not rows.step.grown:
+        lvlm.steps.insert(0, rows.step)
+    refused = rows.step.refused if rows.step else ""
+    if rows.step and not rows.step.for_now:
+        lvlm.graph_refused = refused
+    return [
+        overflow(lvlm) if bad else (token_ids, own, refused)
+        for bad, token_ids, own in zip(broken, answers, records, strict=True)
+    ]
+
+
+def _release(wanted: Sequence[_Wanted]) -> None:
+    for one in wanted:
+        one.lvlm.release()
+    wanted[0].lvlm.shared.release()
 
 
 def _check_length(lvlm: Lvlm, prompt: Prompt, settings: DecodeSettings) -> None:
@@ -159,13 +219,13 @@ def _read_streams(
         negative = negative() if callable(negative) else negative
         pair = [positive, negative]
         tokens = len(pair) * positive.prompt.length
-        if not negative.blocked and alike(pair) and streams_as_batch(lvlm, tokens):
+        if not negative.blocked and streams_as_batch(lvlm, tokens):
             _check_length(lvlm, negative.prompt, settings)
-            read += read_together(lvlm, pair, report)
+            read += read_streams(lvlm, pair, check=report)
             report()
             return read
     if isinstance(positive, Stream):
-        read.append(read_stream(lvlm, positive, certainty=adaptive, check=report))
+        read += read_streams(lvlm, [positive], certainty=adaptive, check=report)
     else:
         read.append(replace(positive, own=[*positive.own]))  # its maker may use it again
     certainty = read[0].certainty
@@ -180,42 +240,70 @@ def _read_streams(
         read.append(read_blocked(lvlm, negative, read[0], report))
     else:
         read[0].inputs = []  # only blocked tokens ask for them
-        read.append(read_stream(lvlm, negative, check=report))
+        read += read_streams(lvlm, [negative], check=report)
     report()
     return read
 
 
-@dataclass
 class _Watcher(StoppingCriteria):
     """Reports each token as it comes; what the callbacks raise ends `generate`.
 
-    Ends the answer at its own limit, which thoughts do not count towards.
+    Ends an answer at its own limit, which thoughts do not count towards.
+    ends: of each answer, how many of its tokens are its own; None for all.
     """
 
-    lvlm: Lvlm
-    prompt_length: int
-    streams: TwoStreams
-    max_tokens: int
-    thoughts: Thoughts
-    progress: Progress | None
-    on_text: OnText | None
+    def __init__(
+        self,
+        lvlm: Lvlm,
+        prompt_length: int,
+        streams: TwoStreams,
+        wanted: Sequence[_Wanted],
+        max_tokens: int,
+    ) -> None:
+        self._lvlm, self._prompt_length, self._streams = lvlm, prompt_length, streams
+        self._wanted, self._max_tokens = wanted, max_tokens
+        self.ends: list[int | None] = [None] * len(wanted)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        new, thoughts = input_ids[0, self.prompt_length :], self.thoughts
+        new, broken = input_ids[:, self._prompt_length :], self._streams.broken
+        assert broken is not None  # a token was chosen from some scores
+        full = [
+            end is None and self._report(one, own)
+            for one, own, end in zip(self._wanted, new, self.ends, strict=True)
+        ]
+        if len(full) == 1:  # no step waits for its token
+            return torch.ones_like(broken) if full[0] else broken
+        ended = [
+            end is not None or limit or bad or token in end_tokens(self._lvlm)
+            for end, limit, bad, token in zip(
+                self.ends, full, broken.tolist(), new[:, -1].tolist(), strict=True
+            )
+        ]
+        for index, over in enumerate(ended):
+            if over and self.ends[index] is None:
+                self.ends[index] = new.shape[1]
+        self._streams.leave(ended)
+        return torch.tensor(ended, device=broken.device)
+
+    def _report(self, one: _Wanted, new: torch.Tensor) -> bool:
+        """Whether these tokens of an answer are as many as it may have."""
+        thoughts = one.thoughts
         if thoughts.open is not False:  # else no step waits for its token
             thoughts.follow(new.tolist())
         answered = len(new) - thoughts.count
-        if self.progress:
+        if one.progress:
             most = thoughts.limit if thoughts.count else 0
             thought = thoughts.count if thoughts.open else most
-            self.progress("answering", thought + answered, most + self.max_tokens)
-        if self.on_text and thoughts.open:
-            self.on_text(THINKING + _thought_text(self.lvlm, new.tolist()))
-        elif self.on_text:
-            self.on_text(text_of_tokens(self.lvlm, new[thoughts.count :].tolist()))
-        if answered < self.max_tokens and self.streams.broken is not None:
-            return self.streams.broken
-        return torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+            one.progress("answering", thought + answered, most + self._max_tokens)
+        if one.on_text and thoughts.open:
+            one.on_text(THINKING + _thought_text(self._lvlm, new.tolist()))
+        elif one.on_text:
+            one.on_text(text_of_tokens(self._lvlm, new[thoughts.count :].tolist()))
+        return answered >= self._max_tokens
+
+    @property
+    def thoughts(self) -> list[Thoughts]:
+        return [one.thoughts for one in self._wanted]
 
 
 def _library_generate(
@@ -224,14 +312,14 @@ def _library_generate(
     settings: DecodeSettings,
     watcher: _Watcher,
     options: dict[str, Any],
-) -> list[int]:
-    """The answer's token ids from the library's `generate`."""
+) -> list[list[int]]:
+    """Token ids from the library's `generate`, for each answer as many as for the longest."""
     model: Any = lvlm.model  # not every model has the library's `generate`; those of families do
     length = rows.input_ids.shape[1]
     sampling = settings.temperature > 0
     ends, thoughts = end_tokens(lvlm), watcher.thoughts
     config = GenerationConfig(
-        max_new_tokens=_most_tokens(thoughts, settings),
+        max_new_tokens=max(_most_tokens(one, settings) for one in thoughts),
         do_sample=sampling,
         temperature=settings.temperature if sampling else 1.0,
         top_p=settings.top_p if sampling else 1.0,
@@ -240,7 +328,7 @@ def _library_generate(
         pad_token_id=next(iter(ends), 0),  # any will do: what follows an answer is cut off
     )
     stopping = StoppingCriteriaList([*options.pop("stopping_criteria", ()), watcher])
-    processors = LogitsProcessorList([*options.pop("logits_processor", ()), thoughts])
+    processors = LogitsProcessorList([*options.pop("logits_processor", ()), EachThoughts(thoughts)])
     with _own_random_state(), _no_rope_deltas(lvlm), _only(config, model):
         torch.manual_seed(settings.seed)  # the answer's own
         output = model.generate(
@@ -252,7 +340,7 @@ def _library_generate(
             generation_config=config,
             **options,
         )
-    return output[0, length:].tolist()
+    return output[:, length:].tolist()
 
 
 @contextmanager

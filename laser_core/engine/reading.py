@@ -3,7 +3,7 @@
 Chats with the same system prompt and the same picture begin with the same tokens, and attention is
 causal. So the keys and values of these tokens are computed once and kept on the `Lvlm` (one entry).
 The question, the query-free branch and the picture + crop streams all continue from them.
-A forward here takes at most one picture, so no family has to merge pictures of different sizes.
+A forward here takes at most one picture; several prompts at once are read in engine/padded.py.
 What continues a cache is read in stretches: a kernel that starts within a prompt needs a mask, and
 one mask for all tokens would be as large as an attention matrix. So is every prompt of a family
 whose masks are not the library's, and no stretch cuts a picture whose tokens see each other.
@@ -15,7 +15,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
-from .caches import cache_of, empty_cache, joined, layers_of, of_row, repeated
+from .caches import cache_of, empty_cache, joined, layers_of
 from .few_calls import equal_windows_together, tokens_at_once
 from .masks import Masks, masks_of_stretch
 from .vision_windows import equal_windows_at_once
@@ -60,7 +60,7 @@ def read_with_prefix(
     """
     lvlm.prefix = None
     inputs: DecoderInputs = []
-    with _recorded(lvlm, inputs):
+    with recorded(lvlm, inputs):
         hidden = forward(lvlm, cache, input_ids, position_ids, prompt.pictures[0].tensors, mask)
     end = prompt.prefix_length
     layers = [(keys[:, :, :end], values[:, :, :end]) for keys, values in layers_of(cache)]
@@ -103,7 +103,7 @@ def read_stream(
     first answer token. check: called before each forward.
     """
     prompt, shared, cache, inputs = stream.prompt, [], empty_cache(lvlm), []
-    if _continues(lvlm, stream):
+    if continues(lvlm, stream):
         prefix = read_prefix(lvlm, prompt)
         shared, inputs = prefix.layers, prefix.inputs
         cache = cache_of(shared)
@@ -120,68 +120,11 @@ def read_stream(
     return ReadStream(prompt, shared, own, inputs + more, certain, stream.note)
 
 
-def _continues(lvlm: Lvlm, stream: Stream) -> bool:
-    """Whether it is read from the cached prefix on."""
+def continues(lvlm: Lvlm, stream: Stream) -> bool:
+    """Whether a stream is read from the cached prefix on."""
     # A prefix that ends where the answer begins leaves nothing to read
     more = stream.prompt.suffix_length > 1
     return stream.shared_prefix and lvlm.family.causal_prefix and more
-
-
-def read_together(lvlm: Lvlm, streams: Sequence[Stream], check: Check) -> list[ReadStream]:
-    """Streams of one shape, `alike`, as one batch: as `read_stream` reads each."""
-    first, cache, shared = streams[0].prompt, empty_cache(lvlm), []
-    if _continues(lvlm, streams[0]):
-        shared = read_prefix(lvlm, first).layers
-        cache = cache_of(repeated(shared, len(streams)))
-    batch = _batch_of([stream.prompt for stream in streams], lvlm.family.pixel_axis)
-    extend(lvlm, batch, cache, first.length - 1, check)
-    read = layers_of(cache)
-    return [
-        ReadStream(
-            stream.prompt,
-            shared,  # the list itself: where its tokens move, all know
-            of_row(read, row),
-            [],
-            note=stream.note,
-        )
-        for row, stream in enumerate(streams)
-    ]
-
-
-def alike(streams: Sequence[Stream]) -> bool:
-    """Whether the streams differ only in what their tokens and pictures are, not in their shape."""
-
-    def shape(stream: Stream) -> tuple:
-        prompt, shared = stream.prompt, stream.shared_prefix
-        sizes = [
-            {name: tensor.shape for name, tensor in picture.tensors.items()}
-            for picture in prompt.pictures
-        ]
-        return prompt.length, prompt.spans, sizes, shared, prompt.prefix_key if shared else None
-
-    return all(shape(stream) == shape(streams[0]) for stream in streams)
-
-
-def _batch_of(prompts: Sequence[Prompt], pixel_axis: int) -> Prompt:
-    """Prompts of one shape as one with a row for each. pixel_axis: see `Family`."""
-    pictures = [
-        replace(
-            same[0],
-            tensors={
-                name: torch.cat(
-                    [one.tensors[name] for one in same], pixel_axis if name == "pixel_values" else 0
-                )
-                for name in same[0].tensors
-            },
-        )
-        for same in zip(*(prompt.pictures for prompt in prompts), strict=True)
-    ]
-    return replace(
-        prompts[0],
-        input_ids=torch.cat([prompt.input_ids for prompt in prompts]),
-        position_ids=torch.cat([prompt.position_ids for prompt in prompts], dim=-2),
-        pictures=tuple(pictures),
-    )
 
 
 def positions_from_last(read: ReadStream, count: int) -> torch.Tensor:
@@ -252,7 +195,7 @@ def extend(
     ahead = [span.start for span in prompt.spans if start <= span.start < stop]
     edges = [start, *ahead[1:], stop]
     inputs: DecoderInputs = []
-    with _recorded(lvlm, inputs):
+    with recorded(lvlm, inputs):
         for first, last in pairwise(edges):
             if check:
                 check()
@@ -283,13 +226,15 @@ def forward(
 ) -> torch.Tensor:
     """One forward of the model's body, to hidden states (B, S, D); `cache` grows.
 
-    input_ids: (B, S); position_ids: (B, S) or (3, B, S); mask: (1, 1, S, N), or None: each token
-    sees what the family lets it see. spans: the pictures' tokens in the text.
+    input_ids: (B, S); position_ids: (B, S) or (3, B, S); mask: (B or 1, 1, S, N), (B, N) of which
+    tokens are there, or None: each token sees what the family lets it see. spans: the pictures'
+    tokens in the text.
     """
     device = lvlm.device
     stretches: AbstractContextManager[None] = nullcontext()
-    if mask is None:
+    if mask is None or (isinstance(mask, torch.Tensor) and mask.ndim == 2):
         stretches = _reading_in_stretches(lvlm, spans)
+    if mask is None:
         mask = {} if lvlm.family.whole_pictures else None  # of each stretch, below
     if position_ids.ndim == 3 and lvlm.family.text_index:
         # Put each token's index in the text before M-RoPE's rows. Without it, code of 4.57 takes a
@@ -314,8 +259,8 @@ def forward(
 
 
 @contextmanager
-def _recorded(lvlm: Lvlm, inputs: DecoderInputs) -> Iterator[None]:
-    """Note what the decoder is called with, except the cache."""
+def recorded(lvlm: Lvlm, inputs: DecoderInputs) -> Iterator[None]:
+    """Inside, notes what the decoder is called with, except the cache."""
 
     thread = threading.get_ident()
 
@@ -411,12 +356,44 @@ def _stretch(call: dict[str, Any], first: int, last: int) -> dict[str, Any]:
     for name, axis in _TOKEN_AXIS.items():
         if call.get(name) is not None:
             part[name] = call[name].narrow(axis, first, last - first)
+    mask = call.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:  # over what the cache holds, too
+        after = call["inputs_embeds"].shape[1] - last
+        part["attention_mask"] = mask[:, : mask.shape[1] - after]
+    return _with_deepstack(part, call, lambda row, token: (first <= token) & (token < last))
+
+
+def row_of(call: dict[str, Any], row: int, first: int, last: int, held: int) -> dict[str, Any]:
+    """A batch's decoder call as that of one row, over its tokens from `first` to `last`.
+
+    held: tokens before them in the row's cache.
+    """
+    part = _stretch(call, first, last)
+    for name, axis in _ROW_AXIS.items():
+        if part.get(name) is not None:
+            part[name] = part[name].narrow(axis, row, 1)
+    if part.get("cache_position") is not None:
+        part["cache_position"] = part["cache_position"] - part["cache_position"][0] + held
+
+    def inside(of: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        return (of == row) & (first <= token) & (token < last)
+
+    return {**_with_deepstack(part, call, inside), "attention_mask": None}
+
+
+_ROW_AXIS = {"inputs_embeds": 0, "position_ids": -2, "visual_pos_masks": 0}
+
+
+def _with_deepstack(part: dict[str, Any], call: dict[str, Any], inside: Callable) -> dict[str, Any]:
+    """`part` with the call's features of deeper vision layers: one row for each visual token.
+
+    inside: of tokens (their rows and indices) whether they are the part's.
+    """
     deepstack = call.get("deepstack_visual_embeds")
-    if deepstack is not None:  # one row for each visual token
-        seen = call["visual_pos_masks"]
-        start, stop = (int(seen[:, :end].sum()) for end in (first, last))
-        part["deepstack_visual_embeds"] = [layer[start:stop] for layer in deepstack]
-    return part
+    if deepstack is None:
+        return part
+    kept = inside(*call["visual_pos_masks"].nonzero(as_tuple=True))
+    return {**part, "deepstack_visual_embeds": [layer[kept] for layer in deepstack]}
 
 
 def _blocked_call(stream: Stream, call: dict[str, Any], start: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Knows the marks that thinking models write; knows neither streams nor how logits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers import LogitsProcessor
 
@@ -13,7 +15,7 @@ from ..models.chat_formats import THOUGHT_BEGIN, THOUGHT_END
 from ..models.lvlm import Lvlm
 
 
-class Thoughts(LogitsProcessor):
+class Thoughts:
     """Follows one answer, token by token.
 
     A thought is what comes before THOUGHT_END, where the prompt ends within one or the model writes
@@ -49,8 +51,8 @@ class Thoughts(LogitsProcessor):
             forced = self.cut_off and self.count == self._closed_from + len(self.closing)
             self.open = not (forced or THOUGHT_END in newest)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """The scores, or at the limit those that leave no choice. The library calls it."""
+    def limited(self, scores: torch.Tensor) -> torch.Tensor:
+        """The scores (1, V), or at the limit those that leave no choice."""
         if not self.open or (self.count < self.limit and not self.cut_off):
             return scores
         if not self.cut_off:
@@ -58,3 +60,16 @@ class Thoughts(LogitsProcessor):
         forced = torch.full_like(scores, float("-inf"))
         forced[:, self.closing[self.count - self._closed_from]] = 0.0
         return forced
+
+
+class EachThoughts(LogitsProcessor):
+    """Keeps answers that are written side by side to the limits of their thoughts."""
+
+    def __init__(self, each: Sequence[Thoughts]) -> None:
+        self._each = each
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not any(one.open for one in self._each):
+            return scores
+        rows = zip(self._each, scores.split(1), strict=True)
+        return torch.cat([one.limited(row) for one, row in rows])

@@ -21,10 +21,10 @@ LONGEST_CHARACTER = 4  # tokens: a byte each, in UTF-8
 
 
 class Recorder:
-    """Notes one answer's tokens, step by step.
+    """Notes the tokens of answers that are written side by side, step by step.
 
-    `observe` takes a step's logits; the next call also brings the token that was chosen from them.
-    `records` ends it.
+    `observe` takes a step's logits; the next call also brings the tokens that were chosen from
+    them. `records` ends it.
     """
 
     def __init__(self, lvlm: Lvlm) -> None:
@@ -39,41 +39,48 @@ class Recorder:
         positive: torch.Tensor,
         negative: torch.Tensor | None,
     ) -> None:
-        """fed: (1,) the token given to the model; the others: (1, V) logits."""
+        """fed: (B,) the tokens given to the model; the others: (B, V) logits."""
         if self._pending is not None:
-            self._note(fed[0], *self._pending)
-        self._pending = mixed[0], positive[0], None if negative is None else negative[0]
+            self._note(fed, *self._pending)
+        self._pending = mixed, positive, negative
 
-    def records(self, token_ids: list[int]) -> list[TokenRecord]:
-        """A record for each token of the answer."""
-        if self._pending is not None and len(self._steps) < len(token_ids):
-            self._note(torch.tensor(token_ids[-1]), *self._pending)
+    def records(self, answers: Sequence[list[int]]) -> list[list[TokenRecord]]:
+        """A record for each token of each answer, of which some ended before others."""
+        if self._pending is not None and len(self._steps) < max(map(len, answers)):
+            self._note(torch.tensor([token_ids[-1] for token_ids in answers]), *self._pending)
         self._pending = None
-        steps = self._steps[: len(token_ids)]
-        if not steps:
-            return []
-        values = torch.stack([values for values, _ in steps]).tolist()
-        indices = torch.stack([indices for _, indices in steps]).tolist()
-        pieces = _Pieces(self._lvlm)
-        return [self._record(*step, pieces) for step in zip(indices, values, strict=True)]
+        if not self._steps:
+            return [[] for _ in answers]
+        values = torch.stack([values for values, _ in self._steps], dim=1).tolist()
+        indices = torch.stack([indices for _, indices in self._steps], dim=1).tolist()
+        found = []
+        for token_ids, *steps in zip(answers, indices, values, strict=True):
+            pieces, count = _Pieces(self._lvlm), len(token_ids)
+            own = zip(*(each[:count] for each in steps), strict=True)
+            found.append([self._record(index, value, pieces) for index, value in own])
+        return found
 
     def _note(
         self,
-        token: torch.Tensor,
+        tokens: torch.Tensor,
         mixed: torch.Tensor,
         positive: torch.Tensor,
         negative: torch.Tensor | None,
     ) -> None:
-        """Keep logits of the token and the best others, and their normaliser, a row per stream.
+        """Keep logits of the tokens and the best others, and their normaliser, a row per stream.
 
-        mixed: (V,), those that the token was chosen from; positive, negative: (V,). The best of the
-        negative stream alone follow the others.
+        mixed: (B, V), those that the tokens were chosen from; positive, negative: (B, V). The best
+        of the negative stream alone follow the others.
         """
-        best = mixed.topk(min(TOP_ALTERNATIVES, len(mixed))).indices
-        blind = [] if negative is None else [negative.topk(min(TOP_WITHOUT, len(mixed))).indices]
-        indices = torch.cat([token.to(best).reshape(1), best, *blind])
-        logits = torch.stack([mixed, positive] + ([] if negative is None else [negative]))
-        values = torch.cat([logits[:, indices], logits.logsumexp(-1, keepdim=True)], dim=1)
+        best = mixed.topk(min(TOP_ALTERNATIVES, mixed.shape[1])).indices
+        blind = (
+            [] if negative is None else [negative.topk(min(TOP_WITHOUT, mixed.shape[1])).indices]
+        )
+        indices = torch.cat([tokens.to(best)[:, None], best, *blind], dim=1)
+        streams = [mixed, positive] + ([] if negative is None else [negative])
+        logits = torch.stack(streams, dim=1)  # (B, streams, V)
+        chosen = indices[:, None].expand(-1, len(streams), -1)
+        values = torch.cat([logits.gather(-1, chosen), logits.logsumexp(-1, keepdim=True)], dim=-1)
         self._steps.append((values, indices))
 
     def _record(

@@ -144,13 +144,14 @@ def split_instruction(context: str, post_prompt: str) -> tuple[str, str]:
 
 
 class Answerer:
-    """Answers requests with a loaded model."""
+    """Answers requests as the model arguments say."""
 
-    def __init__(self, lvlm: Lvlm, arguments: ModelArguments) -> None:
-        self._lvlm, self._arguments = lvlm, arguments
+    def __init__(self, arguments: ModelArguments) -> None:
+        self._arguments = arguments
 
     def __call__(
         self,
+        lvlm: Lvlm,
         context: str,
         pictures: Sequence[Any] | None,
         generation: Mapping[str, Any],
@@ -176,24 +177,24 @@ class Answerer:
         settings = dataclasses.replace(settings, answer=asked, decode=decoding)
         pictures = _checked(pictures, self._arguments.mode)
         if self._arguments.mode == "plain":
-            found = self._plain(question, pictures, settings)
+            found = _plain(lvlm, question, pictures, settings)
         else:
             first_line = question.partition("\n")[0]
             look_for = self._arguments.look_for.replace("{}", first_line)
-            found = answer(self._lvlm, pictures[0], question, settings, look_for=look_for).answer
+            found = answer(lvlm, pictures[0], question, settings, look_for=look_for).answer
         text = found.text
         for stop in stop_texts(generation):
             text = text.split(stop)[0]
         return dataclasses.replace(found, text=text.strip())
 
-    def _plain(
-        self, question: str, pictures: Sequence[Image.Image], settings: LaserSettings
-    ) -> Answer:
-        """All pictures, then the question: what the model alone makes of them."""
-        lvlm = self._lvlm
-        inputs = [lvlm.encode(picture, settings.prompt.framing) for picture in pictures]
-        stream = Stream(lvlm.answer_prompt(inputs, question, settings), shared_prefix=True)
-        return decode(lvlm, stream, None, settings.decode)
+
+def _plain(
+    lvlm: Lvlm, question: str, pictures: Sequence[Image.Image], settings: LaserSettings
+) -> Answer:
+    """All pictures, then the question: what the model alone makes of them."""
+    inputs = [lvlm.encode(picture, settings.prompt.framing) for picture in pictures]
+    stream = Stream(lvlm.answer_prompt(inputs, question, settings), shared_prefix=True)
+    return decode(lvlm, stream, None, settings.decode)
 
 
 def _checked(pictures: Sequence[Any] | None, mode: str) -> Sequence[Image.Image]:

@@ -1,27 +1,31 @@
 """`--model laser` of lmms-eval: the harness asks, `answerer` answers.
 
 The harness divides the questions among the processes that `accelerate launch` started. Each answers
-its share on its own device, one question at a time, in the harness's order. That order keeps
-questions about one picture together, so the picture is read once for them.
+its share on its own device, as many questions side by side as --batch_size says, in the harness's
+order. That order keeps questions about one picture together: at batch size 1 the picture is read
+once for them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import clear_device_cache
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
-from ..errors import is_for_the_user
+from ..engine.together import run_together
 from ..models.loading import DEMO, load_lvlm
+from ..models.lvlm import Lvlm
 from ..out_of_memory import is_out_of_memory
 from .answerer import Answerer, UnsuitableTask, ignored_arguments, read_arguments
+
+FULL = "the GPU's memory is full: choose a quantization or a smaller model"
 
 
 class Laser(lmms):
@@ -32,7 +36,9 @@ class Laser(lmms):
     argument is a setting by its name, such as alpha=0.5.
     A decoding setting that is given overrides the task's generation arguments.
 
-    Raises ValueError for an unknown argument, a bad value or a batch size other than 1.
+    batch_size: questions at a time; auto: as many as the device's memory has room for.
+
+    Raises ValueError for an unknown argument or a bad value.
     """
 
     is_simple = True  # question and pictures come apart; a chat would have to be taken apart
@@ -42,21 +48,17 @@ class Laser(lmms):
         pretrained: str = DEMO,
         device: str = "auto",
         batch_size: int | str = 1,
-        max_batch_size: int | None = None,  # of automatic batches; one fits any
+        max_batch_size: int | None = None,  # of automatic batches, which have their own
         **settings: Any,
     ) -> None:
         super().__init__()
-        if str(batch_size) not in ("1", "auto"):
-            raise ValueError(
-                f"set --batch_size to 1, and let `accelerate launch` start more processes: a "
-                f"picture is answered at a time, but the batch size is {batch_size}"
-            )
+        self._batch = _batch(batch_size)
         self.accelerator = Accelerator()
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
         arguments = read_arguments({**settings, "device": _device(device, self._world_size)})
         self._lvlm = load_lvlm(str(pretrained), arguments.load)
-        self._answer = Answerer(self._lvlm, arguments)
+        self._answer = Answerer(arguments)
         self._told: set[tuple[str, str]] = set()
 
     @property
@@ -79,49 +81,37 @@ class Laser(lmms):
         """
         answers: list[str] = []
         failures: Counter[str] = Counter()
-        repeats: Counter[int] = Counter()
+        found = run_together(self._lvlm, _asked(requests), self._one, self._batch)
         bar = tqdm(requests, desc="LASER", disable=self._rank != 0)
         for request in bar:
-            if (request.metadata or {}).get("__padding_only__"):
-                answers.append("")  # evens out the processes' shares; nobody reads it
-                continue
-            text, failure = self._one(request, repeats[id(request)])
-            repeats[id(request)] += 1
-            answers.append(text)
-            if failure:
+            result = "" if _evens_out(request) else next(found)
+            if isinstance(result, UnsuitableTask):
+                raise result
+            answers.append("" if isinstance(result, Exception) else result)
+            if isinstance(result, Exception):
+                failure = FULL if is_out_of_memory(result) else str(result)
                 failures[failure] += 1
                 logger.error(f"{request.task_name}, question {request.doc_id}: {failure}")
         self._report(failures, len(answers))
         return answers
 
-    def _one(self, request: Instance, repeat: int) -> tuple[str, str]:
-        """(answer, "") or ("", the reason that there is none)."""
+    def _one(self, lvlm: Lvlm, asked: tuple[Instance, int]) -> str:
+        """The answer to a request; of several to the same one, the one of this number."""
+        request, repeat = asked
         context, generation, doc_to_visual, doc_id, task, split = request.args
         for name in ignored_arguments(generation):
             self._tell_once(task, f"the generation argument {name} is not used")
         try:
             pictures = doc_to_visual(self.task_dict[task][split][doc_id]) if doc_to_visual else None
-            found = self._answer(context, pictures, generation, _post_prompt(doc_to_visual), repeat)
+            post_prompt = _post_prompt(doc_to_visual)
+            found = self._answer(lvlm, context, pictures, generation, post_prompt, repeat)
         except UnsuitableTask as error:
             raise UnsuitableTask(f"{error} ({task}, question {doc_id})") from None
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failure = "the GPU's memory is full: choose a quantization or a smaller model"
-        except ValueError as error:
-            if not is_for_the_user(error):
-                raise
-            return "", str(error)
-        else:
-            if found.stop_reason == "max tokens" and "max_new_tokens" not in generation:
-                self._tell_once(
-                    task, "the task sets no limit, and answers were cut off: raise max_tokens"
-                )
-            return found.text, ""
-        # Only here: the error no longer holds the tensors that filled the memory
-        self._lvlm.release()
-        clear_device_cache()
-        return "", failure
+        if found.stop_reason == "max tokens" and "max_new_tokens" not in generation:
+            self._tell_once(
+                task, "the task sets no limit, and answers were cut off: raise max_tokens"
+            )
+        return found.text
 
     def _tell_once(self, task: str, text: str) -> None:
         if self._rank == 0 and (task, text) not in self._told:
@@ -152,6 +142,30 @@ class Laser(lmms):
             "choose tasks of output type generate_until: LASER answers single questions, not "
             "dialogues of several rounds"
         )
+
+
+def _asked(requests: Iterable[Instance]) -> Iterator[tuple[Instance, int]]:
+    """What is to be answered: each request, and how often it was there before."""
+    repeats: Counter[int] = Counter()
+    for request in requests:
+        if not _evens_out(request):
+            yield request, repeats[id(request)]
+            repeats[id(request)] += 1
+
+
+def _evens_out(request: Instance) -> bool:
+    """Whether it only makes the processes' shares equal; nobody reads its answer."""
+    return bool((request.metadata or {}).get("__padding_only__"))
+
+
+def _batch(batch_size: int | str) -> int:
+    """The harness's --batch_size, "auto" or "auto:N" as 0. Raises ValueError for another text."""
+    text = str(batch_size).partition(":")[0]
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f"set --batch_size to a number from 1 on, or to auto: it is {batch_size}")
+    return int(text)
 
 
 def _post_prompt(doc_to_visual: Any) -> str:

@@ -6,6 +6,7 @@ family record. Knows nothing of attention maps or decoding.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Sequence
@@ -85,6 +86,18 @@ class Lvlm:
         self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
         self.steps: list[Kept] = []  # whose graphs are kept, managed by engine.two_streams
         self.graph_refused = ""  # why no graph can be made
+        self._beside: Lvlm | None = None
+
+    def beside(self) -> Lvlm:
+        """The same model for a run beside others: with a prefix of its own."""
+        other = copy.copy(self)
+        other.prefix, other.steps, other._beside = None, [], self.shared
+        return other
+
+    @property
+    def shared(self) -> Lvlm:
+        """What runs side by side share: the model that this one is beside, or itself."""
+        return self._beside or self
 
     def __str__(self) -> str:
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..engine.reading import ReadStream, read_stream
+from ..engine.padded import read_streams
+from ..engine.reading import ReadStream
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..one_at_a_time import one_at_a_time
@@ -31,7 +32,8 @@ def read_certainty(lvlm: Lvlm, stream: Stream, progress: Progress | None = None)
         if progress:
             progress("reading the picture", 0, 1)
 
-    return read_stream(lvlm, stream, certainty=True, check=check)
+    [read] = read_streams(lvlm, [stream], certainty=True, check=check)
+    return read
 
 
 def plain_certainty(

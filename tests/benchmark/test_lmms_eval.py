@@ -64,14 +64,14 @@ def direct():
     return [result.answer.text for result in found], [result.plain.text for result in found]
 
 
-def evaluate(task, arguments="", **options):
+def evaluate(task, arguments="", batch_size=1, **options):
     tasks = TaskManager("ERROR", include_path=str(task), include_defaults=False, model_name="laser")
     return simple_evaluate(
         model="laser",
         model_args=f"pretrained=demo,alpha=0.5{arguments}",
         tasks=[TASK],
         task_manager=tasks,
-        batch_size=1,
+        batch_size=batch_size,
         bootstrap_iters=0,
         **options,
     )
@@ -91,8 +91,9 @@ def accuracy_of(texts):
     return sum(text == item.answer for text, item in zip(texts, items, strict=True)) / ITEMS
 
 
-def test_the_evaluators_accuracy_is_the_pipelines_own(task, direct):
-    results = evaluate(task)
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_evaluators_accuracy_is_the_pipelines_own(task, direct, batch_size):
+    results = evaluate(task, batch_size=batch_size)
     assert said(results) == direct[0]
     assert accuracy(results) == pytest.approx(accuracy_of(direct[0]))
     assert 0 < accuracy(results) < 1
@@ -215,7 +216,7 @@ def test_the_registry_gives_the_class():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 4}, "^set --batch_size to 1, and let `accelerate launch` start more"),
+        ({"batch_size": 0}, "^set --batch_size to a number from 1 on, or to auto: it is 0"),
         ({"aplha": 1}, r"^did you mean alpha\?"),
         ({"beams": 3}, "^removed: use temperature and seed for other answers instead of beams"),
         ({"preset": "papers"}, "^choose one of default, paper, fast: preset is 'papers'"),

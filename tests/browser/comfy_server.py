@@ -22,9 +22,10 @@ START_SECONDS = 180
 RUN_SECONDS = 240
 PACK_FOLDER = "laser-lvlm"
 
-# Nodes that only tests need: a text conditioning without a text encoder, and looks inside.
+# Nodes that only tests need: a text conditioning without a text encoder, looks inside, and batches
+# on a CPU.
 TEST_NODES = '''
-import json, torch
+import importlib, json, sys, torch
 
 class Conditioning:
     RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING",), "make", "test"
@@ -58,7 +59,27 @@ class List:
     def make(self, first, second):
         return ([first, second],)
 
-NODE_CLASS_MAPPINGS = {"TestConditioning": Conditioning, "TestLook": Look, "TestList": List}
+class SideBySide:
+    """From here on, nodes go through this many pictures at once, as on a GPU; each is logged."""
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "make", "test"
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"image": ("IMAGE",), "count": ("INT",)}})
+    def make(self, image, count):
+        [pack] = [name for name in sys.modules if name.endswith(".nodes.laser_answer")]
+        pack = pack.removesuffix(".nodes.laser_answer")
+        together = importlib.import_module(pack + ".laser_core.engine.together")
+        run = together.by_itself = getattr(together, "by_itself", together.run_together)
+        def logged(lvlm, items, job, *given, **named):
+            def begun(own, item):
+                print("a picture begins", flush=True)
+                return job(own, item)
+            return run(lvlm, items, begun, count, *given, **named)
+        together.run_together = logged if count else run
+        return (image,)
+
+NODE_CLASS_MAPPINGS = {
+    "TestConditioning": Conditioning, "TestLook": Look, "TestList": List,
+    "TestSideBySide": SideBySide,
+}
 '''
 
 
@@ -171,6 +192,10 @@ class ComfyServer:
                 return entry
             time.sleep(0.2)
         raise AssertionError(f"no result after {seconds} s:\n{self.log[-3000:]}")
+
+    def interrupt(self) -> None:
+        request = urllib.request.Request(self.url + "/interrupt", b"{}", method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
 
     def import_seconds(self) -> float:
         """How long ComfyUI says the pack took to import; fails if it says that it failed."""

@@ -43,6 +43,12 @@ def on_gpu(model_type, device, **options):
     return lvlm
 
 
+def allocated(device) -> int:
+    """Bytes of tensors on the GPU."""
+    gc.collect()
+    return torch.get_device_module(device).memory_allocated()
+
+
 def run(lvlm, settings=GREEDY, **options):
     return pipeline.answer(lvlm, noise_picture(), QUESTION, settings, **options)
 
@@ -141,17 +147,35 @@ def test_a_seed_repeats_its_answer_and_leaves_the_gpus_own_random_state(device):
     assert torch.equal(module.get_rng_state(), before)
 
 
+PICTURES_AND_QUESTIONS = [
+    (noise_picture(size, seed), QUESTION + " and where is it ?" * (seed % 2))
+    for seed, size in enumerate([(90, 60), (60, 90), (120, 90), (84, 84), (160, 60), (90, 60)])
+]
+
+
+@pytest.mark.parametrize("batch", [0, 4], ids=["as many as fit", "four"])
+@pytest.mark.parametrize("model_type", REPRESENTATIVES)
+def test_pictures_side_by_side_are_answered_as_each_alone(model_type, batch, device):
+    lvlm = on_gpu(model_type, device)
+    expected = [
+        pipeline.answer(lvlm, *item, GREEDY, with_plain=True) for item in PICTURES_AND_QUESTIONS
+    ]
+    lvlm.release()
+    before = allocated(device)
+    found = pipeline.answer_many(lvlm, PICTURES_AND_QUESTIONS, GREEDY, with_plain=True, batch=batch)
+    for result, alone in zip(found, expected, strict=True):
+        assert result.location.windows == alone.location.windows
+        assert ids(result.answer) == ids(alone.answer)
+        assert ids(result.plain) == ids(alone.plain)
+    lvlm.release()
+    assert allocated(device) == before
+
+
 # ---- nothing stays behind ----------------------------------------------------------------------
 
 
 class Interrupt(BaseException):
     """As ComfyUI's: not an Exception."""
-
-
-def allocated(device) -> int:
-    """Bytes of tensors on the GPU."""
-    gc.collect()
-    return torch.get_device_module(device).memory_allocated()
 
 
 def interrupted(lvlm, stop) -> bool:

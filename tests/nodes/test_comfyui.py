@@ -4,6 +4,7 @@ and what people see when something is wrong. Runs when COMFYUI_PATH is set."""
 import io
 import json
 import os
+import time
 import urllib.request
 from pathlib import Path
 from urllib.parse import quote
@@ -16,9 +17,17 @@ from PIL import Image
 from laser_core.models.catalogue import TEXT_ENCODERS
 from tools.testbed.encoders import build_encoder, stored_as, write
 
-from ..browser.comfy_server import PACK_FOLDER, ROOT, ComfyServer, model_folder, why_not
+from ..browser.comfy_server import (
+    PACK_FOLDER,
+    ROOT,
+    RUN_SECONDS,
+    ComfyServer,
+    model_folder,
+    why_not,
+)
 from .pack import pack
 
+BEGUN = "a picture begins"
 SCENE, MASKED = "laser_scene_picnic.jpg", "laser_scene_picnic_mask.webp"
 
 
@@ -350,6 +359,34 @@ def test_pictures_of_different_sizes_as_a_list_give_an_answer_each(server, promp
     boxes = prompt.look([answer, 5])
     outputs = server.run(prompt)
     assert len(outputs[look]["seen"]) == len(outputs[boxes]["seen"]) == 2
+
+
+def test_an_interrupt_in_the_middle_of_a_batch_ends_it_and_the_next_run_answers(server, prompt):
+    def asked(pictures, at_once):
+        many = prompt.add("RepeatImageBatch", image=picture, amount=pictures)
+        chosen = prompt.add("TestSideBySide", image=[many, 0], count=at_once)
+        node = prompt.add("LaserAnswer", lvlm=model, image=[chosen, 0], question=question)
+        return prompt.look([node, 0])
+
+    model, picture, question = prompt.model(), prompt.picture(), "what number is on the bee?"
+    asked(12, 4)
+    begun = server.log.count(BEGUN)
+    running, deadline = server.queue(prompt), time.monotonic() + RUN_SECONDS
+    while server.log.count(BEGUN) < begun + 4:  # then all four are read together
+        assert time.monotonic() < deadline, server.log[-3000:]
+        time.sleep(0.05)
+    server.interrupt()
+    entry = server.entry(running, failure=True)
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+    assert server.log.count(BEGUN) < begun + 12
+    prompt.clear()
+    model, picture = prompt.model(), prompt.picture()
+    together = asked(3, 3)
+    answers = seen(server.run(prompt)[together])
+    prompt.clear()
+    model, picture = prompt.model(), prompt.picture()
+    alone = asked(3, 0)  # and from here on, as before
+    assert answers == seen(server.run(prompt)[alone])
 
 
 def test_transparent_picture_is_laid_on_white(server, prompt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -378,6 +379,29 @@ def test_the_global_random_state_is_left_alone(lvlm):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def side_by_side(count, monkeypatch):
+    """LASER Answer goes through this many pictures at once, as on a GPU with room for them."""
+    together = part("laser_core.engine.together")
+    monkeypatch.setattr(together, "run_together", partial(together.run_together, batch=count))
+
+
+def test_pictures_side_by_side_are_answered_in_order_as_one_after_the_other(
+    lvlm, comfyui, monkeypatch
+):
+    image = pictures_batch(3)
+    expected = one_node(lvlm, image)
+    lvlm.release()
+    side_by_side(2, monkeypatch)  # then one is left
+    comfyui.bars.clear()
+    found = one_node(lvlm, image)
+    assert found.answer == expected.answer
+    assert torch.equal(found.crop, expected.crop)
+    torch.testing.assert_close(found.heat_map, expected.heat_map, atol=1e-4, rtol=0)
+    values = [value for value, _ in comfyui.bars]
+    assert values == sorted(values)
+    assert 990 <= values[-1] <= 1000
+
+
 # ---- interrupts --------------------------------------------------------------------------------
 
 
@@ -402,6 +426,24 @@ def test_an_interrupt_at_any_moment_leaves_the_model_as_it_was(lvlm, comfyui):
         assert tiny_lvlm("llava").prefix is None
     comfyui.stop_at = None
     assert tokens(one_node(lvlm, image).json[0]) == expected
+
+
+def test_an_interrupt_in_the_middle_of_a_batch_leaves_the_model_as_it_was(
+    lvlm, comfyui, monkeypatch
+):
+    image, model = pictures_batch(2), tiny_lvlm("llava").model
+    side_by_side(2, monkeypatch)
+    expected, moments = one_node(lvlm, image).answer, comfyui.checks
+    hooks = hooks_on(model)
+    for moment in range(1, moments + 1, 3):
+        lvlm.release()
+        comfyui.checks, comfyui.stop_at = 0, moment
+        with pytest.raises(Interrupted):
+            one_node(lvlm, image)
+        assert hooks_on(model) == hooks
+        assert tiny_lvlm("llava").prefix is None
+    comfyui.stop_at = None
+    assert one_node(lvlm, image).answer == expected
 
 
 def test_an_interrupt_while_reading_remembers_nothing(lvlm, comfyui):

@@ -378,7 +378,7 @@ def test_the_gpu_option_changes_defaults_only(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     chosen = options(["--gpu"])
     assert (chosen.shapes, chosen.device) == (["llava-1.5-7b", "qwen2.5-vl-7b"], "cuda")
-    assert (chosen.answers, chosen.batches, chosen.dtype) == ([20], [], "bf16")
+    assert (chosen.answers, chosen.batches, chosen.dtype) == ([20], [1, 4, 16], "bf16")
     by_hand = ["--shapes", "tiny-llava", "--answers", "10", "--batches", "--dtype", "fp32"]
     chosen = options(["--gpu", *by_hand])
     assert (chosen.shapes, chosen.answers, chosen.batches) == (["tiny-llava"], [10], [])

@@ -42,7 +42,7 @@ from tools.build.markdown import markdown
 BATCH_TOKENS = 20  # of a batch's answers
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GPU: dict[str, Any] = {"shapes": ["llava-1.5-7b", "qwen2.5-vl-7b"], "device": "cuda"}
-GPU |= {"dtype": "bf16", "answers": [20], "rounds": 3}
+GPU |= {"dtype": "bf16", "answers": [20], "batches": [1, 4, 16], "rounds": 3}
 GPU |= {"threads": torch.get_num_threads()}  # pictures are prepared on the CPU
 
 Rows = dict[str, list[list[str]]]

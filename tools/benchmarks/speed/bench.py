@@ -161,7 +161,8 @@ class Bench:
         return {**asked, "ways": table, "floor": against}
 
     def batch(self, mode: Mode, tokens: int, count: int) -> dict[str, Any]:
-        """`count` pictures: the plain model's one by one and as one batch, ours in turn."""
+        """`count` pictures: the plain model's one by one and as one batch, ours in turn and side by
+        side; memory."""
         settings, lvlm = mode.settings(tokens), self.lvlm
         pictures = [noise_picture(self.picture.size, seed) for seed in range(count)]
 
@@ -173,8 +174,19 @@ class Bench:
                 prompts = [ways.prompt_of(lvlm, one, QUESTION, settings) for one in pictures]
                 ways.generated(lvlm, prompts, tokens)
 
+        def side_by_side() -> None:
+            lvlm.prefix = None
+            items = [(one, QUESTION) for one in pictures]
+            for result in pipeline.answer_many(lvlm, items, settings, batch=count):
+                assert not isinstance(result, Exception), result
+
         runs = {"plain": each(ways.plain), "plain, one batch": one_batch, "ours": each(ways.ours)}
+        runs["ours, side by side"] = side_by_side
         table = self.clock.interleaved(runs, self.rounds)
+        for name, entry in table.items():
+            lvlm.release()
+            entry["answers_a_second"] = count / entry["seconds"]
+            entry["peak_mb"] = peak_bytes(runs[name], self.device) / MB
         return {"pictures": count, "tokens": tokens, "ways": table}
 
     def _counted(self, mode: Mode, way: str) -> Counts:

@@ -12,7 +12,10 @@ HEADERS = {
         "extra peak MB", "/ plain", "prefill tokens (/ plain)", "GFLOP", "floor / plain",
         "operations / floor",
     ),
-    "batches": ("model", "pictures", "answer", "way", "s", "time / plain"),
+    "batches": (
+        "model", "pictures", "answer", "way", "s", "time / plain", "answers a second",
+        "extra peak MB",
+    ),
 }  # fmt: skip
 
 
@@ -67,7 +70,15 @@ def _whole(shape: str, table: dict[str, Any]) -> list[list[str]]:
 def _batches(shape: str, table: dict[str, Any]) -> list[list[str]]:
     asked = [shape, str(table["pictures"]), str(table["tokens"])]
     return [
-        [*asked, way, f"{one['seconds']:.2f}", _ratio(one)] for way, one in table["ways"].items()
+        [
+            *asked,
+            way,
+            f"{one['seconds']:.2f}",
+            _ratio(one),
+            f"{one['answers_a_second']:.2f}",
+            f"{one['peak_mb']:.0f}",
+        ]
+        for way, one in table["ways"].items()
     ]
 
 

@@ -1,0 +1,263 @@
+"""Several prompts as one batch: the shorter are padded on the left, and a mask hides the padding.
+
+What runs side by side ask to have read is read together here. Knows prompts and what the decoder
+holds of them; knows no question and no picture's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from ..models.chat import Prompt, Stream
+from ..models.lvlm import Lvlm
+from ..models.prefix import DecoderInputs, Layers, Prefix
+from ..pictures import PictureInputs
+from .caches import cache_of, layers_of
+from .few_calls import LEAST_FILLED, pads, reads_together
+from .masks import Masks
+from .reading import (
+    Check,
+    ReadStream,
+    continues,
+    first_token_certainty,
+    forward,
+    read_stream,
+    recorded,
+    row_of,
+)
+from .together import ask, its_own_error
+
+
+def read_streams(
+    lvlm: Lvlm, streams: Sequence[Stream], *, certainty: bool = False, check: Check | None = None
+) -> list[ReadStream]:
+    """As `reading.read_stream` reads each; together with what runs beside this one have read."""
+    return ask(_read_all, _Reading(lvlm, streams, certainty, check))
+
+
+@dataclass
+class _Reading:
+    lvlm: Lvlm
+    streams: Sequence[Stream]
+    certainty: bool
+    check: Check | None
+
+
+def _read_all(asked: list[_Reading]) -> list[list[ReadStream] | Exception]:
+    every = [(one, stream) for one in asked for stream in one.streams]
+    found: list[Any] = [None] * len(every)
+    for group in in_groups([_kind_and_length(*each) for each in every]):
+        members = [every[index] for index in group]
+        read = [_read_alone(*members[0])] if len(group) == 1 else _read_batch(members)
+        for index, result in zip(group, read, strict=True):
+            found[index] = result
+    parts = iter(found)
+    each = [[next(parts) for _ in one.streams] for one in asked]
+    return [next((part for part in own if isinstance(part, Exception)), own) for own in each]
+
+
+def _kind_and_length(one: _Reading, stream: Stream) -> tuple[Hashable, int]:
+    lvlm, prompt = one.lvlm, stream.prompt
+    on = continues(lvlm, stream)
+    shapes = shapes_of(prompt.pictures)
+    if len(shapes) > 1 or not reads_together(lvlm):
+        return id(stream), prompt.length
+    sizes = None if pads(lvlm, on) else (prompt.length, prompt.prefix_length)
+    return (on, one.certainty, sizes, shapes), prompt.length
+
+
+def _read_alone(one: _Reading, stream: Stream) -> ReadStream | Exception:
+    return its_own_error(
+        partial(read_stream, one.lvlm, stream, certainty=one.certainty, check=one.check)
+    )
+
+
+def _read_batch(members: Sequence[tuple[_Reading, Stream]]) -> list[ReadStream | Exception]:
+    lvlm, certainty = members[0][0].lvlm, members[0][0].certainty
+    for check in dict.fromkeys(one.check for one, _ in members if one.check):
+        check()
+    prefixes: list[Prefix | None] = [None] * len(members)
+    if continues(lvlm, members[0][1]):
+        read_prefixes([(one.lvlm, stream.prompt) for one, stream in members])
+        prefixes = [one.lvlm.prefix for one, _ in members]
+    prompts = [stream.prompt for _, stream in members]
+    tails = [
+        Tail.of(prompt, prompt.length - (not certainty), prefix.layers if prefix else [])
+        for prompt, prefix in zip(prompts, prefixes, strict=True)
+    ]
+    read = read_tails(lvlm, tails)
+    sure: list[Any] = [None] * len(members)
+    if certainty:
+        sure = [its_own_error(partial(first_token_certainty, lvlm, one.hidden[-1])) for one in read]
+    return [
+        certain if isinstance(certain, Exception) else _as_read(stream, prefix, one, certain)
+        for (_, stream), prefix, one, certain in zip(members, prefixes, read, sure, strict=True)
+    ]
+
+
+def _as_read(
+    stream: Stream, prefix: Prefix | None, read: ReadTail, certainty: float | None
+) -> ReadStream:
+    shared, inputs = (prefix.layers, prefix.inputs) if prefix else ([], [])
+    own = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
+    layers = [(keys[:, :, :own], values[:, :, :own]) for keys, values in read.layers]
+    return ReadStream(stream.prompt, shared, layers, inputs + read.inputs, certainty, stream.note)
+
+
+def read_prefixes(prompts: Sequence[tuple[Lvlm, Prompt]]) -> None:
+    """The prefixes of prompts whose models do not remember them, as one batch."""
+    missing = {
+        id(lvlm): (lvlm, prompt)
+        for lvlm, prompt in prompts
+        if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key
+    }
+    if not missing:
+        return
+    lvlms, first = zip(*missing.values(), strict=True)
+    for lvlm in lvlms:
+        lvlm.prefix = None
+    tails = [Tail.of(prompt, prompt.prefix_length) for prompt in first]
+    for lvlm, prompt, read in zip(lvlms, first, read_tails(lvlms[0], tails), strict=True):
+        lvlm.prefix = Prefix(prompt.prefix_key, read.layers, read.inputs)
+
+
+def in_groups(requests: Sequence[tuple[Hashable, int]]) -> list[list[int]]:
+    """Indices of requests (what must be equal, length) in groups, each one batch: longest first."""
+    groups: dict[Hashable, list[list[int]]] = {}
+    for index in sorted(range(len(requests)), key=lambda index: -requests[index][1]):
+        kind, length = requests[index]
+        alike = groups.setdefault(kind, [])
+        if not alike or length < LEAST_FILLED * requests[alike[-1][0]][1]:
+            alike.append([])
+        alike[-1].append(index)
+    return [group for alike in groups.values() for group in alike]
+
+
+def shapes_of(pictures: Sequence[PictureInputs]) -> frozenset[torch.Size]:
+    """One for pictures that can be one call of the tower, which takes any number of patches."""
+    return frozenset(picture.tensors["pixel_values"].shape[2:] for picture in pictures)
+
+
+@dataclass
+class Tail:
+    """What a row of a batch reads.
+
+    ids: (1, S); positions: (1, S) or (3, 1, S). pictures: whose tokens are among them, in order.
+    held: keys and values of the tokens before them.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    pictures: Sequence[PictureInputs]
+    held: Layers = field(default_factory=list)
+
+    @classmethod
+    def of(cls, prompt: Prompt, stop: int, held: Layers | None = None) -> Tail:
+        """A prompt's tokens from those that are held up to `stop`."""
+        start = held[0][0].shape[2] if held else 0
+        pictures = [
+            picture
+            for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
+            if start <= span.start < stop
+        ]
+        ids, positions = prompt.input_ids[:, start:stop], prompt.position_ids[..., start:stop]
+        return cls(ids, positions, pictures, held or [])
+
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
+
+    @property
+    def past(self) -> int:
+        return self.held[0][0].shape[2] if self.held else 0
+
+
+@dataclass
+class ReadTail:
+    """A row without its padding. hidden: (S, D); layers: its own keys and values, views of the
+    batch's; inputs: what the decoder was called with."""
+
+    hidden: torch.Tensor
+    layers: Layers
+    inputs: DecoderInputs
+
+
+def read_tails(lvlm: Lvlm, tails: Sequence[Tail], mask: Masks | None = None) -> list[ReadTail]:
+    """One forward of all rows and their pictures.
+
+    mask: (B, 1, S, S), where no row continues anything; None: causal, and padding is hidden.
+    """
+    longest = max(tail.length for tail in tails)
+    past = max(tail.past for tail in tails)
+    before = [longest - tail.length for tail in tails]
+    filler = int(lvlm.image_token_id == 0)  # any token but a picture's
+    ids = torch.cat([_padded(tail.ids, longest, filler) for tail in tails])
+    positions = torch.cat([_padded(tail.positions, longest, 0) for tail in tails], dim=-2)
+    if mask is None and (any(before) or any(tail.past != past for tail in tails)):
+        seen = torch.zeros(len(tails), past + longest, dtype=torch.long)
+        for row, tail in enumerate(tails):
+            seen[row, past - tail.past : past] = 1
+            seen[row, past + before[row] :] = 1
+        mask = seen.to(lvlm.device)
+    cache = cache_of(_continued(tails, past)) if past else DynamicCache()
+    pictures = [picture for tail in tails for picture in tail.pictures]
+    calls: DecoderInputs = []
+    with recorded(lvlm, calls):
+        hidden = forward(lvlm, cache, ids, positions, _tensors_of(lvlm, pictures), mask)
+    layers = layers_of(cache)
+    found = []
+    for row, tail in enumerate(tails):
+        pad = before[row]
+        own = [(keys[row, None, :, pad:], values[row, None, :, pad:]) for keys, values in layers]
+        inputs = [row_of(call, row, pad, longest, tail.past) for call in calls]
+        found.append(ReadTail(hidden[row, pad:], own, inputs))
+    return found
+
+
+def _padded(tensor: torch.Tensor, length: int, value: int) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, (length - tensor.shape[-1], 0), value=value)
+
+
+def _continued(tails: Sequence[Tail], past: int) -> Layers:
+    """What the rows continue, (B, H_kv, past, D) of every layer; each row's at the right."""
+    first = tails[0].held
+    if all(tail.held is first for tail in tails):
+        rows = len(tails), -1, -1, -1
+        return [(keys.expand(*rows), values.expand(*rows)) for keys, values in first]
+
+    def joined(layer: int, part: int) -> torch.Tensor:
+        own = [tail.held[layer][part] for tail in tails]
+        _, heads, _, dim = own[0].shape
+        rows = own[0].new_zeros(len(own), heads, past, dim)
+        for row, tensor in zip(rows, own, strict=True):
+            row[:, past - tensor.shape[2] :] = tensor[0]
+        return rows
+
+    return [(joined(layer, 0), joined(layer, 1)) for layer in range(len(first))]
+
+
+def _tensors_of(lvlm: Lvlm, pictures: Sequence[PictureInputs]) -> dict[str, torch.Tensor]:
+    """As the model's forward takes several pictures."""
+    if not pictures:
+        return {}
+    every = [picture.tensors for picture in pictures]
+    axis = {"pixel_values": lvlm.family.pixel_axis}
+    return {
+        name: torch.cat(_of_equal_tiles([one[name] for one in every]), axis.get(name, 0))
+        for name in every[0]
+    }
+
+
+def _of_equal_tiles(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """(1, tiles, ...) as LLaVA-NeXT has it, with empty tiles behind, which the model leaves out."""
+    if parts[0].ndim != 5:
+        return parts
+    most = max(part.shape[1] for part in parts)
+    pad = [0] * 7
+    return [torch.nn.functional.pad(part, (*pad, most - part.shape[1])) for part in parts]
