@@ -82,8 +82,8 @@ def add_compare(commands: Any) -> None:
 
 
 def _compare(arguments: argparse.Namespace, progress: ProgressLine) -> int:
-    if not 0 <= arguments.steps <= 100:
-        raise ValueError(f"give --steps a number from 0 to 100: it is {arguments.steps}")
+    if arguments.steps and not 2 <= arguments.steps <= 100:  # both ends alone tell nothing
+        raise ValueError(f"give --steps 0, or a number from 2 to 100: it is {arguments.steps}")
     if Path(arguments.picture).suffix.lower() in ROWS:
         return _rows(arguments, progress)
     return _picture(arguments, progress)

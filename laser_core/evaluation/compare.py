@@ -183,7 +183,10 @@ def lines_of(compared: Compared) -> list[str]:
 def said(row: Row) -> list[str]:
     """A method's figures in words."""
     words = []
-    for name, value in row.figures.items():
+    for name in FIGURES:
+        value = row.figures.get(name)
+        if value is None:
+            continue
         if name in VERDICTS:
             words.append(VERDICTS[name][int(value)])
         elif name == "mass":

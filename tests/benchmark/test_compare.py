@@ -84,7 +84,7 @@ def test_a_picture_gives_a_sheet_and_a_report_of_every_method(data, compare, tmp
 
 def test_rows_have_a_line_each_and_a_stopped_run_goes_on(data, compare, tmp_path, monkeypatch):
     rows, pictures, out = data / "rows.jsonl", data / "pictures", tmp_path / "out.jsonl"
-    more = ["--steps", "1", "--methods", "laser", "random", "--out", str(out)]
+    more = ["--steps", "2", "--methods", "laser", "random", "--out", str(out)]
     assert compare(rows, pictures, "--limit", "2", *more)[0] == 0
     first = out.read_text().splitlines()
     code, printed, _ = compare(rows, pictures, *more)
@@ -113,7 +113,7 @@ def test_rows_have_a_line_each_and_a_stopped_run_goes_on(data, compare, tmp_path
         ([{**ROWS[0], "boxes": [[5, 5, 1, 1]]}], (), "fix row 1 of "),
         ([ROWS[0], ROWS[0]], (), "give every row an id of its own: 'a'"),
         (ROWS, ("--methods", "laser", "gradcam"), "choose methods of laser, vicrop, "),
-        (ROWS, ("--steps", "-1"), "give --steps a number from 0 to 100: "),
+        (ROWS, ("--steps", "1"), "give --steps 0, or a number from 2 to 100: "),
         (ROWS, ("--box", "1", "2", "3", "4"), "leave out --box and --answer: "),
         (ROWS, ("--limit", "-1"), "give --limit a number from 0, all, on: "),
     ],
