@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -61,11 +62,12 @@ class RayEngine:
         try:
             gpus = int(ray.cluster_resources().get("GPU", 0))
             workers = self._workers or max(gpus, 1)
+            share = 1 / math.ceil(workers / gpus) if gpus else 0.0
             remaining = iter(items)
             with _quiet(ray):
                 for first in remaining:
                     wave = list(chain([first], islice(remaining, WAVE - 1)))
-                    yield from self._wave(work, wave, workers, min(1.0, gpus / workers))
+                    yield from self._wave(work, wave, workers, share)
         except ray.exceptions.RayActorError as error:
             raise ValueError(
                 "run the same command again, which goes on, with fewer --workers or a smaller "
@@ -86,10 +88,9 @@ class RayEngine:
                 logging_level=logging.ERROR,
                 **({} if self._address else here),
             )
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"check --address, or leave it out: Ray says {first_words(error)}"
-            ) from error
+        except Exception as error:  # it raises plain ones
+            remedy = "check --address" if self._address else "run it again on a less busy machine"
+            raise ValueError(f"{remedy}: Ray did not start ({first_words(error)})") from error
 
     def _wave(
         self, work: Work, items: list[Any], workers: int, gpus: float
