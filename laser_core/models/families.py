@@ -92,7 +92,7 @@ class Family:
     whole_pictures: by the text config, the kinds of layers in which all tokens of a picture see
         each other, for models that take a mask for each kind; None: the library's masks serve.
     text_index: with M-RoPE, its code takes each token's index in the text before the three rows.
-    flash: its code calls flash attention rightly in every transformers, which takes no mask.
+    flash: flash attention, which takes no mask, serves its models in every transformers.
     instruction: the request for a short answer that its models were tuned with.
     band: the first and last depth, as fractions, where their attention follows the question.
     grounding: how its models write boxes; None where they were not trained to, or where what their
@@ -351,7 +351,7 @@ _RECORDS = (
         image_token="<image_soft_token>",
         picture_text="\n\n<start_of_image>{}<end_of_image>\n\n",
         picture_mark="<start_of_image>",
-        max_aspect=4.0,  # a longer picture would be squeezed to less than half a token a cell
+        max_aspect=4.0,  # squeezed into a square, what is on a longer one would get too thin
         processor_aspect=200.0,
         native_resolution=False,
         max_pictures=32,
