@@ -86,7 +86,7 @@ MUTATIONS = (
              "if known is not None and locating == answering:", "if known is not None:",
              "tests/core/test_prompts.py -k certainty_is"),
     Mutation("branches see each other", "laser_core/engine/branches.py",
-             "seen[end:, begin:end] = False", "pass",
+             "seen[end - start :, begin:end] = False", "pass",
              "tests/core/test_capture.py"),
     Mutation("an answer's end is not scored", "laser_core/engine/likelihood.py",
              "total += float(scores[-1, ends].logsumexp(-1))", "pass",
