@@ -205,7 +205,7 @@ def _tokenizer(row: _Row) -> PreTrainedTokenizerFast:
 
 
 def _sharpen(model: torch.nn.Module) -> None:
-    """Peaked attention and distinct next-token scores, where default initialisation is flat."""
+    """Peaked attention, states that matter and distinct next-token scores: by default, all is flat."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "q_norm" in name or "k_norm" in name:
@@ -214,6 +214,10 @@ def _sharpen(model: torch.nn.Module) -> None:
                 weight.mul_(8)
             elif "embed_tokens" in name or "lm_head" in name:
                 weight.mul_(10)
+            elif "linear_attn.in_proj_qkv" in name or "linear_attn.out_proj" in name:
+                weight.mul_(10)
+            elif "linear_attn.A_log" in name:
+                weight.sub_(4)  # a state that forgets slowly
 
 
 # ---- one row per family ------------------------------------------------------------------------
