@@ -15,12 +15,22 @@ from .runtime import (
     NodeProgress,
     best_precision,
     devices,
+    is_connected,
     make_room,
     manage,
     run_device,
     tokenizer_folder,
 )
-from .widgets import ANY, CATEGORY, LVLM, LVLM_SOCKET, OpenChoices, settings_from, widgets
+from .widgets import (
+    ANY,
+    CATEGORY,
+    LVLM,
+    LVLM_SOCKET,
+    UNIQUE_ID,
+    OpenChoices,
+    settings_from,
+    widgets,
+)
 
 # ComfyUI brings the tokenizer along
 SHOWN = tuple(spec.name for spec in dataclasses.fields(LoadSettings) if spec.name != "tokenizer")
@@ -120,8 +130,8 @@ class LoadLVLM:
 class UnloadLVLM:
     DESCRIPTION = (
         "Frees a model's memory, on the GPU and off it. Connect the last result to 'any', so the "
-        "model is freed afterwards; the result passes through. The model is loaded again on its "
-        "next use."
+        "model is freed afterwards; the result passes through. Everything that uses the model must "
+        "come before it. The model is loaded again on its next use."
     )
     SEARCH_ALIASES = (
         "laser", "free memory", "vram", "unload model", "purge", "メモリ解放", "モデル解放",
@@ -144,9 +154,15 @@ class UnloadLVLM:
                     {"tooltip": "Whatever must be finished before the model is freed."},
                 )
             },
+            "hidden": UNIQUE_ID,
         }
 
-    def unload(self, lvlm: Any, any: Any = None):
+    @classmethod
+    def IS_CHANGED(cls, unique_id: str | None = None, **_: Any) -> float | str:
+        """Has ComfyUI run the last node of a graph anew: the model may have been loaded again."""
+        return "" if is_connected(unique_id, 0) else float("nan")
+
+    def unload(self, lvlm: Any, any: Any = None, unique_id: str | None = None):
         lvlm.unload()
         return (any,)
 

@@ -8,7 +8,7 @@ from ..laser_core.output.sentences import describe_pick
 from ..laser_core.settings import LaserSettings
 from .batches import batch_of, box_lists, pictures_of, regions_of, size_of, window_on
 from .runtime import NodeProgress, ui
-from .views import preview
+from .views import choice_view, preview
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
@@ -108,7 +108,9 @@ class LaserPick:
         [picture] = pictures_of(batch)
         with lvlm.running() as model:
             picked = pick(model, picture, candidates, phrase, chosen, progress)
-            said = "; ".join(filter(None, [describe_pick(picked), model.notice]))
+            notice = model.notice
+        line = describe_pick(picked)
+        said = "; ".join(filter(None, [line, notice]))
         index = picked.index
         mask = torch.zeros(1, size[1], size[0]) if index is None else candidates[index][None]
         box = None if index is None else picked.candidates[index].box
@@ -119,7 +121,11 @@ class LaserPick:
         shown = picture.copy()
         shown.paste((86, 180, 233), mask=_opacity(mask[0]))
         return {
-            "ui": ui([said], images=[entry for entry in [preview(shown)] if entry]),
+            "ui": ui(
+                [said],
+                images=[entry for entry in [preview(shown)] if entry],
+                laser_tokens=[choice_view(line, "", notice)],
+            ),
             "result": (
                 mask, [boxes], -1 if index is None else index, picked.score, picked.margin,
                 index is not None, said,

@@ -103,6 +103,10 @@ def widgets(settings: type[Settings], *names: str, **replaced: dict[str, Any]) -
 def preset_widget() -> tuple:
     """The choice of a preset, with the values of each for the page, which fills them in."""
     choices, options = widgets(PresetSettings)["preset"]
+    options["tooltip"] += (
+        " Choose it on the node itself: by a link or from outside a subgraph it does not fill in "
+        "the inputs, whose values win."
+    )
     return choices, {**options, "presets": {name: preset_values(name) for name in choices}}
 
 

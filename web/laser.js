@@ -19,6 +19,7 @@ const folds = new Map(); // node -> what folds its rarely used inputs
 const presets = new Map(); // type of node -> the values that each preset writes
 const models = new Map(); // type of node -> what is known of each model it offers
 const lines = new Map(); // node -> what writes the line about its model
+const workflows = new Map(); // prompt -> the workflow it was queued from
 let texts = {};
 let made = 0;
 
@@ -37,10 +38,21 @@ app.registerExtension({
 
   setup() {
     api.addEventListener("laser.progress", ({ detail }) => {
-      const root = app.rootGraph ?? app.graph;
-      // Another workflow's tab may show a node of the same id
-      if (detail.workflow && root.id && detail.workflow !== root.id) return;
-      views.get(nodeOf(String(detail.node).split(":"), root))?.progress(detail);
+      views.get(nodeOfRun(detail.node, detail.workflow))?.progress(detail);
+    });
+    const queue = api.queuePrompt;
+    api.queuePrompt = async function (...given) {
+      const answer = await queue.apply(this, given);
+      workflows.set(answer?.prompt_id, given[1]?.workflow?.id);
+      return answer;
+    };
+    api.addEventListener("executed", ({ detail }) => {
+      const pictures = picturesOf(detail.output);
+      const node =
+        pictures && nodeOfRun(detail.display_node ?? detail.node, workflows.get(detail.prompt_id));
+      if (!views.has(node)) return;
+      views.get(node).show({ pictures, of: pictures.length });
+      keep(node, kept(pictures));
     });
     app.ui.settings.addEventListener("Comfy.VueNodes.Enabled.change", () =>
       setTimeout(() => {
@@ -84,7 +96,10 @@ app.registerExtension({
   onNodeOutputsUpdated(outputs) {
     for (const [locator, output] of Object.entries(outputs)) {
       const pictures = picturesOf(output);
-      if (pictures) views.get(nodeAt(locator))?.show({ pictures, of: pictures.length });
+      const node = pictures && nodeAt(locator);
+      if (!views.has(node)) continue;
+      views.get(node).show({ pictures, of: pictures.length });
+      whenRestored(() => views.has(node) && keep(node, kept(pictures)));
     }
   },
 });
@@ -127,12 +142,6 @@ function attach(node, { sections, height, wide = height }) {
     if (set) chain(set, "callback", () => views.get(node)?.refresh());
   }
   chain(node, "onConnectionsChange", () => views.get(node)?.refresh());
-  chain(node, "onExecuted", (output) => {
-    const pictures = picturesOf(output);
-    if (!pictures) return;
-    views.get(node)?.show({ pictures, of: pictures.length });
-    keep(node, kept(pictures));
-  });
   chain(node, "onRemoved", () => {
     views.get(node)?.destroy();
     views.delete(node);
@@ -167,8 +176,8 @@ function describeModel(node) {
   addElement(node, root)(LINE_HEIGHT_PX);
   const host = {
     t,
-    get: (name) => widgetOf(node, name)?.value,
-    locked: (name) => isLinked(node, name),
+    get: (name) => (promotedOf(node, name) ?? widgetOf(node, name))?.value,
+    locked: (name) => isLinked(node, name) && !promotedOf(node, name),
   };
   const write = () => {
     const text = modelLine(models.get(node.comfyClass), host);
@@ -349,10 +358,20 @@ function keep(node, result) {
       ? state
       : state?.definitions?.subgraphs?.find(({ id }) => id === node.graph?.id);
   const saved = graph?.nodes?.find(({ id }) => String(id) === String(node.id));
-  if (!saved) return;
+  // The same result again is no news: to a page that runs on every change it would be one
+  if (!saved || JSON.stringify(saved.properties?.[KEPT]) === JSON.stringify(result)) return;
   saved.properties = { ...saved.properties, [KEPT]: structuredClone(result) };
   saved.size = [...node.size]; // the view has made room for it
   api.dispatchCustomEvent("graphChanged", state); // so that the page's draft has it too
+}
+
+/** Calls `act` once the page has put back the state that it goes to. */
+function whenRestored(act) {
+  setTimeout(() => {
+    const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+    if (tracker?._restoringState) whenRestored(act);
+    else act();
+  });
 }
 
 /** Says what went wrong on the node that failed, or on those that waited for one without a view. */
@@ -447,6 +466,22 @@ function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
+/** The widget outside, where a subgraph shows a node's widget as its own. */
+function promotedOf(node, name) {
+  const link = node.graph?.getLink?.(
+    node.inputs?.find(({ widget }) => widget?.name === name)?.link,
+  );
+  const outside = node.graph?.inputNode && link?.origin_id === node.graph.inputNode.id;
+  if (!outside) return undefined;
+  const root = app.rootGraph ?? app.graph;
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])];
+  const hosts = graphs.flatMap(({ nodes }) =>
+    nodes.filter(({ subgraph }) => subgraph === node.graph),
+  );
+  const input = hosts.length === 1 && hosts[0].inputs[link.origin_slot];
+  return input ? widgetOf(hosts[0], input.widget?.name ?? input.name) : undefined;
+}
+
 /** Whether a link gives a widget's value. */
 function isLinked(node, name) {
   return (node.inputs ?? []).some((input) => input.widget?.name === name && input.link != null);
@@ -466,6 +501,13 @@ function chain(object, name, after) {
 function nodeOf([first, ...rest], graph) {
   const node = graph?.getNodeById(Number(first)) ?? graph?.getNodeById(first);
   return rest.length ? nodeOf(rest, node?.subgraph) : node;
+}
+
+/** A node of a run, unless another workflow's tab is open, which may have one of the same id. */
+function nodeOfRun(id, workflow) {
+  const root = app.rootGraph ?? app.graph;
+  const elsewhere = workflow && root.id && workflow !== root.id;
+  return elsewhere ? undefined : nodeOf(String(id).split(":"), root);
 }
 
 /** A node by ComfyUI's locator: "12", or "<id of a subgraph>:12". */

@@ -384,7 +384,8 @@ FRAMES = """async ([id, type, selector, count]) => {
 # The same page with nothing to do
 IDLE = FRAMES.replace("targets[index % targets.length].dispatchEvent", "void ")
 SHOW = """([id, output]) => { const start = performance.now();
-  window.app.graph.getNodeById(id).onExecuted(output); return performance.now() - start; }"""
+  const detail = { node: String(id), display_node: String(id), prompt_id: "measured", output };
+  window.app.api.dispatchCustomEvent("executed", detail); return performance.now() - start; }"""
 
 
 def test_large_results_are_paged_and_bounded(asked, comfyui, shots):

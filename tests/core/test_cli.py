@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -604,15 +603,12 @@ def test_control_characters_of_answers_and_names_never_reach_the_terminal(
         assert not set(CONTROLS) & set(text) - set("]0;title31m")
 
 
-def test_json_is_json_under_any_code_page(here, models):
-    question = "caf\u00e9 \u4e2d \U0001f600 ?"
-    command = [sys.executable, "-m", "laser_core", "ask", "picture.png", question, "--json"]
-    done = subprocess.run(
-        [*command, "--model", str(models / "good"), *FAST],
-        env={**os.environ, "PYTHONIOENCODING": "cp437", "PYTHONPATH": str(ROOT)},
-        capture_output=True, check=True,
-    )  # fmt: skip
-    assert strict(done.stdout.decode("cp437"))["question"] == question
+def test_json_is_json_under_any_code_page(here, models, monkeypatch):
+    question, page = "caf\u00e9 \u4e2d \U0001f600 ?", io.TextIOWrapper(io.BytesIO(), "cp437")
+    monkeypatch.setattr("sys.stdout", page)
+    command = ["ask", "picture.png", question, "--json", "--model", str(models / "good"), *FAST]
+    assert cli.main(command) == 0
+    assert strict(page.buffer.getvalue().decode("cp437"))["question"] == question
 
 
 def test_a_dangling_link_among_the_models_is_no_reason_to_list_none(run, tmp_path):

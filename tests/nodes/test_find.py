@@ -104,6 +104,8 @@ def test_pick_hands_out_the_candidate_as_it_came():
     assert torch.equal(picked.mask, 0.75 * candidates()[1:2])
     assert picked.boxes[0][0]["x"] == 185 and picked.boxes[0][0]["label"] == "dog"
     assert 0.5 <= picked.score <= 1 and 0 < picked.margin <= 1
+    [view] = picked.ui["laser_tokens"]
+    assert view["text"].startswith("dog: candidate 1 ") and "demo model" in view["notice"]
 
 
 def test_pick_takes_boxes_and_says_none():

@@ -552,6 +552,13 @@ def test_the_real_memory_manager_loads_frees_and_loads_again(tiny_folder):
     check_managed(str(tiny_folder), LOADS_AGAIN)
 
 
+@pytest.mark.parametrize("followed", [True, False])
+def test_unload_runs_anew_where_nothing_follows_it(followed, monkeypatch):
+    monkeypatch.setattr(part("nodes.load_lvlm"), "is_connected", lambda *output: followed)
+    unload = node("LaserUnload")
+    assert (unload.IS_CHANGED(unique_id="3") == unload.IS_CHANGED(unique_id="3")) is followed
+
+
 def test_unload_passes_anything_through(tiny_folder):
     lvlm = run("LaserLoadLVLM", custom_model=tiny_folder).lvlm
     thing = object()

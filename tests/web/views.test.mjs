@@ -123,6 +123,18 @@ test("a layer that a link sets is not overwritten", () => {
   assert.match(text(".laser-status"), /connected input/);
 });
 
+test("of a layer or window that a link sets, the view shows what the run took", () => {
+  const layer = openLayers({ layer: -1 }, { layer: 1, by_hand: true }, { locked: ["layer"] });
+  const taken = "Layer 1, by hand. The rule weighs layer 2 most.";
+  assert.equal(layer.text(".laser-status"), `${taken} The connected input sets it.`);
+  const stale = { override: "1, 1, 20, 20" };
+  const window = openWindow(stale, { by_hand: true }, { locked: ["override"] });
+  assert.equal(window.all(".laser-window").length, 1);
+  assert.match(window.text(".laser-status"), /by hand.*connected input sets it\.$/);
+  const rule = openWindow(stale, { by_hand: false }, { locked: ["override"] });
+  assert.doesNotMatch(rule.text(".laser-status"), /hand|Run to apply/);
+});
+
 test("a result by hand says so, and that going back waits for a run", () => {
   const { text } = openLayers({ layer: 1 }, { layer: 1, by_hand: true });
   assert.equal(text(".laser-status"), "Layer 1, by hand. The rule weighs layer 2 most.");

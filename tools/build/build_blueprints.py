@@ -208,8 +208,9 @@ def ask() -> Blueprint:
 def detail() -> Blueprint:
     made = Blueprint(
         "LASER Detail",
-        "Finds what you name, enlarges its window, edits it and puts it back. Open it and put your "
-        "own edit in the place of Image Sharpen.",
+        "Finds the one thing you name, enlarges its window, edits it and puts it back. Open it and "
+        "put your own edit in the place of Image Sharpen. Where nothing is found, 'found' is false "
+        "and the whole picture is edited.",
     )
     model = made.add("LaserLoadLVLM")
     found = made.add("LaserFind", lvlm=(model, "lvlm"), phrases="dog")
@@ -226,6 +227,7 @@ def detail() -> Blueprint:
     made.give(pasted, "image")
     made.give(cut, "crop")
     made.give(cut, "region")
+    made.give(found, "found")
     return made
 
 

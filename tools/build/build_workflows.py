@@ -542,7 +542,8 @@ def captions_as_files() -> None:
         "Each picture is saved with its caption as a text file beside it, in ComfyUI's folder "
         "*output/laser_captions*, as trainers of LoRAs take them.\n\nFor a whole folder of "
         "pictures, put **Load Image (from Folder)** in the place of the four nodes before LASER "
-        "Answer, and connect it to both LASER Answer and **Save Image-Text**."
+        "Answer, and connect it to both LASER Answer and **Save Image-Text**. Change *folder_name* "
+        "for each set of pictures: a run overwrites what is there."
     )
     flow.column()
     flow.note(note, 260)

@@ -39,7 +39,7 @@ LMMS_EVAL_IMPORTS = (
     "lmms_eval.evaluator"
 )
 COMMANDS = ("tests/core/test_cli.py", "tests/benchmark/test_aggregate.py")  # whole runs, slow
-LIBRARY_TESTS = ("tests/core", "tests/nodes", "tests/benchmark")
+LIBRARY_TESTS = ("tests/core", "tests/benchmark", "tests/nodes/test_load.py")
 LIBRARY_TESTS += tuple(f"--ignore={path}" for path in COMMANDS)
 """What differs between the lines of transformers; the other tests run on the first line alone."""
 
@@ -47,12 +47,15 @@ TORCHVISION_TESTS = (
     *(f"tests/core/test_{name}.py" for name in ("families", "loading", "pipeline")),
     "tests/nodes/test_load.py",
 )
+LMMS_EVAL_TESTS = ("tests/benchmark/test_lmms_eval.py",)
 LMMS_EVAL_NEEDS = ROOT / "tests/benchmark/requirements.txt"
 
 PIPE = subprocess.PIPE
 QUIET = {"stdout": PIPE, "stderr": PIPE, "text": True}
 # One thread each: threads that wait for a busy core slow the decoding of a tiny model tenfold
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+# Where no bytecode is written, every process that a test starts compiles the libraries anew
+ENVIRONMENT |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".venv-bytecode")}
 
 
 @dataclass
@@ -143,21 +146,18 @@ class Runner:
     def pytest(self, python: Path, title: str, tests: Sequence[str], **environment: str) -> None:
         self.check(title, [python, "-m", "pytest", "-n", "2", *tests], **environment)
 
-    def torchvision(self, python: Path) -> None:
+    def torchvision(self, python: Path) -> str | None:
         version = subprocess.run(
             [python, "-c", "import torch; print(torch.__version__)"], stdout=PIPE, text=True
         ).stdout
         minor = int(version.split(".")[1]) + 15  # 0.28 belongs to torch 2.13, and so on
         installs = ["--no-deps", f"torchvision==0.{minor}.*"]
-        if path := self.beside(python, "torchvision", "torchvision", installs):
-            self.pytest(python, "torchvision", TORCHVISION_TESTS, PYTHONPATH=path)
+        return self.beside(python, "torchvision", "torchvision", installs)
 
-    def lmms_eval(self, python: Path) -> None:
+    def lmms_eval(self, python: Path) -> str | None:
         needs = [*self.versions("newest"), "-r", str(LMMS_EVAL_NEEDS)]
         itself = ["--no-deps", "lmms-eval" if self.newest else LMMS_EVAL]
-        if path := self.beside(python, "lmms-eval", LMMS_EVAL_IMPORTS, needs, itself):
-            tests = ["tests/benchmark/test_lmms_eval.py"]
-            self.pytest(python, "lmms-eval", tests, PYTHONPATH=path, HF_HUB_OFFLINE="1")
+        return self.beside(python, "lmms-eval", LMMS_EVAL_IMPORTS, needs, itself)
 
     def other_pythons(self) -> None:
         """Those that the project promises and no test ran on: do they read and import it?"""
@@ -187,22 +187,26 @@ def last_line(text: str) -> str:
 def check_everything(newest: bool, arguments: Sequence[str]) -> list[str]:
     """What failed, by its title."""
     runner = Runner(newest)
-    with ThreadPoolExecutor() as pool:  # mostly downloads
-        pythons = dict(zip(LINES, pool.map(runner.environment, LINES), strict=True))
-    runner.web()
-    if first := pythons["newest"]:
-        runner.style(first)
-    for name, python in pythons.items():
-        if python:
-            runner.check(
-                f"transformers of {name}",
-                [python, "-c", "import transformers as t; print('transformers', t.__version__)"],
-            )
-            tests = arguments or ([] if python == first else LIBRARY_TESTS)
-            runner.pytest(python, f"tests in {runner.folder(name).name}", tests)
-    if first:
-        runner.torchvision(first)
-        runner.lmms_eval(first)
+    with ThreadPoolExecutor() as pool:  # what is needed later is set up beside the first tests
+        made = {name: pool.submit(runner.environment, name) for name in LINES}
+        first = made["newest"].result()
+        if first:
+            torchvision = pool.submit(runner.torchvision, first)
+            lmms_eval = pool.submit(runner.lmms_eval, first)
+        runner.web()
+        if first:
+            runner.style(first)
+        for name, environment in made.items():
+            if python := environment.result():
+                command = "import transformers as t; print('transformers', t.__version__)"
+                runner.check(f"transformers of {name}", [python, "-c", command])
+                tests = arguments or ([] if python == first else LIBRARY_TESTS)
+                runner.pytest(python, f"tests in {runner.folder(name).name}", tests)
+    if first and (path := torchvision.result()):
+        runner.pytest(first, "torchvision", TORCHVISION_TESTS, PYTHONPATH=path)
+    if first and (path := lmms_eval.result()):
+        offline = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+        runner.pytest(first, "lmms-eval", LMMS_EVAL_TESTS, **offline)
     runner.other_pythons()
     return runner.failed
 

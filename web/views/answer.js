@@ -12,14 +12,15 @@ const COPIED_MS = 1500; // how long the button says so
  */
 export function answerSection(host, signal) {
   const { t } = host;
-  const said = el("p", { class: "laser-said", tabindex: "0", "aria-label": t("answer") });
+  const said = el("p", { class: "laser-said", tabindex: "0" });
+  const group = { role: "group", "aria-label": t("answer") };
   const copy = button({ text: t("copy") }, signal, copySaid);
   const without = el("p", { class: "laser-plain" });
   const note = el("p", { class: "laser-caption", "aria-live": "polite" });
   const notice = el("p", { class: "laser-caption" });
   const element = el(
     "section",
-    { class: "laser-section laser-head" },
+    { class: "laser-section laser-head", ...group },
     el("div", { class: "laser-row" }, said, copy),
     el("div", { class: "laser-row laser-below" }, without, note),
     notice,

@@ -41,8 +41,9 @@ export function layerSection(host, signal) {
   let data = null;
   let looked = 0; // the row whose map is shown
 
-  /** The layer that is chosen by hand, or null. */
+  /** The layer that is chosen by hand, or null. What a link gives is what the last run took. */
   function given() {
+    if (host.locked("layer")) return data.by_hand ? data.layer : null;
     const layer = Number(host.get("layer"));
     return Number.isInteger(layer) && layer >= 0 ? layer : null;
   }

@@ -82,7 +82,7 @@ export function pictureStage(host, signal) {
   function compare() {
     const share = Number(slider.value);
     over.style.clipPath = share < 100 ? `inset(0 ${100 - share}% 0 0)` : "";
-    edge.hidden = share === 0 || share === 100 || over.hidden;
+    edge.hidden = share === 0 || share === 100 || over.hidden || slider.hidden;
     edge.style.left = `${share}%`;
     set(slider, { "aria-valuetext": t("mapOn", { share }) });
   }
@@ -139,6 +139,7 @@ export function pictureStage(host, signal) {
     const address = data.maps ? host.url(data.maps.image) : null;
     set(heat, { hidden: address === null });
     slider.hidden = address === null;
+    compare();
     if (address === null) return;
     const { tile, gutter, across, place, peaks } = data.maps;
     const [width, height] = tile;

@@ -31,6 +31,7 @@ export const VIEWS = {
     wide: 380,
   },
   LaserCheck: { sections: [["tokens", answerSection]], height: 150 },
+  LaserPick: { sections: [["tokens", answerSection]], height: 110 },
 };
 
 export const WIDE_PX = 540; // of a node: its view then has the width that laser.css asks for

@@ -34,7 +34,11 @@ export function windowSection(host, signal) {
   let drag = null; // what a pointer that holds a window has done so far
   let keys = null; // the window while keys are held: one step of undo for all of them
 
-  const override = () => String(host.get("override") ?? "").trim();
+  /** The window by hand, as text. What a link gives is what the last run took. */
+  function override() {
+    if (!host.locked("override")) return String(host.get("override") ?? "").trim();
+    return data.by_hand && data.windows.length ? written(placed()[0]) : "";
+  }
   const gesture = () => drag !== null || keys !== null;
   const byHand = () => gesture() || override() !== "";
   const movable = () => !host.locked("override");
