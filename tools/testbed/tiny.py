@@ -208,7 +208,7 @@ _FLAT = "embed_tokens", "lm_head", "linear_attn.in_proj_qkv", "linear_attn.out_p
 
 
 def _sharpen(model: torch.nn.Module) -> None:
-    """Peaked attention, states that matter and distinct next-token scores: all is flat by default."""
+    """Peaked attention, states that matter, distinct next-token scores: all is flat by default."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "q_norm" in name or "k_norm" in name:
