@@ -59,7 +59,7 @@ MUTATIONS = (
              "tests/core/test_vaq.py"),
     Mutation("a state that goes on after it was kept", "laser_core/engine/caches.py",
              "layer.recurrent_states[0].clone()", "layer.recurrent_states[0]",
-             "tests/core/test_prompts.py -k sure_answer"),
+             "tests/core/test_pipeline.py -k sure_crop"),
     Mutation("limits that count one frame", "laser_core/models/image_processors.py",
              "area *= image_processor.temporal_patch_size", "area *= 1",
              "tests/core/test_families.py -k limits_hold"),
