@@ -246,15 +246,16 @@ def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt], prefix: Prefix | None) -
     first, shared = prompts[0], prompts[0].prefix_length
     start = shared if prefix else 0
     ends = list(accumulate((prompt.suffix_length for prompt in prompts), initial=shared))
-    seen = torch.ones(ends[-1], ends[-1], dtype=torch.bool).tril()
-    same = torch.zeros_like(seen)
-    same[first.spans[0], first.spans[0]] = True
+    seen = torch.arange(ends[-1]) <= torch.arange(start, ends[-1])[:, None]  # (S, N)
     for begin, end in pairwise(ends):
-        seen[end:, begin:end] = False
+        seen[end - start :, begin:end] = False
+    same = torch.zeros_like(seen)
+    if not prefix:
+        same[first.spans[0], first.spans[0]] = True
     # Of each token, its index in its own prompt
     index = torch.cat([torch.arange(shared), *(torch.arange(shared, p.length) for p in prompts)])
     seen, same, index = (tensor.to(lvlm.device) for tensor in (seen, same, index))
-    mask = masks_of(lvlm, seen[None, None, start:], index[start:], index, same[None, None, start:])
+    mask = masks_of(lvlm, seen[None, None], index[start:], index, same[None, None])
     parts = [prompt.input_ids[:, shared:] for prompt in prompts]
     ids = torch.cat([first.input_ids[:, start:shared], *parts], dim=1)
     places = [prompt.position_ids[..., shared:] for prompt in prompts]

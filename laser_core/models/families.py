@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ class Family:
     whole_pictures: by the text config, the kinds of layers in which all tokens of a picture see
         each other, for models that take a mask for each kind; None: the library's masks serve.
     text_index: with M-RoPE, its code takes each token's index in the text before the three rows.
-    flash: its code calls flash attention rightly in every transformers, which takes no mask.
+    flash: flash attention, which takes no mask, serves its models in every transformers.
     instruction: the request for a short answer that its models were tuned with.
     band: the first and last depth, as fractions, where their attention follows the question.
     grounding: how its models write boxes; None where they were not trained to, or where what their
@@ -167,6 +167,53 @@ _GLM_GROUNDING = Grounding(
 _GLM_ANSWER = "<think></think>\n<answer>"
 _GLM_MARKS = "<answer>", "</answer>", "<|begin_of_box|>", "<|end_of_box|>"
 
+_QWEN3_VL = Family(
+    model_type="qwen3_vl",
+    name="Qwen3-VL",
+    image_token="<|image_pad|>",
+    picture_text="<|vision_start|>{}<|vision_end|>",
+    max_aspect=32.0,
+    processor_aspect=200.0,
+    native_resolution=True,
+    max_pictures=32,
+    layout=merged_patches,
+    band=_QWEN_BAND,
+    text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
+    grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
+)
+_QWEN3_5 = Family(
+    model_type="qwen3_5",
+    name="Qwen3.5",
+    image_token="<|image_pad|>",
+    picture_text="<|vision_start|>{}<|vision_end|>",
+    max_aspect=32.0,
+    processor_aspect=200.0,
+    native_resolution=True,
+    max_pictures=32,
+    layout=merged_patches,
+    band=_QWEN_BAND,
+    text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
+)
+_GLM = Family(
+    model_type="glm4v",
+    name="GLM-4.1V",
+    image_token="<|image|>",
+    picture_text="<|begin_of_image|>{}<|end_of_image|>",
+    max_aspect=32.0,
+    processor_aspect=200.0,
+    native_resolution=True,
+    max_pictures=32,
+    layout=merged_patches,
+    band=_GLM_BAND,
+    text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
+    image_processor="Glm4vImageProcessor",
+    text_index=False,
+    flash=False,
+    grounding=_GLM_GROUNDING,
+    thinks=_GLM_ANSWER,
+    answer_marks=_GLM_MARKS,
+)
+
 _RECORDS = (
     Family(
         model_type="llava",
@@ -235,124 +282,20 @@ _RECORDS = (
         text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
         grounding=Grounding(_LOCATE_IN_JSON, FED_PIXELS),
     ),
-    Family(
-        model_type="qwen3_vl",
-        name="Qwen3-VL",
-        image_token="<|image_pad|>",
-        picture_text="<|vision_start|>{}<|vision_end|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_QWEN_BAND,
-        text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
-        grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
-    ),
-    Family(
-        model_type="qwen3_5",
-        name="Qwen3.5",
-        image_token="<|image_pad|>",
-        picture_text="<|vision_start|>{}<|vision_end|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_QWEN_BAND,
-        text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
-    ),
-    Family(
-        model_type="qwen3_5_moe",
-        name="Qwen3.5 MoE",
-        image_token="<|image_pad|>",
-        picture_text="<|vision_start|>{}<|vision_end|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_QWEN_BAND,
-        text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
-    ),
-    Family(
-        model_type="qwen3_vl_moe",
-        name="Qwen3-VL MoE",
-        image_token="<|image_pad|>",
-        picture_text="<|vision_start|>{}<|vision_end|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_QWEN_BAND,
-        text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
-        grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
-    ),
-    Family(
-        model_type="glm4v",
-        name="GLM-4.1V",
-        image_token="<|image|>",
-        picture_text="<|begin_of_image|>{}<|end_of_image|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_GLM_BAND,
-        text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
-        image_processor="Glm4vImageProcessor",
-        text_index=False,
-        flash=False,
-        grounding=_GLM_GROUNDING,
-        thinks=_GLM_ANSWER,
-        answer_marks=_GLM_MARKS,
-    ),
-    Family(
-        model_type="glm46v",
-        name="GLM-4.6V",
-        image_token="<|image|>",
-        picture_text="<|begin_of_image|>{}<|end_of_image|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_GLM_BAND,
-        text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
-        image_processor="Glm46VImageProcessor",
-        text_index=False,
-        flash=False,
-        grounding=_GLM_GROUNDING,
-        thinks=_GLM_ANSWER,
-        answer_marks=_GLM_MARKS,
-    ),
-    Family(
-        model_type="glm4v_moe",
-        name="GLM-4.5V",
-        image_token="<|image|>",
-        picture_text="<|begin_of_image|>{}<|end_of_image|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_GLM_BAND,
-        text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
-        image_processor="Glm4vImageProcessor",
-        text_index=False,
-        flash=False,
-        grounding=_GLM_GROUNDING,
-        thinks=_GLM_ANSWER,
-        answer_marks=_GLM_MARKS,
-    ),
+    _QWEN3_VL,
+    _QWEN3_5,
+    replace(_QWEN3_5, model_type="qwen3_5_moe", name="Qwen3.5 MoE"),
+    replace(_QWEN3_VL, model_type="qwen3_vl_moe", name="Qwen3-VL MoE"),
+    _GLM,
+    replace(_GLM, model_type="glm46v", name="GLM-4.6V", image_processor="Glm46VImageProcessor"),
+    replace(_GLM, model_type="glm4v_moe", name="GLM-4.5V"),
     Family(
         model_type="gemma3",
         name="Gemma 3",
         image_token="<image_soft_token>",
         picture_text="\n\n<start_of_image>{}<end_of_image>\n\n",
         picture_mark="<start_of_image>",
-        max_aspect=4.0,  # a longer picture would be squeezed to less than half a token a cell
+        max_aspect=4.0,  # squeezed into a square, what is on a longer one would get too thin
         processor_aspect=200.0,
         native_resolution=False,
         max_pictures=32,

@@ -12,7 +12,7 @@ certainty                  () float64: probability of the likeliest first token;
 band                       (2,) float64: the depths that the model's family is searched in, 0 to 1
 layers                     (L,) int64: the layers' numbers in the decoder, counted from 0; those of
                            linear attention have no maps
-decoder_layers             () int64: how many layers the decoder has.
+decoder_layers             () int64: how many layers the decoder has
 evidence                   (gh, gw) float32: what the settings make of the maps
 about                      () text, JSON: schema, version, model, question, settings, windows
 

@@ -70,7 +70,7 @@ test("there is a bar per layer, as high as its VAQ, and the chosen one is marked
   assert.match(all(".laser-bar")[3].getAttribute("aria-label"), /not finite/);
 });
 
-test("where some layers have no maps, the others keep their numbers in bars, words and choices", () => {
+test("where some layers have no maps, the others keep their numbers", () => {
   const more = { numbers: [3, 7, 11, 15], layer: 11, rule_layer: 11, weights: { 11: 1 } };
   const { host, all, find } = openLayers({ layer: -1 }, more);
   assert.match(find(".looked").getAttribute("aria-label"), /layer 11, VAQ 0.4, chosen by the rule/);

@@ -228,16 +228,21 @@ def _tokenizer(row: _Row) -> PreTrainedTokenizerFast:
     )
 
 
+_FLAT = "embed_tokens", "lm_head", "linear_attn.in_proj_qkv", "linear_attn.out_proj"
+
+
 def _sharpen(model: torch.nn.Module) -> None:
-    """Peaked attention and distinct next-token scores, where default initialisation is flat."""
+    """Peaked attention, states that matter, distinct next-token scores: all is flat by default."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "q_norm" in name or "k_norm" in name:
                 weight.copy_(1 + 0.5 * torch.randn_like(weight))
             elif "language_model" in name and ("q_proj.w" in name or "k_proj.w" in name):
                 weight.mul_(8)
-            elif "embed_tokens" in name or "lm_head" in name:
+            elif any(part in name for part in _FLAT):
                 weight.mul_(10)
+            elif "linear_attn.A_log" in name:
+                weight.sub_(4)  # a state that forgets slowly
             elif "mm_input_projection" in name:  # zeros, which would show no picture
                 weight.normal_(std=0.5)
 
