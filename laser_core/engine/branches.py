@@ -22,7 +22,7 @@ from ..progress import Progress
 from .caches import cache_of, empty_cache
 from .capture import RowCapture
 from .drafts import read_drafted
-from .few_calls import one_forward_for_branches, reads_together, takes_masks
+from .few_calls import one_forward_for_branches, pads, takes_masks
 from .generating import end_tokens
 from .masks import masks_of
 from .padded import Tail, in_groups, read_tails, shapes_of
@@ -106,10 +106,9 @@ def _kind_and_length(index: int, one: _Branches) -> tuple[Hashable, int]:
     known = lvlm.prefix is not None and lvlm.prefix.key == one.asked.prefix_key
     continued = all(_continues(lvlm, prompt) for prompt in pair)
     packed = len([*_groups(lvlm, list(pair))]) == 1 and _ids(one.asked) != _ids(one.free)
-    alone = one.drafted or lvlm.has_sliding_window or not reads_together(lvlm)
-    if alone or known or not continued or not packed:
+    if one.drafted or not pads(lvlm, continued=True) or known or not continued or not packed:
         return index, one.asked.length
-    return (None, one.free.suffix_length, shapes_of(one.asked.pictures)), one.asked.length
+    return (None, one.free.suffix_length, shapes_of(lvlm, one.asked.pictures)), one.asked.length
 
 
 def _batch_rows(wanted: Sequence[_Branches]) -> list[list[LastRow]]:

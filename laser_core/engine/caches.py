@@ -86,6 +86,14 @@ def of_row(layers: Layers, row: int) -> Layers:
     return _each(layers, lambda part: part[row, None])
 
 
+def cut(layers: Layers, first: int, last: int | None = None) -> Layers:
+    """Keys and values of the tokens from `first` to `last`; states, of all tokens, as they are."""
+    return [
+        one if isinstance(one, State) else (one[0][:, :, first:last], one[1][:, :, first:last])
+        for one in layers
+    ]
+
+
 def _each(layers: Layers, change: Callable[[torch.Tensor], torch.Tensor]) -> Layers:
     return [
         State(*map(change, one)) if isinstance(one, State) else (change(one[0]), change(one[1]))

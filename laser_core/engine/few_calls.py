@@ -69,21 +69,16 @@ def pictures_at_once(taken_bytes: int, free_bytes: int) -> int:
     return max(1, min(MOST_PICTURES, round(0.75 * free_bytes) // taken_bytes))
 
 
-def reads_together(lvlm: Lvlm) -> bool:
-    """Whether prompts of several pictures are read as one batch.
-
-    A state would take padding for tokens, and pictures whose tokens see each other want masks of
-    their own in every row. What was read of them is written together all the same.
-    """
-    return not lvlm.state_layers and lvlm.family.whole_pictures is None
-
-
 def pads(lvlm: Lvlm, continued: bool) -> bool:
     """Whether rows of a batch may differ in length.
 
     continued: what a cache holds already; padding then lies within a row, too. A sliding window
-    would count it as tokens, and flash attention looks for it on the left alone.
+    would count it as tokens, and flash attention looks for it on the left alone. A state would
+    take it for tokens anywhere, and pictures whose tokens see each other would each want a mask of
+    their own.
     """
+    if lvlm.state_layers or lvlm.family.whole_pictures:
+        return False
     return not continued or (not lvlm.has_sliding_window and takes_masks(lvlm))
 
 

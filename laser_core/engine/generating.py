@@ -29,7 +29,7 @@ from ..models.lvlm import Lvlm
 from ..progress import THINKING, OnText, Progress
 from ..results import Answer, TokenRecord
 from ..settings import DecodeSettings
-from .few_calls import pads, steps_in_place, streams_as_batch
+from .few_calls import steps_in_place, streams_as_batch
 from .kernels import heads_as_rows
 from .padded import in_groups, read_streams
 from .reading import ReadStream, overflow, read_blocked
@@ -107,8 +107,7 @@ class _Wanted:
         lengths = tuple(stream.prompt.length for stream in self.streams)
         if self.settings.temperature > 0 or self.options or self.looked:
             return id(self), max(lengths)
-        sizes = None if pads(self.lvlm, continued=False) else lengths
-        return (self.settings, len(lengths), sizes), max(lengths)
+        return (self.settings, len(lengths)), max(lengths)
 
 
 _Written = tuple[list[int], list[TokenRecord], str]

@@ -12,14 +12,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
-from ..models.prefix import DecoderInputs, Layers, Prefix
+from ..models.prefix import DecoderInputs, Layers, Prefix, State
 from ..pictures import PictureInputs
-from .caches import cache_of, layers_of
-from .few_calls import LEAST_FILLED, pads, reads_together
+from .caches import cache_of, cut, empty_cache, layers_of, merged_states, of_row, repeated
+from .few_calls import LEAST_FILLED, pads
 from .masks import Masks
 from .reading import (
     Check,
@@ -65,10 +64,12 @@ def _read_all(asked: list[_Reading]) -> list[list[ReadStream] | Exception]:
 def _kind_and_length(one: _Reading, stream: Stream) -> tuple[Hashable, int]:
     lvlm, prompt = one.lvlm, stream.prompt
     on = continues(lvlm, stream)
-    shapes = shapes_of(prompt.pictures)
-    if len(shapes) > 1 or not reads_together(lvlm):
+    shapes = shapes_of(lvlm, prompt.pictures)
+    # No last token can be taken off a state again
+    if len(shapes) > 1 or (one.certainty and lvlm.state_layers):
         return id(stream), prompt.length
-    sizes = None if pads(lvlm, on) else (prompt.length, prompt.prefix_length)
+    places = tuple((span.start, span.stop) for span in prompt.spans)
+    sizes = None if pads(lvlm, on) else (prompt.length, prompt.prefix_length, places)
     return (on, one.certainty, sizes, shapes), prompt.length
 
 
@@ -88,7 +89,7 @@ def _read_batch(members: Sequence[tuple[_Reading, Stream]]) -> list[ReadStream |
         prefixes = [one.lvlm.prefix for one, _ in members]
     prompts = [stream.prompt for _, stream in members]
     tails = [
-        Tail.of(prompt, prompt.length - (not certainty), prefix.layers if prefix else [])
+        Tail.of(prompt, prompt.length - (not certainty), prefix)
         for prompt, prefix in zip(prompts, prefixes, strict=True)
     ]
     read = read_tails(lvlm, tails)
@@ -105,9 +106,9 @@ def _as_read(
     stream: Stream, prefix: Prefix | None, read: ReadTail, certainty: float | None
 ) -> ReadStream:
     shared, inputs = (prefix.layers, prefix.inputs) if prefix else ([], [])
-    own = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
-    layers = [(keys[:, :, :own], values[:, :, :own]) for keys, values in read.layers]
-    return ReadStream(stream.prompt, shared, layers, inputs + read.inputs, certainty, stream.note)
+    prompt = stream.prompt
+    own = cut(read.layers, 0, prompt.length - 1 - (prompt.prefix_length if prefix else 0))
+    return ReadStream(prompt, shared, own, inputs + read.inputs, certainty, stream.note)
 
 
 def read_prefixes(prompts: Sequence[tuple[Lvlm, Prompt]]) -> None:
@@ -139,43 +140,42 @@ def in_groups(requests: Sequence[tuple[Hashable, int]]) -> list[list[int]]:
     return [group for alike in groups.values() for group in alike]
 
 
-def shapes_of(pictures: Sequence[PictureInputs]) -> frozenset[torch.Size]:
+def shapes_of(lvlm: Lvlm, pictures: Sequence[PictureInputs]) -> frozenset[torch.Size]:
     """One for pictures that can be one call of the tower, which takes any number of patches."""
-    return frozenset(picture.tensors["pixel_values"].shape[2:] for picture in pictures)
+    end = lvlm.family.pixel_axis or None  # the last, where patches lie along it
+    return frozenset(picture.tensors["pixel_values"].shape[2:end] for picture in pictures)
 
 
 @dataclass
 class Tail:
     """What a row of a batch reads.
 
-    ids: (1, S); positions: (1, S) or (3, 1, S). pictures: whose tokens are among them, in order.
-    held: keys and values of the tokens before them.
+    ids: (1, S); positions: (1, S) or (3, 1, S). pictures: whose tokens are among them, in order;
+    spans: of all its text's pictures. held: what the decoder holds of the `past` tokens before.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     pictures: Sequence[PictureInputs]
+    spans: Sequence[slice] = ()
     held: Layers = field(default_factory=list)
+    past: int = 0
 
     @classmethod
-    def of(cls, prompt: Prompt, stop: int, held: Layers | None = None) -> Tail:
-        """A prompt's tokens from those that are held up to `stop`."""
-        start = held[0][0].shape[2] if held else 0
+    def of(cls, prompt: Prompt, stop: int, prefix: Prefix | None = None) -> Tail:
+        """A prompt's tokens up to `stop`, without those of its prefix where that is held."""
+        start = prompt.prefix_length if prefix else 0
         pictures = [
             picture
             for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
             if start <= span.start < stop
         ]
         ids, positions = prompt.input_ids[:, start:stop], prompt.position_ids[..., start:stop]
-        return cls(ids, positions, pictures, held or [])
+        return cls(ids, positions, pictures, prompt.spans, prefix.layers if prefix else [], start)
 
     @property
     def length(self) -> int:
         return self.ids.shape[1]
-
-    @property
-    def past(self) -> int:
-        return self.held[0][0].shape[2] if self.held else 0
 
 
 @dataclass
@@ -191,7 +191,8 @@ class ReadTail:
 def read_tails(lvlm: Lvlm, tails: Sequence[Tail], mask: Masks | None = None) -> list[ReadTail]:
     """One forward of all rows and their pictures.
 
-    mask: (B, 1, S, S), where no row continues anything; None: causal, and padding is hidden.
+    mask: (B, 1, S, S), where no row continues anything; None: what the family lets a token see,
+    and padding is hidden. Where nothing may be padded, all rows are of one shape.
     """
     longest = max(tail.length for tail in tails)
     past = max(tail.past for tail in tails)
@@ -205,18 +206,18 @@ def read_tails(lvlm: Lvlm, tails: Sequence[Tail], mask: Masks | None = None) -> 
             seen[row, past - tail.past : past] = 1
             seen[row, past + before[row] :] = 1
         mask = seen.to(lvlm.device)
-    cache = cache_of(_continued(tails, past)) if past else DynamicCache()
+    cache = cache_of(_continued(tails, past)) if past else empty_cache(lvlm)
     pictures = [picture for tail in tails for picture in tail.pictures]
     calls: DecoderInputs = []
     with recorded(lvlm, calls):
-        hidden = forward(lvlm, cache, ids, positions, _tensors_of(lvlm, pictures), mask)
+        tensors = _tensors_of(lvlm, pictures)
+        hidden = forward(lvlm, cache, ids, positions, tensors, mask, tails[0].spans)
     layers = layers_of(cache)
     found = []
     for row, tail in enumerate(tails):
         pad = before[row]
-        own = [(keys[row, None, :, pad:], values[row, None, :, pad:]) for keys, values in layers]
         inputs = [row_of(call, row, pad, longest, tail.past) for call in calls]
-        found.append(ReadTail(hidden[row, pad:], own, inputs))
+        found.append(ReadTail(hidden[row, pad:], cut(of_row(layers, row), pad), inputs))
     return found
 
 
@@ -228,18 +229,21 @@ def _continued(tails: Sequence[Tail], past: int) -> Layers:
     """What the rows continue, (B, H_kv, past, D) of every layer; each row's at the right."""
     first = tails[0].held
     if all(tail.held is first for tail in tails):
-        rows = len(tails), -1, -1, -1
-        return [(keys.expand(*rows), values.expand(*rows)) for keys, values in first]
+        return repeated(first, len(tails))
 
-    def joined(layer: int, part: int) -> torch.Tensor:
-        own = [tail.held[layer][part] for tail in tails]
+    def joined(own: Sequence[torch.Tensor]) -> torch.Tensor:
         _, heads, _, dim = own[0].shape
         rows = own[0].new_zeros(len(own), heads, past, dim)
         for row, tensor in zip(rows, own, strict=True):
             row[:, past - tensor.shape[2] :] = tensor[0]
         return rows
 
-    return [(joined(layer, 0), joined(layer, 1)) for layer in range(len(first))]
+    return [
+        merged_states([State(*one) for one in own])
+        if isinstance(own[0], State)
+        else (joined([keys for keys, _ in own]), joined([values for _, values in own]))
+        for own in zip(*(tail.held for tail in tails), strict=True)
+    ]
 
 
 def _tensors_of(lvlm: Lvlm, pictures: Sequence[PictureInputs]) -> dict[str, torch.Tensor]:

@@ -381,7 +381,12 @@ def row_of(call: dict[str, Any], row: int, first: int, last: int, held: int) -> 
     return {**_with_deepstack(part, call, inside), "attention_mask": None}
 
 
-_ROW_AXIS = {"inputs_embeds": 0, "position_ids": -2, "visual_pos_masks": 0}
+_ROW_AXIS = {
+    "inputs_embeds": 0,
+    "position_ids": -2,
+    "visual_pos_masks": 0,
+    "per_layer_inputs": 0,
+}
 
 
 def _with_deepstack(part: dict[str, Any], call: dict[str, Any], inside: Callable) -> dict[str, Any]:

@@ -226,8 +226,8 @@ def versions() -> dict[str, str]:
 
 def hardware(lvlm: Lvlm, device: str) -> dict[str, str]:
     """What it ran on, without names of machines or users."""
-    on_gpu = lvlm.device.type == "cuda"
-    name = torch.cuda.get_device_name(lvlm.device) if on_gpu else platform.machine()
+    names = getattr(torch.get_device_module(lvlm.device), "get_device_name", None)
+    name = names(lvlm.device) if names else platform.machine()
     return {"device": lvlm.device.type, "asked for": device, "name": name, "dtype": str(lvlm.dtype)}
 
 

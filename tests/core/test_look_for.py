@@ -63,8 +63,8 @@ def test_the_model_argument_takes_the_questions_first_line(monkeypatch):
 
     monkeypatch.setattr(Lvlm, "prompt", noted)
     lvlm = lvlm_of("llava")
-    ask = Answerer(lvlm, read_arguments({"look_for": "where: {}", "min_side_px": 20}))
-    ask(f"{QUESTION}\n(A) red\n(B) blue", [noise_picture()], {"max_new_tokens": 1})
+    ask = Answerer(read_arguments({"look_for": "where: {}", "min_side_px": 20}))
+    ask(lvlm, f"{QUESTION}\n(A) red\n(B) blue", [noise_picture()], {"max_new_tokens": 1})
     assert read[0] == f"where: {QUESTION}\n{lvlm.locate_instruction}"
     assert f"{QUESTION}\n(A) red\n(B) blue" in read
 

@@ -7,13 +7,13 @@ import torch
 
 from laser_core.engine.branches import read_rows
 from laser_core.engine.drafts import DRAFT_TOKENS, read_drafted
-from laser_core.models.families import FAMILIES
 from laser_core.settings import LaserSettings, PromptSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.presence import read_presence
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_rows, library_inputs
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_STATES
 
 QUESTION = "what colour is the square ?"
 DRAFTED = PromptSettings(read_at="last token")
@@ -28,7 +28,7 @@ def library_draft(lvlm, prompt):
     return [token for token in written if token != lvlm.tokenizer.eos_token_id]
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS])
 def test_rows_equal_eager_attention_at_the_last_token_of_each_branchs_draft(model_type):
     lvlm = lvlm_of(model_type)
     maps = read_attention(lvlm, PICTURE, QUESTION, DRAFTED)

@@ -16,7 +16,6 @@ from laser_core import pipeline
 from laser_core.engine import few_calls, fixed_step
 from laser_core.geometry import Box, Grid, Window
 from laser_core.models.chat import Stream
-from laser_core.models.families import FAMILIES
 from laser_core.output.report import report
 from laser_core.output.token_maps import (
     check_span,
@@ -31,6 +30,7 @@ from laser_core.steps.answer_input import make_positive_stream, make_watch
 from laser_core.steps.decode import decode
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_maps
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_SLICES, WITH_STATES
 
 QUESTION = "what colour is the square ?"
 PICTURE = noise_picture((300, 200))
@@ -58,7 +58,9 @@ def difference(lvlm, prompt, answer):
     return float((answer.maps.rows - oracle.mean(2)).abs().max())
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    "model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS, *WITH_SLICES, "glm4v"]
+)
 def test_each_tokens_row_is_eager_attentions_at_the_step_that_wrote_it(model_type):
     lvlm, prompt, result = answered(model_type)
     assert result.answer.contrasted and len(prompt.pictures) == 2
