@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..laser_core.output.sentences import describe_check, describe_looks
+from ..laser_core.output.sentences import describe_check
 from ..laser_core.settings import LaserSettings
 from .batches import batch_of, pictures_of
 from .runtime import NodeProgress, ui
-from .views import choice_view
+from .views import choice_view, looks_view
 from .widgets import (
     CATEGORY,
     IMAGE_SOCKET,
@@ -102,8 +102,13 @@ class LaserCheck:
         said = [describe_check(*pair) for pair in zip(checked, unsure, strict=True)]
         lines = ["; ".join(filter(None, [line, notice])) for line in said]
         views = [
-            choice_view(line, describe_looks(one.looks, one.believed), notice)
-            for line, one in zip(said, checked, strict=True)
+            choice_view(
+                describe_check(one, unsure=False),
+                notice,
+                unsure=doubted,
+                **looks_view(one.looks, one.believed),
+            )
+            for one, doubted in zip(checked, unsure, strict=True)
         ]
         return {
             "ui": ui(lines, laser_tokens=views),

@@ -37,7 +37,7 @@ from .runtime import (
     ui,
 )
 from .token_maps import MAP_OF_TOKENS, TOKEN_MAP, TOKEN_MAP_TOOLTIP, TokenMapOutput
-from .views import token_view, window_view
+from .views import looks_view, token_view, window_view
 from .widgets import (
     BOUNDING_BOX,
     CATEGORY,
@@ -251,8 +251,7 @@ class LaserAnswerNode(DrawsWhatIsConnected):
                 mapped = maps.add(result.answer, location.picture, settings)
                 lines.append([*_lines(result, model.notice), *filter(None, [mapped])])
                 view = token_view(result.answer, model.notice)
-                looks = describe_looks(result.looks, result.believed)
-                tokens.append({**view, "looks": looks})
+                tokens.append({**view, **looks_view(result.looks, result.believed)})
                 placements.append(location.placement)
                 points.append(points_of(location.evidence, location.placement))
                 heats[index].copy_(heat_map(location.evidence))

@@ -124,7 +124,7 @@ class LaserPick:
             "ui": ui(
                 [said],
                 images=[entry for entry in [preview(shown)] if entry],
-                laser_tokens=[choice_view(line, "", notice)],
+                laser_tokens=[choice_view(line, notice)],
             ),
             "result": (
                 mask, [boxes], -1 if index is None else index, picked.score, picked.margin,

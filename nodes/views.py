@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .runtime import temp_file
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..laser_core.geometry import Box, Grid
-    from ..laser_core.results import Answer, Evidence, LayerChoice, Placement, TokenRecord
+    from ..laser_core.results import (
+        Answer,
+        Evidence,
+        LayerChoice,
+        Look,
+        Placement,
+        TokenRecord,
+    )
     from ..laser_core.settings import LaserSettings
 
 PICTURE_PX = 512  # longer side of a view's picture
@@ -116,9 +124,20 @@ def token_map_view(
     }
 
 
-def choice_view(text: str, looks: str, notice: str) -> dict[str, Any]:
-    """One choice among given answers, which has no tokens of its own. looks: how sure each was."""
-    return {"text": text, "looks": looks, "notice": notice, "stop_reason": "", "tokens": []}
+def choice_view(text: str, notice: str, **more: Any) -> dict[str, Any]:
+    """One choice among given answers, which has no tokens of its own."""
+    return {"text": text, "notice": notice, "stop_reason": "", "tokens": [], **more}
+
+
+def looks_view(looks: Sequence[Look], believed: int) -> dict[str, Any]:
+    """How sure each reading was, the (width, height) of its windows, and which is believed."""
+    if looks[0].certainty is None:
+        return {}
+    read = [
+        [_short(look.certainty), [(window.width, window.height) for window in look.windows]]
+        for look in looks
+    ]
+    return {"looks": read, "believed": believed}
 
 
 def _token(token: TokenRecord) -> dict[str, Any]:

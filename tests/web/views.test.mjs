@@ -607,9 +607,21 @@ test("a run shows its window, then the growing answer, then the result", () => {
 
 test("an answer says how sure the model was of each look", () => {
   const page = open("LaserAnswer", null);
-  const tokens = { ...answer([token("6", 1)]), looks: "sure of its first word: whole picture 17%" };
-  page.view.show({ pictures: [{ windows: windows(), tokens, plain: "" }], of: 1 });
-  assert.match(page.text(".laser-head"), /whole picture 17%/);
+  const show = (more) => {
+    const tokens = { ...answer([token("6", 1)]), ...more };
+    page.view.show({ pictures: [{ windows: windows(), tokens, plain: "" }], of: 1 });
+    return page.text(".laser-head");
+  };
+  const looks = [
+    [0.17, []],
+    [0.62, [[200, 100]]],
+  ];
+  assert.match(
+    show({ looks, believed: 1 }),
+    /whole picture 17 %, window of 200 x 100 px 62 %; answered from the window of 200 x 100 px/,
+  );
+  assert.match(show({ looks: looks.slice(0, 1), believed: 0 }), /without looking closer.* 17 %/);
+  assert.match(show({ unsure: true }), /unsure/);
 });
 
 test("thoughts are told apart from the answer, while they grow and afterwards", () => {

@@ -1,6 +1,6 @@
 /** What was said, in plain text to read and to copy, and what the model says without the method. */
 
-import { button, el, joined } from "./dom.js";
+import { button, el, joined, percent } from "./dom.js";
 
 const SHORT = 40; // characters of an answer that is written large
 const STOPS = { "max tokens": "stoppedAtMax", "unfinished thought": "stoppedInThought" };
@@ -41,6 +41,18 @@ export function answerSection(host, signal) {
     without.hidden = running;
   }
 
+  /** How sure the model was of each reading, and which one the answer is of. */
+  function looksOf({ looks, believed }) {
+    if (!Array.isArray(looks)) return "";
+    const names = looks.map(([, windows]) => {
+      const sizes = windows.map(([width, height]) => `${width} x ${height}`).join(", ");
+      return sizes ? t("lookWindow", { sizes }) : t("lookWhole");
+    });
+    const read = looks.map(([sure], index) => `${names[index]} ${percent(sure, 0)}`).join(", ");
+    if (looks.length === 1) return t("sureAtOnce", { read });
+    return t("sureOf", { read, chosen: names[believed] });
+  }
+
   function drawPlain({ tokens, plain }) {
     without.hidden = !plain;
     if (!plain) return;
@@ -55,7 +67,7 @@ export function answerSection(host, signal) {
   return {
     element,
     show(picture) {
-      const { text: words, count, seconds, stop_reason, uncut, looks } = picture.tokens;
+      const { text: words, count, seconds, stop_reason, uncut, unsure } = picture.tokens;
       said.classList.remove("thought");
       write(words, false);
       drawPlain(picture);
@@ -66,7 +78,8 @@ export function answerSection(host, signal) {
         took,
         stop_reason in STOPS && t(STOPS[stop_reason]),
         uncut && t("uncut"),
-        looks && `(${looks})`,
+        unsure && t("unsure"),
+        looksOf(picture.tokens),
       );
     },
     /** The answer while it grows, or the thoughts before it. */
