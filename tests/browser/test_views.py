@@ -415,6 +415,48 @@ def test_what_grows_in_another_workflow_is_not_shown_and_what_ends_is_put_back(a
     assert node.text(".laser-said") == answer
 
 
+QUEUED = """async ([prompt_id, id]) => { const { api } = window.app, own = api.fetchApi;
+  api.fetchApi = async () => new Response(JSON.stringify({ prompt_id }));
+  try { await api.queuePrompt(0, { output: {}, workflow: { id } }); }
+  finally { api.fetchApi = own; } }"""
+ENDED = """([prompt_id, id, text]) => { const node = String(id);
+  const tokens = { text, tokens: [], stop_reason: '', notice: '', count: 0 };
+  const output = { laser_tokens: [tokens], laser_plain: [''] };
+  const detail = { node, display_node: node, prompt_id, output };
+  window.app.api.dispatchCustomEvent('executed', detail); }"""
+KEPT = """id => { const graph = window.app.graph.serialize();
+  const { laser_view } = graph.nodes.find((node) => String(node.id) === String(id)).properties;
+  return JSON.stringify(laser_view); }"""
+
+
+def test_a_result_of_another_workflow_is_neither_shown_nor_kept(asked):
+    page, _ = asked
+    node = Node(page, "LaserVATDecode")
+    answer = node.text(".laser-said")
+    page.evaluate(QUEUED, ["there", "another's"])
+    page.evaluate(ENDED, ["there", node.id, "elsewhere"])
+    assert node.text(".laser-said") == answer
+    assert "elsewhere" not in page.evaluate(KEPT, node.id)
+    page.evaluate(QUEUED, ["here", page.evaluate("() => window.app.graph.id")])
+    page.evaluate(ENDED, ["here", node.id, "just now"])
+    assert node.text(".laser-said") == "just now"
+    assert "just now" in page.evaluate(KEPT, node.id)
+
+
+def test_a_result_outlives_the_undo_of_what_was_done_before_it(asked):
+    page, _ = asked
+    node, left = Node(page, "LaserVATDecode"), page.evaluate(LEFT_OF, "LaserConViCrop")
+    page.evaluate(MOVE, "LaserConViCrop")
+    page.evaluate(ENDED, ["now", node.id, "just now"])
+    undo(page)
+    assert page.evaluate(LEFT_OF, "LaserConViCrop") == left
+    assert node.text(".laser-said") == "just now"
+    assert "just now" in page.evaluate(KEPT, node.id)
+    page.evaluate("() => document.activeElement?.blur?.()")
+    page.keyboard.press("Control+y")  # which a step of undo of its own would have ended
+    page.wait_for_function(f"() => ({LEFT_OF})('LaserConViCrop') === {left + 40}", timeout=10_000)
+
+
 # ---- size and speed: printed, for the eye
 
 
