@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..console import ProgressLine
 from ..geometry import Box, whole_picture
-from ..many.laser_map import OwnModel, failure_of
+from ..many.laser_map import OwnModel
 from ..many.resumable_lines import Line, ResultLines
 from ..many.running import Engine, embedded, fill
 from ..models.lvlm import Lvlm
@@ -26,7 +27,8 @@ from ..pictures import read_picture
 from ..pipeline import locate
 from ..settings import LOCATE_GROUPS, LaserSettings, LoadSettings
 from ..steps.vaq import contrast, make_evidence
-from .intervals import Bootstrap
+from .failures import line_or_error
+from .intervals import Bootstrap, in_words
 from .refcoco import ReferringItem, find_picture
 
 SCHEMA, VERSION = "laser-aggregation", 1
@@ -78,11 +80,8 @@ class Measuring:
         lvlm = self.model()
         for item in items:
             head = {"id": item.id, "picture": item.picture, "question": item.question}
-            try:
-                found = measure(lvlm, item, self.folder, self.settings)
-            except Exception as error:
-                lvlm.release()
-                found = {"error": failure_of(error)}
+            work = functools.partial(measure, lvlm, item, self.folder, self.settings)
+            found = line_or_error(lvlm, work)
             yield {**head, "box": item.box, **found}
 
 
@@ -182,9 +181,9 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
     ]
     for name, share in summary["shares"].items():
         low, high = share["interval"]
-        lines.append(
-            f"  {names[name]:<40}{100 * share['mean']:5.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        )
+        behind = {"items": summary["measured"], "pictures": summary["pictures"]}
+        figure = {"value": share["mean"], "low": low, "high": high, **behind}
+        lines.append(f"  {names[name]:<40}{in_words(figure, summary['measured'])}")
     best = sorted(summary["best_layers"].items(), key=lambda pair: -pair[1])
     parts = [f"{layer} ({count / summary['measured']:.1%})" for layer, count in best]
     count = summary["layers_of_model"]

@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 RESAMPLES = 2000
+LEAST_PICTURES = 5
+"""Below it, resamples are too much alike: one picture's interval would have no width at all."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate, its 95 % interval, and the number of items behind it."""
+    """An estimate, its 95 % interval, and the numbers of items and of pictures behind it."""
 
     value: float
     low: float
     high: float
     items: int
+    pictures: int
 
     @property
     def resolved(self) -> bool:
-        """Of a difference: the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Of a difference: the interval excludes zero, and enough pictures are behind it."""
+        return _excludes_zero(vars(self))
+
+
+def in_words(
+    figure: Mapping[str, Any], of: int, sign: str = "", scale: float = 100, digits: int = 1
+) -> str:
+    """An estimate's fields in a few words: value, interval, and `n` if it is of not all `of` items.
+
+    No interval where there are too few pictures. sign: "+" of a difference, with a star where it
+    is resolved. scale: 100 for per cent. Empty where there is no item.
+    """
+    if not figure["items"]:
+        return ""
+    value, low, high = (
+        f"{scale * figure[key]:{sign}.{digits}f}" for key in ("value", "low", "high")
+    )
+    interval = f" [{low}, {high}]" if figure["pictures"] >= LEAST_PICTURES else ""
+    star = " *" if sign and _excludes_zero(figure) else ""
+    count = f" (n {figure['items']})" if figure["items"] != of else ""
+    return f"{value}{interval}{star}{count}"
+
+
+def _excludes_zero(figure: Mapping[str, Any]) -> bool:
+    enough = figure["pictures"] >= LEAST_PICTURES
+    return enough and (figure["low"] > 0 or figure["high"] < 0)
 
 
 class Bootstrap:
@@ -63,6 +91,7 @@ class Bootstrap:
             value = float(statistic(sums.sum(axis=1)))
             draws = statistic(sums @ self.weights.T)
         if not np.isfinite(value):
-            return Estimate(np.nan, np.nan, np.nan, 0)
+            return Estimate(np.nan, np.nan, np.nan, 0, 0)
         low, high = np.nanpercentile(draws, (2.5, 97.5))
-        return Estimate(value, float(low), float(high), int(chosen.sum()))
+        pictures = len(np.unique(self.group[chosen]))
+        return Estimate(value, float(low), float(high), int(chosen.sum()), pictures)

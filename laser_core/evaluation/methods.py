@@ -252,17 +252,17 @@ def _carve(reading: Reading) -> Found:
 def _random(reading: Reading) -> Found:
     rng = np.random.default_rng(zlib.crc32(f"{reading.item} {reading.question}".encode()))
     cells = torch.from_numpy(rng.random(reading.maps.with_query.shape[-2:], np.float32))
-    return _placed(reading, reading.evidence(cells), random_window(reading, rng))
+    like = _centre(reading).window
+    assert like is not None
+    window = random_window(reading.picture, like, rng)
+    return _placed(reading, reading.evidence(cells), window)
 
 
-def random_window(reading: Reading, rng: np.random.Generator) -> Window:
-    """Of the size that the settings give a window, anywhere on the picture."""
-    window = _centre(reading).window
-    assert window is not None
-    width, height = window.width, window.height
-    x = int(rng.integers(0, reading.picture.width - width + 1))
-    y = int(rng.integers(0, reading.picture.height - height + 1))
-    return Window(x, y, x + width, y + height)
+def random_window(picture: Image.Image, like: Window, rng: np.random.Generator) -> Window:
+    """As large as another window, anywhere on the picture."""
+    x = int(rng.integers(0, picture.width - like.width + 1))
+    y = int(rng.integers(0, picture.height - like.height + 1))
+    return Window(x, y, x + like.width, y + like.height)
 
 
 def _centre(reading: Reading) -> Found:

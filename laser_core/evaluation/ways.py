@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..geometry import Box, Window, whole_picture
+from ..geometry import Box, whole_picture
 from ..models.chat import Stream
 from ..models.lvlm import Lvlm
 from ..pipeline import answer_from, locate
@@ -31,6 +31,7 @@ from ..steps.attention import read_attention
 from ..steps.certainty import choose_reading
 from ..steps.crop import closer_looks
 from ..steps.decode import decode
+from .methods import random_window
 from .metrics import holds, mass_in
 
 WAYS = ("plain", "equal tokens", "laser", "laser, VAT", "paper", "random")
@@ -89,9 +90,5 @@ def shares_by_way(found: Location, boxes: tuple[Box, ...]) -> dict[str, float]:
 def _at_random(looks: Iterator[Location], rng: np.random.Generator) -> Iterator[Location]:
     """The looks with their windows anywhere on the picture."""
     for look in looks:
-        windows = []
-        for window in look.windows:
-            x = int(rng.integers(0, look.picture.width - window.width + 1))
-            y = int(rng.integers(0, look.picture.height - window.height + 1))
-            windows.append(Window(x, y, x + window.width, y + window.height))
-        yield replace(look, placement=Placement(tuple(windows), look.placement.shares))
+        windows = tuple(random_window(look.picture, window, rng) for window in look.windows)
+        yield replace(look, placement=Placement(windows, look.placement.shares))
