@@ -13,7 +13,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,8 +34,9 @@ from ..pipeline import locate
 from ..settings import LaserSettings, LoadSettings
 from .data_sets import DATA_SETS, DataSet, Sample, digests, files_of, how_many, samples
 from .failures import line_or_error
+from .intervals import in_words
 from .metrics import mass_in
-from .reproduced import SCHEMA, VERSION, figures_of, read_reproduced
+from .reproduced import SCHEMA, VERSION, figures_of, read_own
 from .scoring import yes_or_no
 from .ways import WAYS, answers_by_way, shares_by_way
 
@@ -49,7 +50,8 @@ class Reproduction:
     """What to run, by which model, into which .json file.
 
     data: a folder of data sets, None for the hub's cache. download: fetch data sets and the model
-    where they are not here. lines of questions lie beside `out` until all are there.
+    where they are not here. Lines of questions lie beside `out`, in a file for each task: another
+    run may ask for fewer tasks or for more.
     """
 
     model: str
@@ -80,15 +82,21 @@ class Reproduction:
             load = self.load.to_dict()
             device = load.pop("device")  # a run may go on elsewhere
             run = {"model": lvlm.name, "weights": weights_of(lvlm), "suite": self.suite}
-            run |= {"data": data, "load": load, "settings": LaserSettings().to_dict()}
-            with closing(ResultLines(self.out.with_suffix(".jsonl"))) as results:
-                results.begin(SCHEMA, VERSION, run)
-                ids = self._measure(lvlm, files, results, progress)
-                lines = {line["id"]: line for line in results.merge(ids)}
+            run |= {"load": load, "settings": LaserSettings().to_dict()}
+            with ExitStack() as opened:
+                results = {task: self._results(task) for task in self.tasks}
+                for task, own in results.items():  # all are checked before any is measured
+                    opened.enter_context(closing(own))
+                    own.begin(SCHEMA, VERSION, {**run, "data": data[task]})
+                lines = [
+                    line
+                    for task, own in results.items()
+                    for line in self._measure(lvlm, task, files[task], own, progress)
+                ]
         content = {
-            "schema": SCHEMA, "version": VERSION, **run,
+            "schema": SCHEMA, "version": VERSION, **run, "data": data,
             "versions": versions(), "hardware": hardware(lvlm, device),
-            **collected(self.tasks, [lines[id] for id in ids]),
+            **collected(self.tasks, lines),
         }  # fmt: skip
         content = to_plain({**content, "figures": figures_of(content["rows"])})
         write_atomically(self.out, to_json(content) + "\n")
@@ -98,7 +106,7 @@ class Reproduction:
         if self.out.suffix != ".json":
             raise ValueError(f"choose an --out that ends in .json: it is {str(self.out)!r}")
         if self.out.exists():
-            read_reproduced(self.out)  # anyone else's file stays
+            read_own(self.out)  # anyone else's file stays
         if self.suite not in SUITES:
             raise ValueError(f"choose a --suite of {', '.join(SUITES)}: it is {self.suite!r}")
         unknown = [task for task in self.tasks if task not in DATA_SETS]
@@ -116,29 +124,31 @@ class Reproduction:
                 "fetched unasked"
             )
 
+    def _results(self, task: str) -> ResultLines:
+        return ResultLines(self.out.with_name(f"{self.out.stem}-{task}.jsonl"))
+
     def _measure(
         self,
         lvlm: Lvlm,
-        files: Mapping[str, Sequence[Path]],
+        task: str,
+        paths: Sequence[Path],
         results: ResultLines,
         progress: ProgressLine,
-    ) -> list[str]:
-        """The ids of all questions, each of which then has a line."""
-        done, ids = results.lines(), []
+    ) -> list[Line]:
+        """A line for each question of a task, in order; measured where there is none."""
+        data, done, ids = DATA_SETS[task], results.lines(), []
+        most = data.small if self.suite == "small" else 0
+        total = how_many(paths, most)
         with results.appending() as append:
-            for task, paths in files.items():
-                data = DATA_SETS[task]
-                most = data.small if self.suite == "small" else 0
-                total = how_many(paths, most)
-                for index, sample in enumerate(samples(data, paths, most)):
-                    progress.bar(task, index, total)
-                    id = f"{task} {sample.id}"
-                    ids.append(id)
-                    if id not in done:
-                        head = {"id": id, "task": task, "picture": sample.group}
-                        append({**head, **_line(lvlm, data, sample)})
-                progress.bar(task, total, total)
-        return ids
+            for index, sample in enumerate(samples(data, paths, most)):
+                progress.bar(task, index, total)
+                id = f"{task} {sample.id}"
+                ids.append(id)
+                if id not in done:
+                    head = {"id": id, "task": task, "picture": sample.group}
+                    append({**head, **_line(lvlm, data, sample)})
+            progress.bar(task, total, total)
+        return results.merge(ids)
 
 
 def _line(lvlm: Lvlm, data: DataSet, sample: Sample) -> Line:
@@ -179,15 +189,14 @@ def _aggregation(lvlm: Lvlm, sample: Sample) -> dict[str, float]:
 def collected(tasks: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:
     """rows by task, as `figures_of` takes them; what failed, with how often; seconds in all.
 
-    Raises ValueError, remedy first, if nothing of a task could be measured.
+    A task without any result has no rows. Raises ValueError, remedy first, if that is all of them.
     """
     rows, failed = {}, Counter(line["error"] for line in lines if "error" in line)
     measured = [line for line in lines if "error" not in line]
     for task in tasks:
         own = [line for line in measured if line["task"] == task]
         if not own:
-            reason = failed.most_common(1)[0][0] if failed else "there are no questions"
-            raise ValueError(f"{reason} (nothing of {task} could be measured)")
+            continue
         names = list(dict.fromkeys(name for line in own for name in line["scores"]))
         rows[task] = {
             "ids": [line["id"] for line in own],
@@ -195,6 +204,9 @@ def collected(tasks: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:
             "ways": [way for way in WAYS if way in names],
             "scores": {name: [line["scores"].get(name) for line in own] for name in names},
         }
+    if not rows:
+        reason = failed.most_common(1)[0][0] if failed else "choose data with questions"
+        raise ValueError(f"{reason} (nothing of {', '.join(tasks)} could be measured)")
     seconds = sum(line["seconds"] for line in measured)
     return {"seconds": float(seconds), "failed": dict(failed.most_common()), "rows": rows}
 
@@ -236,15 +248,19 @@ def describe(content: Mapping[str, Any]) -> list[str]:
     lines = []
     for task, figures in content["figures"].items():
         rows = content["rows"][task]
-        pictures = len(set(rows["groups"]))
+        pictures, count = len(set(rows["groups"])), len(rows["ids"])
         lines.append(
-            f"{DATA_SETS[task].title}: {len(rows['ids'])} questions on {pictures} pictures; per "
+            f"{DATA_SETS[task].title}: {count} questions on {pictures} pictures; per "
             "cent, 95 % intervals over pictures"
         )
         for name, figure in figures.items():
             over = figure["over plain"]
-            against = f", over plain {_interval(over, '+')}" if over else ""
-            lines.append(f"  {NAMES.get(name, name):<40}{_interval(figure['mean'])}{against}")
+            against = f", over plain {in_words(over, count, '+')}" if over else ""
+            mean = in_words(figure["mean"], count)
+            lines.append(f"  {NAMES.get(name, name):<40}{mean}{against}")
+    for task in content["data"]:
+        if task not in content["rows"]:
+            lines.append(f"{DATA_SETS[task].title}: nothing could be measured")
     return lines + [f"failed {count}: {why}" for why, count in content["failed"].items()]
 
 
@@ -254,11 +270,6 @@ NAMES = {
     "paper, mass": "map in the boxes, the paper's rule",
     "holds": "first window holds the boxes",
 }
-
-
-def _interval(figure: Mapping[str, float], sign: str = "") -> str:
-    value, low, high = (f"{100 * figure[key]:{sign}.1f}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
 
 
 def _is_here(model: str) -> bool:

@@ -52,15 +52,21 @@ def figures_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return to_plain(figures)
 
 
-def read_reproduced(path: Path) -> dict[str, Any]:
-    """A contributed file. Raises ValueError, remedy first, for any other and for one that is not
-    whole: fields, counts, scores beyond 0 to 1, and figures that do not follow from its rows."""
+def read_own(path: Path) -> dict[str, Any]:
+    """A file that `reproduce` wrote, whole or not. Raises ValueError, remedy first, for others."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise _foreign(path, f"it cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise _foreign(path, "its schema is another")
+    return content
+
+
+def read_reproduced(path: Path) -> dict[str, Any]:
+    """A contributed file. Raises ValueError, remedy first, for any other and for one that is not
+    whole: fields, counts, scores beyond 0 to 1, and figures that do not follow from its rows."""
+    content = read_own(path)
     if content.get("version") != VERSION:
         raise ValueError(
             f"update this package, or run `reproduce` anew: {str(path)!r} has version "

@@ -16,9 +16,10 @@ import pytest
 from laser_core.command_line import cli
 from laser_core.evaluation import reproduce
 from laser_core.evaluation.data_sets import DATA_SETS, Sample, files_of
-from laser_core.evaluation.intervals import Bootstrap
+from laser_core.evaluation.intervals import Bootstrap, in_words
 from laser_core.evaluation.reproduced import figures_of, read_reproduced
 from laser_core.evaluation.ways import WAYS
+from laser_core.files import to_plain
 from laser_core.geometry import Box
 from tools.build import reproduced_page
 from tools.testbed.lvlms import noise_picture
@@ -92,10 +93,11 @@ def test_a_run_is_one_file_whose_figures_follow_from_its_rows(run, tmp_path, mon
     assert "paper, mass" in content["rows"]["refcoco"]["scores"]
     assert content["rows"]["refcoco"]["scores"]["area"] == [pytest.approx(900 / 4096)]
     assert printed.startswith("V*Bench: 1 questions on 1 pictures; ")
-    lines = (tmp_path / "out.jsonl").read_text()
+    lines = {path: path.read_text() for path in tmp_path.glob("*.jsonl")}
+    assert {path.stem for path in lines} == {f"out-{task}" for task in ASKED}
     monkeypatch.setattr(reproduce, "_measured", None)  # a call of it would fail
     assert run()[1] == printed
-    assert (tmp_path / "out.jsonl").read_text() == lines
+    assert {path: path.read_text() for path in tmp_path.glob("*.jsonl")} == lines
     code, _, error = run("--suite", "full")
     assert code == 2 and error.endswith("was made with suite 'small', not 'full'")
     assert read_reproduced(tmp_path / "out.json") == content
@@ -114,6 +116,46 @@ def test_a_question_that_fails_is_named_and_tried_again(run, tmp_path, monkeypat
     monkeypatch.setattr(reproduce, "_measured", measured)
     assert "failed" not in run("--tasks", "pope")[1]
     assert len(read_reproduced(tmp_path / "out.json")["rows"]["pope"]["ids"]) == 2
+
+
+def test_a_task_without_a_result_is_left_out_and_tasks_come_and_go(run, tmp_path, monkeypatch):
+    measured = reproduce._measured
+
+    def no_room_for_pope(lvlm, data, sample):
+        if data.title == "POPE":
+            raise MemoryError
+        return measured(lvlm, data, sample)
+
+    def tasks_with_rows():
+        return list(read_reproduced(tmp_path / "out.json")["rows"])
+
+    full = "choose a smaller model or a --quantization: the memory is full"
+    monkeypatch.setattr(reproduce, "_measured", no_room_for_pope)
+    code, printed, _ = run("--tasks", "pope", "refcoco")
+    assert code == 0 and tasks_with_rows() == ["refcoco"]
+    assert printed.splitlines()[-3:-1] == ["POPE: nothing could be measured", f"failed 2: {full}"]
+    code, _, error = run("--tasks", "pope")
+    assert code == 2 and error == f"{full} (nothing of pope could be measured)"
+    monkeypatch.setattr(reproduce, "_measured", None)  # a call of it would fail
+    assert run("--tasks", "refcoco")[0] == 0 and tasks_with_rows() == ["refcoco"]
+    monkeypatch.setattr(
+        reproduce, "_measured", lambda lvlm, data, sample: {"scores": {"plain": 1.0}}
+    )
+    assert run("--tasks", "refcoco", "pope")[0] == 0 and tasks_with_rows() == ["refcoco", "pope"]
+    scores = read_reproduced(tmp_path / "out.json")["rows"]["refcoco"]["scores"]
+    assert "area" in scores and "plain" not in scores  # those of the first run
+
+
+def test_a_file_whose_figures_were_changed_is_written_again_by_the_same_command(run, tmp_path):
+    path = tmp_path / "out.json"
+    assert run("--tasks", "refcoco")[0] == 0
+    whole = read_reproduced(path)
+    changed = json.loads(path.read_text())
+    changed["figures"]["refcoco"]["area"]["mean"]["value"] = 0.99
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r"^run `reproduce` again with the same --out: "):
+        read_reproduced(path)
+    assert run("--tasks", "refcoco")[0] == 0 and read_reproduced(path) == whole
 
 
 @pytest.mark.parametrize(
@@ -178,6 +220,22 @@ def test_figures_are_means_and_paired_differences_over_pictures():
     assert figures["mass"]["mean"]["items"] == 39 and figures["mass"]["over plain"] is None
 
 
+@pytest.mark.parametrize(
+    ("pictures", "values", "words"),
+    [
+        ("abcde", [1] * 5, "+100.0 [+100.0, +100.0] *"),
+        ("aaaaaa", [1] * 6, "+100.0"),
+        ("abcde", [1, 1, 1, 1, np.nan], "+100.0 (n 4)"),
+        ("abcdee", [1] * 5 + [np.nan], "+100.0 [+100.0, +100.0] * (n 5)"),
+        ("ab", [np.nan] * 2, ""),
+    ],
+)
+def test_a_figure_of_few_pictures_has_neither_interval_nor_star(pictures, values, words):
+    estimate = Bootstrap(list(pictures)).mean(np.array(values, float))
+    assert in_words(to_plain(estimate), len(values), "+") == words
+    assert estimate.resolved == ("*" in words)
+
+
 def tampered(change):
     made = content()
     change(made)
@@ -220,9 +278,12 @@ def test_the_page_shows_a_contributed_file_instead_of_saying_that_there_is_none(
     tmp_path, monkeypatch
 ):
     assert "**No file has been contributed yet.**" in reproduced_page.HEAD + reproduced_page.NONE
-    (tmp_path / "one.json").write_text(json.dumps(content()))
+    made = content()
+    made["data"] = {"textvqa": {}, "pope": {}}
+    (tmp_path / "one.json").write_text(json.dumps(made))
     monkeypatch.setattr(reproduced_page, "FOLDER", tmp_path)
     text = reproduced_page.page()
     assert "someone/model-7b, suite small" in text and "No file has been" not in text
     value = content()["figures"]["textvqa"]["laser"]["mean"]["value"]
-    assert f"| laser | {100 * value:.1f} [" in text
+    assert f"| laser | {100 * value:.1f} [" in text and "] (n 39) |" in text
+    assert "**POPE**: nothing could be measured\n" in text

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laser_core.evaluation.data_sets import DATA_SETS
+from laser_core.evaluation.intervals import LEAST_PICTURES, in_words
 from laser_core.evaluation.reproduce import NAMES
 from laser_core.evaluation.reproduced import read_reproduced
 from tools.build.markdown import markdown
@@ -83,26 +84,20 @@ def _section(name: str, content: dict[str, Any]) -> Iterator[str]:
     yield (
         f"`docs/reproduced/{name}.json`: commit {content['weights']['commit'] or 'not known'}, "
         f"{hardware['name']}, {hardware['dtype']}, transformers {versions['transformers']}, torch "
-        f"{versions['torch']}. In per cent, 95 % intervals from a bootstrap over pictures; a star "
-        "where the interval of a difference excludes zero.\n"
+        f"{versions['torch']}. In per cent, 95 % intervals from a bootstrap over pictures, of "
+        f"{LEAST_PICTURES} or more; a star where the interval of a difference excludes zero.\n"
     )
     for task, figures in content["figures"].items():
         rows = content["rows"][task]
-        table = [
-            [NAMES.get(score, score), _interval(one["mean"]), _interval(one["over plain"], "+")]
-            for score, one in figures.items()
-        ]
-        pictures = len(set(rows["groups"]))
-        yield f"**{DATA_SETS[task].title}**, {len(rows['ids'])} questions, {pictures} pictures\n"
+        pictures, count, table = len(set(rows["groups"])), len(rows["ids"]), []
+        for score, one in figures.items():
+            over = in_words(one["over plain"], count, "+") if one["over plain"] else ""
+            table.append([NAMES.get(score, score), in_words(one["mean"], count), over])
+        yield f"**{DATA_SETS[task].title}**, {count} questions, {pictures} pictures\n"
         yield markdown(["", "score", "over plain"], table) + "\n"
-
-
-def _interval(figure: dict[str, float] | None, sign: str = "") -> str:
-    if figure is None:
-        return ""
-    value, low, high = (f"{100 * figure[key]:{sign}.1f}" for key in ("value", "low", "high"))
-    star = " *" if sign and (figure["low"] > 0 or figure["high"] < 0) else ""
-    return f"{value} [{low}, {high}]{star}"
+    for task in content["data"]:
+        if task not in content["rows"]:
+            yield f"**{DATA_SETS[task].title}**: nothing could be measured\n"
 
 
 def main() -> None:
