@@ -34,8 +34,8 @@ def token_map(
     """Where tokens of an answer looked: (H, W) float32 at picture size, 0..1, as `heat_map`.
 
     tokens: indices into the answer's tokens, or a text as `span_of` takes it; several tokens are
-    averaged. All zero where they looked nowhere. settings: how layers are compared and chosen; by
-    default as the evidence's were. Raises ValueError for an answer without maps.
+    averaged. All zero where they looked nowhere or are not there. settings: how layers are compared
+    and chosen; by default as the evidence's were. Raises ValueError for an answer without maps.
     """
     if isinstance(result, LaserAnswer):
         settings = settings or result.location.settings
@@ -44,13 +44,17 @@ def token_map(
         raise ValueError(
             "answer with token_maps=True: where this answer's tokens looked is unknown"
         )
-    span = span_of(result, tokens) if isinstance(tokens, str) else tokens
+    asked = span_of(result, tokens) if isinstance(tokens, str) else tokens
+    count = len(result.maps.rows)
+    span = [index for index in asked if -count <= index < count]
     evidence = token_evidence(result.maps, settings or LaserSettings(), span)
     return heat_map(joined_evidence(evidence, result.maps))
 
 
 def token_evidence(
-    maps: TokenMaps, settings: LaserSettings = LaserSettings(), span: range | None = None
+    maps: TokenMaps,
+    settings: LaserSettings = LaserSettings(),
+    span: Sequence[int] | None = None,
 ) -> list[Evidence]:
     """Steps 3-6 of each token of a span, or of all: where it looked, all on one grid.
 

@@ -242,5 +242,6 @@ def test_a_token_map_has_the_pictures_size_and_an_answer_without_maps_says_what_
     assert heat.shape == (200, 300)
     assert float(heat.max()) == 1.0
     assert not token_map(result, "no such words").any()
+    assert not token_map(result, range(50, 60)).any()
     with pytest.raises(ValueError, match="answer with token_maps=True"):
         token_map(words("a"))
