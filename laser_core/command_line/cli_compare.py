@@ -13,8 +13,10 @@ from typing import Any
 
 from ..console import ProgressLine, printable, quiet_libraries
 from ..errors import explained_imports
+from ..evaluation.compared_settings import NOT_CARRIED_OUT
+from ..evaluation.questions import read_box, read_questions
 from ..settings import ANSWER_GROUPS
-from ..settings_text import add_flags, add_model, read_flags
+from ..settings_text import add_flags, add_model, flags, read_flags
 from .out_folder import DEFAULT_OUT, REPORT, check_files, check_folder, write
 
 DEFAULT_LINES = f"{DEFAULT_OUT}/compare.jsonl"
@@ -43,8 +45,8 @@ def add_compare(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "picture", metavar="PICTURE",
-        help="a picture file; or rows, .json or .jsonl: image, question, answer, boxes, or as "
-        "`aggregate` reads them",
+        help="a picture file; or rows, .json or .jsonl: image, question, answer, boxes, or "
+        "RefCOCO's as `aggregate` reads them",
     )  # fmt: skip
     parser.add_argument(
         "question", metavar="QUESTION", help="the question; or the folder of the rows' pictures"
@@ -84,6 +86,12 @@ def add_compare(commands: Any) -> None:
 def _compare(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     if arguments.steps and not 2 <= arguments.steps <= 100:  # both ends alone tell nothing
         raise ValueError(f"give --steps 0, or a number from 2 to 100: it is {arguments.steps}")
+    for flag in flags(ANSWER_GROUPS):
+        if flag.spec.name in NOT_CARRIED_OUT and flag.destination in vars(arguments):
+            raise ValueError(
+                f"leave out {flag.name}: every method's first window is read once, without a "
+                "second stream"
+            )
     if Path(arguments.picture).suffix.lower() in ROWS:
         return _rows(arguments, progress)
     return _picture(arguments, progress)
@@ -93,6 +101,10 @@ def _picture(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, settings = read_flags(arguments)
     if arguments.limit:
         raise ValueError("leave out --limit: it is of a file of rows, and this is a picture")
+    try:
+        boxes = [read_box(values) for values in arguments.box]
+    except ValueError as error:
+        raise ValueError(f"correct --box: {error}") from error
     out = Path(arguments.out or DEFAULT_OUT)
     check_folder(out)
     progress.stage("starting")
@@ -100,7 +112,6 @@ def _picture(arguments: argparse.Namespace, progress: ProgressLine) -> int:
         from ..evaluation.compare import check_methods, compare, lines_of, report_of, sheet_of
         from ..evaluation.methods import METHODS
         from ..files import to_json
-        from ..geometry import Box
         from ..models.loading import load_lvlm
         from ..pictures import read_picture
 
@@ -108,7 +119,6 @@ def _picture(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     check_methods(methods)
     check_files(out, Path(arguments.picture), [SHEET])
     picture = read_picture(arguments.picture)
-    boxes = [Box(*values) for values in arguments.box]
     with quiet_libraries():
         progress.stage("loading the model")
         lvlm = load_lvlm(arguments.model, load)
@@ -137,8 +147,6 @@ def _rows(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, settings = read_flags(arguments)
     if arguments.box or arguments.answer:
         raise ValueError("leave out --box and --answer: a file of rows has its own")
-    from ..evaluation.questions import read_questions
-
     rows, folder = Path(arguments.picture), Path(arguments.question)
     questions = read_questions(rows)
     with explained_imports():

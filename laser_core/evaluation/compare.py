@@ -6,6 +6,7 @@ methods differ only in where they look. Knows one picture; `comparison` measures
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ from ..results import Answer
 from ..settings import LaserSettings
 from ..steps.answer_input import make_crops_stream, make_plain_stream
 from ..steps.decode import decode
+from .compared_settings import carried_out
 from .faithfulness import STEPS, Curves, Likelihood, curves
 from .methods import ASKED, METHODS, Found, Reading, read_for_methods
 from .metrics import holds, mass_in, points_at
@@ -31,7 +33,8 @@ from .scoring import same_words
 FIGURES = ("mass", "points", "holds", "right", "insertion", "deletion", "tokens")
 """What is known of a method: the map's mass in the boxes; whether its peak lies in one; whether the
 window holds them; whether the answer is right; the areas under both curves of faithfulness, in
-natural logarithms; decoder tokens, locating and answering, those that streams share once."""
+natural logarithms; decoder tokens, locating and answering, those that streams share once and those
+of drafts (`read_at`) not at all."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,16 @@ def compare(
     """Methods by name on a picture (PIL, NumPy or tensor) and a question.
 
     answers: those that are right; boxes: of what is asked about, pixels; either may be unknown.
-    steps: of the curves of faithfulness, 0 for none. high_resolution, item: see `read_for_methods`.
+    settings: those of `compared_settings.NOT_CARRIED_OUT` change nothing. steps: of the curves of
+    faithfulness, 0 for none. high_resolution, item: see `read_for_methods`.
     Raises ValueError for an unknown method, a box outside the picture and as the steps do.
     """
     check_methods(methods)
     lvlm.check_answers()
     picture = to_picture(picture)
     for box in boxes:
-        if not box.intersect(Box(*whole_picture(picture.size))).area:
+        seen = box.intersect(Box(*whole_picture(picture.size)))
+        if not (all(map(math.isfinite, box)) and seen.area):
             raise ValueError(f"correct the box {tuple(box)}: nothing of it lies on the picture")
     if progress:
         progress("reading the picture", 0, 1)
@@ -221,7 +226,7 @@ def report_of(compared: Compared, files: Sequence[str] = ()) -> dict[str, Any]:
         "methods": rows_as_data(compared),
         "curves": traced,
         "model": reading.lvlm.name,
-        "settings": {"preset": reading.settings.preset, **reading.settings.to_dict()},
+        "settings": carried_out(reading.settings),
         "files": list(files),
     }
     return to_plain(content)

@@ -22,9 +22,10 @@ from ..models.lvlm import Lvlm
 from ..pictures import read_picture
 from ..settings import LaserSettings, LoadSettings
 from .compare import FIGURES, check_methods, compare, rows_as_data
+from .compared_settings import carried_out
 from .failures import line_or_error
 from .faithfulness import STEPS
-from .intervals import Bootstrap
+from .intervals import Bootstrap, in_words
 from .methods import METHODS
 from .questions import Question, check_pictures
 from .refcoco import find_picture
@@ -74,8 +75,8 @@ class Comparison:
     def _description(self) -> dict[str, Any]:
         load = self.load.to_dict()
         del load["device"]  # a run may go on elsewhere
-        settings = {"preset": self.settings.preset, **self.settings.to_dict()}
         run = {name: getattr(self, name) for name in ("methods", "steps", "high_resolution")}
+        settings = carried_out(self.settings)
         return {"model": self.model, **self.source, **run, "load": load, **settings}
 
     def _measure(
@@ -155,6 +156,11 @@ SHARES = ("mass", "points", "holds", "right")  # 0 to 1, said in per cent
 
 def describe(summary: Mapping[str, Any]) -> list[str]:
     """A summary in lines for people: a table, the others less the first, and what failed."""
+
+    def written(name: str, figure: Mapping[str, Any], sign: str = "") -> str:
+        scale, digits = (100, 1) if name in SHARES else (1, 0 if name == "tokens" else 2)
+        return in_words(figure, summary["measured"], sign, scale, digits)
+
     failed = sum(summary["failed"].values())
     lines = [
         f"{summary['measured']} questions on {summary['pictures']} pictures, {failed} failed; "
@@ -163,11 +169,11 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
     names = [name for name in FIGURES if _known(summary["methods"], name)]
     rows = [["method", *(HEADS[name] for name in names)]]
     for method, figures in summary["methods"].items():
-        rows.append([method, *(_interval(name, figures[name]) for name in names)])
+        rows.append([method, *(written(name, figures[name]) for name in names)])
     first = next(iter(summary["methods"]))
     rows.append([f"{first} less ..."])
     for method, figures in summary["ahead"].items():
-        rows.append([method, *(_interval(name, figures[name], "+") for name in names)])
+        rows.append([method, *(written(name, figures[name], "+") for name in names)])
     widths = [max(len(row[at]) for row in rows if at < len(row)) for at in range(len(rows[0]))]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False))
@@ -177,15 +183,3 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
 
 def _known(methods: Mapping[str, Any], name: str) -> bool:
     return any(figures[name]["items"] for figures in methods.values())
-
-
-def _interval(name: str, figure: Mapping[str, Any], sign: str = "") -> str:
-    """With a star for a difference whose interval excludes zero."""
-    if not figure["items"]:
-        return ""
-    scale, digits = (100, 1) if name in SHARES else (1, 0 if name == "tokens" else 2)
-    value, low, high = (
-        f"{scale * figure[key]:{sign}.{digits}f}" for key in ("value", "low", "high")
-    )
-    star = " *" if sign and (figure["low"] > 0 or figure["high"] < 0) else ""
-    return f"{value} [{low}, {high}]{star}"

@@ -13,8 +13,9 @@ whole    no window: the whole picture, at as many tokens as picture and crop tak
          model's tokens follow the picture's size
 
 What differs from the published codes: a map lies where the model's patches lie on the picture, and
-not on all of it where it was padded; prompts are the family's. The codes' other variants
-(gradients, later tokens) need more than this reading.
+not on all of it where it was padded; prompts are the family's. `read_at` moves the reading of all
+methods to a draft's end; each prompt then has a draft of its own. The codes' variants with
+gradients need more than this reading.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from ..output.masks import box_of, connected_parts
 from ..pictures import PictureInputs
 from ..recipes.high_resolution import finer_rows
 from ..results import AttentionMaps, Evidence
-from ..settings import ContrastSettings, LaserSettings, LayerSettings
+from ..settings import DRAFTED, ContrastSettings, LaserSettings, LayerSettings
 from ..steps.crop import ADAPTIVE_RATIOS, place_windows
 from ..steps.vaq import contrast, make_evidence, select_layer
 
@@ -126,7 +127,8 @@ def read_for_methods(
         return asked, free, lvlm.branch_prompts(part, question, generic)[1]
 
     def rows_of(part: PictureInputs) -> torch.Tensor:
-        rows = torch.stack([row.attention for row in read_rows(lvlm, prompts_of(part))])
+        read = read_rows(lvlm, prompts_of(part), drafted=settings.prompt.read_at == DRAFTED)
+        rows = torch.stack([row.attention for row in read])
         return rows.unflatten(-1, (part.grid.rows, part.grid.columns))
 
     inputs = lvlm.encode(picture, settings.prompt.framing)

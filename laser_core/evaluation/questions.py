@@ -1,22 +1,21 @@
 """Questions about pictures, with their answers and the boxes of what is asked about, from a file.
 
 A file holds JSON rows, as a list or one a line (.jsonl): `image`, `question` and, if known,
-`answer` (a text, or several that count as right), `boxes` (each x1, y1, x2, y2 in pixels) and `id`;
-or rows as `refcoco` reads them, with a box and no answer. Knows no model and opens no picture.
+`answer` (a text, or several that count as right), `boxes` (each x1, y1, x2, y2 in pixels), or `box`
+for one, and `id`; or rows of RefCOCO as `refcoco` reads them. Knows no model and opens no picture.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..geometry import Box
-from .refcoco import Row, find_picture, read_items, read_rows
+from .refcoco import Row, find_picture, four_numbers, is_published, read_items, read_rows
 
-_FIELDS = {"id", "image", "question", "answer", "boxes"}
+_FIELDS = ("id", "image", "question", "answer", "box", "boxes")
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,26 @@ class Question:
 def read_questions(path: Path) -> list[Question]:
     """Every question of a file, in its order.
 
-    Raises ValueError, remedy first, for another kind of file, rows that are incomplete or hold
-    values of another kind, and equal ids.
+    Raises ValueError, remedy first, for another kind of file, rows that are incomplete, hold values
+    of another kind or fields that are not known, and equal ids.
     """
     rows = read_rows(path)
-    own = {"image", "question"} <= rows[0].keys() and rows[0].keys() <= _FIELDS
-    if not own or "box" in rows[0]:
+    if is_published(rows[0]) or not {"image", "question"} <= rows[0].keys():
         return [
             Question(item.id, item.picture, item.question, (), (item.box,))
             for item in read_items(path)
         ]
     found, seen = [], set()
     for number, row in enumerate(rows, 1):
+        for name in row:
+            if name not in _FIELDS:
+                raise ValueError(
+                    f"rename or leave out {name!r} in row {number} of {str(path)!r}: known are "
+                    f"{', '.join(_FIELDS)}"
+                )
         try:
             question = _question(row, number)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"fix row {number} of {str(path)!r}: {type(error).__name__} {error}"
             ) from error
@@ -75,21 +79,31 @@ def check_pictures(questions: Sequence[Question], folder: Path) -> None:
 
 
 def _question(row: Row, number: int) -> Question:
-    answers = row.get("answer", ())
-    answers = (answers,) if isinstance(answers, str) else tuple(answers)
+    """A field that is null is not known."""
+    answers = _listed(row.get("answer"))
     for text in (row["image"], row["question"], *answers):
         if not isinstance(text, str):
             raise ValueError(f"{text!r} is no text")
         text.encode()  # half a surrogate pair could not be saved
-    boxes = tuple(_box(box) for box in row.get("boxes", ()))
-    return Question(str(row.get("id", number)), row["image"], row["question"], answers, boxes)
+    several = _listed(row.get("boxes"))
+    if not all(isinstance(one, list) for one in several):
+        several = [several]  # a box alone
+    one = [] if row.get("box") is None else [row["box"]]
+    boxes = tuple(read_box(values) for values in [*one, *several])
+    id = number if row.get("id") is None else row["id"]
+    return Question(str(id), row["image"], row["question"], tuple(answers), boxes)
 
 
-def _box(values: Any) -> Box:
-    whole = isinstance(values, list) and len(values) == 4
-    if not (whole and all(isinstance(n, (int, float)) and math.isfinite(n) for n in values)):
-        raise ValueError(f"the box is {values!r}, and not four finite numbers")
-    box = Box(*map(float, values))
+def _listed(value: Any) -> list[Any]:
+    """One or several values, or none, as a list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def read_box(values: Any) -> Box:
+    """A box from [x1, y1, x2, y2]. Raises ValueError for anything else and for one of no area."""
+    box = Box(*four_numbers(values))
     if box.width <= 0 or box.height <= 0:
         raise ValueError(f"the box holds nothing: {values!r}")
     return box

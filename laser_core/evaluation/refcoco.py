@@ -90,6 +90,11 @@ def find_picture(folder: Path, name: str) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
+def is_published(row: Row) -> bool:
+    """Whether a row is of a kind that others publish, and not this project's own."""
+    return any(kind.fields <= row.keys() for kind in _KINDS[1:])
+
+
 def read_rows(path: Path) -> list[Row]:
     """A file's JSON objects. Raises ValueError, remedy first, for what is no list of them."""
     if path.suffix in (".p", ".pkl", ".pickle"):
@@ -162,7 +167,7 @@ class _Kind:
 
 
 def _own(row: Row, number: int, question: str, coco: object) -> Iterator[ReferringItem]:
-    box = Box(*_four_numbers(row["box"]))
+    box = Box(*four_numbers(row["box"]))
     yield _item(str(row["id"]), row["image"], row["question"], box)
 
 
@@ -197,11 +202,12 @@ def _item(id: str, picture: Any, expression: Any, box: Box, question: str = "{}"
 
 
 def _corners(box: Any) -> Box:
-    x, y, width, height = _four_numbers(box)
+    x, y, width, height = four_numbers(box)
     return Box(x, y, x + width, y + height)
 
 
-def _four_numbers(values: Any) -> list[float]:
+def four_numbers(values: Any) -> list[float]:
+    """A box's values. Raises ValueError for anything else."""
     whole = isinstance(values, list) and len(values) == 4
     if not (whole and all(isinstance(n, (int, float)) and math.isfinite(n) for n in values)):
         raise ValueError(f"the box is {values!r}, and not four finite numbers")

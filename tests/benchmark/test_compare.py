@@ -11,13 +11,17 @@ from PIL import Image
 
 from laser_core.command_line import cli
 from laser_core.evaluation import comparison
+from laser_core.evaluation.compare import compare as compare_methods
+from laser_core.evaluation.compare import rows_as_data
+from laser_core.evaluation.compared_settings import NOT_CARRIED_OUT
 from laser_core.evaluation.comparison import describe, summarise
 from laser_core.evaluation.methods import METHODS
 from laser_core.evaluation.questions import read_questions
 from laser_core.evaluation.scoring import letter, normalised, same_words, vqa_accuracy, yes_or_no
 from laser_core.files import to_plain
 from laser_core.geometry import Box
-from tools.testbed.lvlms import noise_picture
+from laser_core.settings import LaserSettings
+from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.tiny import build, save
 
 QUESTION = "what color is the square ?"
@@ -105,12 +109,56 @@ def test_rows_have_a_line_each_and_a_stopped_run_goes_on(data, compare, tmp_path
     assert [json.loads(line) for line in out.read_text().splitlines()] == lines
 
 
+def test_what_is_not_carried_out_changes_nothing():
+    changed = {
+        "windows": 2, "amount": 0.5, "fill": "noise", "block": "picture and crop", "looks": 4,
+        "alpha": 5.0, "beta": 0.9, "adaptive": 0.0,
+    }  # fmt: skip
+    assert set(changed) == set(NOT_CARRIED_OUT)
+    one, other = (
+        rows_as_data(
+            compare_methods(
+                lvlm_of("llava", layers=2), noise_picture((80, 80)), QUESTION,
+                LaserSettings.of(min_side_px=20, max_tokens=2, **given),
+                methods=["laser", "whole"], boxes=[Box(5, 5, 40, 40)], steps=2,
+            )
+        )
+        for given in ({}, changed)
+    )  # fmt: skip
+    assert one == other
+
+
+@pytest.mark.parametrize("box", [Box(float("nan"), 0, 9, 9), Box(90, 90, 99, 99)])
+def test_a_box_that_shows_nothing_of_the_picture_is_refused(box):
+    with pytest.raises(ValueError, match=r"^correct the box \("):
+        compare_methods(lvlm_of("llava", layers=2), noise_picture((80, 80)), QUESTION, boxes=[box])
+
+
+def test_the_record_holds_no_setting_that_is_not_carried_out(data, compare, tmp_path):
+    out = tmp_path / "out.jsonl"
+    more = ["--steps", "0", "--methods", "centre", "--preset", "paper", "--out", str(out)]
+    assert compare(data / "rows.jsonl", data / "pictures", *more)[0] == 0
+    run = json.loads(out.with_suffix(".run.json").read_text())["run"]
+    assert run["decode"]["max_tokens"] == 2 and run["crop"]["margin"] == 0
+    assert "alpha" not in run["decode"] and "windows" not in run["crop"]
+    assert "counterfactual" not in run
+
+
 @pytest.mark.parametrize(
     ("rows", "more", "message"),
     [
         ([{**ROWS[0], "image": "9.png"}], (), "put the pictures into "),
         ([{"image": "0.png"}], (), "give every row the fields of one kind, "),
         ([{**ROWS[0], "boxes": [[5, 5, 1, 1]]}], (), "fix row 1 of "),
+        (
+            [ROWS[1], {**ROWS[2], "answers": "red"}],
+            (),
+            "rename or leave out 'answers' in row 2 of ",
+        ),
+        ([{**ROWS[0], "answer": 5}], (), "fix row 1 of "),
+        ([{**ROWS[0], "boxes": [5, 5, 9]}], (), "fix row 1 of "),
+        (ROWS, ("--alpha", "2"), "leave out --alpha: every method's first window "),
+        (ROWS, ("--windows", "2"), "leave out --windows: every method's first window "),
         ([ROWS[0], ROWS[0]], (), "give every row an id of its own: 'a'"),
         (ROWS, ("--methods", "laser", "gradcam"), "choose methods of laser, vicrop, "),
         (ROWS, ("--steps", "1"), "give --steps 0, or a number from 2 to 100: "),
@@ -125,6 +173,12 @@ def test_mistakes_are_one_line_with_the_remedy_first(data, compare, tmp_path, ro
     assert {entry.name for entry in tmp_path.iterdir()} == {"rows.jsonl"}
 
 
+@pytest.mark.parametrize("corners", [("nan", "0", "9", "9"), ("9", "0", "9", "9")])
+def test_a_box_that_is_none_is_refused_before_a_model_is_loaded(data, compare, tmp_path, corners):
+    code, _, error = compare(data / "no picture.png", QUESTION, "--box", *corners)
+    assert code == 2 and error.startswith("correct --box: the box ")
+
+
 def test_a_foreign_sheet_is_not_overwritten(data, compare, tmp_path):
     (tmp_path / "laser-out").mkdir()
     (tmp_path / "laser-out" / "compare.png").write_bytes(b"mine")
@@ -137,6 +191,22 @@ def test_rows_of_referring_expressions_are_questions_with_a_box(tmp_path):
     row = {"id": 7, "image": "0.png", "question": "the dog", "box": [1, 2, 3, 4]}
     [question] = read_questions(write(tmp_path / "rows.jsonl", [row]))
     assert (question.id, question.answers, question.boxes) == ("7", (), (Box(1, 2, 3, 4),))
+
+
+def test_each_row_has_its_own_fields_and_null_is_not_known(tmp_path):
+    asked, box = {"image": "0.png", "question": "where ?"}, [1, 2, 3, 4]
+    rows = [
+        {**asked, "id": None, "box": box, "answer": "red"},
+        {**asked, "boxes": box, "answer": None},
+        {**asked, "box": box, "boxes": [[5, 6, 7, 8]], "answer": ["a", "b"]},
+        {**asked, "box": None, "boxes": None},
+    ]
+    found = read_questions(write(tmp_path / "rows.jsonl", rows))
+    assert [question.id for question in found] == ["1", "2", "3", "4"]
+    assert [question.answers for question in found] == [("red",), (), ("a", "b"), ()]
+    one = Box(1, 2, 3, 4)
+    boxes = [question.boxes for question in found]
+    assert boxes == [(one,), (one,), (one, Box(5, 6, 7, 8)), ()]
 
 
 def test_the_summary_pairs_differences_and_leaves_out_what_is_not_known():
@@ -156,6 +226,7 @@ def test_the_summary_pairs_differences_and_leaves_out_what_is_not_known():
     text = describe(to_plain(summary))
     assert "3 questions on 3 pictures, 1 failed" in text[0]
     assert "map in boxes" not in text[1] and text[-1] == "failed 1: too dark"
+    assert not any(mark in row for row in text[2:] for mark in "[*")  # of three pictures
 
 
 # ---- scoring -----------------------------------------------------------------------------------

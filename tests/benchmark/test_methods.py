@@ -30,7 +30,8 @@ from tools.testbed.reference import eager_rows, next_logits
 
 QUESTION = "What color is the square?"
 SMALL = replace(LaserSettings(), crop=CropSettings(min_side_px=20))
-GENERIC = PromptSettings(query_free="generic question")
+GENERIC_TEXT = "generic question"
+GENERIC = PromptSettings(query_free=GENERIC_TEXT)
 
 
 def cells(rows, columns, seed):
@@ -133,6 +134,16 @@ def test_one_reading_gives_what_laser_reads_alone(lvlm, picture, reading):
     assert laser.window == found.windows[0]
     maps = read_attention(lvlm, picture, QUESTION, GENERIC)
     torch.testing.assert_close(reading.rows[2], maps.without_query, rtol=1e-4, atol=1e-7)
+
+
+def test_read_at_moves_the_reading_of_all_methods_to_a_drafts_end(lvlm, picture, reading):
+    later = replace(SMALL, prompt=PromptSettings(read_at="last token"))
+    drafted = read_for_methods(lvlm, picture, QUESTION, later)
+    for index, prompt in ((1, later.prompt), (2, replace(later.prompt, query_free=GENERIC_TEXT))):
+        maps = read_attention(lvlm, picture, QUESTION, prompt)
+        torch.testing.assert_close(drafted.rows[0], maps.with_query, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(drafted.rows[index], maps.without_query, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(drafted.rows[0], reading.rows[0])
 
 
 def test_max_takes_the_largest_share_of_any_layer(reading):
