@@ -224,12 +224,12 @@ def test_a_hole_in_a_table_is_no_word_of_a_question():
     [
         ("*.jsonl", ["out.jsonl"]),
         ("**/*.png", ["a.png", "deep/er/a.png"]),
-        ("[a-c]*/**", ["b/x.jsonl"]),
+        ("[a-c]*/**/*.jsonl", ["b/x.jsonl", "b/c/d/x.jsonl"]),
     ],
 )
 def test_a_glob_knows_what_it_would_read(place, read, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("first.jsonl", "b/deep/first.png", "first.png"):
+    for name in ("first.jsonl", "b/deep/first.png", "b/first.jsonl", "first.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('{"image": "x", "question": "y"}')
     source = Source(place, "q")
