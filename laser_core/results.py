@@ -35,6 +35,7 @@ class Band:
 class AttentionMaps:
     """Attention of the last prompt token over the picture's patches, in both branches (step 2).
 
+    Of a draft's last token where `read_at` says so.
     with_query, without_query: (L, H, gh, gw) float32 on the CPU, post-softmax.
     grid: how the patches lie on the picture; picture_size: (width, height) in pixels.
     certainty: probability of the likeliest first token after the prompt with the question; None

@@ -6,6 +6,7 @@ torch is imported once the arguments are read.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def read_engine(arguments: argparse.Namespace) -> Engine:
 def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, settings = read_flags(arguments)
     _check(arguments)
-    out = Path(arguments.out)
+    out = Path(os.path.abspath(arguments.out))  # "." has no name to put one beside
     with explained_imports():
         from ..files import to_json
         from ..many.laser_map import LaserMap
@@ -115,11 +116,12 @@ def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
 
     engine = read_engine(arguments)
     source = Source(arguments.source, arguments.question)
-    files = None
+    files, written = None, [out]
     if arguments.crops or arguments.masks:
-        files = Files(out.with_name(f"{out.stem}-files"), arguments.crops, arguments.masks)
-        if source.folder and files.folder.resolve().is_relative_to(source.folder.resolve()):
-            raise ValueError("choose an --out outside of SOURCE: crops there would be read, too")
+        files = Files(out.with_name(f"{out.name}-files"), arguments.crops, arguments.masks)
+        written.append(files.folder / "000000" / "000000000-crop-1.png")
+    if any(map(source.reads, written)):
+        raise ValueError("choose an --out outside of SOURCE: what is written would be read, too")
     work = LaserMap(
         arguments.question, settings, model=arguments.model, load=load,
         locating=arguments.locate, with_plain=arguments.plain, batch=arguments.batch,
@@ -142,7 +144,7 @@ def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
         )  # fmt: skip
     except KeyboardInterrupt:
         progress.clear()
-        print(printable(f"the same command goes on with {out}"), file=sys.stderr)
+        print(printable(f"the same command goes on with {arguments.out}"), file=sys.stderr)
         raise
     progress.clear()
     if arguments.json:
@@ -151,7 +153,7 @@ def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     print(printable("\n".join(describe(record["summary"]))))
     if arguments.model in DEMO_FOLDERS:
         print(f"note: {read_json(DEMO_FOLDERS[arguments.model] / 'laser.json')['notice']}")
-    print(printable(f"written to {out}"))
+    print(printable(f"written to {arguments.out}"))
     return 0
 
 

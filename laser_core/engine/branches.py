@@ -19,10 +19,10 @@ from ..models.chat import Prompt
 from ..models.lvlm import Lvlm
 from ..models.prefix import Prefix
 from ..progress import Progress
-from .caches import cache_of, empty_cache
+from .caches import cache_of, cut, empty_cache
 from .capture import RowCapture
 from .drafts import read_drafted
-from .few_calls import one_forward_for_branches, pads, takes_masks
+from .few_calls import MASKED_TOKENS, one_forward_for_branches, pads, takes_masks
 from .generating import end_tokens
 from .masks import masks_of
 from .padded import Tail, in_groups, read_tails, shapes_of
@@ -51,8 +51,9 @@ class LastRow:
 
 @dataclass(frozen=True)
 class BranchRows:
-    """The last prompt token's attention over the picture's grid, (L, H, N) float32 on the CPU.
+    """The last token's attention over the picture's grid, (L, H, N) float32 on the CPU.
 
+    Of the prompt, or of the draft that follows it.
     certainty: probability of the likeliest first token after the prompt with the question; None
     for a model that only locates.
     """
@@ -106,7 +107,15 @@ def _kind_and_length(index: int, one: _Branches) -> tuple[Hashable, int]:
     known = lvlm.prefix is not None and lvlm.prefix.key == one.asked.prefix_key
     continued = all(_continues(lvlm, prompt) for prompt in pair)
     packed = len([*_groups(lvlm, list(pair))]) == 1 and _ids(one.asked) != _ids(one.free)
-    if one.drafted or not pads(lvlm, continued=True) or known or not continued or not packed:
+    long = one.asked.length + one.free.suffix_length > MASKED_TOKENS
+    if (
+        long
+        or one.drafted
+        or not pads(lvlm, continued=True)
+        or known
+        or not continued
+        or not packed
+    ):
         return index, one.asked.length
     return (None, one.free.suffix_length, shapes_of(lvlm, one.asked.pictures)), one.asked.length
 
@@ -138,9 +147,8 @@ def _batch_rows(wanted: Sequence[_Branches]) -> list[list[LastRow]]:
         attention = capture.rows_by_layer(row)[..., pad + keys.start : pad + keys.stop]
         last = zip(attention, (-1 - free, -1), strict=True)
         found.append([LastRow(rows, read[row].hidden[at]) for rows, at in last])
-        layers = [(keys[:, :, :end], values[:, :, :end]) for keys, values in read[row].layers]
         inputs = [row_of(call, 0, 0, end, 0) for call in read[row].inputs]
-        one.lvlm.prefix = Prefix(one.asked.prefix_key, layers, inputs)
+        one.lvlm.prefix = Prefix(one.asked.prefix_key, cut(read[row].layers, 0, end), inputs)
     return found
 
 

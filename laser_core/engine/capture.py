@@ -50,7 +50,7 @@ class _Attended:
 
 
 class RowCapture:
-    """Context manager: keeps post-softmax attention rows of every decoder layer of one forward.
+    """Context manager: keeps post-softmax attention rows of one forward, of every layer with any.
 
     rows: query indices of the forward (negative from the end), the same for every batch row.
     keys: the key positions to keep. Restores the registry and removes its hooks on any exit.

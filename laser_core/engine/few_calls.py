@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..models.lvlm import Lvlm
 
 STEP_BYTES = 2 * 2**30
-"""Most memory of the caches that a step works on in place."""
+"""Most memory of an answer's caches that a step works on in place; side by side, of each."""
 
 KEPT_STEPS = 2
 """Most steps that are kept with their graph: of a plain answer, and of one of two streams."""

@@ -57,8 +57,8 @@ def generate(
     """
     started = time.perf_counter()
     shared = positive.shared_prefix if isinstance(positive, Stream) else bool(positive.shared)
-    looked = TokenRows(lvlm, positive.prompt, watch, shared) if watch else None
     streams = _read_streams(lvlm, positive, negative, settings, progress)
+    looked = TokenRows(lvlm, positive.prompt, watch, shared) if watch else None
     lengths = tuple(stream.prompt.length for stream in streams)
     thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
     read = time.perf_counter()

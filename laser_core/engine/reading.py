@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
-from .caches import cache_of, empty_cache, joined, layers_of
+from .caches import cache_of, cut, empty_cache, joined, layers_of
 from .few_calls import equal_windows_together, tokens_at_once
 from .masks import Masks, masks_of_stretch
 from .vision_windows import equal_windows_at_once
@@ -63,9 +63,8 @@ def read_with_prefix(
     with recorded(lvlm, inputs):
         hidden = forward(lvlm, cache, input_ids, position_ids, prompt.pictures[0].tensors, mask)
     end = prompt.prefix_length
-    layers = [(keys[:, :, :end], values[:, :, :end]) for keys, values in layers_of(cache)]
-    calls = [{**_stretch(call, 0, end), "attention_mask": None} for call in inputs]
-    lvlm.prefix = Prefix(prompt.prefix_key, layers, calls)
+    calls = [row_of(call, 0, 0, end, 0) for call in inputs]
+    lvlm.prefix = Prefix(prompt.prefix_key, cut(layers_of(cache), 0, end), calls)
     return hidden
 
 
@@ -115,7 +114,7 @@ def read_stream(
             read.certainty = first_token_certainty(lvlm, hidden[0, -1])
         return read
     more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
-    own = [(keys[:, :, :-1], values[:, :, :-1]) for keys, values in layers_of(cache)]
+    own = cut(layers_of(cache), 0, -1)
     certain = first_token_certainty(lvlm, hidden[0, -1])
     return ReadStream(prompt, shared, own, inputs + more, certain, stream.note)
 
@@ -175,11 +174,8 @@ def read_blocked(
             blocked, spans = _blocked_call(stream, call, start), stream.prompt.spans
             _in_stretches(lvlm, lvlm.model.get_decoder(), blocked, cache, spans)
         start += length
-    own = layers_of(cache)
-    if not lvlm.state_layers:
-        # Without the last token, which the calls hold where the other stream's certainty was read
-        length = stream.prompt.length - 1 - (shared[0][0].shape[2] if shared else 0)
-        own = [(keys[:, :, :length], values[:, :, :length]) for keys, values in own]
+    # Without the last token, which the calls hold where the other stream's certainty was read
+    own = cut(layers_of(cache), 0, stream.prompt.length - 1 - (prefix if shared else 0))
     return ReadStream(stream.prompt, shared, own, [])
 
 

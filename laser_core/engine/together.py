@@ -140,8 +140,14 @@ def _serve_some(waiting: list[_Run]) -> None:
     """Compute what all those wait for that wait for the same as the first that cannot wait."""
     first = next((run for run in waiting if not run.late), waiting[0])
     group = [run for run in waiting if run.serve is first.serve]
-    with torch.inference_mode():
-        found = first.serve([run.request for run in group])
+    found: Sequence[Any]
+    try:
+        with torch.inference_mode():
+            found = first.serve([run.request for run in group])
+    except Exception as error:
+        if is_out_of_memory(error) or not is_for_the_user(error):
+            raise
+        found = [error] * len(group)  # it is every request's
     for run, result in zip(group, found, strict=True):
         run.go(result)
 
@@ -215,6 +221,7 @@ class _Run:
             else:
                 self._error = error
         finally:
+            lvlm.prefix = None  # a view of the whole batch's, which an error's frames would hold
             self._stopped.release()
 
 

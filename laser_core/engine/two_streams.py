@@ -216,6 +216,7 @@ class TwoStreams:
         self._mrope = hasattr(lvlm.body, "get_rope_index")
         self._observe = observe
         self._here = [*range(len(rows.input_ids))]  # the answers that the model still runs
+        self._ended: torch.Tensor | None = None  # (B,)
 
     def leave(self, ended: Sequence[bool]) -> None:
         """Leave out answers that have ended once they are half of those that the model runs.
@@ -223,6 +224,7 @@ class TwoStreams:
         Their keys are copied then, which a smaller share would not be worth; a step in place keeps
         its rows. What stands in their place is not to be read.
         """
+        self._ended = torch.tensor(ended, device=self._ids.device)
         going = [index for index in self._here if not ended[index]]
         if going and 2 * len(going) <= len(self._here) and not self._rows.step:
             self._rows.keep([self._here.index(index) for index in going])
@@ -290,10 +292,12 @@ class TwoStreams:
             positive = self._penalised(self._ids, rows[0])
             negative = None if negative is None else negative + (positive - rows[0])
         mixed = self._mixed(positive, negative)
-        # No step waits to see whether it is: `check` does, at the end
+        # No step waits to see whether it is: who reads `broken` does, at the end
         broken = ~mixed.amax(-1).isfinite()
-        self.broken = broken if self.broken is None else self.broken | broken
         mixed = mixed.masked_fill(broken[:, None], 0.0)  # of which the library can sample
+        if self._ended is not None:  # what follows an answer says nothing of it
+            broken = broken & ~self._ended
+        self.broken = broken if self.broken is None else self.broken | broken
         self._observe(self._fed[:, -1], mixed, positive, negative)
         output.logits = mixed[:, None]
         return output

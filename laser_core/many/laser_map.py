@@ -35,6 +35,9 @@ _Out = TypeVar("_Out")
 Columns = Mapping[str, Any]
 
 
+_OWN = "row", "id", "image"  # columns of a source's items, not of rows that are mapped
+
+
 class OwnModel:
     """A model that is loaded when it is first asked for, once in each process that unpickles this.
 
@@ -65,8 +68,9 @@ class LaserMap:
     many pictures are read at once, 0: as many as the device allows.
 
     It takes a row, a list of rows, or a batch as a dict of columns, and gives the same with the
-    columns of `rows.COLUMNS` in the place of `image`. A row that fails has the reason, remedy
-    first, in `error`. Raises ValueError for a question that is no template, and as `load_lvlm`.
+    columns of `rows.COLUMNS` in the place of `image`, and of columns of the same names. A row that
+    fails has the reason, remedy first, in `error`. Raises ValueError for a question that is no
+    template, a batch below 0, and as `load_lvlm`.
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class LaserMap:
         allow_urls: bool = False,
         files: Files | None = None,
     ) -> None:
+        if batch < 0:
+            raise ValueError(f"give batch a number from 0, as the device allows: it is {batch}")
         self._question, self._settings = Template(question or "{question}"), settings
         self._model = OwnModel(model, load)
         self._locating, self._with_plain = locating, with_plain
@@ -90,29 +96,32 @@ class LaserMap:
     def __call__(self, rows: Any) -> Any:
         if not isinstance(rows, Mapping):
             return self._mapped(rows)
-        if not _is_batch(rows["image"]):
+        if not _is_batch(rows.get("image")):
             return self._mapped([rows])[0]
         names = list(rows)
         columns = [rows[name] for name in names]
         mapped = self._mapped(
             [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
         )
-        return {name: [row[name] for row in mapped] for name in (mapped[0] if mapped else {})}
+        added = [name for name in COLUMNS if name not in _OWN]
+        kept = [name for name in names if name != "image"]
+        return {name: [row[name] for row in mapped] for name in dict.fromkeys([*kept, *added])}
 
     def _mapped(self, rows: Sequence[Columns]) -> list[dict[str, Any]]:
         items = [self._item(number, row) for number, row in enumerate(rows)]
         found = self.rows(items)
-        own = ("row", "id", "image")
         return [
             {
                 **{name: value for name, value in given.items() if name != "image"},
-                **{name: value for name, value in row.items() if name not in own},
+                **{name: value for name, value in row.items() if name not in _OWN},
             }
             for given, row in zip(rows, found, strict=True)
         ]
 
     def _item(self, number: int, row: Columns) -> Item:
         try:
+            if "image" not in row:
+                raise ValueError("add the column 'image': a row has none")
             return Item(number, "", None, self._question.fill(row), row["image"])
         except ValueError as error:
             return Item(number, "", None, "", None, str(error))

@@ -60,7 +60,7 @@ def run(
     """
     progress.stage("reading the list")
     all_items = survey(source)
-    there = {"items": all_items.count, "digest": all_items.digest}
+    there = {"place": source.place, "items": all_items.count, "digest": all_items.digest}
     results.begin(schema, version, {**asked, "source": there})
     try:
         done = keys(results.ids())

@@ -6,12 +6,14 @@ nothing of what becomes of an item.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import json
+import math
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -88,7 +90,8 @@ def _text(row: Row, name: str) -> str:
     value = row.get(name)
     if isinstance(value, np.generic):
         value = value.item()
-    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+    missing = isinstance(value, float) and math.isnan(value)  # of a table with holes
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool) or missing:
         raise ValueError(f"fill in the column {name!r} with a text or a number: it is {value!r}")
     return str(value)
 
@@ -96,13 +99,14 @@ def _text(row: Row, name: str) -> str:
 class Source:
     """All items of SOURCE, in an order that is always the same.
 
-    place: a folder, with all folders in it; a glob of pictures, .jsonl or .parquet files; or one of
-    those files. question: a template over the columns; "" for the column `question`. Raises
+    place: a folder, with all folders in it; a glob of pictures, of .jsonl or of .parquet files; or
+    one of those files. question: a template over the columns; "" for the column `question`. Raises
     ValueError, remedy first, for a place without pictures and for columns that are not there.
     """
 
     def __init__(self, place: str, question: str) -> None:
         path = Path(place)
+        self.place = os.path.abspath(place)
         self.folder = path if path.is_dir() else None
         is_glob = not path.exists() and glob.has_magic(place)
         self._files = sorted(map(Path, glob.iglob(place, recursive=True))) if is_glob else [path]
@@ -110,6 +114,9 @@ class Source:
             raise ValueError(f"check the path: there is no file or folder {place!r}")
         suffixes = {file.suffix.lower() for file in self._files}
         self._tables = suffixes <= set(TABLES)
+        if not self._tables and suffixes & set(TABLES) and suffixes & set(PICTURES):
+            raise ValueError(f"choose a glob of pictures or one of tables: {place!r} finds both")
+        self._is_glob = is_glob
         if not (self.folder or is_glob or self._tables):
             raise ValueError(
                 f"choose a folder, a glob such as 'pictures/*.jpg', or a .jsonl or .parquet file: "
@@ -118,6 +125,13 @@ class Source:
         self._template = Template(question or "{question}")
         self._needed = {*self._template.columns, "image"}
         self._check_columns(place)
+
+    def reads(self, file: Path) -> bool:
+        """Whether a file that is written here would be taken for a part of the source."""
+        parts = Path(os.path.abspath(file)).parts
+        if self.folder:
+            return file.suffix in PICTURES and file.resolve().is_relative_to(self.folder.resolve())
+        return self._is_glob and _matches(parts, Path(self.place).parts)
 
     def __iter__(self) -> Iterator[Item]:
         rows = self._table_rows() if self._tables else self._picture_rows()
@@ -162,9 +176,7 @@ class Source:
             ) from error
         with opened:
             schema = opened.schema_arrow
-            inside = "image" in schema.names and not arrow.types.is_string(
-                schema.field("image").type
-            )
+            inside = "image" in schema.names and _holds_pictures(file, schema.field("image").type)
             names = [
                 name for name in schema.names
                 if name in {*self._needed, "id"} and not (inside and name == "image")
@@ -196,6 +208,29 @@ class Source:
         return Item(number, to_plain(str(id)), shown, to_plain(question), picture, error)
 
 
+def _holds_pictures(file: Path, kind: Any) -> bool:
+    """Whether a column `image` has pictures, and not their paths. Raises ValueError for neither."""
+    types = pyarrow().types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_string(kind) or types.is_large_string(kind) or "string_view" in str(kind):
+        return False
+    if types.is_struct(kind) or "binary" in str(kind):
+        return True
+    raise ValueError(
+        f"put paths, bytes or structs of bytes into the column 'image': {str(file)!r} has {kind}"
+    )
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a glob finds a path; both in parts."""
+    if not (parts and pattern):
+        return not parts and set(pattern) <= {"**"}
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
 def _pictures_below(folder: Path) -> Iterator[Path]:
     """Every file in it and in its folders, none of them hidden; each folder's own sorted."""
     for root, folders, names in os.walk(folder):
@@ -212,7 +247,7 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[Row, None]]:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("it is no object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"fix line {number} of {str(file)!r}: {error}") from error
             yield row, None
 

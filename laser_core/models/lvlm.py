@@ -83,7 +83,7 @@ class Lvlm:
         self.visual_tokens: tuple[int, int] | None = extras.get("visual_tokens") or own_token_range(
             image_processor
         )
-        self.prefix: Prefix | None = None  # the one cached prefix, managed by engine.reading
+        self.prefix: Prefix | None = None  # the one cached prefix, managed by the engine
         self.steps: list[Kept] = []  # whose graphs are kept, managed by engine.two_streams
         self.graph_refused = ""  # why no graph can be made
         self._beside: Lvlm | None = None
@@ -344,7 +344,7 @@ class Lvlm:
             spans.append(slice(len(expanded) + first, len(expanded) + after))
             expanded += own
         if len(expanded) > self.context_length:
-            taken = sum(picture.token_count for picture in pictures)
+            taken = self.picture_tokens(pictures)
             raise ValueError(
                 f"{self._shortening(len(expanded) - taken, len(pictures))}: pictures take {taken} "
                 f"of the prompt's {len(expanded)} tokens, and the model takes {self.context_length}"
@@ -353,6 +353,10 @@ class Lvlm:
         positions = self._positions(input_ids, pictures)
         delta = int(positions.max()) + 1 - len(expanded)
         return Prompt(input_ids, pictures, tuple(spans), positions, delta)
+
+    def picture_tokens(self, pictures: Sequence[PictureInputs]) -> int:
+        """How many tokens of a prompt these pictures take, with what is written around them."""
+        return sum(len(self._ids_of(picture, index)) for index, picture in enumerate(pictures))
 
     def _ids_of(self, picture: PictureInputs, index: int) -> list[int]:
         """The picture's tokens, as the prompt's picture of this index."""

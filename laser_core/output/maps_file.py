@@ -2,8 +2,9 @@
 
 The arrays of a file, with L layers, H query heads and a grid of gh x gw patches:
 
-with_query, without_query  (L, H, gh, gw) float32: attention of the last prompt token, after the
-                           softmax, in the branch with the question and in the one without
+with_query, without_query  (L, H, gh, gw) float32: attention of the last prompt token (or
+                           of a draft's, by the setting read_at), after the softmax, in the
+                           branch with the question and in the one without
 view                       (4,) float64: x1, y1, x2, y2, where the grid lies on the picture, in
                            pixels; it may reach beyond the picture. Patch (row, column) begins at
                            x1 + column (x2 - x1) / gw, y1 + row (y2 - y1) / gh

@@ -111,7 +111,7 @@ def _too_long(
     """Why picture and crops are not read together, a sentence; "" where they fit."""
     text, system = lvlm.answering_text(question, settings.answer), settings.prompt.system
     ids = len(lvlm.chat.ids(len(pictures), text, system)) - len(pictures)
-    length = ids + sum(picture.token_count for picture in pictures)
+    length = ids + lvlm.picture_tokens(pictures)
     most, context = settings.decode.max_tokens, lvlm.context_length
     if length + most <= context:
         return ""

@@ -17,7 +17,7 @@ from laser_core.steps.crop import closer_looks, place_windows
 from laser_core.steps.decode import decode
 from tools.benchmarks.speed.count import decoder_tokens
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
+from tools.testbed.tiny import REPRESENTATIVES, WITH_SLICES, WITH_STATES
 
 QUESTION = "what is in the picture ?"
 CROP = CropSettings(min_side_px=20)
@@ -132,8 +132,9 @@ def test_a_mask_from_elsewhere_is_believed_however_sure_the_model_is():
     assert [(look.windows, look.certainty) for look in result.looks] == [(found.windows, None)]
 
 
-def test_what_a_look_left_out_for_want_of_room_is_said_of_the_answer():
-    lvlm = lvlm_of("llava", fresh=True)
+@pytest.mark.parametrize("model_type", ["llava", *WITH_SLICES])
+def test_what_a_look_left_out_for_want_of_room_is_said_of_the_answer(model_type):
+    lvlm = lvlm_of(model_type, fresh=True)
     found = located(lvlm, 1.0, looks=1, instruction=lvlm.locate_instruction)
     found = dataclasses.replace(found, maps=dataclasses.replace(found.maps, certainty=0.0))
     longest = make_positive_stream(lvlm, found).prompt.length

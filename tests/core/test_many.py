@@ -48,6 +48,7 @@ def data(tmp_path_factory):
         noise_picture((40, 30), number).save(root / name)
         rows.append({"id": f"id {number}", "image": name, "colour": ["red", "blue"][number % 2]})
     write_rows(root / "rows.jsonl", rows[::-1])
+    write_rows(root / "again.jsonl", rows[::-1])
     write_rows(root / "few.jsonl", rows[::-1][:FEW])
     return root
 
@@ -213,6 +214,37 @@ def test_what_is_no_template_is_refused(text):
         Template(text)
 
 
+def test_a_hole_in_a_table_is_no_word_of_a_question():
+    with pytest.raises(ValueError, match="fill in the column 'colour' with a text"):
+        Template("the {colour} one").fill({"colour": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [
+        ("*.jsonl", ["out.jsonl"]),
+        ("**/*.png", ["a.png", "deep/er/a.png"]),
+        ("[a-c]*/**/*.jsonl", ["b/x.jsonl", "b/c/d/x.jsonl"]),
+    ],
+)
+def test_a_glob_knows_what_it_would_read(place, read, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first.jsonl", "b/deep/first.png", "b/first.jsonl", "first.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"image": "x", "question": "y"}')
+    source = Source(place, "q")
+    others = ["out.txt", "d/out.jsonl", "out.jsonl", "a.png"]
+    assert all(source.reads(tmp_path / name) for name in read)
+    assert not any(source.reads(tmp_path / name) for name in others if name not in read)
+
+
+def test_a_glob_of_pictures_and_tables_is_refused(tmp_path):
+    for name in ("a.png", "a.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="choose a glob of pictures or one of tables"):
+        Source(str(tmp_path / "*"), "q")
+
+
 def test_pictures_are_read_at_most_so_many_ahead():
     begun, lock = [], threading.Lock()
 
@@ -289,7 +321,8 @@ def test_mistakes_are_one_line_with_the_remedy_first(
             "question 'what colour is the square ?', not 'what is it ?'",
         ),
         ({"model": "pictures/../model"}, "model "),
-        ({"source": "pictures"}, "source.digest "),
+        ({"source": "pictures"}, "source.place "),
+        ({"source": "again.jsonl"}, "source.place "),  # as many rows of the same ids
         ({"more": ["--scale", "0.4"]}, "crop.scale 0.5, not 0.4"),
         ({"more": ["--plain"]}, "plain False, not True"),
     ],
@@ -404,7 +437,12 @@ def test_a_map_is_pickled_without_its_model_and_takes_a_row_rows_or_columns(data
     columns = copied({name: [row[name] for row in rows] for name in rows[0]})
     assert columns["answer"] == [row["answer"] for row in expected]
     assert "image" not in columns
-    broken = copied([rows[0], {"image": "nowhere.png"}, rows[1]])
-    assert [row["error"] is None for row in broken] == [True, False, True]
+    broken = copied([rows[0], {"image": "nowhere.png"}, {"n": 1}, rows[1]])
+    assert [row["error"] is None for row in broken] == [True, False, False, True]
+    assert broken[2]["error"].startswith("add the column 'image'")
+    nothing = copied({name: [] for name in rows[0]})
+    assert set(nothing) == set(columns) and not any(nothing.values())
+    with pytest.raises(ValueError, match="give batch a number from 0"):
+        LaserMap(QUESTION, batch=-1)
     loaded = list(DataLoader(rows, batch_size=2, collate_fn=copied))
     assert [told(row) for batch in loaded for row in batch] == expected

@@ -19,6 +19,7 @@ import pytest
 from laser_core.command_line import cli
 from laser_core.console import ProgressLine
 from laser_core.many import parquet_folder
+from laser_core.many.sources import Source, open_picture
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
 
@@ -68,6 +69,17 @@ def without_image(rows):
 def read(folder):
     """As everybody reads a folder of Parquet files."""
     return pq.read_table(folder).to_pylist()
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_paths_of_any_kind_of_text_are_looked_up_beside_their_file(data, tmp_path, kind):
+    table = pa.table({"image": pa.array(["pictures/00.png"]).cast(kind)})
+    pq.write_table(table, data / "paths.parquet")
+    [item] = Source(str(data / "paths.parquet"), QUESTION)
+    assert item.image == "pictures/00.png" and open_picture(item.picture).size == (40, 30)
+    pq.write_table(pa.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
+    with pytest.raises(ValueError, match="put paths, bytes or structs of bytes into the column"):
+        Source(str(tmp_path / "numbers.parquet"), QUESTION)
 
 
 def test_pictures_inside_parquet_files_are_answered_as_the_files_are(data, whole, tmp_path):

@@ -166,14 +166,18 @@ def test_answers_that_have_ended_leave_the_batch():
     lvlm.model.generation_config.eos_token_id = max(
         {token for ids in said for token in ids}, key=lambda token: ends(token)[-1] - ends(token)[1]
     )
-    rows = []
+    rows, expected = [], alone(lvlm, settings)
     hook = lvlm.model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(len(kwargs["inputs_embeds"])), with_kwargs=True
     )
+    with torch.no_grad():  # what is fed after an answer's end is not the answer's fault
+        lvlm.model.get_input_embeddings().weight[lvlm.model.generation_config.eos_token_id] = (
+            torch.nan
+        )
     results = [*pipeline.answer_many(lvlm, GOOD, settings, batch=4)]
     hook.remove()
     assert rows[-1] <= max(rows) // 2
-    assert all(map(same, results, alone(lvlm, settings)))
+    assert all(map(same, results, expected))
 
 
 def test_thoughts_of_each_answer_end_where_they_end_alone():
@@ -306,6 +310,14 @@ def test_an_interrupt_at_any_moment_ends_all_and_leaves_the_model_as_it_was():
         assert hooks_on(lvlm.model) == hooks
         assert lvlm.prefix is None
     assert all(map(same, run()[0], expected))
+
+
+def test_what_is_wrong_with_the_model_is_every_pictures_error():
+    lvlm = lvlm_of("llava", fresh=True, layers=2)
+    lvlm.model.generation_config.repetition_penalty = -1.0
+    results = [*pipeline.answer_many(lvlm, GOOD, settings_of(), batch=4)]
+    assert len(results) == 4
+    assert all(str(one).startswith("fix generation_config.json") for one in results)
 
 
 def test_our_own_error_in_one_run_is_raised_and_ends_the_others():
