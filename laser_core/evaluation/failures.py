@@ -14,5 +14,10 @@ def line_or_error(lvlm: Lvlm, measure: Callable[[], Line]) -> Line:
     try:
         return measure()
     except Exception as error:
-        lvlm.release()
-        return {"error": failure_of(error)}
+        failed = error
+    # Not while it is handled: Python 3.10 then holds the tensors that filled the memory
+    lvlm.release()
+    try:
+        return {"error": failure_of(failed)}
+    finally:
+        del failed  # its traceback holds this frame
