@@ -29,7 +29,7 @@ export const VIEWS = {
       ["windows", windowSection],
       ["tokens", tokenSection],
     ],
-    height: 650,
+    height: 690,
     wide: 380,
   },
   LaserCheck: { sections: [["tokens", answerSection]], height: 150 },
