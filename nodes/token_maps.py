@@ -18,6 +18,7 @@ MAP_OF_TOKENS = {
         "STRING",
         {
             "default": "",
+            "advanced": True,  # a click in the view fills it in
             "tooltip": "The tokens whose map token_map gives: '3' or '3-5', counted from 1, or "
             "words of the answer. Or click them in the view, which then shows where the model "
             "looked as it wrote each token. Empty: all of them if token_map is connected, else no "

@@ -147,7 +147,7 @@ def test_the_picture_takes_what_the_answer_leaves(three_nodes):
 
 def test_on_a_wide_node_the_answer_stands_beside_its_window(three_nodes):
     page, _, node = three_nodes
-    for width, beside, room in ((600, True, 380), (330, False, 690)):
+    for width, beside, room in ((600, True, 360), (330, False, 690)):
         page.evaluate(RESIZE, [node.id, width])
         ask(page, node)
         node.look(0.6)

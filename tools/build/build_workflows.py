@@ -47,7 +47,7 @@ SHOWN_PX = {
     "LaserVAQLayerSelect": 440,
     "LaserConViCrop": 360,
     "LaserVATDecode": 300,
-    "LaserAnswer": 390,
+    "LaserAnswer": 368,
     "LaserSettings": 50,
     "ImageCompare": 180,
     "PrimitiveStringMultiline": 50,

@@ -30,7 +30,7 @@ export const VIEWS = {
       ["tokens", tokenSection],
     ],
     height: 690,
-    wide: 380,
+    wide: 360,
   },
   LaserCheck: { sections: [["tokens", answerSection]], height: 150 },
   LaserPick: { sections: [["tokens", answerSection]], height: 110 },
