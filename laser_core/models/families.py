@@ -181,18 +181,12 @@ _QWEN3_VL = Family(
     text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
     grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
 )
-_QWEN3_5 = Family(
+_QWEN3_5 = replace(
+    _QWEN3_VL,
     model_type="qwen3_5",
     name="Qwen3.5",
-    image_token="<|image_pad|>",
-    picture_text="<|vision_start|>{}<|vision_end|>",
-    max_aspect=32.0,
-    processor_aspect=200.0,
-    native_resolution=True,
-    max_pictures=32,
-    layout=merged_patches,
-    band=_QWEN_BAND,
     text_models=(TextModel("<|im_start|>", chat_formats.QWEN3_5_CHATML),),
+    grounding=None,  # how its makers have it write boxes is not published
 )
 _GLM = Family(
     model_type="glm4v",
