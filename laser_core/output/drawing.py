@@ -158,11 +158,12 @@ class Canvas:
         self.figure = _figure(self.width, self.height)
 
     def draw_picture(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
-        left = (self.width - self.drawn_width) // 2
-        self.axes = self._axes(left, self.margin, self.drawn_width, self.drawn_height)
-        self.axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        bottom = self.height - self.margin - self.drawn_height
-        self.figure.add_artist(_pixel_for_pixel(pixels, left, bottom))
+        from matplotlib.transforms import Affine2D
+
+        left, top = (self.width - self.drawn_width) // 2, self.height - self.margin
+        self.figure.add_artist(_pixel_for_pixel(pixels, left, top - self.drawn_height))
+        across, down = self.drawn_width / size[0], self.drawn_height / size[1]
+        self.place = Affine2D().scale(across, -down).translate(left, top)
 
     def draw_windows(self, windows: Sequence[Window]) -> None:
         from matplotlib.patches import Rectangle
@@ -174,15 +175,14 @@ class Canvas:
             corner = window.x1, window.y1
             frame = Rectangle(
                 corner, window.width, window.height, fill=False, edgecolor=WINDOW_COLOUR,
-                linewidth=thick, joinstyle="miter", clip_on=False, path_effects=outline,
+                linewidth=thick, joinstyle="miter", path_effects=outline, transform=self.place,
             )  # fmt: skip
-            self.axes.add_patch(frame)
+            self.figure.add_artist(frame)
             if len(windows) > 1:
                 inset = self._points(0.35)
-                self.axes.annotate(
-                    str(index), corner, (inset, -inset), textcoords="offset points", va="top",
-                    color=WINDOW_COLOUR, fontsize=self._points(1.15), fontweight="bold",
-                    path_effects=outline,
+                self._note(
+                    str(index), corner, (inset, -inset), va="top", color=WINDOW_COLOUR,
+                    fontsize=self._points(1.15), fontweight="bold", path_effects=outline,
                 )  # fmt: skip
 
     def draw_boxes(self, boxes: Sequence[Window], colour: str, label: str) -> None:
@@ -194,35 +194,42 @@ class Canvas:
         for index, box in enumerate(boxes):
             frame = Rectangle(
                 (box.x1, box.y1), box.width, box.height, fill=False, edgecolor=colour,
-                linewidth=thick, joinstyle="miter", clip_on=False,
+                linewidth=thick, joinstyle="miter", transform=self.place,
                 path_effects=[withStroke(linewidth=2 * thick, foreground="black")],
             )  # fmt: skip
-            self.axes.add_patch(frame)
+            self.figure.add_artist(frame)
             if index == 0:
-                self.axes.annotate(
+                self._note(
                     textwrap.shorten(label, 40), (box.x1, box.y1), (0, self._points(0.2)),
-                    textcoords="offset points", va="bottom", fontsize=self._points(0.9),
+                    va="bottom", fontsize=self._points(0.9),
                     bbox={"facecolor": colour, "edgecolor": "none", "pad": self._points(0.1)},
                 )  # fmt: skip
 
     def draw_points(self, points: Sequence[tuple[int, int]], marker: str, colour: str) -> None:
+        from matplotlib.lines import Line2D
+
         for x, y in points:
-            self.axes.plot(
-                x + 0.5, y + 0.5, marker, color=colour, markersize=self._points(0.6),
-                markeredgecolor="black",
+            point = Line2D(
+                [x + 0.5], [y + 0.5], marker=marker, color=colour, markersize=self._points(0.6),
+                markeredgecolor="black", transform=self.place,
             )  # fmt: skip
+            self.figure.add_artist(point)
 
     def draw_colour_bar(self, picture: Image.Image) -> None:
         """The colours as they look on a grey of the picture's mean brightness."""
+        from matplotlib.patches import Rectangle
+
         width, height = round(0.5 * self.width), self.font_px
-        axes = self._axes(self.margin, self.bar_top, width, height)
         grey = np.asarray(picture.convert("L")).mean()
         heat = np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1))
         bar = blend(np.full((*heat.shape, 3), grey, dtype=np.float32), heat).astype(np.uint8)
-        axes.imshow(bar, extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
-        axes.axis("on")
-        axes.set_yticks([])
-        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=self._points(0.85))
+        left, bottom = self.margin, self.height - self.bar_top - height
+        self.figure.add_artist(_pixel_for_pixel(bar, left, bottom))
+        frame = Rectangle((left, bottom), width, height, fill=False, transform=None, linewidth=0.8)
+        self.figure.add_artist(frame)
+        for value in (0, 0.5, 1):
+            at = left + value * width, self.bar_top + 1.4 * height
+            self._write(f"{value:g}", *at, ha="center", fontsize=self._points(0.85))
         self._write("evidence (1 = strongest)", 2 * self.margin + width, self.bar_top)
 
     def write(self, lines: Sequence[str]) -> None:
@@ -233,22 +240,22 @@ class Canvas:
     def picture(self) -> Image.Image:
         return _pixels(self.figure)
 
-    def _write(self, text: str, left: float, top: float) -> None:
-        self.figure.text(
-            left / self.width, 1 - top / self.height, text, va="top", fontsize=self._points(1)
-        )
+    def _write(self, text: str, left: float, top: float, **style: Any) -> None:
+        style = {"va": "top", "fontsize": self._points(1)} | style
+        self.figure.text(left / self.width, 1 - top / self.height, text, **style)
+
+    def _note(
+        self, text: str, at: tuple[int, int], offset: tuple[float, float], **style: Any
+    ) -> None:
+        """Text beside a place of the picture; offset: in points, y up."""
+        from matplotlib.text import Annotation
+
+        style |= {"xycoords": self.place, "textcoords": "offset points"}
+        self.figure.add_artist(Annotation(text, at, offset, **style))
 
     def _points(self, relative: float) -> float:
         """Points, matplotlib's unit for fonts and lines, for a multiple of the font's pixels."""
         return self.font_px * relative * 72 / _DPI
-
-    def _axes(self, left: float, top: float, width: float, height: float) -> Any:
-        bottom = self.height - top - height
-        place = (left, bottom, width, height)
-        scale = (self.width, self.height, self.width, self.height)
-        axes = self.figure.add_axes(tuple(v / s for v, s in zip(place, scale, strict=True)))
-        axes.axis("off")
-        return axes
 
 
 def _bar_colour(layer: int, choice: LayerChoice) -> str:
@@ -300,6 +307,6 @@ def _pixels(figure: Any) -> Image.Image:
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     # Figures are cycles, which a batch must not pile up until the next garbage collection. Their
     # texts hold what drew them, and that its pixels
-    vars(canvas.get_renderer()).clear()
-    figure.clear()
+    for part in (canvas.get_renderer(), figure):
+        vars(part).clear()
     return Image.fromarray(pixels)
