@@ -3,6 +3,7 @@
 Only tests/gpu needs a GPU, and `./run-tests --gpu` runs it without this file.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -26,3 +27,9 @@ hypothesis.settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=50, database=None
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_finish():
+    """The modules and tests stay to the end: no collection of garbage need look through them."""
+    gc.collect()
+    gc.freeze()

@@ -22,7 +22,7 @@ def write_formats(folder: Path, count: int) -> list[HeldOutItem]:
     own, lmms_lab, refs, images, annotations = [], [], [], [], []
     for number, item in enumerate(items):
         name = f"COCO_train2014_{number:012d}.png"
-        item.picture.save(folder / "pictures" / name)
+        item.picture.save(folder / "pictures" / name, compress_level=1)
         x1, y1, x2, y2 = item.evidence_boxes[0]
         own.append(
             {"id": f"item {number}", "image": name, "question": item.question,

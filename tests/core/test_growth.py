@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from laser_core.engine import branches, reading
 from laser_core.pipeline import answer_from, locate
 from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.attention import read_attention
@@ -23,13 +24,8 @@ def bytes_per_token(kernel: str, tokens: int, model_type: str = "qwen2_vl") -> f
     return peak / inputs.token_count
 
 
-@pytest.mark.parametrize("tokens", [1024, 2025])
-def test_peak_memory_grows_at_most_linearly_in_the_image_tokens(tokens):
-    assert bytes_per_token("sdpa", tokens) <= 1.05 * bytes_per_token("sdpa", 529)
-
-
-@pytest.mark.parametrize("model_type", WITH_STATES)
-def test_peak_memory_of_states_and_keys_grows_at_most_linearly_in_the_image_tokens(model_type):
+@pytest.mark.parametrize("model_type", ["qwen2_vl", *WITH_STATES])
+def test_peak_memory_grows_at_most_linearly_in_the_image_tokens(model_type):
     less, more = (bytes_per_token("sdpa", tokens, model_type) for tokens in (529, 1024))
     assert more <= 1.05 * less
 
@@ -45,16 +41,15 @@ def answer_bytes_per_token(tokens: int) -> float:
     return peak / found.inputs.token_count
 
 
-def test_peak_memory_of_an_answer_grows_at_most_linearly_in_the_image_tokens():
+def test_peak_memory_of_an_answer_grows_at_most_linearly_in_the_image_tokens(monkeypatch):
     # From pictures of several stretches on: shorter ones need less working memory a token
-    assert answer_bytes_per_token(3025) <= 1.05 * answer_bytes_per_token(1600)
+    for module in (reading, branches):
+        monkeypatch.setattr(module, "STRETCH", 128)
+    assert answer_bytes_per_token(1024) <= 1.05 * answer_bytes_per_token(400)
 
 
-@pytest.mark.parametrize(
-    ("model_type", "words"),
-    [("qwen2_vl", 2000), ("qwen2_vl", 4000), *((name, 2000) for name in WITH_MASKS)],
-)
-def test_peak_memory_grows_at_most_linearly_in_the_question(model_type, words):
+@pytest.mark.parametrize("model_type", ["qwen2_vl", *WITH_MASKS])
+def test_peak_memory_grows_at_most_linearly_in_the_question(model_type):
     lvlm = lvlm_of(model_type)
     inputs = lvlm.encode(noise_picture())
 
@@ -62,8 +57,8 @@ def test_peak_memory_grows_at_most_linearly_in_the_question(model_type, words):
         lvlm.release()
         return peak_bytes(lambda: read_attention(lvlm, inputs, "square " * count), "cpu") / count
 
-    assert peak(words) <= 1.05 * peak(1000)
+    assert peak(2000) <= 1.05 * peak(1000)
 
 
 def test_a_kernel_that_keeps_all_weights_would_be_noticed():
-    assert bytes_per_token("eager", 1024) > 1.5 * bytes_per_token("eager", 529)
+    assert bytes_per_token("eager", 784) > 1.4 * bytes_per_token("eager", 400)

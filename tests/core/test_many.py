@@ -81,10 +81,10 @@ def by_id(rows):
 
 
 def test_a_row_says_what_the_answer_to_its_picture_says(tmp_path):
-    items = held_out_items("test", 6)
+    items = held_out_items("test", 2)
     settings = LaserSettings(decode=DecodeSettings(alpha=0.0))
     for number, item in enumerate(items):
-        item.picture.save(tmp_path / f"{number}.png")
+        item.picture.save(tmp_path / f"{number}.png", compress_level=1)
     asked = [
         {"image": f"{number}.png", "question": item.question} for number, item in enumerate(items)
     ]
@@ -93,8 +93,7 @@ def test_a_row_says_what_the_answer_to_its_picture_says(tmp_path):
     command = ["many", str(tmp_path / "rows.jsonl"), "--plain", "--crops", "--masks"]
     assert cli.main([*command, "--alpha", "0", "--out", str(out)]) == 0
     rows, lvlm = rows_of(out), load_lvlm("demo")
-    assert len(rows) == len(items)
-    for number, (row, item) in enumerate(zip(rows[:3], items[:3], strict=True)):
+    for number, (row, item) in enumerate(zip(rows, items, strict=True)):
         expected = answer(lvlm, item.picture, item.question, settings, with_plain=True)
         assert (row["row"], row["id"]) == (number, str(number))
         assert row["answer"] == expected.answer.text

@@ -59,7 +59,8 @@ DRAWN = {"LaserVAQLayerSelect": 2, "LaserConViCrop": 4, "LaserAnswer": 3, "Laser
 
 
 @pytest.mark.parametrize("node_id", DRAWN)
-def test_an_overlay_is_drawn_where_the_running_graph_takes_it(node_id, lvlm, image, comfyui):
+def test_an_overlay_is_drawn_where_the_running_graph_takes_it(node_id, lvlm, comfyui):
+    image = pictures_batch(1)
     given = {
         "LaserVAQLayerSelect": lambda: {
             "attention": run(

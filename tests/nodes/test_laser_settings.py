@@ -7,10 +7,18 @@ import json
 import pytest
 import torch
 
-from .graphs import QUESTION, handle_of, pictures_batch
+from .graphs import QUESTION, handle_of, pictures_batch, tiny_lvlm
 from .pack import inputs_of, node, part, run
 
 PRESETS = ("default", "paper", "fast")
+
+
+@pytest.fixture(autouse=True)
+def one_token(monkeypatch):
+    """The model ends every answer at once, whatever the settings allow."""
+    model = tiny_lvlm("llava").model
+    every = list(range(model.config.get_text_config().vocab_size))
+    monkeypatch.setattr(model.generation_config, "eos_token_id", every)
 
 
 def prompt(node_id, **inputs):
