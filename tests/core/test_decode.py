@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from copy import deepcopy
 from itertools import product
 
 import pytest
@@ -655,18 +656,26 @@ def generation_defaults(first):
     }
 
 
+OWN_DEFAULTS = settings(), settings(temperature=1.5)
+
+
+@pytest.fixture(scope="module")
+def without_own_defaults():
+    lvlm = lvlm_of("llava")
+    return [decode(lvlm, *streams(lvlm, "crop"), chosen) for chosen in OWN_DEFAULTS]
+
+
 @pytest.mark.parametrize("case", generation_defaults(0))
-@pytest.mark.parametrize("options", [{}, {"temperature": 1.5}], ids=str)
-def test_the_models_own_generation_defaults_do_not_leak_in(case, options):
+def test_the_models_own_generation_defaults_do_not_leak_in(case, without_own_defaults):
     lvlm = lvlm_of("llava", fresh=True)
-    positive, negative = streams(lvlm, "crop")
-    answer = decode(lvlm, positive, negative, settings(**options))
-    defaults = lvlm.model.generation_config
-    for name, value in generation_defaults(ids(answer)[0])[case].items():
-        setattr(defaults, name, value)
-    again = decode(lvlm, positive, negative, settings(**options))
-    assert (ids(again), again.stop_reason) == (ids(answer), answer.stop_reason)
-    assert lvlm.model.generation_config is defaults
+    both, plain = streams(lvlm, "crop"), lvlm.model.generation_config
+    for chosen, answer in zip(OWN_DEFAULTS, without_own_defaults, strict=True):
+        lvlm.model.generation_config = defaults = deepcopy(plain)
+        for name, value in generation_defaults(ids(answer)[0])[case].items():
+            setattr(defaults, name, value)
+        again = decode(lvlm, *both, chosen)
+        assert (ids(again), again.stop_reason) == (ids(answer), answer.stop_reason)
+        assert lvlm.model.generation_config is defaults
 
 
 def repeating(model_type):

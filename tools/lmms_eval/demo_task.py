@@ -53,7 +53,7 @@ def write_task(folder: Path, items: int, seed: int = 0) -> None:
     rows = []
     for index, item in enumerate(held_out_items("test", items, seed)):
         name = f"{index:04d}.png"
-        item.picture.save(pictures / name)
+        item.picture.save(pictures / name, compress_level=1)
         rows.append({"file_name": name, "question": item.question, "answer": item.answer})
     lines = "".join(f"{json.dumps(row)}\n" for row in rows)
     (pictures / "metadata.jsonl").write_text(lines, "utf-8")
