@@ -2,7 +2,7 @@
 
 The options are scored where LASER would answer: after the picture, or the picture and the look that
 makes the model surest (step 9). An option's score is the sum of the log-probabilities of its
-tokens, as the harness lm-eval's `acc` takes it, and of the end of the turn: lengths are not
+tokens, as the harness lm-eval's `acc` takes it, and of the end of the answer: lengths are not
 normalised, and no option gains by being how another begins. Our addition to the paper.
 """
 
