@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -282,6 +283,19 @@ def test_help_shows_every_flag_with_range_and_default(capsys):
     for flag in flags(ANSWER_GROUPS):
         assert f"{flag.name} " in text
         assert f"[{flag.values}; default: {flag.default}]" in text
+
+
+COMMANDS = ("ask", "locate", "check", "many", "aggregate", "compare", "reproduce", "models")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_in_help_are_taken_as_they_stand(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    _, *shown = re.findall(rf"^.*python -m laser_core ({command}.*)", capsys.readouterr().out, re.M)
+    assert shown  # after the usage
+    for example in shown:
+        assert cli._parser().parse_args(shlex.split(example)).run
 
 
 # ---- mistakes ----------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ MUTATIONS = (
              "seen[end - start :, begin:end] = False", "pass",
              "tests/core/test_capture.py"),
     Mutation("an answer's end is not scored", "laser_core/engine/likelihood.py",
-             "total += float(scores[-1, ends].logsumexp(-1))", "pass",
+             "total += float(torch.stack(closed).logsumexp(0))", "pass",
              "tests/core/test_check.py -k librarys"),
     Mutation("a smaller part of the mask is kept", "laser_core/output/masks.py",
              "_filled(parts == held.argmax())", "_filled(parts == held[1:].argmin() + 1)",
