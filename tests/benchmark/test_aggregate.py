@@ -25,7 +25,7 @@ from laser_core.steps.vaq import SMALLEST_DIVISOR, contrast, select_layer
 
 from .refcoco import write_formats
 
-COUNT = 12
+COUNT = 6
 
 
 @pytest.fixture(scope="module")
