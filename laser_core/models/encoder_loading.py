@@ -1,7 +1,7 @@
 """From a text encoder's file to a loaded model: transformers' classes on the file's mapped weights.
 
 Knows what `text_encoders` read of the file; knows neither settings nor where files lie. What is
-quantized to 8 bits stays so in memory.
+stored in few bits stays so in memory.
 """
 
 from __future__ import annotations
