@@ -51,6 +51,7 @@ CASES = {
 }
 
 
+# What differs where resolution is native
 NATIVE = "defaults", "a budget", "three windows", "noise", "a window by hand"
 
 

@@ -159,7 +159,8 @@ class Runner:
         self.check("npm run --prefix tests/web lint", lint)
 
     def pytest(self, python: Path, title: str, tests: Sequence[str]) -> None:
-        self.check(title, [python, "-m", "pytest", "-n", "2", *tests])
+        # worksteal: the slow tests at the end are shared out too
+        self.check(title, [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", *tests])
 
     def beside_others(
         self, python: Path, title: str, tests: Sequence[str], **environment: str
