@@ -48,7 +48,8 @@ export function answerSection(host, signal) {
     if (!Array.isArray(looks)) return "";
     const read = looks.map(([certainty, windows], index) => {
       const sizes = windows.map(([width, height]) => `${width} x ${height}`).join(", ");
-      const sure = `${sizes ? t("lookWindow", { sizes }) : t("lookWhole")} ${percent(certainty, 0)}`;
+      const where = sizes ? t("lookWindow", { sizes }) : t("lookWhole");
+      const sure = `${where} ${percent(certainty, 0)}`;
       return looks.length > 1 && index === believed ? t("lookBelieved", { sure }) : sure;
     });
     return t(looks.length > 1 ? "sureOf" : "sureAtOnce", { read: read.join(", ") });
