@@ -33,7 +33,7 @@ from .folder_check import check_contents, check_format, check_type, check_versio
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import quantized_by, read_json
-from .text_encoders import SUFFIX
+from .text_encoders import SUFFIXES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -141,7 +141,7 @@ def _resolve(name: str, pickled: bool) -> Path:
         found = path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long; ~nosuchuser; a null byte
         raise _no_model(name) from error
-    if path.suffix == SUFFIX and path.is_file():
+    if path.suffix in SUFFIXES and path.is_file():
         return path
     if found:
         if not (path / "config.json").is_file():
@@ -154,7 +154,7 @@ def _resolve(name: str, pickled: bool) -> Path:
     if listed is not None:
         return listed
     # Anything else that does not exist is a mistyped path
-    if path.suffix == SUFFIX or not is_hub_id(name):
+    if path.suffix in SUFFIXES or not is_hub_id(name):
         raise _no_model(name)
     folder = downloaded(name, roots, pickled=pickled)
     check_type(folder, name)
