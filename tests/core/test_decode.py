@@ -40,7 +40,7 @@ from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS, WITH_STAT
 from .test_capture import BARE
 
 QUESTION = "what colour is the square ?"
-TOKENS = 6
+TOKENS = 4
 
 
 def streams(lvlm, layout, size=(90, 60)):

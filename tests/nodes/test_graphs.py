@@ -21,6 +21,12 @@ from .graphs import (
 from .pack import part, run
 
 
+@pytest.fixture(autouse=True)
+def no_overlays(monkeypatch):
+    """As where nothing takes them: drawing is a third of a tiny graph's time."""
+    monkeypatch.setattr(part("nodes.runtime"), "is_connected", lambda *output: False)
+
+
 def tokens(report: str) -> list:
     """The answer's tokens with both streams' probabilities, to compare two runs by."""
     return json.loads(report)["generated"]["answer"]["tokens"]
@@ -139,7 +145,8 @@ def test_a_bypassed_con_vicrop_is_said_to_leave_the_whole_picture(lvlm):
 # ---- batches -----------------------------------------------------------------------------------
 
 
-def test_three_pictures_give_three_of_everything_in_order(lvlm, image):
+def test_three_pictures_give_three_of_everything_in_order(lvlm, image, monkeypatch):
+    monkeypatch.setattr(part("nodes.runtime"), "is_connected", lambda *output: True)
     batch = one_node(lvlm, image)
     wired = hand_wired(lvlm, image)
     for index in range(3):

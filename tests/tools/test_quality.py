@@ -26,9 +26,9 @@ from laser_core.steps.answer_input import (
 )
 from laser_core.steps.counterfactual import make_counterfactual
 from laser_core.steps.decode import decode
-from tools.benchmarks.quality import summary, tables
+from tools.benchmarks.quality import card, summary, tables
 from tools.benchmarks.quality.first_token import first_logits
-from tools.benchmarks.quality.measure import ItemRun, Look, decoding_name
+from tools.benchmarks.quality.measure import PLAIN_DECODING, ItemRun, Look, decoding_name
 from tools.benchmarks.quality.records import Measured, measure
 from tools.benchmarks.quality.rows import (
     BOTH,
@@ -269,6 +269,19 @@ def test_each_pope_setting_is_half_yes(lvlm, tmp_path):
     }  # fmt: skip
     said = answers.said("plain", "picture")
     assert kinds["all"]["yes"].value == pytest.approx((said == "yes").mean())
+
+
+def test_small_details_are_read_in_the_true_window_and_often_missed_before(lvlm):
+    """At least 15 points apart, on held-out questions on small evidence."""
+    items = held_out_items("test", 36, 7, types=("number", "owner"))
+    right = {"whole picture": [], "true window": []}
+    for item in (item for item in items if item.size_class == "small"):
+        record = ItemRun(lvlm, item, np.random.default_rng(0)).records(card.ROWS)
+        for seen, hits in right.items():
+            row, answer_input = card.SEEN[seen]
+            hits.append(record[row]["answers"][answer_input]["said"][PLAIN_DECODING] == item.answer)
+    assert np.mean(right["true window"]) >= 0.6
+    assert np.mean(right["whole picture"]) + 0.15 <= np.mean(right["true window"])
 
 
 # ---- looks -------------------------------------------------------------------------------------
