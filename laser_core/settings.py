@@ -158,8 +158,8 @@ class LoadSettings(Settings):
     )
     tokenizer: str = setting(
         "",
-        "Folder of the tokenizer for a model that is one file, such as a text encoder of ComfyUI. "
-        "Empty: the tokenizer of the ComfyUI that this pack is installed in.",
+        "Folder of the tokenizer for a model that is one file and holds none, such as a text "
+        "encoder of ComfyUI. Empty: the tokenizer of the ComfyUI that this pack is installed in.",
         advanced=True,
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .folder_check import is_listed
 from .model_files import missing_files, quantized_by, read_json, weights_in
-from .text_encoders import SUFFIX, read_encoder
+from .text_encoders import NVFP4, SUFFIX, read_encoder
 
 if TYPE_CHECKING:
     from .families import Family
@@ -39,6 +39,7 @@ _CACHED = "models--"  # before owner--name: how the hub's client names a model's
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "16-bit": 2, "fp8": 1}
 _RUN_AS_STORED = ("bitsandbytes", "gptq", "awq")
+_KEPT = ("fp8", NVFP4)  # of files alone
 # What a run takes beside the weights: of any model, and in proportion to it
 _BESIDE_BYTES, _BESIDE_SHARE = int(1.5e9), 0.05
 
@@ -80,7 +81,7 @@ class ListedModel:
 
     def memory_bytes(self, weight_bytes: float) -> int | None:
         """About what a run takes if a weight takes `weight_bytes`; None where that is not known."""
-        if self.precision in _RUN_AS_STORED or (self.is_file and self.precision == "fp8"):
+        if self.precision in _RUN_AS_STORED or (self.is_file and self.precision in _KEPT):
             loaded = float(self.size_bytes)
         elif self.precision in _WEIGHT_BYTES:
             loaded = self.size_bytes * weight_bytes / _WEIGHT_BYTES[self.precision]

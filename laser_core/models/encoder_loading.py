@@ -14,37 +14,29 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .catalogue import CURATED
+from .encoder_configs import KINDS, class_of, config_of
+from .encoder_tokenizers import tokenizer_of
 from .families import chat_template_of, usual_image_processor
 from .image_processors import image_processor_of
 from .lvlm import Lvlm
-from .text_encoders import FP8, HEAD, TEXT, VISUAL, Encoder, gemma_in, read_encoder
-from .widened import WidenedEmbedding, WidenedLinear, widen
+from .text_encoders import (
+    FORMATS,
+    HEAD,
+    NVFP4,
+    PACKED,
+    TEXT,
+    Encoder,
+    StoredWeight,
+    gemma_in,
+    read_encoder,
+)
+from .widened import Packed, WidenedEmbedding, WidenedLinear, from_fp8, from_nvfp4
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CLASSES = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
-_HEAD_DIM = 128  # of the decoder of every published size
-_DEEPSTACK = {24: [5, 11, 17], 27: [8, 16, 24]}  # by the depth of Qwen3-VL's published towers
 _ONE = torch.ones(())
-
-_TOKEN_IDS = {
-    "image_token_id": "<|image_pad|>",
-    "video_token_id": "<|video_pad|>",
-    "vision_start_token_id": "<|vision_start|>",
-    "vision_end_token_id": "<|vision_end|>",
-}
-_ENDS = "<|im_end|>", "<|endoftext|>"  # of a turn; of a text, which is also the padding
-
-# What the published folders' preprocessor_config.json say, as far as it differs
-_IMAGE_PROCESSORS: dict[str, dict[str, Any]] = {
-    "qwen2_5_vl": {
-        "patch_size": 14,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    },
-    "qwen3_vl": {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
-}
+_READ = "Qwen2.5-VL, Qwen3-VL or Gemma 3"
 
 
 def readable_encoder(path: Path, name: str) -> Encoder:
@@ -53,13 +45,13 @@ def readable_encoder(path: Path, name: str) -> Encoder:
     gemma = "" if encoder else gemma_in(path)
     if gemma:
         raise ValueError(
-            "choose the model's folder from Hugging Face, or a file with a whole Qwen2.5-VL or "
-            f"Qwen3-VL: {name} is {gemma}, and no single file of that is read here"
+            f"choose the model's folder from Hugging Face, or a file with a whole {_READ}: {name} "
+            f"is {gemma}, and no single file of that is read here"
         )
     if encoder is None:
         raise ValueError(
-            "choose a file with a whole Qwen2.5-VL or Qwen3-VL, its vision tower included: by its "
-            f"tensors, {name} is none"
+            f"choose a file with a whole {_READ}, its vision tower included: by its tensors, "
+            f"{name} is none"
         )
     if not encoder.whole:
         raise ValueError(f"download {name} again: the file is cut off")
@@ -76,16 +68,18 @@ def load_encoder(
     dtype: torch.dtype,
     attention: str,
 ) -> Lvlm:
-    """The model, computing in `dtype`. tokenizer: its folder. attention: as transformers names it.
+    """The model, computing in `dtype`. attention: as transformers names it.
+
+    tokenizer: the folder of one for a file that has none of its own.
 
     A file without an output, or without its last layers, gives a model that only locates. Raises
     ValueError, remedy first, for a tokenizer that is missing or another model's, for tensors that
     are missing, too many or of other shapes, and for formats of layers that are not read.
     """
-    words = _tokenizer(encoder, name, tokenizer)
+    words = tokenizer_of(encoder, name, tokenizer)
     model = _model(encoder, words, name, dtype, attention)
     torch.nn.Module.to(model, device)
-    stored = _IMAGE_PROCESSORS[encoder.model_type]
+    stored = KINDS[encoder.model_type].processor(encoder)
     return Lvlm(
         model,
         words,
@@ -100,8 +94,8 @@ def load_encoder(
 
 def _unreadable(name: str, why: str) -> ValueError:
     return ValueError(
-        f"choose the same model in bf16, fp16 or fp8 (one scale a tensor): {name} cannot be read, "
-        f"since {why}"
+        f"choose the same model in bf16, fp16, fp8 (one scale a tensor) or nvfp4: {name} cannot be "
+        f"read, since {why}"
     )
 
 
@@ -118,31 +112,6 @@ def _silent(encoder: Encoder, name: str) -> str:
     )
 
 
-def _tokenizer(encoder: Encoder, name: str, folder: Path | None) -> Any:
-    from transformers import AutoTokenizer
-
-    if folder is None or not folder.is_dir():
-        found = f"there is no folder {str(folder)!r}" if folder else "one file holds none"
-        raise ValueError(
-            "update ComfyUI, which has a tokenizer for it (comfy/text_encoders/qwen25_tokenizer), "
-            "or set tokenizer (--tokenizer) to a folder with that of a Qwen2.5-VL or Qwen3-VL: for "
-            f"{name}, {found}"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=False
-    )
-    known = tokenizer.get_vocab()
-    lacking = [token for token in (*_TOKEN_IDS.values(), *_ENDS) if token not in known]
-    rows = encoder.shape(TEXT + "embed_tokens.weight")[0]
-    if lacking or len(tokenizer) > rows:
-        what = f"it lacks {lacking[0]}" if lacking else f"{len(tokenizer)} tokens for {rows} rows"
-        raise ValueError(
-            f"set tokenizer (--tokenizer) to that of a {encoder.name}: the one in {folder} belongs "
-            f"to another model ({what})"
-        )
-    return tokenizer
-
-
 def _model(
     encoder: Encoder, tokenizer: Any, name: str, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
@@ -150,11 +119,12 @@ def _model(
     from safetensors import safe_open
     from transformers import GenerationConfig
 
+    token_id, kind = tokenizer.convert_tokens_to_ids, KINDS[encoder.model_type]
     with safe_open(str(encoder.path), framework="pt") as file:  # checks shapes against the size
         _check_formats(encoder, file, name)
         with _Unallocated():
-            model = _class(encoder, "ForConditionalGeneration")._from_config(
-                _config(encoder, tokenizer), attn_implementation=attention, dtype=dtype
+            model = class_of(encoder, "ForConditionalGeneration")._from_config(
+                config_of(encoder, token_id), attn_implementation=attention, dtype=dtype
             )
         text, names = model.get_submodule("model.language_model"), set(encoder.weights)
         if encoder.silent:
@@ -162,13 +132,23 @@ def _model(
             names.discard(HEAD)
         if TEXT + "norm.weight" not in names:  # attention lies before it
             text.norm = torch.nn.Identity()
-        _check_tensors(encoder, model, names, name)
-        _fill(encoder, model, names, file, dtype)
+        places = places_of(model)
+        _check_tensors(encoder, model, places, names, name)
+        for key in sorted(names):
+            _fill(model, places[key], encoder.weights[key], file, dtype)
     if not encoder.silent and HEAD not in names:
         model.lm_head = _output_of(text.embed_tokens)
-    ends = [tokenizer.convert_tokens_to_ids(token) for token in _ENDS]
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=ends[-1])
+    ends = [token_id(token) for token in kind.ends]
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=token_id(kind.padding)
+    )
     return model
+
+
+def places_of(model: torch.nn.Module) -> dict[str, str]:
+    """The model's own name of each weight, by the name that `text_encoders` gives it."""
+    own = (name for name, _ in model.named_parameters(remove_duplicate=False))
+    return {name.replace("vision_tower.vision_model.", "vision_tower."): name for name in own}
 
 
 class _Unallocated(TorchFunctionMode):
@@ -179,99 +159,24 @@ class _Unallocated(TorchFunctionMode):
         return func(*args, **options)
 
 
-def _class(encoder: Encoder, suffix: str) -> Any:
-    import transformers
-
-    return getattr(transformers, _CLASSES[encoder.model_type] + suffix)
-
-
-def _config(encoder: Encoder, tokenizer: Any) -> Any:
-    """The model's config: what tensors' shapes say, and what all published sizes have in common."""
-    return _class(encoder, "Config")(
-        text_config=_text_config(encoder, tokenizer),
-        vision_config=_tower_config(encoder),
-        tie_word_embeddings=False,  # what is tied is tied here
-        **{name: tokenizer.convert_tokens_to_ids(token) for name, token in _TOKEN_IDS.items()},
-    )
-
-
-def _text_config(encoder: Encoder, tokenizer: Any) -> dict[str, Any]:
-    layer = TEXT + "layers.0."
-    words, width = encoder.shape(TEXT + "embed_tokens.weight")
-    common = {
-        "vocab_size": words,
-        "hidden_size": width,
-        "intermediate_size": encoder.shape(layer + "mlp.gate_proj.weight")[0],
-        "num_hidden_layers": encoder.layers,
-        "num_attention_heads": _heads(encoder, layer + "self_attn.q_proj.weight", _HEAD_DIM),
-        "num_key_value_heads": _heads(encoder, layer + "self_attn.k_proj.weight", _HEAD_DIM),
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.convert_tokens_to_ids(_ENDS[0]),
-    }
-    if encoder.model_type == "qwen2_5_vl":
-        rope = {"type": "mrope", "mrope_section": [16, 24, 24]}
-        return common | {
-            "rope_scaling": rope, "rope_theta": 1e6, "max_position_embeddings": 128000,
-        }  # fmt: skip
-    return common | {
-        "rope_scaling": {
-            "rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True,
-        },
-        "rope_theta": 5e6,
-        "max_position_embeddings": 262144,
-        "head_dim": _HEAD_DIM,
-    }  # fmt: skip
-
-
-def _tower_config(encoder: Encoder) -> dict[str, Any]:
-    block = VISUAL + "blocks.0."
-    depth = sum(name.endswith(".norm1.weight") for name in encoder.weights)
-    common = {
-        "depth": depth,
-        "hidden_size": encoder.shape(block + "norm1.weight")[0],
-        "out_hidden_size": encoder.shape(TEXT + "embed_tokens.weight")[1],
-    }
-    if encoder.model_type == "qwen2_5_vl":
-        return common | {
-            "num_heads": _heads(encoder, block + "norm1.weight", 80),
-            "intermediate_size": encoder.shape(block + "mlp.gate_proj.weight")[0],
-            "fullatt_block_indexes": [*range(7, depth, 8)],
-            "window_size": 112,
-            "tokens_per_second": 2,
-        }
-    return common | {
-        "num_heads": 16,
-        "intermediate_size": encoder.shape(block + "mlp.linear_fc1.weight")[0],
-        "num_position_embeddings": encoder.shape(VISUAL + "pos_embed.weight")[0],
-        "deepstack_visual_indexes": _DEEPSTACK.get(depth, []),
-    }
-
-
-def _heads(encoder: Encoder, weight: str, width: int) -> int:
-    """Heads of this width in the rows of a weight."""
-    rows = encoder.shape(weight)[0]
-    if rows % width:
-        raise ValueError(
-            f"choose another file: {weight} of {encoder.path.name} has {rows} rows, and heads of "
-            f"{encoder.name} have {width}"
-        )
-    return rows // width
-
-
-def _check_tensors(encoder: Encoder, model: torch.nn.Module, names: set[str], name: str) -> None:
-    shapes = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
+def _check_tensors(
+    encoder: Encoder,
+    model: torch.nn.Module,
+    places: dict[str, str],
+    names: set[str],
+    name: str,
+) -> None:
+    shapes = {key: tuple(model.get_parameter(place).shape) for key, place in places.items()}
     if not encoder.silent and encoder.tied:
         shapes = {key: shape for key, shape in shapes.items() if key != HEAD or HEAD in names}
+    stored = encoder.weights
     wrong = [
         *(f"lacks {key}" for key in sorted(shapes.keys() - names)),
-        *(f"holds {encoder.stored_as[key]} as well" for key in sorted(names - shapes.keys())),
+        *(f"holds {stored[key].name} as well" for key in sorted(names - shapes.keys())),
         *(
-            f"has {encoder.stored_as[key]} with shape {[*encoder.weights[key].shape]} instead of "
-            f"{[*shapes[key]]}"
+            f"has {stored[key].name} with shape {[*stored[key].shape]} instead of {[*shapes[key]]}"
             for key in sorted(names & shapes.keys())
-            if encoder.weights[key].shape != shapes[key]
+            if stored[key].shape != shapes[key]
         ),
     ]
     if wrong:
@@ -283,37 +188,45 @@ def _check_tensors(encoder: Encoder, model: torch.nn.Module, names: set[str], na
 
 def _check_formats(encoder: Encoder, file: Any, name: str) -> None:
     """Raise ValueError for a layer whose own few bytes of JSON name a format that is not read."""
-    for weight, stored in encoder.formats.items():
+    for key, weight in encoder.weights.items():
+        if not weight.said:
+            continue
         try:
-            said = json.loads(bytes(file.get_tensor(stored).tolist()))["format"]
+            said = json.loads(bytes(file.get_tensor(weight.said).tolist()))["format"]
         except (ValueError, LookupError, TypeError, RecursionError):
             said = "an unknown format"
-        if said not in FP8.values():
-            raise _unreadable(name, f"its {weight} is in {said}")
+        if said not in FORMATS:
+            raise _unreadable(name, f"its {key} is in {said}")
 
 
 def _fill(
-    encoder: Encoder, model: PreTrainedModel, names: set[str], file: Any, dtype: torch.dtype
+    model: PreTrainedModel, place: str, weight: StoredWeight, file: Any, dtype: torch.dtype
 ) -> None:
-    """Put the file's tensors into the model, in place of its weights that hold no values."""
-    for key in sorted(names):
-        owner, _, which = key.rpartition(".")
-        module, stored = model.get_submodule(owner), file.get_tensor(encoder.stored_as[key])
-        if encoder.weights[key].dtype not in FP8:
-            value = stored.to(dtype)
-        else:
-            scale = _ONE
-            if key in encoder.scales:
-                scale = file.get_tensor(encoder.scales[key]).reshape(())
-            if which == "weight" and isinstance(module, torch.nn.Linear):
-                bias = module.bias  # filled before: it comes first in the alphabet
-                _replace(model, owner, WidenedLinear(stored, scale, bias))
-                continue
-            if isinstance(module, torch.nn.Embedding) and key.startswith(TEXT):
-                _replace(model, owner, WidenedEmbedding(stored, scale, dtype))
-                continue
-            value = widen(stored, scale, dtype)  # small: norms, biases, positions, the first layer
-        setattr(module, which, torch.nn.Parameter(value, requires_grad=False))
+    """Put a tensor of the file into the model, in place of a weight that holds no values."""
+    owner, _, which = place.rpartition(".")
+    module, stored = model.get_submodule(owner), file.get_tensor(weight.name)
+    if weight.dtype not in PACKED:
+        value = stored.to(dtype)
+    else:
+        packed = _packed(stored, weight, file)
+        if which == "weight" and isinstance(module, torch.nn.Linear):
+            bias = module.bias  # filled before: it comes first in the alphabet
+            return _replace(model, owner, WidenedLinear(packed, bias))
+        if packed.by_row and place == TEXT + "embed_tokens.weight":
+            factor = getattr(module, "embed_scale", _ONE)  # Gemma's
+            return _replace(model, owner, WidenedEmbedding(packed, factor, dtype))
+        value = packed.widened(dtype)  # small: norms, biases, positions, the first layer
+    setattr(module, which, torch.nn.Parameter(value, requires_grad=False))
+    return None
+
+
+def _packed(stored: torch.Tensor, weight: StoredWeight, file: Any) -> Packed:
+    beside = {role: file.get_tensor(name) for role, name in weight.beside.items()}
+    scale = beside.get("scale", _ONE).reshape(())
+    if weight.dtype != NVFP4:
+        return Packed(stored, (scale,), from_fp8, by_row=True)
+    blocks = beside["blocks"].view(torch.float8_e4m3fn)  # bytes in older files
+    return Packed(stored, (blocks, scale, beside.get("columns", _ONE)), from_nvfp4)
 
 
 def _replace(model: torch.nn.Module, name: str, by: torch.nn.Module) -> None:
@@ -323,9 +236,8 @@ def _replace(model: torch.nn.Module, name: str, by: torch.nn.Module) -> None:
 
 def _output_of(embeddings: torch.nn.Module) -> torch.nn.Module:
     """The output that shares the input's embeddings."""
-    weight = embeddings.get_parameter("weight")
     if isinstance(embeddings, WidenedEmbedding):
-        return WidenedLinear(weight, embeddings.scale)
+        return WidenedLinear(embeddings.packed)
     output = torch.nn.Linear(1, 1, bias=False, device="meta")
-    output.weight = weight
+    output.weight = embeddings.get_parameter("weight")
     return output

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .model_files import Header, StoredTensor, read_header
+from .model_files import Header, read_header
 
 SUFFIX = ".safetensors"
 TEXT, VISUAL, HEAD = "model.language_model.", "model.visual.", "lm_head.weight"
-"""Where transformers has the decoder, the vision tower and the output, on both of its lines."""
+TOWER, PROJECTOR = "model.vision_tower.", "model.multi_modal_projector."
+"""How transformers names the decoder, Qwen's vision tower, the output, Gemma's tower and what
+projects its pictures. (Before 5.0 it put "vision_model." behind the tower's.)"""
 
 
 @dataclass(frozen=True)
@@ -39,74 +41,127 @@ SIZES = {
     ("qwen3_vl", 2560): Size("Qwen3-VL 4B", 36, True),
     ("qwen3_vl", 4096): Size("Qwen3-VL 8B", 36, False),
     ("qwen3_vl", 5120): Size("Qwen3-VL 32B", 64, False),
+    ("gemma3", 2560): Size("Gemma 3 4B", 34, True),
+    ("gemma3", 3840): Size("Gemma 3 12B", 48, True),
+    ("gemma3", 5376): Size("Gemma 3 27B", 62, True),
 }
 """By transformers' model type and the width of the decoder."""
 
-# Tensors that only models of the type have, beside those that every model here has
-_MARKS = {
-    "qwen2_5_vl": (
-        VISUAL + "merger.ln_q.",
-        VISUAL + "blocks.0.mlp.gate_proj.",
-        "self_attn.q_proj.bias",
-    ),
-    "qwen3_vl": (VISUAL + "deepstack_merger_list.0.norm.", "self_attn.q_norm."),
-}
-_NAMES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
+NAMES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL", "gemma3": "Gemma 3"}
+"""Of the model types that are read."""
+
+_FIRST = TEXT + "layers.0."
 _EVERY = (
     TEXT + "embed_tokens.weight",
-    TEXT + "layers.0.input_layernorm.weight",
-    TEXT + "layers.0.mlp.down_proj.",
-    VISUAL + "patch_embed.proj.weight",
-    VISUAL + "blocks.0.norm1.weight",
+    _FIRST + "input_layernorm.weight",
+    _FIRST + "mlp.down_proj.",
 )
+_GEMMA = _FIRST + "post_feedforward_layernorm.weight", _FIRST + "self_attn.q_norm.weight"
+_GEMMA_4 = _FIRST + "layer_scalar"
+_QWEN_TOWER = VISUAL + "patch_embed.proj.weight", VISUAL + "blocks.0.norm1.weight"
+# Tensors that only models of the type have together, beside those that every model here has
+_MARKS = {
+    "qwen2_5_vl": (
+        *_QWEN_TOWER,
+        VISUAL + "merger.ln_q.",
+        VISUAL + "blocks.0.mlp.gate_proj.",
+        _FIRST + "self_attn.q_proj.bias",
+    ),
+    "qwen3_vl": (
+        *_QWEN_TOWER,
+        VISUAL + "deepstack_merger_list.0.norm.",
+        _FIRST + "self_attn.q_norm.",
+    ),
+    "gemma3": (
+        TOWER + "embeddings.patch_embedding.weight",
+        TOWER + "embeddings.position_embedding.weight",
+        PROJECTOR + "mm_input_projection_weight",
+        *_GEMMA,
+    ),
+}
 # How files begin their names, as transformers before and since 4.52 and ComfyUI do; longest first
 _PREFIXES = (
+    ("model.vision_tower.vision_model.", TOWER),
+    ("model.multi_modal_projector.", PROJECTOR),
+    ("vision_tower.vision_model.", TOWER),
     ("model.language_model.", TEXT),
+    ("language_model.lm_head.", "lm_head."),
+    ("multi_modal_projector.", PROJECTOR),
+    ("language_model.model.", TEXT),
+    ("model.vision_tower.", TOWER),
     ("model.visual.", VISUAL),
     ("model.lm_head.", "lm_head."),
-    ("visual.", VISUAL),
+    ("vision_model.", TOWER),
     ("lm_head.", "lm_head."),
+    ("visual.", VISUAL),
     ("model.", TEXT),
 )
 _PRECISIONS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 """Formats of 8 bits: as safetensors names them, and as ComfyUI and torch do."""
 
-SCALES = ("scale_weight", "weight_scale")
-"""Beside a weight: the one number it is multiplied by, as older and as newer files name it."""
-FORMAT = "comfy_quant"
-"""Beside a weight: JSON in bytes, with the name of its format."""
-# Also scales of activations, which are never quantized here, and an empty tensor that says in older
+NVFP4 = "nvfp4"
+"""The format of 4 bits that is read: as ComfyUI names it, and as the type of such a weight."""
+
+PACKED = {*FP8, NVFP4}
+"""Types of weights that are widened with what lies beside them."""
+
+FORMATS = {*FP8.values(), NVFP4}
+"""What a file may say that a layer's format is."""
+
+# What lies beside a weight of each format, by what it is: as older and as newer files name it.
+# scale: one number that it is multiplied by; blocks: one for every 16; columns: for what comes in
+_BESIDE_FP8 = {"scale_weight": "scale", "weight_scale": "scale"}
+_BESIDE_NVFP4 = {"weight_scale": "blocks", "weight_scale_2": "scale", "pre_quant_scale": "columns"}
+_FORMAT = "comfy_quant"  # JSON in bytes, with the name of the format
+# Scales of activations, which are never quantized here, and an empty tensor that says in older
 # files that there are scales
-_BESIDE = (*SCALES, FORMAT, "scale_input", "input_scale", "scaled_fp8")
+_UNUSED = ("scale_input", "input_scale", "scaled_fp8")
 _ROTARY = "rotary_emb.inv_freq"
-_PACKED = {"nvfp4": {"weight_scale_2"}, "awq": {"qweight", "qzeros"}}
+TOKENIZER = "spiece_model"
+"""A tokenizer in bytes, as SentencePiece stores it."""
+
+_OF_OTHERS = "text_embedding_projection."  # of a video model that is in the same file
+_AWQ = {"qweight", "qzeros"}
 _LAYER = re.compile(rf"{re.escape(TEXT)}layers\.(\d{{1,4}})\.")
-_WEIGHT = re.compile(r"(.*\.)?(weight|bias)")
+_WEIGHT = re.compile(r"(.*\.)?(weight|bias|mm_input_projection_weight)")
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight in a file.
+
+    name: the file's. dtype: as safetensors names it, or NVFP4. shape: the weight's own, also where
+    two numbers share a byte. beside: the file's names of what it is widened with, by what it is.
+    said: that of the tensor with the name of its format, or "".
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    beside: dict[str, str]
+    said: str
 
 
 @dataclass(frozen=True)
 class Encoder:
     """The model in a file.
 
-    name: such as "Qwen2.5-VL 7B". precision: of its weights, or what quantized them. weights:
-    stored tensors by transformers' name of the weight; stored_as: the file's name of each.
-    scales: the file's name of a weight's scale, by transformers' name of the weight; formats: of
-    the tensors with its format. layers: of the decoder; all_layers: of the published model. tied:
-    as of `Size`. unreadable: why its weights cannot be read, or "".
+    name: such as "Qwen2.5-VL 7B". precision: of its weights, or what quantized them. weights: by
+    transformers' names. layers: of the decoder; all_layers: of the published model. tied: as of
+    `Size`. tokenizer: the file's name of its own, or "". unreadable: why its weights cannot be
+    read, or "".
     """
 
     path: Path
     model_type: str
     name: str
     precision: str
-    weights: dict[str, StoredTensor]
-    stored_as: dict[str, str]
-    scales: dict[str, str]
-    formats: dict[str, str]
+    weights: dict[str, StoredWeight]
     layers: int
     all_layers: int
     tied: bool
+    tokenizer: str
     whole: bool
     unreadable: str
 
@@ -143,14 +198,13 @@ def read_encoder(path: Path) -> Encoder | None:
     model_type = next((kind for kind in _MARKS if _is_of(kind, names)), None)
     if model_type is None:
         return None
-    weights = {
-        name: header.tensors[stored] for name, stored in names.items() if _WEIGHT.fullmatch(name)
-    }
+    weights = {name: _weight(name, names, header) for name in names if _WEIGHT.fullmatch(name)}
     table = weights[TEXT + "embed_tokens.weight"].shape
     if len(table) != 2:
         return None
     width, layers = table[1], _layers(names)
-    size = SIZES.get((model_type, width), Size(_NAMES[model_type], layers, False))
+    other = Size(NAMES[model_type], layers, tied=model_type == "gemma3")
+    size = SIZES.get((model_type, width), other)
     precision, unreadable = _precision(header, names, weights)
     return Encoder(
         path=path,
@@ -158,29 +212,24 @@ def read_encoder(path: Path) -> Encoder | None:
         name=size.name,
         precision=precision,
         weights=weights,
-        stored_as={name: names[name] for name in weights},
-        scales=_beside(names, SCALES),
-        formats=_beside(names, (FORMAT,)),
         layers=layers,
         all_layers=size.layers,
         tied=size.tied,
+        tokenizer=names.get(TOKENIZER, ""),
         whole=header.whole,
         unreadable=unreadable,
     )
 
 
 def gemma_in(path: Path) -> str:
-    """What a Gemma's file holds, for people; "" where it is none. No such file is read here."""
+    """What the file of a Gemma that is not read holds, for people; "" where it is none."""
     try:
-        names = read_header(path).tensors
+        names = {_renamed(name) for name in read_header(path).tensors}
     except ValueError:
         return ""
-    own = [name.removeprefix("model.layers.0.") for name in names]
-    if not {"post_feedforward_layernorm.weight", "self_attn.q_norm.weight"} <= {*own}:
+    if not names.issuperset(_GEMMA):
         return ""
-    sees = any(name.startswith(("vision_model.", "vision_tower.")) for name in names)
-    generation = "Gemma 4" if "layer_scalar" in own else "Gemma 3"
-    return f"a {generation} {'with' if sees else 'without'} a vision tower"
+    return "a Gemma 4" if _GEMMA_4 in names else "a Gemma 3 without a vision tower"
 
 
 def _renamed(name: str) -> str:
@@ -192,9 +241,11 @@ def _renamed(name: str) -> str:
 
 
 def _is_of(model_type: str, names: Iterable[str]) -> bool:
-    first = TEXT + "layers.0."
-    marks = [mark if mark.startswith("model.") else first + mark for mark in _MARKS[model_type]]
-    return all(any(name.startswith(mark) for name in names) for mark in (*_EVERY, *marks))
+    if _GEMMA_4 in names:
+        return False
+    return all(
+        any(name.startswith(mark) for name in names) for mark in (*_EVERY, *_MARKS[model_type])
+    )
 
 
 def _layers(names: Iterable[str]) -> int:
@@ -203,51 +254,79 @@ def _layers(names: Iterable[str]) -> int:
     return next(index for index in range(len(found) + 1) if index not in found)
 
 
-def _beside(names: dict[str, str], suffixes: Iterable[str]) -> dict[str, str]:
-    """{weight: the file's name of a tensor beside it}."""
-    return {
-        f"{name.removesuffix(suffix)}weight": stored
-        for name, stored in names.items()
-        for suffix in suffixes
-        if name.endswith(f".{suffix}")
-    }
+def _weight(name: str, names: dict[str, str], header: Header) -> StoredWeight:
+    """A weight by transformers' name. names: the file's, by transformers'."""
+    stored = header.tensors[names[name]]
+    owner = name.rpartition(".")[0]
+    dtype, shape, roles = stored.dtype, stored.shape, _BESIDE_FP8
+    if name.endswith(".weight") and dtype == "U8" and f"{owner}.weight_scale_2" in names:
+        dtype, shape, roles = NVFP4, (*shape[:-1], 2 * shape[-1]), _BESIDE_NVFP4
+    beside = {}
+    if name.endswith(".weight") and dtype in PACKED:
+        found = ((role, names.get(f"{owner}.{suffix}")) for suffix, role in roles.items())
+        beside = {role: stored for role, stored in found if stored}
+    return StoredWeight(names[name], dtype, shape, beside, names.get(f"{owner}.{_FORMAT}", ""))
 
 
 def _precision(
-    header: Header, names: dict[str, str], weights: dict[str, StoredTensor]
+    header: Header, names: dict[str, str], weights: dict[str, StoredWeight]
 ) -> tuple[str, str]:
     """(name of the weights' format, why it cannot be read or "")."""
     other = _other_format(header, names)
     if other:
         return other, f"{other} is not read here"
-    stored = {tensor.dtype for tensor in weights.values()}
-    odd = sorted(stored - {*_PRECISIONS, *FP8})
+    types = {weight.dtype for weight in weights.values()}
+    odd = sorted(types - {*_PRECISIONS, *PACKED})
     if odd:
         return "quantized", f"weights of type {odd[0]} are not read here"
-    for name, beside in names.items():
-        last, shape = name.rpartition(".")[2], header.tensors[beside].shape
-        if last in SCALES and shape not in ((), (1,)):
-            return "quantized", f"{beside} has shape {[*shape]}: only one scale a tensor is read"
-        if last in SCALES and not _scales_8_bits(name, weights):
-            return "quantized", f"{beside} belongs to no weight of 8 bits"
-        if not (name in weights or last in _BESIDE or name.endswith(_ROTARY)):
-            return "quantized", f"nothing here reads its tensor {beside}"
-    if stored & {*FP8}:
-        return "fp8", ""
-    largest = max(weights.values(), key=lambda tensor: math.prod(tensor.shape))
+    why = next(filter(None, (_misfit(weight, header) for weight in weights.values())), "")
+    why = why or _unread(names, weights)
+    if why:
+        return "quantized", why
+    if types & PACKED:
+        return NVFP4 if NVFP4 in types else "fp8", ""
+    largest = max(weights.values(), key=lambda weight: math.prod(weight.shape))
     return _PRECISIONS[largest.dtype], ""
 
 
-def _scales_8_bits(name: str, weights: dict[str, StoredTensor]) -> bool:
-    weight = weights.get(f"{name.rpartition('.')[0]}.weight")
-    return weight is not None and weight.dtype in FP8
+def _misfit(weight: StoredWeight, header: Header) -> str:
+    """Why what lies beside a weight does not fit it, or ""."""
+    shapes = {role: header.tensors[name].shape for role, name in weight.beside.items()}
+    scale = shapes.get("scale", ())
+    if scale not in ((), (1,)):
+        stored = weight.beside["scale"]
+        return f"{stored} has shape {[*scale]}: only one scale a tensor is read"
+    if weight.dtype != NVFP4:
+        return ""
+    rows, columns = weight.shape if len(weight.shape) == 2 else (0, 0)
+    tiles = math.ceil(rows / 128) * 128 * math.ceil(columns / 64) * 4
+    right = math.prod(shapes.get("blocks", (0,))) == tiles and columns % 16 == 0
+    right = right and shapes.get("columns", (columns,)) == (columns,)
+    return "" if right else f"what lies beside {weight.name} does not fit its shape"
+
+
+def _unread(names: dict[str, str], weights: dict[str, StoredWeight]) -> str:
+    """Why a tensor of the file would be left out, or ""."""
+    read = {stored for weight in weights.values() for stored in weight.beside.values()}
+    read |= {weight.name for weight in weights.values()} | {
+        weight.said for weight in weights.values()
+    }
+    for name, stored in names.items():
+        last = name.rpartition(".")[2]
+        known = last in _UNUSED or name.endswith(_ROTARY) or name == TOKENIZER
+        if stored in read or known or name.startswith(_OF_OTHERS):
+            continue
+        if last in {*_BESIDE_FP8, *_BESIDE_NVFP4}:
+            return f"{stored} belongs to no weight of few bits"
+        return f"nothing here reads its tensor {stored}"
+    return ""
 
 
 def _other_format(header: Header, names: Iterable[str]) -> str | None:
     """The name of a format that is not read here, by what lies beside weights or by metadata."""
     last = {name.rpartition(".")[2] for name in names}
-    said = [kind for kind, marks in _PACKED.items() if marks <= last]
-    said += [kind for kind in _formats_in(header.metadata) if kind not in FP8.values()]
+    said = ["awq"] if last >= _AWQ else []
+    said += [kind for kind in _formats_in(header.metadata) if kind not in FORMATS]
     return next(iter(said), None)
 
 

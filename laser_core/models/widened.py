@@ -1,59 +1,122 @@
-"""Layers whose weights stay in 8 bits and are widened for each product.
+"""Layers whose weights stay in the few bits of their file and are widened for each product.
 
-Weights alone: what comes in and goes out keeps its own format. Knows no file and no model.
+Weights alone: what comes in and goes out keeps its own format. Knows formats, no file and no model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 from typing import cast
 
 import torch
+from einops import rearrange
+
+# E2M1, the four bits of nvfp4: a sign, two bits of exponent, one of mantissa
+_NUMBERS = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0
+_BLOCK, _TILE_ROWS, _TILE_COLUMNS = 16, 128, 4  # numbers; rows and scales
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight in few bits.
+
+    stored: as its file has it. beside: what it is widened with. widen: (stored, *beside, dtype)
+    gives the weight as its makers meant it, in dtype. by_row: it widens rows of `stored` alone too.
+    """
+
+    stored: torch.Tensor
+    beside: tuple[torch.Tensor, ...]
+    widen: Callable[..., torch.Tensor]
+    by_row: bool = False
+
+    def widened(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.widen(self.stored, *self.beside, dtype)
 
 
 class _Widened(torch.nn.Module):
-    """weight: in 8 bits. scale: (), what it is multiplied by."""
+    """weight: as it is stored."""
 
     weight: torch.nn.Parameter
-    scale: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+    def __init__(self, packed: Packed) -> None:
         super().__init__()
-        if not isinstance(weight, torch.nn.Parameter):  # one that is stays shared
-            weight = torch.nn.Parameter(weight, requires_grad=False)
-        self.weight = weight
-        self.register_buffer("scale", scale)
+        stored = packed.stored
+        if not isinstance(stored, torch.nn.Parameter):  # one that is stays shared
+            stored = torch.nn.Parameter(stored, requires_grad=False)
+        self.weight = stored
+        self._names = [f"beside_{index}" for index in range(len(packed.beside))]
+        for name, tensor in zip(self._names, packed.beside, strict=True):
+            self.register_buffer(name, tensor)
+        self._widen, self._by_row = packed.widen, packed.by_row
+
+    @property
+    def packed(self) -> Packed:
+        """The weight where it is now: the model may have moved."""
+        beside = tuple(self.get_buffer(name) for name in self._names)
+        return Packed(self.weight, beside, self._widen, self._by_row)
 
 
 class WidenedLinear(_Widened):
-    """weight: (out, in). bias: (out,) in the format of what comes in, or None."""
+    """packed: of (out, in). bias: (out,) in the format of what comes in, or None."""
 
-    def __init__(
-        self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> None:
-        super().__init__(weight, scale)
+    def __init__(self, packed: Packed, bias: torch.Tensor | None = None) -> None:
+        super().__init__(packed)
         kept = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
         self.register_parameter("bias", kept)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         bias = cast("torch.Tensor | None", self.bias)
-        return torch.nn.functional.linear(
-            states, widen(self.weight, self.scale, states.dtype), bias
-        )
+        return torch.nn.functional.linear(states, self.packed.widened(states.dtype), bias)
 
 
 class WidenedEmbedding(_Widened):
-    """weight: (words, width). dtype: of the embeddings."""
+    """packed: of (words, width), by row. factor: (), of embeddings. dtype: of embeddings."""
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> None:
-        super().__init__(weight, scale)
+    def __init__(self, packed: Packed, factor: torch.Tensor, dtype: torch.dtype) -> None:
+        super().__init__(packed)
+        self.register_buffer("factor", factor)
         self._dtype = dtype
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        packed = self.packed
         # As bytes: not every device can look up 8-bit numbers
         rows = torch.nn.functional.embedding(ids, self.weight.view(torch.uint8))
-        return widen(rows.view(self.weight.dtype), self.scale, self._dtype)
+        widened = packed.widen(rows.view(self.weight.dtype), *packed.beside, self._dtype)
+        return widened * self.get_buffer("factor").to(self._dtype)
 
 
-def widen(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The weight as its makers meant it, in `dtype`. scale: (), of any format."""
-    return weight.to(dtype) * scale.to(dtype)
+def from_fp8(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """stored: in 8 bits, of any shape. scale: (), of any format."""
+    return stored.to(dtype) * scale.to(dtype)
+
+
+def from_nvfp4(
+    stored: torch.Tensor,
+    blocks: torch.Tensor,
+    scale: torch.Tensor,
+    columns: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """(out, in), as comfy-kitchen's and cuBLAS's 4-bit products read it.
+
+    stored: (out, in / 2) bytes of two numbers each, the first in the upper half. blocks: a scale
+    for every 16 numbers of a row, in tiles of 128 rows by 4 scales. scale: (). columns: (in,) or
+    (1,), what comes in is multiplied by (AWQ's, arXiv 2306.00978).
+    """
+    rows, across = len(stored), stored.shape[1] * 2 // _BLOCK
+    tiles = blocks.float().reshape(-(-rows // _TILE_ROWS), -(-across // _TILE_COLUMNS), 32, 4, 4)
+    scales = rearrange(tiles, "down across row band column -> (down band row) (across column)")
+    scales = (scales[:rows, :across] * scale.float()).to(dtype)
+    pairs = torch.nn.functional.embedding(stored.int(), _pairs(stored.device, dtype))
+    weight = (pairs.reshape(rows, across, _BLOCK) * scales[..., None]).reshape(rows, -1)
+    return weight * columns.to(dtype)
+
+
+@lru_cache(maxsize=8)  # or each product would wait for the processor
+def _pairs(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """(256, 2): the two numbers of each byte."""
+    numbers = [*_NUMBERS, *(-number for number in _NUMBERS)]
+    return torch.tensor([*product(numbers, repeat=2)], device=device, dtype=dtype)

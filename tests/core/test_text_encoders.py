@@ -19,6 +19,7 @@ from laser_core import pipeline
 from laser_core.command_line.cli import main
 from laser_core.models import catalogue, encoder_loading, text_encoders
 from laser_core.models.catalogue import in_folders
+from laser_core.models.encoder_configs import config_of
 from laser_core.models.loading import load_lvlm
 from laser_core.models.text_encoders import Size, read_encoder
 from laser_core.models.widened import WidenedEmbedding, WidenedLinear
@@ -29,18 +30,19 @@ from tools.testbed.encoders import (
     WIDTH,
     build_encoder,
     stored_as,
+    train_sentencepiece,
     write,
+    write_gemma,
     write_hollow,
 )
 from tools.testbed.lvlms import noise_picture
 from tools.testbed.tiny import build, save
 
 QUESTION = "what colour is the square ?"
-TYPES = ("qwen2_5_vl", "qwen3_vl")
+TYPES = ("qwen2_5_vl", "qwen3_vl", "gemma3")
 SETTINGS = LaserSettings(
     crop=CropSettings(min_side_px=20), decode=DecodeSettings(max_tokens=4, adaptive=0.0)
 )
-types = pytest.mark.parametrize("model_type", TYPES)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,11 @@ def changed(path: Path, target: Path, *, without=(), cut_off: int = 0, **more) -
 # How a format is read does not depend on the type
 @pytest.mark.parametrize(
     ("model_type", "kind"),
-    [*(("qwen2_5_vl", kind) for kind in FORMATS), ("qwen3_vl", "bf16"), ("qwen3_vl", "fp8 new")],
+    [
+        *(("qwen2_5_vl", kind) for kind in FORMATS),
+        *(("qwen3_vl", kind) for kind in ("bf16", "fp8 new")),
+        *(("gemma3", kind) for kind in ("bf16", "fp8 new", "nvfp4 mixed")),
+    ],
 )
 def test_rows_windows_and_tokens_are_those_of_the_same_weights_in_a_folder(model_type, kind, made):
     results = [
@@ -113,7 +119,8 @@ def test_rows_windows_and_tokens_are_those_of_the_same_weights_in_a_folder(model
 
 
 @pytest.mark.parametrize(
-    ("model_type", "kind"), [("qwen2_5_vl", "fp8 unscaled"), ("qwen3_vl", "bf16")]
+    ("model_type", "kind"),
+    [("qwen2_5_vl", "fp8 unscaled"), ("qwen3_vl", "bf16"), ("gemma3", "nvfp4 mixed")],
 )
 def test_an_output_that_no_file_holds_is_the_inputs_embeddings(
     model_type, kind, made, small_is_tied
@@ -127,12 +134,15 @@ def test_an_output_that_no_file_holds_is_the_inputs_embeddings(
     assert output.weight is table.weight
 
 
-def test_a_file_with_names_of_newer_or_of_older_makers_is_the_same_model(made, tmp_path):
-    tensors = stored_as(build_encoder("qwen3_vl").model, "bf16")
+@pytest.mark.parametrize("model_type", ["qwen3_vl", "gemma3"])
+def test_a_file_with_names_of_newer_or_of_older_makers_is_the_same_model(
+    model_type, made, tmp_path
+):
+    tensors = stored_as(build_encoder(model_type).model, "bf16")
     files = [
         write(tmp_path / f"{old}.safetensors", tensors, old_names=old) for old in (True, False)
     ]
-    _, folder = made("qwen3_vl", "bf16")
+    _, folder = made(model_type, "bf16")
     one, other = (
         load_lvlm(str(file), LoadSettings(tokenizer=str(folder))).model.state_dict()
         for file in files
@@ -141,17 +151,19 @@ def test_a_file_with_names_of_newer_or_of_older_makers_is_the_same_model(made, t
     assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-PUBLISHED = {
+_GEMMA_TOWER = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 896,
+}
+PUBLISHED = {  # by their config.json
     "Qwen2.5-VL 7B": (
         "qwen2_5_vl",
-        {
-            "vocab_size": 152064,
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-        },
+        (152064, 3584, 18944, 28, 28, 4),
+        {},
         {
             "depth": 32,
             "hidden_size": 1280,
@@ -163,14 +175,8 @@ PUBLISHED = {
     ),
     "Qwen3-VL 4B": (
         "qwen3_vl",
-        {
-            "vocab_size": 151936,
-            "hidden_size": 2560,
-            "intermediate_size": 9728,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-        },
+        (151936, 2560, 9728, 36, 32, 8),
+        {},
         {
             "depth": 24,
             "hidden_size": 1024,
@@ -181,31 +187,51 @@ PUBLISHED = {
             "deepstack_visual_indexes": [5, 11, 17],
         },
     ),
+    "Gemma 3 12B": (
+        "gemma3",
+        (262208, 3840, 15360, 48, 16, 8),
+        {"head_dim": 256, "query_pre_attn_scalar": 256},
+        _GEMMA_TOWER,
+    ),
+    "Gemma 3 27B": (
+        "gemma3",
+        (262208, 5376, 21504, 62, 32, 16),
+        {"head_dim": 128, "query_pre_attn_scalar": 168},
+        _GEMMA_TOWER,
+    ),
 }
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a file of zeros takes its room")
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_size_is_built_as_published(name, made, tmp_path):
-    model_type, text, vision = PUBLISHED[name]
-    tied = text["hidden_size"] == 2560
+def test_a_published_size_is_configured_as_published(name, tmp_path):
+    model_type, sizes, more, vision = PUBLISHED[name]
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    names += ("num_attention_heads", "num_key_value_heads")
+    text = {**dict(zip(names, sizes, strict=True)), **more}
+    tied = name != "Qwen2.5-VL 7B"
     with torch.device("meta"):
-        hollow = build_encoder(model_type, tied=tied, text=text, vision=vision).model
-    file = write_hollow(tmp_path / "published.safetensors", hollow)
-    settings = LoadSettings(tokenizer=str(made(model_type)[1]), precision="bf16")
-    lvlm = load_lvlm(str(file), settings)
-    config = lvlm.model.config
-    assert {key: getattr(config.get_text_config(), key) for key in text} == text
-    assert {key: getattr(config.vision_config, key) for key in vision} == vision
-    assert read_encoder(file).name == name and not lvlm.silent
+        hollow = build_encoder(model_type, tied=tied, text=text, vision=vision)
+    encoder = read_encoder(write_hollow(tmp_path / "published.safetensors", hollow.model))
+    config = config_of(encoder, hollow.tokenizer.convert_tokens_to_ids)
+    config.get_text_config().tie_word_embeddings = tied
+    assert encoder.name == name and not encoder.silent
+    for part in ("text_config", "vision_config"):
+        built, published = (getattr(one, part).to_dict() for one in (config, hollow.config))
+        assert built == published
 
 
 # ---- what it holds -----------------------------------------------------------------------------
 
 
-@types
-@pytest.mark.parametrize("kind", ["fp8 old", "fp8 new", "fp8 unscaled"])
-def test_fp8_weights_stay_in_8_bits_and_the_model_takes_what_the_file_does(model_type, kind, made):
+@pytest.mark.parametrize(
+    ("model_type", "kind"),
+    [
+        *(("qwen2_5_vl", kind) for kind in ("fp8 old", "fp8 new", "fp8 unscaled")),
+        *(("qwen3_vl", "fp8 new"), ("gemma3", "fp8 old"), ("gemma3", "nvfp4 mixed")),
+    ],
+)
+def test_weights_of_few_bits_stay_so_and_the_model_takes_what_the_file_does(model_type, kind, made):
     file, _ = made(model_type, kind)
     lvlm, _ = load(made(model_type, kind), precision="bf16")
     held = [*lvlm.model.parameters(), *lvlm.model.buffers()]
@@ -215,7 +241,8 @@ def test_fp8_weights_stay_in_8_bits_and_the_model_takes_what_the_file_does(model
         for module in lvlm.model.modules()
         if isinstance(module, (WidenedLinear, WidenedEmbedding, torch.nn.Linear))
     }
-    assert widened == {torch.float8_e4m3fn}
+    in_4_bits = {torch.uint8} if kind == "nvfp4 mixed" else set()
+    assert widened == {torch.float8_e4m3fn} | in_4_bits
 
 
 def test_what_the_file_holds_in_the_models_own_format_is_not_copied(made):
@@ -226,7 +253,7 @@ def test_what_the_file_holds_in_the_models_own_format_is_not_copied(made):
     length = int.from_bytes(file.read_bytes()[:8], "little")
     header = json.loads(file.read_bytes()[8 : 8 + length])
     encoder = read_encoder(file)
-    offsets = {key: header[encoder.stored_as[key]]["data_offsets"][0] for key in loaded}
+    offsets = {key: header[encoder.weights[key].name]["data_offsets"][0] for key in loaded}
     starts = {loaded[key].data_ptr() - offset for key, offset in offsets.items()}
     assert len(starts) == 1
 
@@ -271,7 +298,7 @@ def test_the_band_of_a_truncated_model_names_the_same_layers(made, tmp_path, mon
         assert list(found) == pytest.approx(list(whole))
 
 
-@types
+@pytest.mark.parametrize("model_type", ["qwen2_5_vl", "qwen3_vl"])
 def test_what_answers_says_why_this_file_cannot_and_which_can(
     model_type, made, tmp_path, monkeypatch
 ):
@@ -366,13 +393,17 @@ def test_other_files_are_not_listed_and_refused_by_their_tensors(what, tmp_path)
     else:
         path.write_bytes(BROKEN[what])
     assert listed(tmp_path) == []
-    with pytest.raises(ValueError, match=r"^choose a file with a whole Qwen2.5-VL or Qwen3-VL"):
+    with pytest.raises(ValueError, match=r"^choose a file with a whole Qwen2.5-VL, Qwen3-VL or"):
         load_lvlm(str(path))
 
 
 _LAYER = "model.language_model.layers.1.mlp.up_proj"
 UNREADABLE = {
-    "nvfp4": ({f"{_LAYER}.weight_scale_2": torch.ones(())}, "nvfp4"),
+    "nvfp4 without a scale a block": (
+        {f"{_LAYER}.weight": torch.zeros(192, WIDTH // 2, dtype=torch.uint8),
+         f"{_LAYER}.weight_scale_2": torch.ones(())}, "quantized"
+    ),
+    "nvfp4 beside 8 bits": ({f"{_LAYER}.weight_scale_2": torch.ones(())}, "quantized"),
     "awq": ({f"{_LAYER}.qweight": torch.zeros(4, 4, dtype=torch.int32),
              f"{_LAYER}.qzeros": torch.zeros(4, 4, dtype=torch.int32)}, "awq"),
     "a scale a block": ({f"{_LAYER}.weight_scale": torch.ones(192, 8)}, "quantized"),
@@ -395,7 +426,7 @@ def test_a_format_that_is_not_read_is_listed_as_such_and_refused_by_its_header(
     assert model.description == "Qwen3-VL, text encoder, not readable"
     assert model.precision == precision
     monkeypatch.delattr(encoder_loading, "_model")  # so that no weight can be read
-    with pytest.raises(ValueError, match=r"^choose the same model in bf16, fp16 or fp8"):
+    with pytest.raises(ValueError, match=r"^choose the same model in bf16, fp16, fp8"):
         load_lvlm(str(path), LoadSettings(tokenizer=str(folder)))
 
 
@@ -403,11 +434,10 @@ def test_a_format_that_is_not_read_is_listed_as_such_and_refused_by_its_header(
     ("more", "said"),
     [
         ([], "a Gemma 3 without a vision tower"),
-        (["vision_model.post_layernorm.weight"], "a Gemma 3 with a vision tower"),
-        (["model.layers.0.layer_scalar"], "a Gemma 4 without a vision tower"),
+        (["model.layers.0.layer_scalar"], "a Gemma 4"),
     ],
 )
-def test_a_gemma_in_one_file_is_named_for_what_it_is(more, said, tmp_path):
+def test_a_gemma_that_is_not_read_is_named_for_what_it_is(more, said, tmp_path):
     names = ["post_feedforward_layernorm.weight", "self_attn.q_norm.weight"]
     names = [*(f"model.layers.0.{name}" for name in names), "model.embed_tokens.weight", *more]
     file = tmp_path / "gemma.safetensors"
@@ -433,7 +463,7 @@ def test_formats_in_a_files_metadata_are_read_too(made, tmp_path):
     from safetensors.torch import load_file
 
     file, _ = made("qwen3_vl")
-    for kind, unreadable in (("float8_e4m3fn", ""), ("nvfp4", "nvfp4 is not read here")):
+    for kind, unreadable in (("nvfp4", ""), ("mxfp8", "mxfp8 is not read here")):
         said = json.dumps({"layers": {_LAYER: {"format": kind}}})
         path = tmp_path / "odd.safetensors"
         save_file(load_file(file), path, {"_quantization_metadata": said})
@@ -512,6 +542,61 @@ def test_a_tokenizer_with_more_words_than_the_file_is_refused(made, tmp_path):
     )
     with pytest.raises(ValueError, match=r"belongs to another model \(\d+ tokens for 9 rows\)"):
         load_lvlm(str(short), LoadSettings(tokenizer=str(folder)))
+
+
+_TEXTS = (
+    "What colour is the square in the picture?",
+    "Two  spaces,   three of them; a\ttab.\n\nThen a line.\n",
+    "<start_of_turn>user\nIs it ünïcödé? 日本 😀<end_of_turn>\n",
+    " begins and ends with a space ",
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def with_its_own(tmp_path_factory):
+    """(SentencePiece's own tokenizer, a Gemma's file that holds it)."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="needs sentencepiece")
+    path = write_gemma(tmp_path_factory.mktemp("gemma") / "gemma.safetensors", "bf16")
+    trained = train_sentencepiece()
+    return sentencepiece.SentencePieceProcessor(model_proto=trained), path
+
+
+def test_a_tokenizer_in_the_file_is_sentencepieces_own(with_its_own):
+    theirs, path = with_its_own
+    ours = load_lvlm(str(path)).tokenizer
+    for text in _TEXTS:
+        ids = ours(text, add_special_tokens=False).input_ids
+        assert ids == theirs.encode(text)
+        assert ours.decode(ids) == theirs.decode(ids)
+        assert ours(text).input_ids == [theirs.bos_id(), *ids]
+    assert ours.convert_tokens_to_ids("<image_soft_token>") == theirs.get_piece_size()
+
+
+def test_a_model_with_a_tokenizer_in_its_file_takes_pictures_and_answers(with_its_own):
+    lvlm = load_lvlm(str(with_its_own[1]), LoadSettings(tokenizer="/nowhere"))
+    result = pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS)
+    assert result.location.maps.with_query.shape[-2:] == (16, 16) and result.answer.tokens
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (b"no tokenizer", "its tokenizer spiece_model is none of SentencePiece"),
+        (b"\n\x09\n\x07letters", "its tokenizer spiece_model is none of SentencePiece"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_refused(stored, said, made, tmp_path):
+    more = {"spiece_model": torch.tensor(list(stored), dtype=torch.uint8)}
+    path = changed(made("gemma3", "bf16")[0], tmp_path / "odd.safetensors", **more)
+    with pytest.raises(ValueError, match=f"^choose another file: {said}"):
+        load_lvlm(str(path))
+
+
+def test_a_gemma_without_a_tokenizer_says_which_files_have_one(made):
+    file, _ = made("gemma3", "bf16")
+    with pytest.raises(ValueError, match=r"^choose a file that has its tokenizer in it, .*Gemma 3"):
+        load_lvlm(str(file))
 
 
 def test_weights_of_a_file_are_quantized_no_further(made):
