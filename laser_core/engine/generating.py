@@ -199,11 +199,10 @@ def _read_streams(
     settings: DecodeSettings,
     progress: Progress | None,
 ) -> list[ReadStream]:
-    """The streams with their keys and values, read one after the other: half a batch's peak memory.
+    """Both streams; only the first, where there is no other or it is as sure as `adaptive` asks.
 
-    As a batch where the device gains from it and both are read in any case.
-
-    Only the first, where there is no other or it is as sure as settings.adaptive asks.
+    Read one after the other, with half a batch's peak memory; as a batch where the device gains
+    from it and both are read in any case.
     """
     # Of a thought, the first word is as sure for any question
     thinks = lvlm.chat.opens_thought(positive.prompt)
@@ -218,11 +217,9 @@ def _read_streams(
     _check_length(lvlm, positive.prompt, settings)
     if negative is not None and not adaptive and isinstance(positive, Stream):
         negative = negative() if callable(negative) else negative
-        pair = [positive, negative]
-        tokens = len(pair) * positive.prompt.length
-        if not negative.blocked and streams_as_batch(lvlm, tokens):
+        if not negative.blocked and streams_as_batch(lvlm, 2 * positive.prompt.length):
             _check_length(lvlm, negative.prompt, settings)
-            read += read_streams(lvlm, pair, check=report)
+            read += read_streams(lvlm, [positive, negative], check=report)
             report()
             return read
     if isinstance(positive, Stream):

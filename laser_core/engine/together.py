@@ -60,7 +60,10 @@ def in_batches(
     requests: Sequence[Request],
     kind_and_length: Callable[[Request], tuple[Hashable, int]],
 ) -> list[Result | Exception]:
-    """What `serve` finds for each request, called with those of one kind and of like length."""
+    """What `serve` finds for each request, called with those of one kind and of like length.
+
+    kind_and_length: of a request. None is shorter than LEAST_FILLED of its batch's longest.
+    """
     batches: dict[Hashable, list[list[int]]] = {}
     kinds = [kind_and_length(request) for request in requests]
     for index, (kind, length) in sorted(enumerate(kinds), key=lambda each: -each[1][1]):

@@ -46,10 +46,10 @@ class TokenRows:
     not read again. check: called before each forward.
     """
 
-    def __init__(self, lvlm: Lvlm, read: ReadStream, watch: Watch, check: Check | None) -> None:
+    def __init__(self, lvlm: Lvlm, read: ReadStream, watch: Watch, check: Check) -> None:
         self._lvlm, self._watch, self._pictures = lvlm, watch, read.prompt.pictures
         self._keys = _watched_keys(read.prompt, watch)
-        keys, held = _watched_keys(watch.free, watch), _pictures_of(lvlm, read, watch.free)
+        keys, held = _watched_keys(watch.free, watch), _held_for(lvlm, read, watch.free)
         free = read_last_row(lvlm, watch.free, _around(keys), held, check=check)
         self._without_query = _head_means(free.attention, keys)
         self._rows: list[torch.Tensor] = []  # (L, N)
@@ -102,7 +102,7 @@ class TokenRows:
         )
 
 
-def _pictures_of(lvlm: Lvlm, read: ReadStream, free: Prompt) -> Layers:
+def _held_for(lvlm: Lvlm, read: ReadStream, free: Prompt) -> Layers:
     """What the decoder holds of a stream's tokens that `free` begins with, pictures among them."""
     # A state has no length: the one after the first picture is kept
     stop = read.prompt.prefix_length if lvlm.state_layers else read.prompt.spans[-1].stop
