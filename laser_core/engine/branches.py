@@ -205,7 +205,7 @@ def _tail_of(prompts: Sequence[Prompt], prefix: Prefix | None) -> Tail:
     tail.ids = torch.cat([tail.ids, *(one.input_ids[:, shared:] for one in others)], dim=1)
     places = (one.position_ids[..., shared:] for one in others)
     tail.positions = torch.cat([tail.positions, *places], dim=-1)
-    tail.kept = shared - tail.past
+    tail.kept = None if prefix else shared
     return tail
 
 
