@@ -52,10 +52,6 @@ def read_branches(
     return ask(_read_all, _Branches(lvlm, asked, free, progress, drafted))
 
 
-_Pack = tuple[Lvlm, Sequence[Prompt]]
-"""Prompts of one picture that share their prefix and are read as one row, and the model."""
-
-
 @dataclass
 class _Branches:
     lvlm: Lvlm
@@ -165,6 +161,10 @@ def _at_once(lvlm: Lvlm, prompts: Sequence[Prompt]) -> bool:
     """Whether one forward reads these prompts and their prefix, which is not known yet."""
     total = prompts[0].prefix_length + sum(prompt.suffix_length for prompt in prompts)
     return known_prefix(lvlm, prompts[0]) is None and one_forward_for_branches(lvlm, total)
+
+
+_Pack = tuple[Lvlm, Sequence[Prompt]]
+"""Prompts of one picture that share their prefix and are read as one row, and the model."""
 
 
 def _packed_rows(packs: Sequence[_Pack]) -> list[list[LastRow]]:
