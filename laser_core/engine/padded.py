@@ -17,15 +17,7 @@ from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix, State
 from ..pictures import PictureInputs
-from .caches import (
-    cache_of,
-    cut,
-    layers_of,
-    merged_states,
-    of_row,
-    repeated,
-    zero_rows,
-)
+from .caches import cache_of, cut, layers_of, merged_states, of_row, repeated, zero_rows
 from .few_calls import pads
 from .masks import Masks
 from .reading import (
@@ -141,7 +133,7 @@ class Tail:
 
     ids: (1, S); positions: (1, S) or (3, 1, S). pictures: whose tokens are among them, in order;
     spans: of all its text's pictures. held: what the decoder holds of the `past` tokens before.
-    kept: how many of its first tokens what is read is wanted of; None: of all.
+    kept: of how many of its first tokens layers and inputs are wanted; None: of all.
     """
 
     ids: torch.Tensor
