@@ -90,15 +90,6 @@ def add_flags(parser: argparse.ArgumentParser, groups: Iterable[str]) -> None:
             )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Declare --model, which is no setting."""
-    parser.add_argument(
-        "--model", default="demo", metavar="NAME",
-        help="demo (bundled), a model folder, a text encoder's file, or a hub id like "
-        "owner/name, which is downloaded [default: demo]",
-    )  # fmt: skip
-
-
 def read_flags(arguments: argparse.Namespace) -> tuple[LoadSettings, LaserSettings]:
     """The given settings; the preset decides the others. Raises ValueError, remedy first."""
     return _settings(flags(ANSWER_GROUPS), vars(arguments))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..laser_core.models.catalogue import ListedModel, listed
 from ..laser_core.models.download import LONGEST_ID, downloaded, is_hub_id
-from ..laser_core.models.text_encoders import SUFFIX
+from ..laser_core.models.text_encoders import SUFFIXES
 from . import runtime
 
 DEMO_LABEL = "demo (96 everyday things, numbers, colours)"
@@ -115,7 +115,7 @@ def find(
 def _is_on_the_hub(custom: str) -> bool:
     """Whether a text may be an id, and is no path of the list whose folder is gone."""
     roots = {name for name, _ in runtime.models_folders()}
-    is_id = is_hub_id(custom) and not custom.endswith(SUFFIX)
+    is_id = is_hub_id(custom) and not custom.endswith(SUFFIXES)
     return is_id and custom.split("/")[0] not in roots
 
 
@@ -123,7 +123,7 @@ def _custom_path(custom: str) -> Path | None:
     """The model folder or text encoder that a text names; a path with `..` names none."""
     try:
         path = Path(custom).expanduser()
-        is_file = path.suffix == SUFFIX and path.is_file()
+        is_file = path.suffix in SUFFIXES and path.is_file()
         if ".." not in path.parts and (is_file or (path / "config.json").is_file()):
             return path
     except (OSError, RuntimeError, ValueError):  # too long, an unknown ~user, a null byte

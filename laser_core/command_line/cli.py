@@ -12,6 +12,7 @@ import argparse
 import difflib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +22,15 @@ from .. import __version__
 from ..console import ProgressLine, Stopwatch, printable, quiet_libraries
 from ..errors import explained_imports, is_for_the_user
 from ..settings import ANSWER_GROUPS, LOCATE_GROUPS, removal
-from ..settings_text import add_flags, add_model, flag_name, flags, read_flags
+from ..settings_text import add_flags, flag_name, flags, read_flags
+from . import options
 from .cli_aggregate import add_aggregate
 from .cli_check import add_check
-from .cli_compare import add_compare, add_high_resolution
+from .cli_compare import add_compare
 from .cli_find import add_find_options, finds, run_find
 from .cli_many import add_many
 from .cli_reproduce import add_reproduce
-from .out_folder import DEFAULT_OUT, check_files, check_folder, write
+from .out_folder import DEFAULT_OUT, REPORT, check_files, check_folder, write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -102,7 +104,6 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
     check_folder(out)
     progress.stage("starting")
     with explained_imports():
-        from ..files import to_json
         from ..models.loading import load_lvlm
         from ..output.report import report, summary
         from ..pictures import read_picture
@@ -133,16 +134,10 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine, answering: bool)
         if arguments.maps:
             files |= _maps(result, lvlm.name)
         seconds["drawing"] = watch.lap()
-    content = report(result, lvlm, load=load, files=[*files, "report.json"])
-    write(out, files, to_json(content))
-    progress.clear()
-    if arguments.json:
-        print(to_json(content, ascii=True))
-        return 0
-    print(printable("\n".join(summary(content))))
-    print(", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items()))
-    print(printable(f"written to {out}{os.sep}: {', '.join(content['files'])}"))
-    return 0
+    content = report(result, lvlm, load=load, files=[*files, REPORT])
+    written = write(out, files, content)
+    times = ", ".join(f"{stage} {taken:.1f} s" for stage, taken in seconds.items())
+    return options.tell(arguments, progress, content, [*summary(content), times, written])
 
 
 def _models(arguments: argparse.Namespace, progress: ProgressLine) -> int:
@@ -236,18 +231,29 @@ class _Parser(argparse.ArgumentParser):
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
+        number = re.fullmatch(r"argument (--\S+): invalid (int|float) value: (.*)", message)
+        if number:
+            kind = "a whole number" if number[2] == "int" else "a number"
+            raise ValueError(f"give {number[1]} {kind}: it is {number[3]}")
         unknown = message.partition("unrecognized arguments: ")[2].split()
-        names, own = [flag.name for flag in flags()], set(self._option_string_actions)
+        own = set(self._option_string_actions)
         for word in (word.partition("=")[0] for word in unknown if word.startswith("--")):
             removed = removal(word[2:].replace("-", "_"), flag_name)
-            if removed and own & set(names):
+            if removed and own & {flag.name for flag in flags()}:
                 raise ValueError(removed)
-            if removed or word in names:
+            if removed or word in _every_option():
                 raise ValueError(f"leave out {word}: `{self.prog}` does not take it")
-            alike = difflib.get_close_matches(word, sorted(own & set(names)), n=1)
+            alike = difflib.get_close_matches(word, sorted(own), n=1)
             if alike:
                 raise ValueError(f"did you mean {alike[0]}? There is no {word}")
         raise ValueError(f"see `{self.prog} --help`: {message}")
+
+
+def _every_option() -> set[str]:
+    """Those of all commands."""
+    parser: Any = _parser()
+    [commands] = parser._subparsers._group_actions
+    return {name for one in commands.choices.values() for name in one._option_string_actions}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -255,10 +261,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m laser_core",
         description="Training-free visual grounding for vision-language models "
         "(LASER, arXiv 2602.04304): find what a question is about, look there, answer.",
+        epilog='Begin with: %(prog)s ask PICTURE "QUESTION"',
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND [-h]", parser_class=_Parser)
     _add_ask(commands)
     _add_locate(commands)
     add_check(commands)
@@ -266,9 +273,10 @@ def _parser() -> argparse.ArgumentParser:
     add_aggregate(commands)
     add_compare(commands)
     add_reproduce(commands)
-    models = commands.add_parser(
-        "models", help="list the models at hand and the supported types", allow_abbrev=False
-    )
+    models = options.add_command(
+        commands, "models", "list the models at hand and the supported types", "",
+        "--folder ~/models",
+    )  # fmt: skip
     models.add_argument(
         "--folder", action="append", default=[], metavar="DIR",
         help="list the model folders in this folder as well; may be given several times",
@@ -278,51 +286,46 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_ask(commands: Any) -> None:
-    parser = _add_run(
-        commands, "ask", "answer a question about a picture",
-        '%(prog)s PICTURE "QUESTION" [--model NAME] [--out DIR] [--json] [--maps] [settings]',
+    parser = options.add_command(
+        commands, "ask", "answer a question about a picture", 'PICTURE "QUESTION"',
+        'pictures/scene_picnic.jpg "what number is on the bee?"',
+        'photo.jpg "what does the sign say?" --model Qwen/Qwen2.5-VL-3B-Instruct',
     )  # fmt: skip
-    parser.add_argument("question", metavar="QUESTION", help="what to look for, in quotes")
+    options.add_picture(parser)
+    parser.add_argument("question", metavar="QUESTION", help="what to ask, in quotes")
     parser.add_argument(
         "--look-for", default="", metavar="TEXT",
         help="what locates in place of the question, which is still the one that is answered",
     )  # fmt: skip
+    _add_run(parser)
     add_flags(parser, ANSWER_GROUPS)
     parser.set_defaults(run=_ask)
 
 
 def _add_locate(commands: Any) -> None:
-    parser = _add_run(
-        commands, "locate", "find what a question or phrases are about, no answer",
-        '%(prog)s PICTURE "QUESTION" | "PHRASE" "PHRASE" ... [--masks] [--points] [--finder NAME] '
-        "[--model NAME] [--out DIR] [--json] [settings]",
+    parser = options.add_command(
+        commands, "locate", "find what a question or phrases are about, without an answer",
+        'PICTURE "QUESTION" | PICTURE "PHRASE" "PHRASE" ...',
+        'pictures/scene_picnic.jpg "what number is on the bee?"',
+        'pictures/scene_picnic.jpg dog "red ball" --masks',
     )  # fmt: skip
+    options.add_picture(parser)
     parser.add_argument(
         "phrases", metavar="PHRASE", nargs="+",
         help="one question, for its window and maps; or what to find, each in quotes",
     )  # fmt: skip
-    add_high_resolution(parser)
     add_find_options(parser)
+    options.add_high_resolution(parser)
+    _add_run(parser)
     add_flags(parser, (*LOCATE_GROUPS, "find"))
     parser.set_defaults(run=_locate)
 
 
-def _add_run(commands: Any, name: str, purpose: str, usage: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=purpose, description=purpose, allow_abbrev=False, usage=usage
-    )
-    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
-    add_model(parser)
-    parser.add_argument(
-        "--out", default=DEFAULT_OUT, metavar="DIR",
-        help=f"folder for the pictures and report.json [default: {DEFAULT_OUT}]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--json", action="store_true", help="print the report as JSON and nothing else"
-    )
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--maps", action="store_true",
         help="also write the attention of every layer and head, and that of each token of the "
         "answer: maps.npz, and maps.html to look at",
     )  # fmt: skip
-    return parser
+    options.add_model(parser)
+    options.add_result(parser, DEFAULT_OUT, "a folder")

@@ -8,29 +8,28 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..console import ProgressLine, printable, quiet_libraries
+from ..console import ProgressLine, quiet_libraries
 from ..errors import explained_imports
 from ..settings import ANSWER_GROUPS
-from ..settings_text import add_flags, add_model, read_flags
+from ..settings_text import add_flags, read_flags
+from . import options
 
 
 def add_check(commands: Any) -> None:
     """Declare the command."""
-    purpose = "how likely each of the given options is as the answer"
-    parser = commands.add_parser(
-        "check", help=purpose, description=purpose, allow_abbrev=False,
-        usage='%(prog)s PICTURE "QUESTION" [--options TEXT ...] [--model NAME] [--json] [settings]',
+    parser = options.add_command(
+        commands, "check", "say how likely each of the given answers is", 'PICTURE "QUESTION"',
+        'pictures/scene_picnic.jpg "is there a dog?"',
+        'pictures/scene_picnic.jpg "what colour is the car?" --options red blue black',
     )  # fmt: skip
-    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
+    options.add_picture(parser)
     parser.add_argument("question", metavar="QUESTION", help="what to ask, in quotes")
     parser.add_argument(
         "--options", nargs="+", default=["yes", "no"], metavar="TEXT",
         help="the possible answers, each in quotes [default: yes no]",
     )  # fmt: skip
-    add_model(parser)
-    parser.add_argument(
-        "--json", action="store_true", help="print the result as JSON and nothing else"
-    )
+    options.add_model(parser)
+    options.add_json(parser)
     add_flags(parser, ANSWER_GROUPS)
     parser.set_defaults(run=_check)
 
@@ -39,7 +38,6 @@ def _check(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, settings = read_flags(arguments)
     progress.stage("starting")
     with explained_imports():
-        from ..files import to_json
         from ..models.loading import load_lvlm
         from ..output.sentences import describe_check
         from ..pictures import read_picture
@@ -52,20 +50,14 @@ def _check(arguments: argparse.Namespace, progress: ProgressLine) -> int:
         checked = check(
             lvlm, picture, arguments.question, arguments.options, settings, progress.stage
         )
-    progress.clear()
-    if arguments.json:
-        content = {
-            "question": checked.question,
-            "options": checked.options,
-            "probabilities": checked.probabilities,
-            "log_likelihoods": checked.log_likelihoods,
-            "index": checked.index,
-            "looks": [vars(look) for look in checked.looks],
-            "believed": checked.believed,
-        }
-        print(to_json(content, ascii=True))
-        return 0
-    print(printable(describe_check(checked, unsure=False)))
-    if lvlm.notice:
-        print(printable(f"note: {lvlm.notice}"))
-    return 0
+    content = {
+        "question": checked.question,
+        "options": checked.options,
+        "probabilities": checked.probabilities,
+        "log_likelihoods": checked.log_likelihoods,
+        "index": checked.index,
+        "looks": [vars(look) for look in checked.looks],
+        "believed": checked.believed,
+    }
+    lines = [describe_check(checked, unsure=False), *options.notes(lvlm.notice)]
+    return options.tell(arguments, progress, content, lines)

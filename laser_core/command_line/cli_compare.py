@@ -6,42 +6,33 @@ torch is imported once the arguments are read and the rows are found to be whole
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
-from ..console import ProgressLine, printable, quiet_libraries
+from ..console import ProgressLine, quiet_libraries
 from ..errors import explained_imports
 from ..evaluation.compared_settings import NOT_CARRIED_OUT
 from ..evaluation.questions import read_box, read_questions
+from ..evaluation.refcoco import digest_of
 from ..settings import ANSWER_GROUPS
-from ..settings_text import add_flags, add_model, flags, read_flags
+from ..settings_text import add_flags, flags, read_flags
+from . import options
 from .out_folder import DEFAULT_OUT, REPORT, check_files, check_folder, write
 
 DEFAULT_LINES = f"{DEFAULT_OUT}/compare.jsonl"
 SHEET = "compare.png"
 ROWS = (".json", ".jsonl")
-
-
-def add_high_resolution(parser: argparse.ArgumentParser) -> None:
-    """Declare the flag, which is no setting."""
-    parser.add_argument(
-        "--high-resolution", action="store_true",
-        help="locate on the picture's parts, read one by one: LLaVA-NeXT's tiles, or else blocks "
-        "of about 1,000 pixels",
-    )  # fmt: skip
+OF_ROWS = ("limit", "engine", "workers", "address")
+OF_PICTURE = ("box", "answer")
 
 
 def add_compare(commands: Any) -> None:
     """Declare the command."""
-    purpose = "compare methods on a picture, or over a file of questions"
-    parser = commands.add_parser(
-        "compare", help=purpose, description=purpose, allow_abbrev=False,
-        usage='%(prog)s PICTURE "QUESTION" | ROWS PICTURES [--methods NAME ...] '
-        "[--box X1 Y1 X2 Y2] [--answer TEXT] [--steps N] [--high-resolution] [--limit N] "
-        "[--model NAME] [--out PATH] [settings]",
-        epilog="A run over a file that was stopped goes on where it was.",
+    parser = options.add_command(
+        commands, "compare", "compare methods on a picture, or over a file of questions",
+        'PICTURE "QUESTION" | ROWS PICTURES',
+        'pictures/scene_picnic.jpg "what number is on the bee?" --answer 6',
+        "rows.jsonl pictures --methods laser vicrop whole", remark=options.RESUMES,
     )  # fmt: skip
     parser.add_argument(
         "picture", metavar="PICTURE",
@@ -53,12 +44,13 @@ def add_compare(commands: Any) -> None:
     )
     parser.add_argument(
         "--methods", nargs="+", metavar="NAME",
-        help="laser vicrop carve max raw random centre whole [default: all]; the first is what the "
-        "others are compared with",
+        help="of laser vicrop carve max raw random centre whole; the first is what the others are "
+        "compared with [default: all]",
     )  # fmt: skip
     parser.add_argument(
-        "--box", type=float, nargs=4, action="append", default=[], metavar="N",
-        help="of a picture: x1 y1 x2 y2 of what is asked about; may be given several times",
+        "--box", type=float, nargs=4, action="append", default=[],
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="of a picture: where what is asked about lies, in pixels; may be given several times",
     )  # fmt: skip
     parser.add_argument("--answer", metavar="TEXT", help="of a picture: the right answer")
     parser.add_argument(
@@ -66,21 +58,14 @@ def add_compare(commands: Any) -> None:
         help="parts in which a map's patches go and come, for insertion and deletion; 0: neither "
         "[default: 8]",
     )  # fmt: skip
-    add_high_resolution(parser)
-    parser.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="the first N rows [default: all]"
-    )
-    add_model(parser)
-    parser.add_argument(
-        "--out", metavar="PATH",
-        help=f"a folder for the sheet and report.json [default: {DEFAULT_OUT}]; of rows a .jsonl "
-        f"file [default: {DEFAULT_LINES}]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--json", action="store_true", help="print the result as JSON, nothing else"
-    )
+    options.add_high_resolution(parser)
+    options.add_limit(parser)
+    options.add_engine(parser)
+    options.add_model(parser)
+    of_rows = f"of rows a .jsonl file [default: {DEFAULT_LINES}]"
+    options.add_result(parser, DEFAULT_OUT, f"{of_rows}, of a picture a folder")
     add_flags(parser, ANSWER_GROUPS)
-    parser.set_defaults(run=_compare)
+    parser.set_defaults(run=_compare, out="")  # PICTURE says which of both
 
 
 def _compare(arguments: argparse.Namespace, progress: ProgressLine) -> int:
@@ -92,15 +77,16 @@ def _compare(arguments: argparse.Namespace, progress: ProgressLine) -> int:
                 f"leave out {flag.name}: every method's first window is read once, without a "
                 "second stream"
             )
-    if Path(arguments.picture).suffix.lower() in ROWS:
-        return _rows(arguments, progress)
-    return _picture(arguments, progress)
+    over_rows = Path(arguments.picture).suffix.lower() in ROWS
+    of, others = ("a picture", OF_PICTURE) if over_rows else ("rows", OF_ROWS)
+    for name in others:
+        if getattr(arguments, name) not in (None, [], 0, "", "embedded"):  # the defaults
+            raise ValueError(f"leave out --{name}, which is of {of}: {arguments.picture!r} is none")
+    return (_rows if over_rows else _picture)(arguments, progress)
 
 
 def _picture(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, settings = read_flags(arguments)
-    if arguments.limit:
-        raise ValueError("leave out --limit: it is of a file of rows, and this is a picture")
     try:
         boxes = [read_box(values) for values in arguments.box]
     except ValueError as error:
@@ -109,14 +95,14 @@ def _picture(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     check_folder(out)
     progress.stage("starting")
     with explained_imports():
-        from ..evaluation.compare import check_methods, compare, lines_of, report_of, sheet_of
+        from ..evaluation.compare import compare, lines_of, report_of, sheet_of
+        from ..evaluation.measuring import check_names
         from ..evaluation.methods import METHODS
-        from ..files import to_json
         from ..models.loading import load_lvlm
         from ..pictures import read_picture
 
     methods = arguments.methods or list(METHODS)
-    check_methods(methods)
+    check_names("methods", methods, METHODS)
     check_files(out, Path(arguments.picture), [SHEET])
     picture = read_picture(arguments.picture)
     with quiet_libraries():
@@ -131,40 +117,30 @@ def _picture(arguments: argparse.Namespace, progress: ProgressLine) -> int:
         progress.stage("drawing")
         sheet = sheet_of(compared, boxes)
     content = report_of(compared, files=[SHEET, REPORT])
-    write(out, {SHEET: sheet}, to_json(content))
-    progress.clear()
-    if arguments.json:
-        print(to_json(content, ascii=True))
-        return 0
-    print(printable("\n".join(lines_of(compared))))
-    if lvlm.notice:
-        print(printable(f"note: {lvlm.notice}"))
-    print(printable(f"written to {out}{os.sep}: {SHEET}, {REPORT}"))
-    return 0
+    written = write(out, {SHEET: sheet}, content)
+    return options.tell(
+        arguments, progress, content, [*lines_of(compared), *options.notes(lvlm.notice), written]
+    )
 
 
 def _rows(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     load, settings = read_flags(arguments)
-    if arguments.box or arguments.answer:
-        raise ValueError("leave out --box and --answer: a file of rows has its own")
     rows, folder = Path(arguments.picture), Path(arguments.question)
     questions = read_questions(rows)
     with explained_imports():
-        from ..evaluation.comparison import Comparison, describe
+        from ..evaluation.comparison import compare_all, describe
+        from ..evaluation.measuring import Measurement
         from ..evaluation.methods import METHODS
-        from ..files import to_json
 
     out = Path(arguments.out or DEFAULT_LINES)
-    record = Comparison(
-        questions, folder, out, arguments.model, load, settings,
-        methods=arguments.methods or tuple(METHODS), steps=arguments.steps,
-        high_resolution=arguments.high_resolution, limit=arguments.limit,
-        source={"rows": hashlib.sha256(rows.read_bytes()).hexdigest()},
-    ).run(progress)  # fmt: skip
-    progress.clear()
-    if arguments.json:
-        print(to_json(record, ascii=True))
-        return 0
-    print(printable("\n".join(describe(record["summary"]))))
-    print(printable(f"written to {out}, a line a question"))
-    return 0
+    over = Measurement(
+        questions, folder, out, arguments.model, load, settings, limit=arguments.limit,
+        source={"rows": digest_of(rows)}, engine=options.read_engine(arguments),
+    )  # fmt: skip
+    with options.going_on(out, progress):
+        record = compare_all(
+            over, progress, methods=arguments.methods or tuple(METHODS), steps=arguments.steps,
+            high_resolution=arguments.high_resolution,
+        )  # fmt: skip
+    lines = [*describe(record["summary"]), f"written to {out}, a line a question"]
+    return options.tell(arguments, progress, record, lines)

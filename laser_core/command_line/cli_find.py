@@ -6,12 +6,12 @@ torch is imported once the arguments are read.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from ..console import ProgressLine, printable, quiet_libraries
+from ..console import ProgressLine, quiet_libraries
 from ..errors import explained_imports
 from ..settings_text import flags, read_find_flags, read_flags
+from . import options
 from .out_folder import REPORT, check_files, check_folder, write
 
 
@@ -37,7 +37,6 @@ def run_find(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     check_folder(out)
     progress.stage("starting")
     with explained_imports():
-        from ..files import to_json
         from ..models.loading import load_lvlm
         from ..output.found import found_drawing, found_report
         from ..output.masks import points_json
@@ -58,22 +57,16 @@ def run_find(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     maps = [map_[..., None] for one in things for map_ in (one.mask.float(), one.heat)]
     for name, map_ in zip(masks, maps if masks else (), strict=True):
         pictures[name] = to_picture(map_).convert("L")
-    files = [*pictures, REPORT]
     content = found_report(
         things, model=lvlm.name, notice=lvlm.notice, preset=settings.preset,
-        finding=finding.to_dict(), files=files,
+        finding=finding.to_dict(), files=[*pictures, REPORT],
     )  # fmt: skip
-    write(out, pictures, to_json(content))
-    progress.clear()
-    if arguments.json:
-        print(to_json(content, ascii=True))
-        return 0
+    written, lines = write(out, pictures, content), []
     for one in things:
-        print(printable(describe_finding(one)))
+        lines.append(describe_finding(one))
         if arguments.points:
-            print(f"  on it: {points_json(one.points)}")
-            print(f"  off it: {points_json(one.negative_points)}")
-    if lvlm.notice:
-        print(printable(f"note: {lvlm.notice}"))
-    print(printable(f"written to {out}{os.sep}: {', '.join(files)}"))
-    return 0
+            lines.append(f"  on it: {points_json(one.points)}")
+            lines.append(f"  off it: {points_json(one.negative_points)}")
+    return options.tell(
+        arguments, progress, content, [*lines, *options.notes(lvlm.notice), written]
+    )

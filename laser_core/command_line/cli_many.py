@@ -1,4 +1,4 @@
-"""The command `many`: its arguments, and what it prints. And where commands run: their engines.
+"""The command `many`: its arguments, and what it prints.
 
 torch is imported once the arguments are read.
 """
@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import ProgressLine, printable
+from ..console import ProgressLine
 from ..errors import explained_imports
 from ..settings import ANSWER_GROUPS, LOCATE_GROUPS
-from ..settings_text import add_flags, add_model, flags, read_flags
+from ..settings_text import add_flags, flags, read_flags
+from . import options
+from .out_folder import DEFAULT_OUT
 
 if TYPE_CHECKING:
-    from ..many.running import Engine, Results
+    from ..many.running import Results
 
-DEFAULT_OUT = "laser-out/many.jsonl"
 SCHEMA, VERSION = "laser-many", 1
 
 
 def add_many(commands: Any) -> None:
     """Declare the command."""
-    purpose = "ask a question about each of many pictures, or locate it there; a row for each"
-    parser = commands.add_parser(
-        "many", help=purpose, description=purpose, allow_abbrev=False,
-        usage='%(prog)s SOURCE ["QUESTION"] [--locate] [--plain] [--crops] [--masks] '
-        "[--allow-urls] [--batch N] [--engine ray] [--workers N] [--address HOST:PORT] "
-        "[--model NAME] [--out OUT] [--json] [settings]",
-        epilog="A run that was stopped goes on where it was.",
+    parser = options.add_command(
+        commands, "many", "ask a question about each of many pictures, or locate it there",
+        'SOURCE ["QUESTION"]', '"pictures/scene_*.jpg" "is there a dog?"',
+        'rows.jsonl "what is the {colour} thing?" --locate --crops', remark=options.RESUMES,
     )  # fmt: skip
     parser.add_argument(
         "source", metavar="SOURCE",
@@ -44,9 +41,9 @@ def add_many(commands: Any) -> None:
         "[default: the column question]",
     )  # fmt: skip
     parser.add_argument(
-        "--locate", action="store_true", help="find what the questions are about, no answers"
+        "--locate", action="store_true", help="locate what the questions are about, and answer none"
     )
-    parser.add_argument("--plain", action="store_true", help="also the model's answer alone")
+    parser.add_argument("--plain", action="store_true", help="also write the model's answer alone")
     parser.add_argument("--crops", action="store_true", help="write the windows as pictures")
     parser.add_argument(
         "--masks", action="store_true", help="write each mask and heat map as pictures"
@@ -58,47 +55,13 @@ def add_many(commands: Any) -> None:
         "--batch", type=int, default=0, metavar="N",
         help="pictures that are read at once [default: 0, as the device allows]",
     )  # fmt: skip
-    add_engine(parser)
-    add_model(parser)
-    parser.add_argument(
-        "--out", default=DEFAULT_OUT, metavar="OUT",
-        help=f"a .jsonl file, or a folder for Parquet files [default: {DEFAULT_OUT}]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--json", action="store_true", help="print the run's record as JSON and nothing else"
+    options.add_engine(parser)
+    options.add_model(parser)
+    options.add_result(
+        parser, f"{DEFAULT_OUT}/many.jsonl", "a .jsonl file, or a folder for Parquet files"
     )
     add_flags(parser, ANSWER_GROUPS)
     parser.set_defaults(run=_many)
-
-
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Declare where the work is done."""
-    parser.add_argument(
-        "--engine", choices=("embedded", "ray"), default="embedded",
-        help="embedded: in this process; ray: by Ray Data, on many GPUs [default: embedded]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N",
-        help="of --engine ray [default: 0, one for each GPU]",
-    )  # fmt: skip
-    parser.add_argument(
-        "--address", default="", metavar="HOST:PORT",
-        help="of a running Ray cluster [default: this computer]",
-    )  # fmt: skip
-
-
-def read_engine(arguments: argparse.Namespace) -> Engine:
-    """The engine that was chosen. Raises ValueError, remedy first, where it cannot be had."""
-    from ..many.running import embedded
-
-    if arguments.engine == "embedded":
-        for name in ("workers", "address"):
-            if getattr(arguments, name):
-                raise ValueError(f"give --engine ray too, or leave out --{name}")
-        return embedded
-    from ..many.ray_engine import RayEngine
-
-    return RayEngine(arguments.workers, arguments.address)
 
 
 def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
@@ -106,15 +69,14 @@ def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     _check(arguments)
     out = Path(os.path.abspath(arguments.out))  # "." has no name to put one beside
     with explained_imports():
-        from ..files import to_json
         from ..many.laser_map import LaserMap
         from ..many.rows import Files
-        from ..many.running import describe, run
+        from ..many.running import describe, run, same_load
         from ..many.sources import Source
         from ..models.catalogue import DEMO_FOLDERS
         from ..models.model_files import read_json
 
-    engine = read_engine(arguments)
+    engine = options.read_engine(arguments)
     source = Source(arguments.source, arguments.question)
     files, written = None, [out]
     if arguments.crops or arguments.masks:
@@ -130,37 +92,30 @@ def _many(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     asked = {
         "question": arguments.question, "model": arguments.model,
         **{name: getattr(arguments, name) for name in ("locate", "plain", "crops", "masks")},
-        "load": {**load.to_dict(), "device": None},  # a run may go on elsewhere
+        "load": same_load(load),
         **{
             name: group for name, group in settings.to_dict().items()
             if name in LOCATE_GROUPS or not arguments.locate
         },
     }  # fmt: skip
-    try:
+    with options.going_on(arguments.out, progress):
         record = run(
             source, work, _results(out), engine, progress,
             stage="locating" if arguments.locate else "answering",
             schema=SCHEMA, version=VERSION, asked=asked,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        progress.clear()
-        print(printable(f"the same command goes on with {arguments.out}"), file=sys.stderr)
-        raise
-    progress.clear()
-    if arguments.json:
-        print(to_json(record, ascii=True))
-        return 0
-    print(printable("\n".join(describe(record["summary"]))))
-    if arguments.model in DEMO_FOLDERS:
-        print(f"note: {read_json(DEMO_FOLDERS[arguments.model] / 'laser.json')['notice']}")
-    print(printable(f"written to {arguments.out}"))
-    return 0
+    demo = DEMO_FOLDERS.get(arguments.model)
+    said = options.notes(read_json(demo / "laser.json")["notice"] if demo else "")
+    lines = [*describe(record["summary"]), *said, f"written to {arguments.out}"]
+    return options.tell(arguments, progress, record, lines)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise ValueError, remedy first, for arguments that contradict each other."""
     if arguments.batch < 0:
-        raise ValueError(f"give --batch a number from 0, as the device allows: {arguments.batch}")
+        raise ValueError(
+            f"give --batch a number from 0, as the device allows: it is {arguments.batch}"
+        )
     if not arguments.locate:
         return
     given = ["--plain"] if arguments.plain else []

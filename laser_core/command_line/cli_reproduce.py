@@ -9,25 +9,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..console import ProgressLine, printable
+from ..console import ProgressLine
 from ..errors import explained_imports
-from ..settings_text import add_flags, add_model, read_flags
+from ..settings_text import add_flags, read_flags
+from . import options
 from .out_folder import DEFAULT_OUT
 
 TASKS = ("vstar", "textvqa", "pope", "refcoco")
-DEFAULT_FILE = f"{DEFAULT_OUT}/reproduced.json"
 
 
 def add_reproduce(commands: Any) -> None:
     """Declare the command."""
-    purpose = "run public benchmarks with the method and its controls, into one JSON file"
-    parser = commands.add_parser(
-        "reproduce", help=purpose, description=purpose, allow_abbrev=False,
-        usage="%(prog)s --model NAME [--suite small|full] [--tasks NAME ...] [--data DIR] "
-        "[--download] [--out FILE] [loading settings]",
-        epilog="A run that was stopped goes on where it was. Nothing is fetched unasked.",
+    parser = options.add_command(
+        commands, "reproduce",
+        "run public benchmarks with the method and its controls, into one JSON file",
+        "--model NAME", "--model llava-hf/llava-1.5-7b-hf --download",
+        "--model models/llava-1.5-7b-hf --data data --tasks pope --suite full",
+        remark=f"{options.RESUMES} Nothing is fetched without --download.",
     )  # fmt: skip
-    add_model(parser)
     parser.add_argument(
         "--suite", default="small", metavar="NAME",
         help="small: some hundred questions, evenly spread; full: all [default: small]",
@@ -44,11 +43,8 @@ def add_reproduce(commands: Any) -> None:
     parser.add_argument(
         "--download", action="store_true", help="fetch what is not here, the model too"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path(DEFAULT_FILE), metavar="FILE",
-        help=f"where the figures go [default: {DEFAULT_FILE}]",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the file's content alone")
+    options.add_model(parser)
+    options.add_result(parser, f"{DEFAULT_OUT}/reproduced.json", "a .json file")
     add_flags(parser, ("load",))
     parser.set_defaults(run=_reproduce)
 
@@ -58,16 +54,12 @@ def _reproduce(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     progress.stage("starting")
     with explained_imports():
         from ..evaluation.reproduce import Reproduction, describe
-        from ..files import to_json
 
-    content = Reproduction(
-        arguments.model, load, arguments.suite, arguments.tasks, arguments.data, arguments.out,
-        arguments.download,
-    ).run(progress)  # fmt: skip
-    progress.clear()
-    if arguments.json:
-        print(to_json(content, ascii=True))
-        return 0
-    print(printable("\n".join(describe(content))))
-    print(printable(f"written to {arguments.out}"))
-    return 0
+    wanted = Reproduction(
+        arguments.model, load, arguments.suite, arguments.tasks, arguments.data,
+        Path(arguments.out), arguments.download,
+    )  # fmt: skip
+    with options.going_on(arguments.out, progress):
+        content = wanted.run(progress)
+    lines = [*describe(content), f"written to {arguments.out}"]
+    return options.tell(arguments, progress, content, lines)

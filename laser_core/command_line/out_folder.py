@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,9 +71,11 @@ def _there(path: Path) -> bool:
     return True
 
 
-def write(out: Path, files: Mapping[str, Image.Image | bytes | str], report: str) -> None:
-    """Remove an earlier run's files, then write these and the report that names them."""
-    from ..files import write_atomically
+def write(
+    out: Path, files: Mapping[str, Image.Image | bytes | str], report: Mapping[str, Any]
+) -> str:
+    """Remove an earlier run's files, write these and the report that names them; what to say."""
+    from ..files import to_json, write_atomically
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -82,12 +84,13 @@ def write(out: Path, files: Mapping[str, Image.Image | bytes | str], report: str
                 (out / name).unlink(missing_ok=True)
         for name, data in files.items():
             write_atomically(out / name, data)
-        write_atomically(out / REPORT, report + "\n")
+        write_atomically(out / REPORT, to_json(dict(report)) + "\n")
     except OSError as error:
         raise ValueError(
             f"choose another --out, or make room: {str(out)!r} cannot be written "
             f"({error.strerror or error})"
         ) from error
+    return f"written to {out}{os.sep}: {', '.join([*files, REPORT])}"
 
 
 def _earlier_files(out: Path) -> list[str]:

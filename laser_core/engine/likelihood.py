@@ -17,23 +17,26 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
     """Natural logarithm of each answer's probability after the stream's prompt.
 
     answers: token ids, at least one each. The probability is that of exactly these tokens and then
-    an end of the answer, where the model has one: no answer is favoured for being shorter or
-    for being how another begins.
+    an end of the turn or of the answer, where the model has one: no answer is favoured for being
+    shorter or for being how another begins.
     Raises ValueError for scores that are not finite.
     """
-    ends = end_tokens(lvlm)
+    ends, mark = end_tokens(lvlm), lvlm.chat.answer_end(read.prompt)
     held = read.joined()
     found = []
     for answer in answers:
-        fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *answer[: None if ends else -1]]])
+        written = [*answer, *mark]
+        fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *written]])
         positions = _positions_from_last(read.prompt, fed.shape[1])
         hidden = forward(lvlm, cache_of(lvlm, held), fed, positions, {})
         # In float64 on the CPU: some devices have none
         logits = lvlm.logits(hidden[0]).float().cpu().double()
         scores = logits.log_softmax(-1)
-        total = float(scores[torch.arange(len(answer)), answer].sum())
-        if ends:
-            total += float(scores[-1, ends].logsumexp(-1))
+        each = scores[torch.arange(len(written)), written]
+        total = float(each[: len(answer)].sum())
+        closed = [*scores[len(answer), ends], *([each[len(answer) :].sum()] if mark else [])]
+        if closed:
+            total += float(torch.stack(closed).logsumexp(0))
         if total != total:
             raise overflow(lvlm)
         found.append(total)

@@ -1,17 +1,15 @@
 """Attention Aggregation: the share of the evidence map that lies in the ground-truth box.
 
-`Aggregation` measures many referring expressions into one JSONL file that a stopped run continues,
-on any engine of `many`.
+Knows one item, and the summary of many; `measuring` runs them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,14 @@ import numpy as np
 
 from ..console import ProgressLine
 from ..geometry import Box, whole_picture
-from ..many.laser_map import OwnModel
-from ..many.resumable_lines import Line, ResultLines
-from ..many.running import Engine, embedded, fill
+from ..many.resumable_lines import Line
 from ..models.lvlm import Lvlm
 from ..pictures import read_picture
 from ..pipeline import locate
-from ..settings import LOCATE_GROUPS, LaserSettings, LoadSettings
+from ..settings import LOCATE_GROUPS, LaserSettings
 from ..steps.vaq import contrast, make_evidence
-from .failures import line_or_error
 from .intervals import Bootstrap, in_words
+from .measuring import Measurement, sorted_out
 from .refcoco import ReferringItem, find_picture
 
 SCHEMA, VERSION = "laser-aggregation", 1
@@ -68,71 +64,18 @@ def measure(lvlm: Lvlm, item: ReferringItem, folder: Path, settings: LaserSettin
     return {"layer": chosen.layer, "layers": chosen.count, **shares}
 
 
-@dataclasses.dataclass(frozen=True)
-class Measuring:
-    """The work on items: a line for each."""
-
-    model: OwnModel
-    folder: Path
-    settings: LaserSettings
-
-    def rows(self, items: Iterable[ReferringItem]) -> Iterator[Line]:
-        lvlm = self.model()
-        for item in items:
-            head = {"id": item.id, "picture": item.picture, "question": item.question}
-            work = functools.partial(measure, lvlm, item, self.folder, self.settings)
-            found = line_or_error(lvlm, work)
-            yield {**head, "box": item.box, **found}
-
-
-@dataclasses.dataclass(frozen=True)
-class Aggregation:
-    """What to measure, by which model, into which .jsonl file.
-
-    items: all that the file may hold; the first `limit` of them are measured (0: all).
-    source: what else two runs must share to fill the same file, such as the input's digest.
-    """
-
-    items: Sequence[ReferringItem]
-    folder: Path
-    out: Path
-    model: str
-    load: LoadSettings
-    settings: LaserSettings
-    limit: int = 0
-    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    engine: Engine = embedded
-
-    def run(self, progress: ProgressLine) -> dict[str, Any]:
-        """Measure what is missing. Returns the run's record with its summary. Items that failed
-        before are tried again.
-
-        Raises ValueError, remedy first, for files of another run and if nothing could be measured.
-        """
-        self._check()
-        work = Measuring(OwnModel(self.model, self.load), self.folder, self.settings)
-        with contextlib.closing(ResultLines(self.out)) as results:
-            results.begin(SCHEMA, VERSION, self._description())
-            done = set(results.ids())
-            missing = [item for item in self.items[: self.limit or None] if item.id not in done]
-            fill(results, work, missing, len(missing), self.engine, progress, "measuring")
-            lines = results.merge([item.id for item in self.items])
-            return results.summarise(summarise(lines))
-
-    def _check(self) -> None:
-        if self.settings.contrast.kind != KINDS[0]:
-            raise ValueError("leave out --kind: maps of all kinds are measured")
-        if self.limit < 0:
-            raise ValueError(f"give --limit a number from 0, all, on: it is {self.limit}")
-        if not self.folder.is_dir():
-            raise ValueError(f"choose an existing folder: there is no {str(self.folder)!r}")
-
-    def _description(self) -> dict[str, Any]:
-        load = self.load.to_dict()
-        del load["device"]  # a run may go on elsewhere
-        settings = self.settings.to_dict()
-        used = {group: settings[group] for group in LOCATE_GROUPS if group in settings}
-        return {"model": self.model, **self.source, "load": load, **used}
+def aggregate(over: Measurement, progress: ProgressLine) -> dict[str, Any]:
+    """Measure the items; the run's record with its summary. Raises ValueError as the run does, and
+    for settings that choose a kind of map."""
+    if over.settings.contrast.kind != KINDS[0]:
+        raise ValueError("leave out --kind: maps of all kinds are measured")
+    settings = over.settings.to_dict()
+    return over.run(
+        progress, stage="measuring", schema=SCHEMA, version=VERSION,
+        asked={group: settings[group] for group in LOCATE_GROUPS if group in settings},
+        measure=functools.partial(measure, folder=over.folder, settings=over.settings),
+        summarise=summarise,
+    )  # fmt: skip
 
 
 def summarise(lines: Sequence[Line]) -> dict[str, Any]:
@@ -142,26 +85,20 @@ def summarise(lines: Sequence[Line]) -> dict[str, Any]:
     together.
     Raises ValueError if there is no result.
     """
-    measured = [line for line in lines if "error" not in line]
-    failures = Counter(line["error"] for line in lines if "error" in line)
-    if not measured:
-        reason, count = failures.most_common(1)[0]
-        raise ValueError(f"{reason} (nothing could be measured; {count} items failed so)")
+    measured, failed = sorted_out(lines)
     pictures = [line["picture"] for line in measured]
     bootstrap = Bootstrap(pictures)
-    shares = {name: bootstrap.mean(np.array([line[name] for line in measured])) for name in SHARES}
     layers = Counter(line["layer"] for line in measured)
     return {
         "items": len(lines),
         "measured": len(measured),
         "pictures": len(set(pictures)),
         "shares": {
-            name: {"mean": share.value, "interval": [share.low, share.high]}
-            for name, share in shares.items()
+            name: bootstrap.mean(np.array([line[name] for line in measured])) for name in SHARES
         },
         "layers_of_model": measured[0]["layers"],
         "best_layers": {str(layer): layers[layer] for layer in sorted(layers)},
-        "failed": dict(failures.most_common()),
+        "failed": failed,
     }
 
 
@@ -180,10 +117,7 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
         "means in per cent with 95 % intervals over pictures"
     ]
     for name, share in summary["shares"].items():
-        low, high = share["interval"]
-        behind = {"items": summary["measured"], "pictures": summary["pictures"]}
-        figure = {"value": share["mean"], "low": low, "high": high, **behind}
-        lines.append(f"  {names[name]:<40}{in_words(figure, summary['measured'])}")
+        lines.append(f"  {names[name]:<40}{in_words(share, summary['measured'])}")
     best = sorted(summary["best_layers"].items(), key=lambda pair: -pair[1])
     parts = [f"{layer} ({count / summary['measured']:.1%})" for layer, count in best]
     count = summary["layers_of_model"]

@@ -26,6 +26,7 @@ from ..steps.answer_input import make_crops_stream, make_plain_stream
 from ..steps.decode import decode
 from .compared_settings import carried_out
 from .faithfulness import STEPS, Curves, Likelihood, curves
+from .measuring import check_names
 from .methods import ASKED, METHODS, Found, Reading, read_for_methods
 from .metrics import holds, mass_in, points_at
 from .scoring import same_words
@@ -78,7 +79,7 @@ def compare(
     faithfulness, 0 for none. high_resolution, item: see `read_for_methods`.
     Raises ValueError for an unknown method, a box outside the picture and as the steps do.
     """
-    check_methods(methods)
+    check_names("methods", methods, METHODS)
     lvlm.check_answers()
     picture = to_picture(picture)
     for box in boxes:
@@ -115,15 +116,6 @@ def compare(
             figures["holds"] = float(all(holds(found.window, box) for box in boxes))
         rows.append(Row(name, found, answer, figures, traced))
     return Compared(reading, plain, tuple(rows))
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    """Raise ValueError, remedy first, unless all are methods, each once."""
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods or len(set(methods)) < len(methods):
-        raise ValueError(
-            f"choose methods of {', '.join(METHODS)}, each once: they are {', '.join(methods)!r}"
-        )
 
 
 def _stream(reading: Reading, found: Found) -> Stream:

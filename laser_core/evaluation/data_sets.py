@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import first_words
 from ..geometry import Box
 from ..pictures import to_picture
+from .refcoco import digest_of
 from .scoring import letter, vqa_accuracy, yes_or_no
 
 SHORT = "Answer the question using a single word or phrase."
@@ -148,32 +149,26 @@ def _absent(data: DataSet) -> ValueError:
 
 def digests(files: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of each file by its name."""
-    found = {}
-    for path in files:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while part := file.read(1 << 22):
-                digest.update(part)
-        found[path.name] = digest.hexdigest()
-    return found
+    return {path.name: digest_of(path) for path in files}
 
 
-def how_many(files: Sequence[Path], most: int = 0) -> int:
-    """The number of questions that `samples` gives. Raises ValueError as that does."""
+def chosen(files: Sequence[Path], most: int = 0) -> list[int]:
+    """The numbers of at most `most` rows, evenly spread over all (0: all).
+
+    Raises ValueError as `samples` does.
+    """
     total = sum(one.metadata.num_rows for one in _opened(files))
-    return min(most, total) or total
+    count = min(most, total) or total
+    return [index * total // count for index in range(count)]
 
 
-def samples(data: DataSet, files: Sequence[Path], most: int = 0) -> Iterator[Sample]:
-    """The questions of these files in order; at most `most`, evenly spread over all (0: all).
+def samples(data: DataSet, files: Sequence[Path], rows: Iterable[int]) -> Iterator[Sample]:
+    """The questions in the rows of these numbers, in order; a question's id is its number.
 
     Raises ValueError, remedy first, for files in another layout, and without pyarrow.
     """
-    opened = _opened(files)
-    total, count = sum(one.metadata.num_rows for one in opened), how_many(files, most)
-    wanted = {index * total // count for index in range(count)}
-    first = 0
-    for one in opened:
+    wanted, first = set(rows), 0
+    for one in _opened(files):
         for batch in one.iter_batches(batch_size=16):  # pictures take memory
             for index in sorted(wanted.intersection(range(first, first + batch.num_rows))):
                 [row] = batch.slice(index - first, 1).to_pylist()

@@ -7,13 +7,12 @@ for one, and `id`; or rows of RefCOCO as `refcoco` reads them. Knows no model an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..geometry import Box
-from .refcoco import Row, find_picture, four_numbers, is_published, read_items, read_rows
+from .refcoco import Row, check_ids, four_numbers, is_published, read_items, read_rows
 
 _FIELDS = ("id", "image", "question", "answer", "box", "boxes")
 
@@ -44,7 +43,7 @@ def read_questions(path: Path) -> list[Question]:
             Question(item.id, item.picture, item.question, (), (item.box,))
             for item in read_items(path)
         ]
-    found, seen = [], set()
+    found = []
     for number, row in enumerate(rows, 1):
         for name in row:
             if name not in _FIELDS:
@@ -53,29 +52,13 @@ def read_questions(path: Path) -> list[Question]:
                     f"{', '.join(_FIELDS)}"
                 )
         try:
-            question = _question(row, number)
+            found.append(_question(row, number))
         except (KeyError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"fix row {number} of {str(path)!r}: {type(error).__name__} {error}"
             ) from error
-        if question.id in seen:
-            raise ValueError(f"give every row an id of its own: {question.id!r} occurs twice")
-        seen.add(question.id)
-        found.append(question)
+    check_ids(question.id for question in found)
     return found
-
-
-def check_pictures(questions: Sequence[Question], folder: Path) -> None:
-    """Raise ValueError, remedy first, if a picture is not in the folder."""
-    if not folder.is_dir():
-        raise ValueError(f"choose an existing folder: there is no {str(folder)!r}")
-    names = dict.fromkeys(question.picture for question in questions)
-    missing = [name for name in names if not find_picture(folder, name).is_file()]
-    if missing:
-        raise ValueError(
-            f"put the pictures into {str(folder)!r}, or choose another folder: {len(missing)} of "
-            f"{len(names)} are missing, such as {missing[0]!r}"
-        )
 
 
 def _question(row: Row, number: int) -> Question:

@@ -12,10 +12,11 @@ fields. Pickles are refused: reading one may run code. Knows no model and opens 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def read_items(
             ) from error
     if not items:
         raise ValueError(f"add expressions to the rows of {str(path)!r}: none has any")
-    _check_ids(items)
+    check_ids(item.id for item in items)
     return items
 
 
@@ -102,18 +103,29 @@ def read_rows(path: Path) -> list[Row]:
             "convert it to JSON first, python -m tools.lmms_eval.refs_to_json: "
             f"{str(path)!r} is a pickle, and reading one may run code"
         )
-    text = _text(path)
+    text, rows, at = _text(path), [], 0
     try:
         if path.suffix == ".jsonl":
             # Not splitlines: JSON texts may hold U+2028 and the like, which end no line here
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            for at, line in enumerate(text.split("\n"), 1):  # noqa: B007  # where it fails
+                rows += [json.loads(line)] if line.strip() else []
         else:
             rows = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"save {str(path)!r} as JSON, or as .jsonl: {error}") from error
+    except (ValueError, RecursionError) as error:
+        why = f"{getattr(error, 'msg', error)} in line {at}" if at else error
+        raise ValueError(f"save {str(path)!r} as JSON, or as .jsonl: {why}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"fill {str(path)!r} with rows: it is no list of JSON objects")
     return rows
+
+
+def digest_of(path: Path) -> str:
+    """A file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _text(path: Path) -> str:
@@ -127,12 +139,13 @@ def _text(path: Path) -> str:
         raise ValueError(f"save {str(path)!r} as JSON in UTF-8: it is no text") from error
 
 
-def _check_ids(items: list[ReferringItem]) -> None:
+def check_ids(ids: Iterable[str]) -> None:
+    """Raise ValueError, remedy first, if one occurs twice."""
     seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise ValueError(f"give every row an id of its own: {item.id!r} occurs twice")
-        seen.add(item.id)
+    for id in ids:
+        if id in seen:
+            raise ValueError(f"give every row an id of its own: {id!r} occurs twice")
+        seen.add(id)
 
 
 class _Instances:

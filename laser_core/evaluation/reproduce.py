@@ -11,10 +11,10 @@ import hashlib
 import platform
 import time
 import zlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .. import __version__
 from ..console import ProgressLine, quiet_libraries
 from ..files import to_json, to_plain, write_atomically
 from ..many.resumable_lines import Line, ResultLines
+from ..many.running import embedded, fill, same_load
 from ..models.catalogue import copies, own_roots
 from ..models.download import is_hub_id
 from ..models.loading import load_lvlm
@@ -32,10 +33,11 @@ from ..models.lvlm import Lvlm
 from ..models.model_files import is_weights
 from ..pipeline import locate
 from ..settings import LaserSettings, LoadSettings
-from .data_sets import DATA_SETS, DataSet, Sample, digests, files_of, how_many, samples
-from .failures import line_or_error
+from .data_sets import DATA_SETS, DataSet, Sample, chosen, digests, files_of, samples
 from .intervals import in_words
+from .measuring import Measuring, check_names, sorted_out
 from .metrics import mass_in
+from .refcoco import digest_of
 from .reproduced import SCHEMA, VERSION, figures_of, read_own
 from .scoring import yes_or_no
 from .ways import WAYS, answers_by_way, shares_by_way
@@ -79,10 +81,8 @@ class Reproduction:
         with quiet_libraries():
             lvlm = load_lvlm(self.model, self.load)
             lvlm.check_answers()
-            load = self.load.to_dict()
-            device = load.pop("device")  # a run may go on elsewhere
             run = {"model": lvlm.name, "weights": weights_of(lvlm), "suite": self.suite}
-            run |= {"load": load, "settings": LaserSettings().to_dict()}
+            run |= {"load": same_load(self.load), "settings": LaserSettings().to_dict()}
             with ExitStack() as opened:
                 results = {task: self._results(task) for task in self.tasks}
                 for task, own in results.items():  # all are checked before any is measured
@@ -95,7 +95,7 @@ class Reproduction:
                 ]
         content = {
             "schema": SCHEMA, "version": VERSION, **run, "data": data,
-            "versions": versions(), "hardware": hardware(lvlm, device),
+            "versions": versions(), "hardware": hardware(lvlm, self.load.device),
             **collected(self.tasks, lines),
         }  # fmt: skip
         content = to_plain({**content, "figures": figures_of(content["rows"])})
@@ -109,12 +109,7 @@ class Reproduction:
             read_own(self.out)  # anyone else's file stays
         if self.suite not in SUITES:
             raise ValueError(f"choose a --suite of {', '.join(SUITES)}: it is {self.suite!r}")
-        unknown = [task for task in self.tasks if task not in DATA_SETS]
-        if unknown or not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(
-                f"choose --tasks of {', '.join(DATA_SETS)}, each once: they are "
-                f"{', '.join(self.tasks)!r}"
-            )
+        check_names("--tasks", self.tasks, DATA_SETS)
         if self.data is not None and not self.data.is_dir():
             raise ValueError(f"choose an existing folder: there is no {str(self.data)!r}")
         absent = is_hub_id(self.model) and not Path(self.model).exists()
@@ -136,25 +131,22 @@ class Reproduction:
         progress: ProgressLine,
     ) -> list[Line]:
         """A line for each question of a task, in order; measured where there is none."""
-        data, done, ids = DATA_SETS[task], results.lines(), []
-        most = data.small if self.suite == "small" else 0
-        total = how_many(paths, most)
-        with results.appending() as append:
-            for index, sample in enumerate(samples(data, paths, most)):
-                progress.bar(task, index, total)
-                id = f"{task} {sample.id}"
-                ids.append(id)
-                if id not in done:
-                    head = {"id": id, "task": task, "picture": sample.group}
-                    append({**head, **_line(lvlm, data, sample)})
-            progress.bar(task, total, total)
-        return results.merge(ids)
+        data, done = DATA_SETS[task], set(results.ids())
+        rows = chosen(paths, data.small if self.suite == "small" else 0)
+        missing = [row for row in rows if f"{task} {row}" not in done]
+        work = Measuring(lambda: lvlm, partial(_head, task), partial(_timed, data))
+        # Here and not on another engine: the file says of which weights and device its figures are
+        fill(results, work, samples(data, paths, missing), len(missing), embedded, progress, task)
+        return results.merge([f"{task} {row}" for row in rows])
 
 
-def _line(lvlm: Lvlm, data: DataSet, sample: Sample) -> Line:
+def _head(task: str, sample: Sample) -> Line:
+    return {"id": f"{task} {sample.id}", "task": task, "picture": sample.group}
+
+
+def _timed(data: DataSet, lvlm: Lvlm, sample: Sample) -> Line:
     started = time.perf_counter()
-    measured = line_or_error(lvlm, lambda: _measured(lvlm, data, sample))
-    return {**measured, "seconds": time.perf_counter() - started}
+    return {**_measured(lvlm, data, sample), "seconds": time.perf_counter() - started}
 
 
 def _measured(lvlm: Lvlm, data: DataSet, sample: Sample) -> Line:
@@ -189,10 +181,9 @@ def _aggregation(lvlm: Lvlm, sample: Sample) -> dict[str, float]:
 def collected(tasks: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:
     """rows by task, as `figures_of` takes them; what failed, with how often; seconds in all.
 
-    A task without any result has no rows. Raises ValueError, remedy first, if that is all of them.
+    A task without any result has no rows. Raises ValueError as `sorted_out` does.
     """
-    rows, failed = {}, Counter(line["error"] for line in lines if "error" in line)
-    measured = [line for line in lines if "error" not in line]
+    rows, (measured, failed) = {}, sorted_out(lines)
     for task in tasks:
         own = [line for line in measured if line["task"] == task]
         if not own:
@@ -204,11 +195,8 @@ def collected(tasks: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:
             "ways": [way for way in WAYS if way in names],
             "scores": {name: [line["scores"].get(name) for line in own] for name in names},
         }
-    if not rows:
-        reason = failed.most_common(1)[0][0] if failed else "choose data with questions"
-        raise ValueError(f"{reason} (nothing of {', '.join(tasks)} could be measured)")
     seconds = sum(line["seconds"] for line in measured)
-    return {"seconds": float(seconds), "failed": dict(failed.most_common()), "rows": rows}
+    return {"seconds": float(seconds), "failed": failed, "rows": rows}
 
 
 def weights_of(lvlm: Lvlm) -> dict[str, str]:
@@ -221,7 +209,7 @@ def weights_of(lvlm: Lvlm) -> dict[str, str]:
     for path in sorted(path for path in folder.iterdir() if is_weights(path.name)):
         with path.open("rb") as file:
             digest.update(f"{path.name} {path.stat().st_size}".encode() + file.read(FIRST_BYTES))
-    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    config = digest_of(folder / "config.json")
     commit = folder.name if folder.parent.name == "snapshots" else ""
     return {"config": config, "weights": digest.hexdigest(), "commit": commit}
 

@@ -36,7 +36,7 @@ def figures_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for task, kept in rows.items():
         bootstrap = Bootstrap(kept["groups"])
         columns = {
-            name: np.array([np.nan if value is None else value for value in values], float)
+            name: np.array(values, float)  # NaN for None
             for name, values in kept["scores"].items()
         }
         plain = columns.get("plain")

@@ -175,9 +175,11 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        for_good = isinstance(error, (FileExistsError, NotADirectoryError, PermissionError))
+        again = "" if for_good else "make room and run the same command again, which goes on, or "
         raise ValueError(
-            f"make room and run the same command again, which goes on, or choose another --out: "
-            f"{str(path)!r} cannot be written or read ({error.strerror or error})"
+            f"{again}choose another --out: {str(path)!r} cannot be written or read "
+            f"({error.strerror or error})"
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..console import ProgressLine, quiet_libraries
+from ..settings import LoadSettings
 from .parquet_folder import ParquetFolder
 from .resumable_lines import ResultLines
 from .sources import Item, Source
@@ -38,6 +39,11 @@ Engine = Callable[[Work, Iterable[Any], int], Iterator[dict[str, Any]]]
 def embedded(work: Work, items: Iterable[Any], total: int) -> Iterator[dict[str, Any]]:
     """The engine that needs nothing: in this process."""
     return work.rows(items)
+
+
+def same_load(load: LoadSettings) -> dict[str, Any]:
+    """What two runs that fill the same rows share of how a model is loaded: not the device."""
+    return {name: value for name, value in load.to_dict().items() if name != "device"}
 
 
 def run(

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .folder_check import is_listed
+from .gguf_encoders import NoTower, is_mmproj
+from .gguf_files import GGUF
 from .model_files import missing_files, quantized_by, read_json, weights_in
-from .text_encoders import NVFP4, SUFFIX, read_encoder
+from .text_encoders import SUFFIXES, read_encoder
 
 if TYPE_CHECKING:
     from .families import Family
@@ -35,11 +37,11 @@ TEXT_ENCODERS = "text_encoders"  # the name of the roots that image models' text
 Roots = Sequence[tuple[str, Path]]
 """(name, folder): where models are looked for. Several folders may have one name."""
 
+_Stamp = tuple[str, int, int]  # of a file: name, size, time of its last change
 _CACHED = "models--"  # before owner--name: how the hub's client names a model's folder
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "16-bit": 2, "fp8": 1}
 _RUN_AS_STORED = ("bitsandbytes", "gptq", "awq")
-_KEPT = ("fp8", NVFP4)  # of files alone
 # What a run takes beside the weights: of any model, and in proportion to it
 _BESIDE_BYTES, _BESIDE_SHARE = int(1.5e9), 0.05
 
@@ -72,7 +74,7 @@ class ListedModel:
     @property
     def is_file(self) -> bool:
         """Whether it is a text encoder in one file."""
-        return self.path is not None and self.path.suffix == SUFFIX
+        return self.path is not None and self.path.suffix in SUFFIXES
 
     @property
     def quantizable(self) -> bool:
@@ -81,7 +83,8 @@ class ListedModel:
 
     def memory_bytes(self, weight_bytes: float) -> int | None:
         """About what a run takes if a weight takes `weight_bytes`; None where that is not known."""
-        if self.precision in _RUN_AS_STORED or (self.is_file and self.precision in _KEPT):
+        packed = self.is_file and self.precision not in _PRECISIONS.values()
+        if packed or self.precision in _RUN_AS_STORED:
             loaded = float(self.size_bytes)
         elif self.precision in _WEIGHT_BYTES:
             loaded = self.size_bytes * weight_bytes / _WEIGHT_BYTES[self.precision]
@@ -250,7 +253,7 @@ def _models_below(
     """Folders with a config.json below a folder, those that the hub's client has made, and files.
 
     inside: the folders that it lies in, by their real paths, so that no link is followed in a
-    circle. Nothing is looked for in hidden folders, nor in what is a model's folder itself.
+    circle. Nothing is looked for in hidden folders, and in a model's own folder but files of GGUF.
     """
     real = os.path.realpath(folder)
     if real in inside:
@@ -258,15 +261,16 @@ def _models_below(
     entries = _entries(folder)
     if any(entry.name == "config.json" for entry in entries) or (inside and _is_cached(folder)):
         yield folder, _read(_snapshot_of(folder) if _is_cached(folder) else folder)
-        if inside:
-            return
+        if inside:  # beside files of llama.cpp may lie the config.json that they were made from
+            entries = [entry for entry in entries if entry.name.endswith(GGUF)]
+    towers = tuple(_stamp(entry) for entry in entries if is_mmproj(entry.name))
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
             yield from _models_below(Path(entry.path), (*inside, real))
-        elif entry.name.endswith(SUFFIX):
-            yield Path(entry.path), _read_file(Path(entry.path), _stamp(entry))
+        elif entry.name.endswith(SUFFIXES) and not is_mmproj(entry.name):
+            yield Path(entry.path), _read_file(Path(entry.path), _stamp(entry), towers)
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -311,7 +315,7 @@ def _read(folder: Path) -> ListedModel | None:
     return _read_once(folder, tuple(map(_stamp, _entries(folder))))
 
 
-def _stamp(entry: os.DirEntry[str]) -> tuple[str, int, int]:
+def _stamp(entry: os.DirEntry[str]) -> _Stamp:
     try:
         status = entry.stat()
     except OSError:  # a link to nothing
@@ -336,20 +340,25 @@ def _read_once(folder: Path, stamps: tuple) -> ListedModel | None:
 
 
 @lru_cache(maxsize=4096)
-def _read_file(path: Path, stamp: tuple[str, int, int]) -> ListedModel | None:
+def _read_file(path: Path, stamp: _Stamp, towers: tuple[_Stamp, ...]) -> ListedModel | None:
     """The text encoder in a file; None where it is none.
 
-    stamp: its name, size and time, since it is read again when they change.
+    stamp: its name, size and time, since it is read again when they change. towers: of the files
+    beside it that may hold its vision tower.
     """
     try:
         encoder = read_encoder(path)
+        size = stamp[1] + (encoder.beside.stat().st_size if encoder and encoder.beside else 0)
     except OSError:  # just taken away, or not to be read
         return None
+    except NoTower as error:
+        lacks = ("an mmproj file with its vision tower",)
+        return ListedModel(str(path), path, f"{error.model}, GGUF", "", stamp[1], lacks)
     if encoder is None:
         return None
     missing = () if encoder.whole else ("its end",)
     what, precision = encoder.description, encoder.precision
-    return ListedModel(str(path), path, what, precision, stamp[1], missing)
+    return ListedModel(str(path), path, what, precision, size, missing)
 
 
 def _precision(config: dict[str, Any]) -> str:

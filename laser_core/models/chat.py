@@ -17,7 +17,7 @@ _OPENED = re.compile(rf"{THOUGHT_BEGIN}(\s*)\Z")  # at a chat's end: what is gen
 # As Qwen and GLM write that nothing was thought: the line breaks after the mark, twice
 _EMPTY_THOUGHT = rf"{THOUGHT_BEGIN}\1\1{THOUGHT_END}\1\1"
 _THOUGHT = re.compile(rf"({THOUGHT_BEGIN}|{THOUGHT_END})\s*\Z")  # opened or closed at a chat's end
-_TAIL = 8  # tokens that hold an opened thought, even spelled out
+_TAIL = 8  # tokens that hold the mark of an opened thought or answer, even spelled out
 
 
 @dataclass(frozen=True)
@@ -153,21 +153,33 @@ class Chat:
 
     def opens_thought(self, prompt: Prompt) -> bool:
         """Whether a prompt of this chat ends within a thought that the template opened."""
-        tail = prompt.input_ids[0, -_TAIL:].tolist()
-        return bool(_OPENED.search(self._tokenizer.decode(tail)))
+        return bool(_OPENED.search(self._tail(prompt)))
 
     def answer_ids(self, pictures: int, text: str, answer: str, system: str = "") -> list[int]:
         """Token ids of an answer as the model would write it after this chat, thought closed.
 
-        Where the chat ends with no blank ("ASSISTANT:"), one stands before the answer.
+        Where the chat ends with no blank ("ASSISTANT:"), one stands before the answer; none after
+        the family's own mark of an answer.
         """
         texts = self.harmless(text), self.harmless(system)
         rendered = _OPENED.sub(self._closed, self._rendered(pictures, *texts))
-        written = self.harmless(answer) if rendered[-1:].isspace() else f" {self.harmless(answer)}"
+        begun = rendered[-1:].isspace() or rendered.endswith(self._closed)
+        written = self.harmless(answer) if begun else f" {self.harmless(answer)}"
         before, whole = self._read(rendered), self._read(rendered + written)
         if whole[: len(before)] == before:
             return whole[len(before) :]
         return self._tokenizer(written, add_special_tokens=False)["input_ids"]
+
+    def answer_end(self, prompt: Prompt) -> list[int]:
+        """Token ids of the mark that ends an answer, where the prompt ends with the one that begins
+        it; none elsewhere."""
+        begins = re.search(r"<(\w+)>\Z", self._closed)
+        if not (begins and self._tail(prompt).endswith(begins[0])):
+            return []
+        return self._tokenizer(f"</{begins[1]}>", add_special_tokens=False)["input_ids"]
+
+    def _tail(self, prompt: Prompt) -> str:
+        return self._tokenizer.decode(prompt.input_ids[0, -_TAIL:].tolist())
 
     def _ids(self, pictures: int, text: str, system: str, thought_closed: bool) -> list[int]:
         rendered = self._rendered(pictures, text, system)

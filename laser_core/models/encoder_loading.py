@@ -1,12 +1,14 @@
 """From a text encoder's file to a loaded model: transformers' classes on the file's mapped weights.
 
 Knows what `text_encoders` read of the file; knows neither settings nor where files lie. What is
-quantized to 8 bits stays so in memory.
+stored in few bits stays so in memory.
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ from .catalogue import CURATED
 from .encoder_configs import KINDS, class_of, config_of
 from .encoder_tokenizers import tokenizer_of
 from .families import chat_template_of, usual_image_processor
+from .gguf_encoders import joined_header
+from .gguf_files import BLOCKS, GGUF
+from .gguf_weights import GgufWeights, from_blocks
 from .image_processors import image_processor_of
 from .lvlm import Lvlm
 from .text_encoders import (
@@ -43,6 +48,8 @@ def readable_encoder(path: Path, name: str) -> Encoder:
     """The model in a file, by its header. Raises ValueError, remedy first, where there is none."""
     encoder = read_encoder(path)
     gemma = "" if encoder else gemma_in(path)
+    if encoder is None and path.suffix == GGUF:
+        joined_header(path)  # says why
     if gemma:
         raise ValueError(
             f"choose the model's folder from Hugging Face, or a file with a whole {_READ}: {name} "
@@ -94,8 +101,8 @@ def load_encoder(
 
 def _unreadable(name: str, why: str) -> ValueError:
     return ValueError(
-        f"choose the same model in bf16, fp16, fp8 (one scale a tensor) or nvfp4: {name} cannot be "
-        f"read, since {why}"
+        f"choose the same model in bf16, fp16, fp8 (one scale a tensor), nvfp4 or GGUF (Q4_K_M, "
+        f"Q8_0 and others): {name} cannot be read, since {why}"
     )
 
 
@@ -116,11 +123,10 @@ def _model(
     encoder: Encoder, tokenizer: Any, name: str, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
     """The model on the CPU. tokenizer: says where an answer ends, and what stands for pictures."""
-    from safetensors import safe_open
     from transformers import GenerationConfig
 
     token_id, kind = tokenizer.convert_tokens_to_ids, KINDS[encoder.model_type]
-    with safe_open(str(encoder.path), framework="pt") as file:  # checks shapes against the size
+    with _opened(encoder) as file:
         _check_formats(encoder, file, name)
         with _Unallocated():
             model = class_of(encoder, "ForConditionalGeneration")._from_config(
@@ -143,6 +149,15 @@ def _model(
         eos_token_id=ends, pad_token_id=token_id(kind.padding)
     )
     return model
+
+
+def _opened(encoder: Encoder) -> Any:
+    """A context with the file's `get_tensor`, which maps what it gives from the file."""
+    from safetensors import safe_open
+
+    if encoder.beside:
+        return nullcontext(GgufWeights(joined_header(encoder.path)))
+    return safe_open(str(encoder.path), framework="pt")  # checks shapes against the size
 
 
 def places_of(model: torch.nn.Module) -> dict[str, str]:
@@ -221,6 +236,8 @@ def _fill(
 
 
 def _packed(stored: torch.Tensor, weight: StoredWeight, file: Any) -> Packed:
+    if weight.dtype in BLOCKS:
+        return Packed(stored, (), partial(from_blocks, weight.dtype), by_row=True)
     beside = {role: file.get_tensor(name) for role, name in weight.beside.items()}
     scale = beside.get("scale", _ONE).reshape(())
     if weight.dtype != NVFP4:

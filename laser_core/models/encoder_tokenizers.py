@@ -1,23 +1,24 @@
 """The tokenizer of a text encoder: its file's own, or a folder's.
 
-Knows what SentencePiece stores, how Gemma's tokenizer is made up and transformers' fast ones; knows
-no weights.
+Knows what SentencePiece and GGUF store, how the tokenizers of Gemma and Qwen are made up and
+transformers' fast ones; knows no weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .encoder_configs import KINDS
+from .gguf_files import read_gguf
 from .text_encoders import NAMES, TEXT, Encoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# SentencePiece's types of pieces
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+# SentencePiece's types of pieces, which are GGUF's
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _FIXED = {1: 8, 5: 4}  # bytes of protobuf's types of fixed length
 _BOS, _EOS, _UNK, _PAD = "<bos>", "<eos>", "<unk>", "<pad>"
 
@@ -34,11 +35,13 @@ def tokenizer_of(encoder: Encoder, name: str, folder: Path | None) -> Any:
         remedy = f"set tokenizer (--tokenizer) to that of a {encoder.name}"
         place = f"the one in {folder}"
         tokenizer = _of_folder(encoder, name, folder)
-    known = tokenizer.get_vocab()
-    lacking = [token for token in KINDS[encoder.model_type].needed if token not in known]
+    known, kind = tokenizer.get_vocab(), KINDS[encoder.model_type]
+    lacking = [token for token in kind.needed if token not in known]
     rows = encoder.shape(TEXT + "embed_tokens.weight")[0]
-    if lacking or len(tokenizer) > rows:
-        what = f"it lacks {lacking[0]}" if lacking else f"{len(tokenizer)} tokens for {rows} rows"
+    # What stands for pictures takes no row
+    tokens = 1 + max(index for token, index in known.items() if token not in kind.tokens.values())
+    if lacking or tokens > rows:
+        what = f"it lacks {lacking[0]}" if lacking else f"{tokens} tokens for {rows} rows"
         raise ValueError(f"{remedy}: {place} belongs to another model ({what})")
     return tokenizer
 
@@ -60,35 +63,42 @@ def _of_folder(encoder: Encoder, name: str, folder: Path | None) -> Any:
     )
 
 
-# ---- SentencePiece -----------------------------------------------------------------------------
-
-
 def _own(encoder: Encoder, name: str) -> Any:
-    from safetensors import safe_open
     from transformers import PreTrainedTokenizerFast
 
-    with safe_open(str(encoder.path), framework="np") as file:
-        stored = file.get_tensor(encoder.tokenizer).tobytes()
+    kind = KINDS[encoder.model_type]
     try:
-        backend = _gemmas(dict(_pieces(stored)), KINDS[encoder.model_type].needed)
+        pieces, merges = (_in_gguf if encoder.beside else _in_sentencepiece)(encoder)
+        if encoder.model_type == "gemma3":
+            backend = _gemmas(pieces, kind.needed)
+            named = {"bos_token": _BOS, "eos_token": _EOS, "unk_token": _UNK, "pad_token": _PAD}
+        else:
+            backend = _qwens(pieces, merges)
+            named = {"eos_token": kind.ends[0], "pad_token": kind.padding}
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"choose another file: its tokenizer {encoder.tokenizer} is none of SentencePiece"
+            f"choose another file: its tokenizer {encoder.tokenizer} is none of "
+            + ("GGUF" if encoder.beside else "SentencePiece")
         ) from error
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=_BOS,
-        eos_token=_EOS,
-        unk_token=_UNK,
-        pad_token=_PAD,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=backend, padding_side="left", clean_up_tokenization_spaces=False, **named
     )
+
+
+def _qwens(pieces: dict[str, int], merges: Iterable[str]) -> Tokenizer:
+    """As in tokenizer.json of Qwen's folders. pieces: their types, by id."""
+    from transformers.convert_slow_tokenizer import Qwen2Converter
+
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    pairs = [(merge.split(" ")[0], merge.split(" ")[1]) for merge in merges]
+    tokenizer = Qwen2Converter(None).converted(vocabulary, pairs)
+    _add_whole(tokenizer, pieces)
+    return tokenizer
 
 
 def _gemmas(pieces: dict[str, int], special: tuple[str, ...]) -> Tokenizer:
     """As transformers' converter makes Gemma's tokenizer.json. pieces: their types, by id."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from tokenizers.processors import TemplateProcessing
 
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
@@ -110,6 +120,16 @@ def _gemmas(pieces: dict[str, int], special: tuple[str, ...]) -> Tokenizer:
         pair=f"{_BOS} $A {_BOS} $B",
         special_tokens=[(_BOS, vocabulary[_BOS])],
     )
+    _add_whole(tokenizer, pieces, special)
+    # What stands for pictures follows the pieces, and is none
+    tokenizer.add_special_tokens([token for token in special if token not in pieces])
+    return tokenizer
+
+
+def _add_whole(tokenizer: Tokenizer, pieces: dict[str, int], special: tuple[str, ...] = ()) -> None:
+    """Have the pieces that no text is cut into found as a whole."""
+    from tokenizers import AddedToken
+
     tokenizer.add_tokens(
         [
             AddedToken(piece, normalized=False, special=kind == _CONTROL or piece in special)
@@ -117,9 +137,6 @@ def _gemmas(pieces: dict[str, int], special: tuple[str, ...]) -> Tokenizer:
             if kind in (_CONTROL, _USER_DEFINED)
         ]
     )
-    # What stands for pictures follows the pieces, and is none
-    tokenizer.add_special_tokens([token for token in special if token not in pieces])
-    return tokenizer
 
 
 def _merges(pieces: dict[str, int], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
@@ -130,6 +147,30 @@ def _merges(pieces: dict[str, int], vocabulary: dict[str, int]) -> list[tuple[st
             pairs = ((piece[:cut], piece[cut:]) for cut in range(len(piece) - 1, 0, -1))
             merges += [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
     return merges
+
+
+# ---- as files store them -----------------------------------------------------------------------
+
+
+def _in_gguf(encoder: Encoder) -> tuple[dict[str, int], list[str]]:
+    """(types of pieces in the order of their ids, merges)."""
+    said = read_gguf(encoder.path, texts=True).metadata
+    tokens, types = said[encoder.tokenizer], said["tokenizer.ggml.token_type"]
+    if encoder.model_type == "gemma3":
+        tokens = [token.replace(" ", "▁") for token in tokens]
+    count = max(index for index, kind in enumerate(types) if kind != _UNUSED) + 1
+    pieces = dict(zip(tokens[:count], types[:count], strict=True))
+    if len(pieces) < count:
+        raise ValueError("two tokens have one text")
+    return pieces, said.get("tokenizer.ggml.merges") or []
+
+
+def _in_sentencepiece(encoder: Encoder) -> tuple[dict[str, int], list[str]]:
+    """(types of pieces in the order of their ids, no merges: they follow from the pieces)."""
+    from safetensors import safe_open
+
+    with safe_open(str(encoder.path), framework="np") as file:
+        return dict(_pieces(file.get_tensor(encoder.tokenizer).tobytes())), []
 
 
 def _pieces(model: bytes) -> Iterator[tuple[str, int]]:

@@ -142,7 +142,8 @@ def _stored_otherwise(folder: Path) -> str | None:
         return "MLX" if metadata_of(safetensors[0]).get("format") == "mlx" else None
     if any(folder.glob("pytorch_model*")):
         return None
-    others = {"*.gguf": "llama.cpp (GGUF)", "*.onnx": "ONNX", "onnx/*.onnx": "ONNX"}
+    gguf = "llama.cpp (GGUF): its file itself may be chosen"
+    others = {"*.gguf": gguf, "*.onnx": "ONNX", "onnx/*.onnx": "ONNX"}
     return next((other for files, other in others.items() if any(folder.glob(files))), None)
 
 

@@ -22,6 +22,8 @@ from .catalogue import DEMO, DEMO_FOLDERS, in_folders, own_roots, own_tokenizer
 from .download import downloaded, is_hub_id
 from .encoder_loading import load_encoder, readable_encoder
 from .families import (
+    FAMILIES,
+    Family,
     family_of,
     load_image_processor,
     set_visual_token_limits,
@@ -31,7 +33,7 @@ from .folder_check import check_contents, check_format, check_type, check_versio
 from .loading_errors import explained
 from .lvlm import Lvlm
 from .model_files import quantized_by, read_json
-from .text_encoders import SUFFIX
+from .text_encoders import SUFFIXES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,7 +107,7 @@ def _load_file(path: Path, name: str, settings: LoadSettings) -> Lvlm:
         )
     device = device_of(settings)
     dtype = _dtype(settings, device)
-    _check_flash(settings, device, dtype)
+    _check_flash(settings, FAMILIES[encoder.model_type], name, device, dtype)
     folder = Path(settings.tokenizer).expanduser() if settings.tokenizer else own_tokenizer()
     lvlm = load_encoder(encoder, name, folder, device, dtype, _ATTENTION[settings.attention])
     _bound_visual_tokens(lvlm, settings)
@@ -139,7 +141,7 @@ def _resolve(name: str, pickled: bool) -> Path:
         found = path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long; ~nosuchuser; a null byte
         raise _no_model(name) from error
-    if path.suffix == SUFFIX and path.is_file():
+    if path.suffix in SUFFIXES and path.is_file():
         return path
     if found:
         if not (path / "config.json").is_file():
@@ -152,7 +154,7 @@ def _resolve(name: str, pickled: bool) -> Path:
     if listed is not None:
         return listed
     # Anything else that does not exist is a mistyped path
-    if path.suffix == SUFFIX or not is_hub_id(name):
+    if path.suffix in SUFFIXES or not is_hub_id(name):
         raise _no_model(name)
     folder = downloaded(name, roots, pickled=pickled)
     check_type(folder, name)
@@ -296,11 +298,7 @@ def _load_weights(
             raise ValueError(f"set precision to auto: the weights of {name} are quantized already")
         dtype = torch.bfloat16
     config = AutoConfig.from_pretrained(str(folder), **_OWN_FILES_ONLY)
-    if settings.attention == "flash" and not family_of(config).flash:
-        raise ValueError(
-            f"set attention to auto: under flash, transformers reads a picture of {name} wrongly"
-        )
-    _check_flash(settings, device, dtype)
+    _check_flash(settings, family_of(config), name, device, dtype)
     _check_rotary_settings(folder, name, config)
     if stored is None:
         quantization = _quantization(settings, dtype, device)
@@ -339,9 +337,15 @@ def _load_weights(
     return model
 
 
-def _check_flash(settings: LoadSettings, device: torch.device, dtype: torch.dtype) -> None:
+def _check_flash(
+    settings: LoadSettings, family: Family, name: str, device: torch.device, dtype: torch.dtype
+) -> None:
     if settings.attention != "flash":
         return
+    if not family.flash:
+        raise ValueError(
+            f"set attention to auto: under flash, transformers reads a picture of {name} wrongly"
+        )
     if importlib.util.find_spec("flash_attn") is None:
         raise ValueError("install flash-attn, or set attention to auto: flash needs it")
     if device.type == "cpu" or dtype == torch.float32:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class Header:
     metadata: what the file says of itself. whole: whether the file ends where the header says.
     """
 
-    tensors: dict[str, StoredTensor]
+    tensors: Mapping[str, StoredTensor]
     metadata: dict[str, Any]
     whole: bool
 

@@ -1,7 +1,7 @@
-"""Vision-language models that image models bring along as one file: which model a file holds.
+"""Vision-language models that image models bring along as files: which model a file holds.
 
-Reads the header of safetensors files, never weights; knows neither torch nor transformers. A file
-is known by its tensors' names and shapes, whatever it is called.
+Reads the header of files of safetensors and GGUF, never weights; knows neither torch nor
+transformers. A file is known by its tensors' names and shapes, whatever it is called.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .gguf_encoders import JoinedHeader, NoTower, joined_header
+from .gguf_files import BLOCKS, GGUF, mixture
 from .model_files import Header, read_header
 
-SUFFIX = ".safetensors"
+SUFFIXES = ".safetensors", GGUF
 TEXT, VISUAL, HEAD = "model.language_model.", "model.visual.", "lm_head.weight"
 TOWER, PROJECTOR = "model.vision_tower.", "model.multi_modal_projector."
 """How transformers names the decoder, Qwen's vision tower, the output, Gemma's tower and what
@@ -103,7 +105,7 @@ FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 NVFP4 = "nvfp4"
 """The format of 4 bits that is read: as ComfyUI names it, and as the type of such a weight."""
 
-PACKED = {*FP8, NVFP4}
+PACKED = {*FP8, NVFP4, *BLOCKS}
 """Types of weights that are widened with what lies beside them."""
 
 FORMATS = {*FP8.values(), NVFP4}
@@ -149,8 +151,8 @@ class Encoder:
 
     name: such as "Qwen2.5-VL 7B". precision: of its weights, or what quantized them. weights: by
     transformers' names. layers: of the decoder; all_layers: of the published model. tied: as of
-    `Size`. tokenizer: the file's name of its own, or "". unreadable: why its weights cannot be
-    read, or "".
+    `Size`. tokenizer: the file's name of its own, or "". beside: the file of the vision tower
+    where that is another. unreadable: why its weights cannot be read, or "".
     """
 
     path: Path
@@ -162,6 +164,7 @@ class Encoder:
     all_layers: int
     tied: bool
     tokenizer: str
+    beside: Path | None
     whole: bool
     unreadable: str
 
@@ -177,7 +180,8 @@ class Encoder:
     @property
     def description(self) -> str:
         remark = ", not readable" if self.unreadable else ", locates only" if self.silent else ""
-        return f"{self.name}, text encoder{remark}"
+        kind = "GGUF" if self.beside else "text encoder"
+        return f"{self.name}, {kind}{remark}"
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a weight, by transformers' name. Raises ValueError where there is none."""
@@ -189,11 +193,17 @@ class Encoder:
 
 
 def read_encoder(path: Path) -> Encoder | None:
-    """The model in a file of safetensors; None where it is none that locates in pictures."""
+    """The model in a file, in GGUF with the mmproj beside it; None where none locates in pictures.
+
+    Raises ValueError, remedy first, for a model in GGUF that lacks its mmproj.
+    """
     try:
-        header = read_header(path)
+        header = joined_header(path) if path.suffix == GGUF else read_header(path)
+    except NoTower:
+        raise
     except ValueError:
         return None
+    joined = header if isinstance(header, JoinedHeader) else None
     names = {_renamed(name): name for name in header.tensors}
     model_type = next((kind for kind in _MARKS if _is_of(kind, names)), None)
     if model_type is None:
@@ -214,8 +224,9 @@ def read_encoder(path: Path) -> Encoder | None:
         weights=weights,
         layers=layers,
         all_layers=size.layers,
-        tied=size.tied,
-        tokenizer=names.get(TOKENIZER, ""),
+        tied=size.tied or (joined is not None and HEAD not in weights),
+        tokenizer=joined.tokenizer if joined else names.get(TOKENIZER, ""),
+        beside=joined.beside if joined else None,
         whole=header.whole,
         unreadable=unreadable,
     )
@@ -283,6 +294,8 @@ def _precision(
     why = why or _unread(names, weights)
     if why:
         return "quantized", why
+    if types & {*BLOCKS}:
+        return mixture(header), ""
     if types & PACKED:
         return NVFP4 if NVFP4 in types else "fp8", ""
     largest = max(weights.values(), key=lambda weight: math.prod(weight.shape))

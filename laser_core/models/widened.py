@@ -6,7 +6,7 @@ Weights alone: what comes in and goes out keeps its own format. Knows formats, n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import cast
@@ -17,6 +17,9 @@ from einops import rearrange
 # E2M1, the four bits of nvfp4: a sign, two bits of exponent, one of mantissa
 _NUMBERS = 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0
 _BLOCK, _TILE_ROWS, _TILE_COLUMNS = 16, 128, 4  # numbers; rows and scales
+# Numbers of a weight that are widened at once: the rest of a larger one waits. On a CPU, what is
+# computed on the way stays in its cache
+_AT_ONCE, _AT_ONCE_ON_CPU = 2**24, 2**20
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Packed:
 
     def widened(self, dtype: torch.dtype) -> torch.Tensor:
         return self.widen(self.stored, *self.beside, dtype)
+
+    def parts(self, rows: int) -> list[Packed]:
+        """Of so many rows each; the whole where it cannot be cut up."""
+        if not self.by_row or len(self.stored) <= rows:
+            return [self]
+        return [replace(self, stored=stored) for stored in self.stored.split(rows)]
 
 
 class _Widened(torch.nn.Module):
@@ -69,7 +78,15 @@ class WidenedLinear(_Widened):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         bias = cast("torch.Tensor | None", self.bias)
-        return torch.nn.functional.linear(states, self.packed.widened(states.dtype), bias)
+        at_once = _AT_ONCE_ON_CPU if states.device.type == "cpu" else _AT_ONCE
+        parts = self.packed.parts(max(1, at_once // states.shape[-1]))
+        if len(parts) == 1:
+            return torch.nn.functional.linear(states, parts[0].widened(states.dtype), bias)
+        products = [
+            torch.nn.functional.linear(states, part.widened(states.dtype)) for part in parts
+        ]
+        product = torch.cat(products, dim=-1)
+        return product if bias is None else product + bias
 
 
 class WidenedEmbedding(_Widened):

@@ -2,7 +2,7 @@
 
 The options are scored where LASER would answer: after the picture, or the picture and the look that
 makes the model surest (step 9). An option's score is the sum of the log-probabilities of its
-tokens, as the harness lm-eval's `acc` takes it, and of the end of the turn: lengths are not
+tokens, as the harness lm-eval's `acc` takes it, and of the end of the answer: lengths are not
 normalised, and no option gains by being how another begins. Our addition to the paper.
 """
 
@@ -53,9 +53,7 @@ def check(
     options = tuple(option.strip() for option in options)
     alike = {option[:1].upper() + option[1:] for option in options}
     if len(alike) < max(len(options), 2) or "" in options:
-        raise ValueError(
-            f"write two or more different options, one a line: they are {', '.join(options)!r}"
-        )
+        raise ValueError(f"write two or more different options: they are {', '.join(options)!r}")
     inputs = lvlm.encode(to_picture(picture), settings.prompt.framing)
     for option in options:
         lvlm.check_words(option, inputs)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from laser_core.command_line import cli
-from laser_core.evaluation import comparison
+from laser_core.evaluation import measuring
 from laser_core.evaluation.compare import compare as compare_methods
 from laser_core.evaluation.compare import rows_as_data
 from laser_core.evaluation.compared_settings import NOT_CARRIED_OUT
@@ -102,7 +102,7 @@ def test_rows_have_a_line_each_and_a_stopped_run_goes_on(data, compare, tmp_path
     record = json.loads(out.with_suffix(".run.json").read_text())["summary"]
     masses = [lines[index]["methods"]["laser"]["mass"] for index in (0, 2)]
     assert record["methods"]["laser"]["mass"]["value"] == pytest.approx(np.mean(masses), rel=1e-6)
-    monkeypatch.setattr(comparison, "load_lvlm", None)  # a call of it would fail
+    monkeypatch.setattr(measuring, "OwnModel", lambda *given: None)  # a call of it would fail
     assert compare(rows, pictures, *more)[1] == printed
     code, _, error = compare(rows, pictures, *more, "--rule", "argmax")
     assert code == 2 and error.endswith("was made with layer.rule 'max', not 'argmax'")
@@ -162,7 +162,7 @@ def test_the_record_holds_no_setting_that_is_not_carried_out(data, compare, tmp_
         ([ROWS[0], ROWS[0]], (), "give every row an id of its own: 'a'"),
         (ROWS, ("--methods", "laser", "gradcam"), "choose methods of laser, vicrop, "),
         (ROWS, ("--steps", "1"), "give --steps 0, or a number from 2 to 100: "),
-        (ROWS, ("--box", "1", "2", "3", "4"), "leave out --box and --answer: "),
+        (ROWS, ("--box", "1", "2", "3", "4"), "leave out --box, which is of a picture: "),
         (ROWS, ("--limit", "-1"), "give --limit a number from 0, all, on: "),
     ],
 )
@@ -171,6 +171,11 @@ def test_mistakes_are_one_line_with_the_remedy_first(data, compare, tmp_path, ro
     code, _, error = compare(path, data / "pictures", *more)
     assert code == 2 and error.startswith(message)
     assert {entry.name for entry in tmp_path.iterdir()} == {"rows.jsonl"}
+
+
+def test_what_is_of_rows_is_refused_beside_a_picture(data, compare):
+    code, _, error = compare(data / "pictures" / "0.png", QUESTION, "--engine", "ray")
+    assert code == 2 and error.startswith("leave out --engine, which is of rows: ")
 
 
 @pytest.mark.parametrize("corners", [("nan", "0", "9", "9"), ("9", "0", "9", "9")])

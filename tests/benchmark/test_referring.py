@@ -101,6 +101,7 @@ LAB = {"question_id": 1, "file_name": "a.png", "answer": ["it"], "bbox": [0, 0, 
     [
         ("refs(unc).p", "", r"^convert it to JSON first, python -m tools.lmms_eval.refs_to_json: "),
         ("a.json", "{", "^save .* as JSON, or as .jsonl: "),
+        ("a.jsonl", f"{json.dumps(ROW)}\n\n{{", "^save .*: Expecting .* in line 3$"),
         ("a.json", "[]", "^fill .* with rows: "),
         ("a.json", "{}", "^fill .* with rows: "),
         ("a.jsonl", "\n", "^fill .* with rows: "),

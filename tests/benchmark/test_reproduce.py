@@ -42,19 +42,16 @@ def picture(seed):
 
 @pytest.fixture
 def questions(monkeypatch):
-    """A question of each data set and two of POPE, in place of its files."""
+    """A question of each data set and two of POPE, in place of their files."""
     by_title = {DATA_SETS[task].title: asked for task, asked in ASKED.items()}
 
-    def how_many(data):
-        return 2 if data.title == "POPE" else 1
-
-    def made(data, files, most=0):
+    def made(data, files, rows):
         question, look_for, answers, boxes = by_title[data.title]
-        for seed in range(how_many(data)):
-            yield Sample(f"{seed}", picture(seed), question, look_for, answers, boxes)
+        for row in rows:
+            yield Sample(f"{row}", picture(row), question, look_for, answers, boxes)
 
     monkeypatch.setattr(reproduce, "samples", made)
-    monkeypatch.setattr(reproduce, "how_many", lambda *_: 2)  # of the progress alone
+    monkeypatch.setattr(reproduce, "chosen", lambda files, most: [0, 1][: 1 + ("POPE" in files[0])])
     monkeypatch.setattr(reproduce, "files_of", lambda data, *_: [data.repository])
     monkeypatch.setattr(reproduce, "digests", lambda paths: dict.fromkeys(paths, "0"))
     monkeypatch.setattr(reproduce, "versions", lambda: {"torch": "2", "transformers": "5"})
@@ -135,7 +132,7 @@ def test_a_task_without_a_result_is_left_out_and_tasks_come_and_go(run, tmp_path
     assert code == 0 and tasks_with_rows() == ["refcoco"]
     assert printed.splitlines()[-3:-1] == ["POPE: nothing could be measured", f"failed 2: {full}"]
     code, _, error = run("--tasks", "pope")
-    assert code == 2 and error == f"{full} (nothing of pope could be measured)"
+    assert code == 2 and error == f"{full} (nothing could be measured; 2 of 2 failed like this)"
     monkeypatch.setattr(reproduce, "_measured", None)  # a call of it would fail
     assert run("--tasks", "refcoco")[0] == 0 and tasks_with_rows() == ["refcoco"]
     monkeypatch.setattr(

@@ -129,5 +129,5 @@ def test_only_jsonl_files_are_taken(tmp_path):
 
 def test_a_path_under_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"^make room and run the same command again, "):
+    with pytest.raises(ValueError, match=r"^choose another --out: "):
         started(tmp_path / "file" / "out.jsonl")

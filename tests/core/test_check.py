@@ -7,14 +7,21 @@ import math
 import pytest
 import torch
 
+from laser_core.engine.generating import end_tokens
+from laser_core.engine.likelihood import log_likelihoods
+from laser_core.engine.reading import read_stream
+from laser_core.models.chat import Stream
 from laser_core.models.loading import load_lvlm
+from laser_core.models.lvlm import Lvlm
 from laser_core.recipes.check import check
 from laser_core.settings import LaserSettings
 from laser_core.steps.answer_input import make_plain_stream
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reciting import chain, reciting_lvlm
 from tools.testbed.reference import library_inputs
-from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_STATES
+from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_STATES, build
+
+from .test_thoughts import SILENT
 
 QUESTION = "what colour is the square ?"
 OPTIONS = ("red", "dark blue", "no")
@@ -42,6 +49,27 @@ def test_likelihoods_are_the_librarys_own(model_type):
             library_log_likelihood(lvlm, plain, [*one, tokenizer.eos_token_id]) for one in ids
         ]
         assert score == pytest.approx(math.log(sum(map(math.exp, likelihoods))), abs=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spelled_out", [False, True])
+def test_an_answer_that_the_model_marks_ends_with_its_mark_or_with_the_turn(spelled_out):
+    tiny = build("glm4v")
+    tiny.tokenizer.add_tokens(["<answer>"] if spelled_out else ["<answer>", "</answer>"])
+    tiny.model.resize_token_embeddings(len(tiny.tokenizer))
+    if spelled_out:  # of several tokens: too unlikely to show beside a token that ends the turn
+        tiny.tokenizer.eos_token = tiny.model.generation_config.eos_token_id = None
+    lvlm = Lvlm(tiny.model, tiny.tokenizer, tiny.image_processor, chat_template=SILENT)
+    inputs = [lvlm.encode(noise_picture())]
+    prompt = lvlm.answer_prompt(inputs, QUESTION, LaserSettings(), thought_closed=True)
+    mark = tiny.tokenizer("</answer>", add_special_tokens=False)["input_ids"]
+    assert (len(mark) > 1) == spelled_out
+    answer = lvlm.chat.answer_ids(1, QUESTION, "red")
+    assert tiny.tokenizer.convert_ids_to_tokens(answer) == ["red"]  # right after <answer>
+    [score] = log_likelihoods(lvlm, read_stream(lvlm, Stream(prompt)), [answer])
+    ends = [mark, *([end] for end in end_tokens(lvlm))]
+    likelihoods = [library_log_likelihood(lvlm, prompt, [*answer, *end]) for end in ends]
+    assert score == pytest.approx(math.log(sum(map(math.exp, likelihoods))), abs=1e-4)
 
 
 def test_options_are_scored_under_the_look_that_is_believed():

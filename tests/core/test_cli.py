@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -284,6 +285,19 @@ def test_help_shows_every_flag_with_range_and_default(capsys):
         assert f"[{flag.values}; default: {flag.default}]" in text
 
 
+COMMANDS = ("ask", "locate", "check", "many", "aggregate", "compare", "reproduce", "models")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_in_help_are_taken_as_they_stand(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    _, *shown = re.findall(rf"^.*python -m laser_core ({command}.*)", capsys.readouterr().out, re.M)
+    assert shown  # after the usage
+    for example in shown:
+        assert cli._parser().parse_args(shlex.split(example)).run
+
+
 # ---- mistakes ----------------------------------------------------------------------------------
 
 MISTAKES = {
@@ -342,6 +356,9 @@ MISTAKES = {
         ("ask", "picture.png", "q", "--fill", "black"),
         "removed, use mean: --fill is 'black'",
     ),
+    "another command's option": (("check", "picture.png", "q", "--out", "x"), "leave out --out: "),
+    "mistyped option": (("check", "picture.png", "q", "--optoins", "x"), "did you mean --options"),
+    "no whole number": (("many", ".", "q", "--batch", "few"), "give --batch a whole number: "),
     "mistyped flag": (("ask", "picture.png", "q", "--scael", "1"), "did you mean --scale"),
     "flag of ask": (("locate", "picture.png", "q", "--alpha", "1"), "leave out --alpha: "),
     "no question": (("ask", "picture.png"), "see `.*ask --help`: .*QUESTION"),

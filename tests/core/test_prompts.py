@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 
 import pytest
-import torch
 
 from laser_core import pipeline
 from laser_core.models.closed_vocabulary import ClosedVocabulary
-from laser_core.models.families import chat_template_of
 from laser_core.models.loading import load_lvlm
 from laser_core.settings import (
     AnswerSettings,
@@ -31,8 +29,7 @@ from tools.testbed.tiny import (
     REPRESENTATIVES,
     WITH_MASKS,
     WITH_STATES,
-    build,
-    library_processor,
+    library_ids,
 )
 
 QUESTION = "what colour is the square ?"
@@ -40,23 +37,6 @@ SENTENCE = "Answer the question using a single word or phrase."
 SIZE = (84, 84)  # square: framing adds nothing, and the processors see the same picture
 
 families = pytest.mark.parametrize("model_type", AVAILABLE)
-
-
-def library_ids(model_type, text):
-    """The chat about one picture as token ids, by the library alone."""
-    tiny = build(model_type)
-    processor = library_processor(tiny)
-    content = [{"type": "image"}, {"type": "text", "text": text}]
-    written = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        chat_template=chat_template_of(tiny.config, tiny.tokenizer),
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
-    begun = bool(tiny.tokenizer.bos_token) and written.startswith(tiny.tokenizer.bos_token)
-    pictures = [noise_picture(SIZE)]
-    inputs = processor(images=pictures, text=[written], add_special_tokens=not begun)
-    return torch.as_tensor(inputs["input_ids"]).tolist()
 
 
 # ---- which text does which job ----------------------------------------------------------------
@@ -67,8 +47,10 @@ def test_the_prompts_that_locate_are_the_librarys_with_the_familys_sentence(mode
     lvlm = lvlm_of(model_type)
     inputs = lvlm.encode(noise_picture(SIZE))
     asked, free = lvlm.branch_prompts(inputs, QUESTION, PromptSettings())
-    assert asked.input_ids.tolist() == library_ids(model_type, f"{QUESTION}\n{SENTENCE}")
-    assert free.input_ids.tolist() == library_ids(model_type, SENTENCE)
+    assert asked.input_ids.tolist() == library_ids(
+        model_type, noise_picture(SIZE), f"{QUESTION}\n{SENTENCE}"
+    )
+    assert free.input_ids.tolist() == library_ids(model_type, noise_picture(SIZE), SENTENCE)
 
 
 @families
@@ -79,7 +61,7 @@ def test_the_prompt_that_answers_is_the_librarys_with_the_users_instruction_or_n
     settings = LaserSettings(answer=AnswerSettings(instruction=instruction))
     stream = make_plain_stream(lvlm_of(model_type), noise_picture(SIZE), QUESTION, settings)
     text = f"{QUESTION}\n{instruction}" if instruction else QUESTION
-    assert stream.prompt.input_ids.tolist() == library_ids(model_type, text)
+    assert stream.prompt.input_ids.tolist() == library_ids(model_type, noise_picture(SIZE), text)
 
 
 def test_what_is_set_for_one_job_is_not_read_in_the_other():

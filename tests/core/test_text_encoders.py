@@ -599,6 +599,12 @@ def test_a_gemma_without_a_tokenizer_says_which_files_have_one(made):
         load_lvlm(str(file))
 
 
+def test_flash_is_refused_for_a_file_where_it_is_for_the_models_folder(made):
+    for path in made("gemma3", "bf16"):
+        with pytest.raises(ValueError, match=r"^set attention to auto: under flash"):
+            load_lvlm(str(path), LoadSettings(attention="flash"))
+
+
 def test_weights_of_a_file_are_quantized_no_further(made):
     file, folder = made("qwen3_vl")
     with pytest.raises(

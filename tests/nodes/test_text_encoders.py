@@ -97,6 +97,17 @@ def test_on_a_gpu_comfyui_owns_its_8_bits(comfyui, file):
     assert lvlm.get_ram_usage() < os.path.getsize(file) * 1.01
 
 
+def test_a_gemma_answers_with_its_own_tokenizer_where_comfyui_has_qwens(comfyui, file):
+    pytest.importorskip("sentencepiece", reason="needs sentencepiece")
+    gemma = write_gemma(file.parent / "gemma_3_12B_it_fp4_mixed.safetensors", "nvfp4 mixed")
+    value = f"text_encoders/qwen/{gemma.name}"
+    about = inputs_of("LaserLoadLVLM")["model"][1]["about"][value]
+    assert (about["description"], about["precision"]) == ("Gemma 3, text encoder", "nvfp4")
+    lvlm = run("LaserLoadLVLM", model=value).lvlm
+    asked = {"image": pictures_batch(1), "question": QUESTION, "max_tokens": 2}
+    assert run("LaserAnswer", lvlm=lvlm, **asked).answer
+
+
 def test_without_comfyuis_tokenizer_the_error_says_what_to_set(comfyui, encoder, tmp_path):
     write(tmp_path / "models" / "text_encoders" / "one.safetensors", encoder[0])
     with pytest.raises(ValueError, match=r"^update ComfyUI"):

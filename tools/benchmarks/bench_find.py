@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from laser_core.evaluation.intervals import Bootstrap, Estimate
+from laser_core.evaluation.intervals import Bootstrap, Estimate, in_words
+from laser_core.evaluation.metrics import peak
 from laser_core.geometry import Box, Window
 from laser_core.models.loading import load_lvlm
 from laser_core.models.lvlm import Lvlm
@@ -90,12 +91,6 @@ def box_of_thing(thing: Thing) -> Window:
 def on_thing(point: tuple[float, float], thing: Thing) -> bool:
     x, y = (value / PICTURE_SIDE_PX for value in point)
     return any(x1 <= x <= x2 and y1 <= y <= y2 for x1, y1, x2, y2 in thing.boxes)
-
-
-def peak(evidence: Evidence) -> tuple[float, float]:
-    """The centre of a map's strongest patch."""
-    row, column = divmod(int(evidence.map.argmax()), evidence.grid.columns)
-    return evidence.grid.cell_box(row, column).centre
 
 
 def overlap(mask: torch.Tensor, box: Window) -> float:
@@ -180,10 +175,7 @@ def check_rows(lvlm: Lvlm, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def figure(estimate: Estimate) -> str:
-    if not estimate.items:
-        return ""
-    value, low, high = (round(100 * part) for part in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"
+    return in_words(vars(estimate), estimate.items, digits=0)
 
 
 def shares(rows: list[dict], names: tuple[str, ...], kinds: tuple[str, ...]) -> list[list[str]]:

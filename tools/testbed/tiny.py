@@ -206,6 +206,22 @@ def library_processor(tiny: TinyLvlm) -> Any:
     return type(name, (base,), members)(*given)
 
 
+def library_ids(model_type: str, picture: Any, text: str) -> list[list[int]]:
+    """A chat about one picture as token ids, by the library alone."""
+    tiny = build(model_type)
+    processor = library_processor(tiny)
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    written = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=chat_template_of(tiny.config, tiny.tokenizer),
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    begun = bool(tiny.tokenizer.bos_token) and written.startswith(tiny.tokenizer.bos_token)
+    inputs = processor(images=[picture], text=[written], add_special_tokens=not begun)
+    return torch.as_tensor(inputs["input_ids"]).tolist()
+
+
 def _tokenizer(row: _Row) -> PreTrainedTokenizerFast:
     """Words and punctuation marks are tokens, so are line breaks; unknown words are <unk>."""
     words = ["<unk>", *dict.fromkeys(_WORDS)]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from laser_core.evaluation.methods import random_window
 from laser_core.evaluation.metrics import holds
 from laser_core.geometry import Box, Window, whole_picture
 from laser_core.models.chat import Stream
@@ -131,10 +132,8 @@ class ItemRun:
         if row.finder == "grid":
             across, down = row.cell % 3, row.cell // 3
             x, y = across * (width - side_x) // 2, down * (height - side_y) // 2
-        else:
-            x = int(self.rng.integers(0, width - side_x + 1))
-            y = int(self.rng.integers(0, height - side_y + 1))
-        return Window(x, y, x + side_x, y + side_y)
+            return Window(x, y, x + side_x, y + side_y)
+        return random_window(self.item.picture, Window(0, 0, side_x, side_y), self.rng)
 
     def _true_evidence(self) -> Evidence:
         """The asked object's box, and the anchor's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from laser_core.evaluation.intervals import Estimate
+from laser_core.evaluation.intervals import Estimate, in_words
 from tools.benchmarks.quality.measure import PLAIN_DECODING
 from tools.benchmarks.quality.rows import BOTH, CROP, PICTURE
 from tools.benchmarks.quality.summary import HELD
@@ -18,14 +18,11 @@ LEGEND = (
 
 
 def per_cent(figure: Estimate) -> str:
-    if not figure.items:
-        return ""
-    return f"{100 * figure.value:.1f} [{100 * figure.low:.1f}, {100 * figure.high:.1f}]"
+    return in_words(vars(figure), figure.items)
 
 
 def gain(figure: Estimate) -> str:
-    interval = f"[{100 * figure.low:+.1f}, {100 * figure.high:+.1f}]"
-    return f"{100 * figure.value:+.1f} {interval}{' *' if figure.resolved else ''}"
+    return in_words(vars(figure), figure.items, "+")
 
 
 def titled(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -185,6 +182,6 @@ def card_table(accuracy: dict[str, dict[str, Estimate]]) -> str:
 
 def captions_table(named: dict[str, Estimate]) -> str:
     first, *shares = named.items()
-    count = f"{first[1].value:.2f} [{first[1].low:.2f}, {first[1].high:.2f}]"
+    count = in_words(vars(first[1]), first[1].items, scale=1, digits=2)
     rows = [(first[0], count), *((name, per_cent(share)) for name, share in shares)]
     return markdown([f"captions of {first[1].items} pictures", ""], rows)
