@@ -64,8 +64,13 @@ app.registerExtension({
         for (const view of views.values()) view.settle();
       });
     }
-    api.addEventListener("execution_start", () => {
+    let workflow; // of the run
+    api.addEventListener("execution_start", ({ detail }) => {
+      workflow = workflows.get(detail?.prompt_id);
       for (const view of views.values()) view.fail(null);
+    });
+    api.addEventListener("executing", ({ detail }) => {
+      if (detail) views.get(nodeOfRun(detail, workflow))?.begin();
     });
     api.addEventListener("execution_error", ({ detail }) => showError(detail));
   },

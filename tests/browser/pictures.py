@@ -1,12 +1,15 @@
 """Makes the workflows' thumbnails and the help pages' pictures from real runs in ComfyUI.
 
 COMFYUI_PATH=... python -m tests.browser.pictures [WORKFLOW ...]
+
+Without arguments it makes all, also of the nodes that no workflow has.
 """
 
 import io
 import json
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -14,7 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from .comfy_server import ROOT, ComfyServer
 from .conftest import CHROMIUM, FLAGS, open_canvas
-from .on_the_canvas import DETAILER, DOWNLOADS, prompt_of, put_on_canvas
+from .on_the_canvas import DETAILER, DOWNLOADS, SET, prompt_of, put_on_canvas
 
 PANEL_PX = 256
 TALLEST_PX = 1100
@@ -92,6 +95,32 @@ SHOWN_IN = {
     "LaserPasteBack": "4 Edit a detail you name",
     "LaserUnload": "8 Describe many pictures",
 }
+# Those that no workflow shows: what each is given beside a picture and the model
+ALONE = {
+    "LaserFind": {"phrases": "dog\ncheese\nbutterfly\ntent"},
+    "LaserPick": {"phrase": "cheese"},
+    "LaserCheck": {"question": "is there a dog?", "options": "yes\nno"},
+}
+ADD = """async types => { const {app, LiteGraph} = window;
+  const nodes = ['LoadImage', 'LaserLoadLVLM', ...types].map((type, index) => {
+    const node = LiteGraph.createNode(type);
+    node.pos = [500 * index, 0];
+    app.graph.add(node);
+    return node;
+  });
+  const [image, lvlm, ...added] = nodes;
+  image.widgets[0].value = 'laser_scene_picnic.jpg';
+  for (const node of added) {
+    node.setSize([400, node.size[1]]);
+    lvlm.connect(0, node, 'lvlm');
+    image.connect(0, node, 'image');
+  }
+  const of = type => nodes.find(node => node.type === type);
+  of('LaserFind').connect(0, of('LaserPick'), 'masks');
+  await new Promise(done => setTimeout(done, 1000));
+  return added.map(({id, type}) => ({id, type}));
+}"""
+WRAP = 18  # characters in a line of a caption
 VIEWED = ("LaserVAQLayerSelect", "LaserConViCrop", "LaserAnswer")  # their pictures are their views
 SHOT = """async id => {
   const canvas = window.app.canvas, node = window.app.graph.getNodeById(id);
@@ -122,6 +151,16 @@ def main() -> None:
                 nodes = {node["type"]: node for node in workflow["nodes"]}
                 for node_type in [key for key, value in SHOWN_IN.items() if value == name]:
                     shoot(page, nodes[node_type])
+            if not sys.argv[1:]:
+                put_on_canvas(page, {"nodes": [], "links": [], "version": 0.4})
+                nodes = page.evaluate(ADD, [*ALONE])
+                for node in nodes:
+                    page.evaluate(SET, [node["id"], ALONE[node["type"]]])
+                client = page.evaluate("window.app.api.clientId")
+                server.wait(server.queue(prompt_of(page), client))
+                page.wait_for_timeout(3000)
+                for node in nodes:
+                    shoot(page, node)
         finally:
             server.close()
 
@@ -161,7 +200,8 @@ def thumbnail(name: str, workflow: dict, outputs: dict, server: ComfyServer, pag
                 image = io.BytesIO(server.picture(output["images"][which]))
                 tile = squared(Image.open(image).convert("RGB"))
             else:
-                tile = written("\n".join(output["text"]))
+                texts = [textwrap.fill(text, WRAP) for text in output["text"]]
+                tile = written("\n\n".join(texts))
         sheet.paste(tile, (index % 2 * PANEL_PX, index // 2 * PANEL_PX))
     sheet.save(ROOT / "workflows" / f"{name}.jpg", quality=88, optimize=True)
 

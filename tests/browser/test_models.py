@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.testbed.encoders import build_encoder, stored_as, write
+from tools.testbed.encoders import build_encoder, stored_as, write, write_gemma
 
 from .on_the_canvas import (
     DOWNLOADS,
@@ -97,23 +97,33 @@ LOCATE = """async () => { const {app, LiteGraph} = window;
 }"""
 
 
-@pytest.fixture(scope="module")
-def encoder(comfyui):
-    """A small text encoder in fp8 without its output, where image models have theirs."""
-    from transformers import Qwen2Tokenizer
+@pytest.fixture(scope="module", params=["fp8", "nvfp4"])
+def encoder(comfyui, request):
+    """(value, description) of a small text encoder where image models have theirs.
 
-    folder = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "text_encoders" / "qwen25_tokenizer"
-    if not folder.is_dir():
-        pytest.skip("this ComfyUI has no tokenizer for Qwen's models")
-    tiny = build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder))
-    tensors = stored_as(tiny.model, "fp8 old")
-    kept = {key: tensor for key, tensor in tensors.items() if not key.startswith("lm_head")}
-    path = comfyui.base / "models" / "text_encoders" / "qwen_2.5_vl_fp8_scaled.safetensors"
-    yield f"text_encoders/{write(path, kept).name}"
+    A Qwen2.5-VL in fp8 without its output, and a Gemma 3 in nvfp4, which holds its tokenizer.
+    """
+    encoders = comfyui.base / "models" / "text_encoders"
+    if request.param == "fp8":
+        from transformers import Qwen2Tokenizer
+
+        folder = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "text_encoders" / "qwen25_tokenizer"
+        if not folder.is_dir():
+            pytest.skip("this ComfyUI has no tokenizer for Qwen's models")
+        tiny = build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder))
+        tensors = stored_as(tiny.model, "fp8 old")
+        kept = {key: tensor for key, tensor in tensors.items() if not key.startswith("lm_head")}
+        path = write(encoders / "qwen_2.5_vl_fp8_scaled.safetensors", kept)
+        description = "Qwen2.5-VL, text encoder, locates only, "
+    else:
+        path = write_gemma(encoders / "gemma_3_12B_it_fp4_mixed.safetensors", "nvfp4 mixed")
+        description = "Gemma 3, text encoder, "
+    yield f"text_encoders/{path.name}", description
     path.unlink()
 
 
 def test_a_text_encoder_is_offered_described_and_ends_in_a_heat_map(canvas, encoder, shots):
+    value, description = encoder
     page, renderer = canvas
     put_on_canvas(page, {"nodes": [], "links": [], "version": 0.4})
     page.evaluate("() => window.app.refreshComboInNodes()")
@@ -122,15 +132,15 @@ def test_a_text_encoder_is_offered_described_and_ends_in_a_heat_map(canvas, enco
     node.look()
     if renderer == "classic":
         page.mouse.click(*page.evaluate(MIDDLE, [node.id, "model"]))
-        entry = page.locator(f".litemenu-entry[data-value='{encoder}']")
+        entry = page.locator(f".litemenu-entry[data-value='{value}']")
     else:
         page.locator(f'[data-node-id="{node.id}"]').get_by_role("combobox").first.click()
-        entry = page.get_by_role("option", name=encoder, exact=True)
+        entry = page.get_by_role("option", name=value, exact=True)
     page.wait_for_timeout(500)
-    page.screenshot(path=shots / f"text-encoders-{renderer}.png")
+    page.screenshot(path=shots / f"text-encoders-{Path(value).stem}-{renderer}.png")
     entry.click()
     page.wait_for_timeout(500)
-    assert node.text("p").startswith("Qwen2.5-VL, text encoder, locates only, ")
+    assert node.text("p").startswith(description)
     read, select = Node(page, "LaserContrastiveAttention"), Node(page, "LaserVAQLayerSelect")
     page.evaluate(SET, [node.id, {"max_visual_tokens": 64}])  # of a size to be seen
     page.evaluate(SET, [read.id, {"question": "What number is on the bee?"}])
@@ -139,4 +149,4 @@ def test_a_text_encoder_is_offered_described_and_ends_in_a_heat_map(canvas, enco
     assert select.find("image, img").is_visible()
     page.evaluate(WHOLE)
     page.wait_for_timeout(1000)
-    page.screenshot(path=shots / f"text-encoder-heat-map-{renderer}.png")
+    page.screenshot(path=shots / f"text-encoder-heat-map-{Path(value).stem}-{renderer}.png")

@@ -185,6 +185,7 @@ def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     )
     run(page)
     seen = page.evaluate("() => window.laserSeen")
+    assert "Working" in seen[0]  # before there is anything of it to see
     assert any("Answering" in text for text in seen)
     assert "without LASER" in node.text(".laser-plain")
     assert node.view.query_selector_all(".laser-tokens .laser-token")
@@ -196,6 +197,19 @@ def test_laser_answer_shows_window_answer_and_plain_answer_once(canvas):
     nodes = workflow("1 Ask a question")["nodes"]
     (saved,) = (node["size"] for node in nodes if node["type"] == "LaserAnswer")
     assert size[1] <= saved[1]  # nothing has asked for more room
+
+
+THEME = "theme => window.app.extensionManager.setting.set('Comfy.ColorPalette', theme)"
+
+
+def test_the_views_have_colours_of_their_own_on_a_dark_and_on_a_light_page(asked):
+    page, _ = asked
+    slider = Node(page, "LaserConViCrop").find(".laser-slider")
+    colours = {"light": "rgb(0, 114, 178)", "dark": "rgb(86, 180, 233)"}
+    for theme, colour in colours.items():
+        page.evaluate(THEME, theme)
+        page.wait_for_timeout(300)
+        assert slider.evaluate("slider => getComputedStyle(slider).accentColor") == colour
 
 
 LAID = "image => image.getAttribute('href')"

@@ -329,6 +329,18 @@ test("an override of half pixels is drawn where Python puts it", () => {
   );
 });
 
+test("Escape puts a window that was moved by keys back where the evidence is", () => {
+  const page = openWindow();
+  press(page.find(".laser-window"), "ArrowRight");
+  page
+    .find(".laser-window")
+    .dispatchEvent(new KeyboardEvent("keyup", { key: "ArrowRight", bubbles: true }));
+  assert.notEqual(page.host.values.override, "");
+  press(page.find(".laser-window"), "Escape");
+  assert.equal(page.host.values.override, "");
+  assert.ok(!press(page.find(".laser-window"), "Escape").defaultPrevented);
+});
+
 test("LASER Answer's window is set by hand as Con-ViCrop's is", () => {
   const pictures = [{ windows: windows(), tokens: answer([token("a", 1)]), plain: "b" }];
   const page = open("LaserAnswer", pictures, { override: "" });
@@ -605,6 +617,30 @@ test("a run shows its window, then the growing answer, then the result", () => {
   assert.equal(page.find(".growing"), null);
 });
 
+test("a node that runs says so, over what it showed before, until that is put back", () => {
+  const page = open("LaserAnswer", null);
+  page.view.begin();
+  assert.equal(page.text(".laser-empty"), "Working …");
+  page.view.settle();
+  assert.match(page.text(".laser-empty"), /^Run the workflow/);
+  page.view.show({ pictures: [{ tokens: answer([token("a", 1)]), plain: "" }], of: 1 });
+  page.view.begin();
+  assert.equal(page.text(".laser-said"), "a");
+  assert.notEqual(page.find(".waits"), null);
+  page.view.settle();
+  assert.equal(page.find(".waits"), null);
+});
+
+test("an answer is read out once, when it is whole", () => {
+  const page = open("LaserVATDecode", null);
+  page.view.progress({ text: "a red" });
+  const said = page.find(".laser-said");
+  const now = () => [said.getAttribute("aria-live"), said.getAttribute("aria-busy")];
+  assert.deepEqual(now(), ["polite", "true"]);
+  page.view.show({ pictures: [{ tokens: answer([token("a", 1)]), plain: "" }], of: 1 });
+  assert.deepEqual(now(), ["polite", null]);
+});
+
 test("an answer says how sure the model was of each look", () => {
   const page = open("LaserAnswer", null);
   const show = (more) => {
@@ -616,10 +652,7 @@ test("an answer says how sure the model was of each look", () => {
     [0.17, []],
     [0.62, [[200, 100]]],
   ];
-  assert.match(
-    show({ looks, believed: 1 }),
-    /whole picture 17 %, window of 200 x 100 px 62 %; answered from the window of 200 x 100 px/,
-  );
+  assert.match(show({ looks, believed: 1 }), /whole picture 17 %, answered from 200 x 100 px 62 %/);
   assert.match(show({ looks: looks.slice(0, 1), believed: 0 }), /without looking closer.* 17 %/);
   assert.match(show({ unsure: true }), /unsure/);
 });

@@ -46,7 +46,7 @@ SHOWN_PX = {
     "LaserLoadLVLM": 70,
     "LaserVAQLayerSelect": 440,
     "LaserConViCrop": 360,
-    "LaserVATDecode": 300,
+    "LaserVATDecode": 330,
     "LaserAnswer": 368,
     "LaserSettings": 50,
     "ImageCompare": 180,
@@ -122,7 +122,7 @@ class Workflow:
         title = self.title.split(maxsplit=1)[1]
         needs = f"Needs ComfyUI {self.needs} or newer."
         node["widgets_values"] = [f"## {title}\n\n{text}\n\n{needs}"]
-        node["color"], node["bgcolor"] = "#432", "#653"
+        node["color"], node["bgcolor"] = "#321", "#432"  # the newer page's grey reads on it
 
     def group(self, title: str, *nodes: dict) -> None:
         """A frame around nodes."""

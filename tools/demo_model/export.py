@@ -41,8 +41,8 @@ from .things import COLOURS, MASS, NAMES
 
 LASER_SETTINGS = {
     "instruction": INSTRUCTION,
-    "notice": f"demo model: knows {len(NAMES)} everyday things and numbers in drawn scenes; "
-    "for photographs choose another model",
+    "notice": f"demo model: {len(NAMES)} things in drawn scenes; for photographs choose "
+    "another model",
     "closed_vocabulary": {
         "message": f"It knows {len(NAMES)} everyday things, {len(COLOURS)} colours, numbers up to "
         "99, and how things lie to each other.",

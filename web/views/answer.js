@@ -1,6 +1,6 @@
 /** What was said, in plain text to read and to copy, and what the model says without the method. */
 
-import { button, el, joined, percent } from "./dom.js";
+import { button, el, joined, percent, set } from "./dom.js";
 
 const SHORT = 40; // characters of an answer that is written large
 const STOPS = { "max tokens": "stoppedAtMax", "unfinished thought": "stoppedInThought" };
@@ -12,7 +12,8 @@ const COPIED_MS = 1500; // how long the button says so
  */
 export function answerSection(host, signal) {
   const { t } = host;
-  const said = el("p", { class: "laser-said", tabindex: "0" });
+  const live = { "aria-live": "polite", "aria-atomic": "true" };
+  const said = el("p", { class: "laser-said", tabindex: "0", ...live });
   const group = { role: "group", "aria-label": t("answer") };
   const copy = button({ text: t("copy") }, signal, copySaid);
   const without = el("p", { class: "laser-plain" });
@@ -35,6 +36,7 @@ export function answerSection(host, signal) {
 
   function write(words, running) {
     text = words;
+    set(said, { "aria-busy": running && "true" }); // it is read out once, when it is whole
     said.textContent = words || (running ? "" : t("emptyAnswer"));
     said.classList.toggle("short", words.length <= SHORT);
     copy.hidden = running || !words;
@@ -44,13 +46,13 @@ export function answerSection(host, signal) {
   /** How sure the model was of each reading, and which one the answer is of. */
   function looksOf({ looks, believed }) {
     if (!Array.isArray(looks)) return "";
-    const names = looks.map(([, windows]) => {
+    const read = looks.map(([certainty, windows], index) => {
       const sizes = windows.map(([width, height]) => `${width} x ${height}`).join(", ");
-      return sizes ? t("lookWindow", { sizes }) : t("lookWhole");
+      const where = sizes ? t("lookWindow", { sizes }) : t("lookWhole");
+      const sure = `${where} ${percent(certainty, 0)}`;
+      return looks.length > 1 && index === believed ? t("lookBelieved", { sure }) : sure;
     });
-    const read = looks.map(([sure], index) => `${names[index]} ${percent(sure, 0)}`).join(", ");
-    if (looks.length === 1) return t("sureAtOnce", { read });
-    return t("sureOf", { read, chosen: names[believed] });
+    return t(looks.length > 1 ? "sureOf" : "sureAtOnce", { read: read.join(", ") });
   }
 
   function drawPlain({ tokens, plain }) {
@@ -86,7 +88,8 @@ export function answerSection(host, signal) {
     stream(words, thinking = false) {
       said.classList.toggle("thought", thinking);
       write(words, true);
-      note.textContent = t(thinking ? "thinking" : "answering");
+      const now = t(thinking ? "thinking" : "answering");
+      if (note.textContent !== now) note.textContent = now; // or it would be read out each time
       said.scrollTop = said.scrollHeight;
     },
     refresh() {},

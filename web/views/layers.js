@@ -88,7 +88,7 @@ export function layerSection(host, signal) {
       bar.classList.toggle("looked", index === looked);
     set(bars, { "aria-activedescendant": bars.children[looked]?.id });
     stage.showMap(looked);
-    const words = `${label(looked)}. ${peakText(t, data.maps?.peaks?.[looked])}`;
+    const words = `${label(looked)}; ${peakText(t, data.maps?.peaks?.[looked])}.`;
     caption.textContent = words;
     stage.describe(`${t("mapAlt")} ${words}`);
   }

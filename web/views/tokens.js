@@ -11,6 +11,7 @@ const PAGE = 64; // tokens; as many as travel with the payload
 // Of Visual Activation of Tokens, in logits: what makes a token 1.6 and 7.4 times as likely
 const NEUTRAL = 0.5;
 const STRONG = 2;
+const LEAST = 0.01; // of a reading's share: what both think less of is among all others
 const LONGEST = 60; // characters of what is said to be mapped
 const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 
@@ -223,7 +224,7 @@ export function tokenSection(host, signal) {
     const others = (token.alternatives ?? [])
       .filter(([text]) => text !== token.text)
       .map(([text, ...shares]) => ({ text: visible(text), shares: known(shares) }))
-      .filter(({ shares }) => Math.max(...shares) > 0)
+      .filter(({ shares }) => Math.max(...shares) >= LEAST)
       .sort((a, b) => Math.max(...b.shares) - Math.max(...a.shares));
     const said = `✓ ${visible(token.text)}`;
     const rows = [

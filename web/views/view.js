@@ -21,7 +21,7 @@ export const VIEWS = {
       ["tokens", tokenSection],
       ["looked", lookedSection],
     ],
-    height: 320,
+    height: 350,
   },
   LaserAnswer: {
     sections: [
@@ -103,6 +103,7 @@ export function createView(root, sections, given) {
 
   function turn(to) {
     running = false;
+    body.classList.remove("waits");
     index = Math.min(Math.max(to, 0), Math.max(of - 1, 0));
     pages.show(index, of, t("pictureOf", { number: index + 1, count: of }));
     const picture = pictures[index];
@@ -137,10 +138,17 @@ export function createView(root, sections, given) {
     refresh() {
       if (!body.hidden) for (const { refresh } of parts) refresh();
     },
+    /** The node runs and has nothing to show yet. */
+    begin() {
+      running = true;
+      body.classList.add("waits");
+      empty.textContent = t("running");
+    },
     /** Results shown while the node runs: its windows, then its answer as it grows. */
     progress(result) {
       host.makeRoom();
       running = true;
+      body.classList.remove("waits");
       body.hidden = false;
       empty.hidden = pages.element.hidden = true;
       for (const { name, element, show, stream } of parts) {

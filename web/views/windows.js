@@ -15,9 +15,8 @@ const KEY_STEP = 0.01; // of the picture's side
 export function windowSection(host, signal) {
   const { t } = host;
   const status = el("p", { class: "laser-status", "aria-live": "polite" });
-  const reset = button({ text: t("backToEvidence") }, signal, () =>
-    host.change(() => host.set("override", "")),
-  );
+  const byEvidence = () => host.change(() => host.set("override", ""));
+  const reset = button({ text: t("backToEvidence") }, signal, byEvidence);
   const stage = pictureStage(host, signal);
   const layer = el("div", { class: "laser-windows" });
   stage.frame.append(layer);
@@ -207,6 +206,10 @@ export function windowSection(host, signal) {
     if (event.key === "Escape" && drag) {
       drag = null;
       draw();
+      return true;
+    }
+    if (event.key === "Escape" && override() && !keys) {
+      byEvidence();
       return true;
     }
     if (!(event.key in ARROWS) || drag) return false;
