@@ -11,7 +11,6 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 
@@ -19,34 +18,14 @@ from ..models.chat import Prompt
 from ..models.lvlm import Lvlm
 from ..models.prefix import Prefix
 from ..progress import Progress
-from .caches import cache_of, cut, empty_cache
 from .capture import RowCapture
-from .drafts import read_drafted
 from .few_calls import MASKED_TOKENS, one_forward_for_branches, pads, takes_masks
 from .generating import end_tokens
-from .masks import masks_of
-from .padded import Tail, in_groups, read_tails, shapes_of
-from .reading import (
-    STRETCH,
-    extend,
-    first_token_certainty,
-    forward,
-    read_prefix,
-    read_with_prefix,
-    row_of,
-)
-from .together import ask, its_own_error
-
-
-@dataclass(frozen=True)
-class LastRow:
-    """What a prompt's last token sees and says.
-
-    attention: over the picture's grid, (L, H, N) float32 on the CPU. hidden: its last state (D,).
-    """
-
-    attention: torch.Tensor
-    hidden: torch.Tensor
+from .last_rows import DRAFT_TOKENS, LastRow, read_last_row
+from .masks import Masks, masks_of
+from .padded import Tail, read_tails, shapes_of
+from .reading import STRETCH, first_token_certainty, known_prefix, read_prefix
+from .together import ask, in_batches, its_own_error
 
 
 @dataclass(frozen=True)
@@ -83,17 +62,22 @@ class _Branches:
 
 
 def _read_all(wanted: list[_Branches]) -> list[BranchRows | Exception]:
-    found: list[Any] = [None] * len(wanted)
-    for group in in_groups([_kind_and_length(index, one) for index, one in enumerate(wanted)]):
-        members = [wanted[index] for index in group]
-        if len(group) == 1:
-            one = members[0]
-            rows = [read_rows(one.lvlm, [one.asked, one.free], one.progress, one.drafted)]
-        else:
-            rows = _batch_rows(members)
-        for index, one, own in zip(group, members, rows, strict=True):
-            found[index] = its_own_error(partial(_branch_rows, one.lvlm, *own))
-    return found
+    return in_batches(_read_some, wanted, _kind_and_length)
+
+
+def _read_some(members: list[_Branches]) -> list[BranchRows | Exception]:
+    [one, *others] = members
+    if others:
+        for member in members:
+            if member.progress:
+                member.progress("reading the picture", 0, 1)
+        rows = _packed_rows([(member.lvlm, (member.asked, member.free)) for member in members])
+    else:
+        rows = [read_rows(one.lvlm, [one.asked, one.free], one.progress, one.drafted)]
+    return [
+        its_own_error(partial(_branch_rows, member.lvlm, *own))
+        for member, own in zip(members, rows, strict=True)
+    ]
 
 
 def _branch_rows(lvlm: Lvlm, with_query: LastRow, without_query: LastRow) -> BranchRows:
@@ -101,64 +85,19 @@ def _branch_rows(lvlm: Lvlm, with_query: LastRow, without_query: LastRow) -> Bra
     return BranchRows(with_query.attention, without_query.attention, certainty)
 
 
-def _kind_and_length(index: int, one: _Branches) -> tuple[Hashable, int]:
+def _kind_and_length(one: _Branches) -> tuple[Hashable, int]:
     """What pictures of one batch have in common. A prefix that is known is continued alone."""
-    lvlm, pair = one.lvlm, (one.asked, one.free)
-    known = lvlm.prefix is not None and lvlm.prefix.key == one.asked.prefix_key
-    continued = all(_continues(lvlm, prompt) for prompt in pair)
-    packed = len([*_groups(lvlm, list(pair))]) == 1 and _ids(one.asked) != _ids(one.free)
-    long = one.asked.length + one.free.suffix_length > MASKED_TOKENS
+    lvlm, pair = one.lvlm, [one.asked, one.free]
+    packed = len([*_groups(lvlm, pair)]) == 1 and _ids(one.asked) != _ids(one.free)
     if (
-        long
+        one.asked.length + one.free.suffix_length > MASKED_TOKENS
         or one.drafted
         or not pads(lvlm, continued=True)
-        or known
-        or not continued
+        or known_prefix(lvlm, one.asked)
         or not packed
     ):
-        return index, one.asked.length
+        return id(one), one.asked.length
     return (None, one.free.suffix_length, shapes_of(lvlm, one.asked.pictures)), one.asked.length
-
-
-def _batch_rows(wanted: Sequence[_Branches]) -> list[list[LastRow]]:
-    """Both branches of pictures in one forward, a row for each: its prefix, then both suffixes.
-
-    Each model keeps its picture's prefix.
-    """
-    for one in wanted:
-        one.lvlm.prefix = None
-        if one.progress:
-            one.progress("reading the picture", 0, 1)
-    lvlm, free = wanted[0].lvlm, wanted[0].free.suffix_length
-    tails = [_pair(one.asked, one.free) for one in wanted]
-    longest = max(tail.length for tail in tails)
-    mask = torch.ones(len(wanted), 1, longest, longest, dtype=torch.bool).tril()
-    for row, one, tail in zip(mask, wanted, tails, strict=True):
-        pad = longest - tail.length
-        row[:, :, :pad] = False
-        row[:, longest - free :, pad + one.asked.prefix_length : longest - free] = False
-    mask |= torch.eye(longest, dtype=torch.bool)  # padding sees itself: nothing is not a number
-    with RowCapture(lvlm, rows=[-1 - free, -1], keys=slice(None)) as capture:
-        index = torch.arange(longest, device=lvlm.device)
-        read = read_tails(lvlm, tails, masks_of(lvlm, mask.to(lvlm.device), index, index))
-    found = []
-    for row, (one, tail) in enumerate(zip(wanted, tails, strict=True)):
-        pad, end, keys = longest - tail.length, one.asked.prefix_length, _map_keys(one.asked)
-        attention = capture.rows_by_layer(row)[..., pad + keys.start : pad + keys.stop]
-        last = zip(attention, (-1 - free, -1), strict=True)
-        found.append([LastRow(rows, read[row].hidden[at]) for rows, at in last])
-        inputs = [row_of(call, 0, 0, end, 0) for call in read[row].inputs]
-        one.lvlm.prefix = Prefix(one.asked.prefix_key, cut(read[row].layers, 0, end), inputs)
-    return found
-
-
-def _pair(asked: Prompt, free: Prompt) -> Tail:
-    """Both prompts as one row: the second one's suffix follows, in the places it has after the
-    prefix."""
-    shared = asked.prefix_length
-    ids = torch.cat([asked.input_ids, free.input_ids[:, shared:]], dim=1)
-    positions = torch.cat([asked.position_ids, free.position_ids[..., shared:]], dim=-1)
-    return Tail(ids, positions, asked.pictures)
 
 
 def read_rows(
@@ -167,14 +106,13 @@ def read_rows(
     progress: Progress | None = None,
     drafted: bool = False,
 ) -> list[LastRow]:
-    """The last row of each prompt of one picture, in order. Equal prompts are read once:
-    two runs would differ by rounding, and that difference would count as evidence.
+    """The last row of each prompt of one picture, over its grid, in order. Equal prompts are read
+    once: two runs would differ by rounding, and that difference would count as evidence.
 
-    drafted: the attention is that of the last token of a draft of each answer, see `read_drafted`.
+    drafted: the attention is that of the last token of a draft of each answer.
     """
-    unlike: dict[tuple[int, ...], Prompt] = {}
-    for prompt in prompts:
-        unlike.setdefault(_ids(prompt), prompt)
+    unlike = {_ids(prompt): prompt for prompt in prompts}
+    most, ends = (DRAFT_TOKENS, end_tokens(lvlm)) if drafted else (0, [])
     rows: list[LastRow] = []
 
     def report(done: int) -> None:  # of the picture, then the prompts
@@ -182,17 +120,17 @@ def read_rows(
             progress("reading the picture", done, 1 + len(unlike))
 
     report(0)
-    for prompt in unlike.values() if drafted else ():
-        draft = read_drafted(lvlm, prompt, _map_keys(prompt), ends=end_tokens(lvlm))
-        rows.append(LastRow(draft.attention, draft.hidden))
-        report(1 + len(rows))
-    for group in _groups(lvlm, [] if drafted else list(unlike.values())):
-        prefix = None
-        if _continues(lvlm, group[0]) and not (len(group) > 1 and _at_once(lvlm, group)):
-            prefix = read_prefix(lvlm, group[0])
+    for group in _groups(lvlm, [*unlike.values()], packs=not drafted):
+        first, prefix = group[0], None
+        # A template may write nothing after the picture
+        if first.suffix_length and not (len(group) > 1 and _at_once(lvlm, group)):
+            prefix = read_prefix(lvlm, first)
             report(1 + len(rows))
-        packed = len(group) > 1
-        rows += _packed_rows(lvlm, group, prefix) if packed else [_last_row(lvlm, group[0], prefix)]
+        if len(group) > 1:
+            rows += _packed_rows([(lvlm, group)])[0]
+        else:
+            held, keys = prefix.layers if prefix else None, first.map_spans[0]
+            rows.append(read_last_row(lvlm, first, keys, held, most=most, ends=ends))
         report(1 + len(rows))
     read = dict(zip(unlike, rows, strict=True))
     return [read[_ids(prompt)] for prompt in prompts]
@@ -202,15 +140,15 @@ def _ids(prompt: Prompt) -> tuple[int, ...]:
     return tuple(prompt.input_ids[0].tolist())
 
 
-def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
-    """The prompts in groups that one forward reads."""
+def _groups(lvlm: Lvlm, prompts: list[Prompt], packs: bool = True) -> Iterator[list[Prompt]]:
+    """The prompts in groups that one forward reads; each alone unless it `packs`."""
     # Flash attention takes no free-form mask, and a state knows none. For long texts it would be
     # large.
-    packs = takes_masks(lvlm) and not lvlm.state_layers
+    packs = packs and takes_masks(lvlm) and not lvlm.state_layers
     group: list[Prompt] = []
     for prompt in prompts:
         full = sum(one.suffix_length for one in group) + prompt.suffix_length > STRETCH
-        together = packs and not full and all(_continues(lvlm, one) for one in (*group, prompt))
+        together = packs and not full and all(one.suffix_length for one in (*group, prompt))
         if group and not (together and prompt.prefix_key == group[0].prefix_key):
             yield group
             group = []
@@ -219,59 +157,83 @@ def _groups(lvlm: Lvlm, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
         yield group
 
 
-def _continues(lvlm: Lvlm, prompt: Prompt) -> bool:
-    """Whether a prompt continues a prefix: a template may write nothing after the picture."""
-    return lvlm.family.causal_prefix and prompt.suffix_length > 0
-
-
 def _at_once(lvlm: Lvlm, prompts: Sequence[Prompt]) -> bool:
     """Whether one forward reads these prompts and their prefix, which is not known yet."""
-    known = lvlm.prefix is not None and lvlm.prefix.key == prompts[0].prefix_key
     total = prompts[0].prefix_length + sum(prompt.suffix_length for prompt in prompts)
-    return not known and one_forward_for_branches(lvlm, total)
+    return known_prefix(lvlm, prompts[0]) is None and one_forward_for_branches(lvlm, total)
 
 
-def _map_keys(prompt: Prompt) -> slice:
-    """The picture's tokens that form its grid, as positions in the prompt."""
-    first, tokens = prompt.spans[0].start, prompt.pictures[0].map_tokens
-    return slice(first + tokens.start, first + tokens.stop)
+_Pack = tuple[Lvlm, Sequence[Prompt]]
+"""Prompts of one picture that share their prefix and are read as one row, and the model."""
 
 
-def _last_row(lvlm: Lvlm, prompt: Prompt, prefix: Prefix | None) -> LastRow:
-    """The last row of one prompt, after the prefix or without one."""
-    cache = cache_of(prefix.layers) if prefix else empty_cache(lvlm)
-    with RowCapture(lvlm, rows=[-1], keys=_map_keys(prompt)) as capture:
-        _, hidden = extend(lvlm, prompt, cache, prompt.length)
-    return LastRow(capture.rows_by_layer()[0], hidden[0, -1])
+def _packed_rows(packs: Sequence[_Pack]) -> list[list[LastRow]]:
+    """The last rows of several prompts of each picture, all in one forward.
 
-
-def _packed_rows(lvlm: Lvlm, prompts: Sequence[Prompt], prefix: Prefix | None) -> list[LastRow]:
-    """All suffixes in one forward, none seeing another; after the prefix, or with it.
-
-    Without one it is read too, and the model keeps it.
+    Each picture has a row: its prefix and then the prompts' suffixes, none of which sees another.
+    All have as many, and all suffixes but the first are equally long. A prefix that is known, which
+    is that of a single picture, is continued; others are read too, and their models keep them.
     """
-    first, shared = prompts[0], prompts[0].prefix_length
-    start = shared if prefix else 0
-    ends = list(accumulate((prompt.suffix_length for prompt in prompts), initial=shared))
-    seen = torch.arange(ends[-1]) <= torch.arange(start, ends[-1])[:, None]  # (S, N)
-    for begin, end in pairwise(ends):
-        seen[end - start :, begin:end] = False
-    same = torch.zeros_like(seen)
-    if not prefix:
-        same[first.spans[0], first.spans[0]] = True
-    # Of each token, its index in its own prompt
-    index = torch.cat([torch.arange(shared), *(torch.arange(shared, p.length) for p in prompts)])
-    seen, same, index = (tensor.to(lvlm.device) for tensor in (seen, same, index))
-    mask = masks_of(lvlm, seen[None, None], index[start:], index, same[None, None])
-    parts = [prompt.input_ids[:, shared:] for prompt in prompts]
-    ids = torch.cat([first.input_ids[:, start:shared], *parts], dim=1)
-    places = [prompt.position_ids[..., shared:] for prompt in prompts]
-    positions = torch.cat([first.position_ids[..., start:shared], *places], dim=-1)
-    last, cache = [end - 1 - start for end in ends[1:]], empty_cache(lvlm)
-    with RowCapture(lvlm, last, keys=_map_keys(first)) as capture:
-        if prefix:
-            hidden = forward(lvlm, cache_of(prefix.layers), ids, positions, {}, mask)
-        else:
-            hidden = read_with_prefix(lvlm, first, cache, ids, positions, mask)
-    rows = capture.rows_by_layer()
-    return [LastRow(row, hidden[0, at]) for row, at in zip(rows, last, strict=True)]
+    lvlm, prompts = packs[0]
+    prefix = known_prefix(lvlm, prompts[0])
+    tails = [_tail_of(prompts, prefix) for _, prompts in packs]
+    longest = max(tail.length for tail in tails)
+    pads = [longest - tail.length for tail in tails]
+    ends = _ends(prompts)
+    last = [end - ends[-1] - 1 for end in ends[1:]]
+    grids = [_shifted(own[0].map_spans[0], pad) for (_, own), pad in zip(packs, pads, strict=True)]
+    keys = slice(min(grid.start for grid in grids), max(grid.stop for grid in grids))
+    mask = _mask_of(packs, pads, tails[0].past)
+    for own, _ in packs:
+        own.prefix = prefix
+    with RowCapture(lvlm, last, keys) as capture:
+        read = read_tails(lvlm, tails, mask)
+    found = []
+    for row, ((own, prompts), grid) in enumerate(zip(packs, grids, strict=True)):
+        attention = capture.rows_by_layer(row)[..., _shifted(grid, -keys.start)]
+        each = zip(attention, last, strict=True)
+        found.append([LastRow(rows, read[row].hidden[at]) for rows, at in each])
+        if prefix is None:
+            own.prefix = Prefix(prompts[0].prefix_key, read[row].layers, read[row].inputs)
+    return found
+
+
+def _tail_of(prompts: Sequence[Prompt], prefix: Prefix | None) -> Tail:
+    """Prompts of one picture as one row, each in the places it has after their prefix."""
+    [first, *others], shared = prompts, prompts[0].prefix_length
+    tail = Tail.of(first, first.length, prefix)
+    tail.ids = torch.cat([tail.ids, *(one.input_ids[:, shared:] for one in others)], dim=1)
+    places = (one.position_ids[..., shared:] for one in others)
+    tail.positions = torch.cat([tail.positions, *places], dim=-1)
+    tail.kept = None if prefix else shared
+    return tail
+
+
+def _mask_of(packs: Sequence[_Pack], pads: Sequence[int], past: int) -> Masks:
+    """For the tokens of `_packed_rows` from `past` on: each sees its prefix and its own suffix."""
+    lvlm, prompts = packs[0]
+    shared = torch.arange(prompts[0].prefix_length)
+    # Of each token, its index in its own prompt. Only windows count it, and then no row is padded
+    index = torch.cat([shared, *(torch.arange(len(shared), one.length) for one in prompts)])
+    total = pads[0] + len(index)
+    seen = torch.ones(len(packs), 1, total - past, total, dtype=torch.bool).tril(past)
+    for row, (pad, (_, prompts)) in enumerate(zip(pads, packs, strict=True)):
+        suffixes = pairwise(pad + end for end in _ends(prompts))
+        for begin, end in [(0, pad), *suffixes]:  # padding sees itself: nothing is not a number
+            seen[row, :, end - past :, begin:end] = False
+    same = None
+    if lvlm.whole_pictures and not past:
+        same = torch.zeros_like(seen)
+        same[..., prompts[0].spans[0], prompts[0].spans[0]] = True
+        same = same.to(lvlm.device)
+    index = index.to(lvlm.device)
+    return masks_of(lvlm, seen.to(lvlm.device), index[past:], index, same)
+
+
+def _ends(prompts: Sequence[Prompt]) -> list[int]:
+    """Where the prefix and each suffix end in the row of these prompts."""
+    return [*accumulate((one.suffix_length for one in prompts), initial=prompts[0].prefix_length)]
+
+
+def _shifted(span: slice, tokens: int) -> slice:
+    return slice(span.start + tokens, span.stop + tokens)

@@ -38,23 +38,20 @@ class _Continued(DynamicLayer):
         return self._borrowed[0].shape[-2] + super().get_seq_length()
 
 
-def empty_cache(lvlm: Lvlm) -> DynamicCache:
-    """A cache that the model reads a first token into."""
+def cache_of(lvlm: Lvlm, layers: Layers | None = None) -> DynamicCache:
+    """A growing cache that begins with `layers`, which stay untouched; without any, an empty one.
+
+    Keys and values are not copied; states are, as the model writes over its own.
+    """
+    if layers:
+        return cache_of_layers(
+            [state_layer(one) if isinstance(one, State) else _Continued(*one) for one in layers]
+        )
     if not lvlm.state_layers:
         return DynamicCache()
     count = lvlm.model.config.get_text_config().num_hidden_layers
     return cache_of_layers(
         [_new_state() if layer in lvlm.state_layers else DynamicLayer() for layer in range(count)]
-    )
-
-
-def cache_of(layers: Layers) -> DynamicCache:
-    """A growing cache that begins with `layers`, which stay untouched.
-
-    Keys and values are not copied; states are, as the model writes over its own.
-    """
-    return cache_of_layers(
-        [state_layer(one) if isinstance(one, State) else _Continued(*one) for one in layers]
     )
 
 
@@ -74,6 +71,12 @@ def layers_of(cache: DynamicCache) -> Layers:
         else (layer.keys, layer.values)
         for layer in layers
     ]
+
+
+def zero_rows(like: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    """(rows, H_kv, length, D) zeros for keys or values like these. What masked places hold is
+    multiplied by nought, so it must be finite."""
+    return like.new_zeros(rows, like.shape[1], length, like.shape[3])
 
 
 def repeated(layers: Layers, rows: int) -> Layers:

@@ -6,6 +6,8 @@ each token, and memory is what an answer runs out of on both. Decides from devic
 
 from __future__ import annotations
 
+from torch.nn import ModuleList
+
 from ..models.lvlm import Lvlm
 
 STEP_BYTES = 2 * 2**30
@@ -77,7 +79,7 @@ def pads(lvlm: Lvlm, continued: bool) -> bool:
     take it for tokens anywhere, and pictures whose tokens see each other would each want a mask of
     their own.
     """
-    if lvlm.state_layers or lvlm.family.whole_pictures:
+    if lvlm.state_layers or lvlm.whole_pictures:
         return False
     return not continued or (not lvlm.has_sliding_window and takes_masks(lvlm))
 
@@ -97,14 +99,17 @@ def steps_in_place(lvlm: Lvlm, cache_bytes: int) -> bool:
 
     One H200, bf16, a LLaVA of 7B: 6.9 ms a token instead of 20.9, two streams 7.2 instead of 24.3.
     A CPU would read the room that is not used yet. Quantized and offloaded weights call what cannot
-    be captured, and a model on several devices has no one place to write to. The rehearsal of a
-    graph would move a state on.
+    be captured; so do experts that are modules of their own, as the tokens say which are called. A
+    model on several devices has no one place to write to. The rehearsal of a graph would move a
+    state on.
     """
     if not has_graphs(lvlm) or lvlm.graph_refused or cache_bytes > STEP_BYTES:
         return False
     devices = {parameter.device for parameter in lvlm.model.parameters()}
+    lists = (name for name, one in lvlm.model.named_modules() if isinstance(one, ModuleList))
     plain = len(devices) == 1 and not getattr(lvlm.model, "is_quantized", False)
-    return plain and lvlm.attention == "sdpa" and not lvlm.state_layers
+    called_one_by_one = any(name.endswith(".experts") for name in lists)
+    return plain and lvlm.attention == "sdpa" and not (lvlm.state_layers or called_one_by_one)
 
 
 def equal_windows_together(lvlm: Lvlm) -> bool:

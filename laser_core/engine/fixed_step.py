@@ -1,7 +1,7 @@
 """A decoding step over caches of fixed size, which a GPU can replay as one CUDA graph.
 
 All that a step changes lies in place: token, positions, mask, and where its keys are written. So
-from the second step on, nothing but the token is new to the device. Knows how a decoder is called;
+from the second step on, nothing but the token is new to the device. Knows how a model is called;
 knows neither prompts nor how a token is chosen.
 """
 
@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..models.lvlm import Lvlm
 from ..out_of_memory import is_out_of_memory
-from .caches import cache_of_layers
+from .caches import cache_of_layers, zero_rows
 from .masks import masks_of
 
 BUCKET = 256
@@ -55,10 +55,8 @@ class FixedStep:
         device = lvlm.device
         self._place = _Place(torch.zeros(1, dtype=torch.long, device=device))
         self._tokens = torch.zeros(streams, 1, dtype=torch.long, device=device)
-        mrope = hasattr(lvlm.body, "get_rope_index")
-        self._positions = torch.zeros(
-            *((3,) if mrope else ()), streams, 1, dtype=torch.long, device=device
-        )
+        shape = (3, streams, 1) if lvlm.mrope else (streams, 1)
+        self._positions = torch.zeros(shape, dtype=torch.long, device=device)
         self._seen = torch.zeros(streams, 1, 1, self.room, dtype=torch.bool, device=device)
         self._indices = torch.arange(self.room, device=device)
         self._steps = 0
@@ -84,21 +82,16 @@ class FixedStep:
     def buffers(
         self, index: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A layer's keys and values, (streams, H_kv, room, D) zeros. keys, values: like these.
-
-        What masked places hold is multiplied by nought, so it must be finite.
-        """
+        """A layer's keys and values, (streams, H_kv, room, D) zeros. keys, values: like these."""
         layer = self._layers[index]
         if layer is None:
-            room = self._zeros(keys), self._zeros(values)
+            shape = self.streams, self.room
+            room = zero_rows(keys, *shape), zero_rows(values, *shape)
             layer = self._layers[index] = _FixedLayer(self._place, room)
         else:
             for tensor in layer.room:
                 tensor.zero_()
         return layer.room
-
-    def _zeros(self, like: torch.Tensor) -> torch.Tensor:
-        return like.new_zeros(self.streams, like.shape[1], self.room, like.shape[3])
 
     def begin(self, length: int, pads: torch.Tensor, positions: torch.Tensor) -> None:
         """Go on after `length` tokens. pads: (S,) of each row's, hidden on its left.
@@ -137,7 +130,7 @@ class FixedStep:
         """(S, V): the step itself. Asks the device for nothing that depends on a value."""
         lvlm = self._lvlm
         self._seen.index_fill_(3, self._place.index, True)
-        hidden = lvlm.model.get_decoder()(
+        hidden = lvlm.body(  # not the decoder: Gemma 4 feeds it padding for a placeholder
             input_ids=self._tokens,
             attention_mask=masks_of(lvlm, self._seen, self._place.index, self._indices),
             position_ids=self._positions,

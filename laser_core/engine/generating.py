@@ -31,13 +31,19 @@ from ..results import Answer, TokenRecord
 from ..settings import DecodeSettings
 from .few_calls import steps_in_place, streams_as_batch
 from .kernels import heads_as_rows
-from .padded import in_groups, read_streams
+from .padded import read_streams
 from .reading import ReadStream, overflow, read_blocked
 from .thoughts import EachThoughts, Thoughts
-from .together import ask
+from .together import ask, in_batches
 from .token_records import Recorder, text_of_tokens
 from .token_rows import TokenRows, Watch
 from .two_streams import Mix, Rows, TwoStreams
+
+_READING = "reading the evidence"
+_NO_GRAPH = (
+    "leave the tokens' maps out for answers up to three times as fast: with them, steps are not "
+    "repeated as a graph"
+)
 
 
 def generate(
@@ -56,16 +62,23 @@ def generate(
     options: for the library's `generate`. The rest is as in `steps.decode.decode`.
     """
     started = time.perf_counter()
-    shared = positive.shared_prefix if isinstance(positive, Stream) else bool(positive.shared)
     streams = _read_streams(lvlm, positive, negative, settings, progress)
-    looked = TokenRows(lvlm, positive.prompt, watch, shared) if watch else None
+
+    def check() -> None:
+        if progress:
+            progress(_READING, len(streams), len(streams))
+
+    looked = None
+    if watch:
+        looked = TokenRows(lvlm, streams[0], watch, check)
+        check()
     lengths = tuple(stream.prompt.length for stream in streams)
     thoughts = Thoughts(lvlm, positive.prompt, _most_thoughts(lvlm, positive.prompt, settings))
     read = time.perf_counter()
     wanted = _Wanted(lvlm, streams, mix, settings, thoughts, looked, progress, on_text, options)
     token_ids, records, refused = ask(_write_all, wanted, late=True)
     no_graph = _NO_GRAPH if looked and steps_in_place(lvlm, 0) else ""
-    notes = positive.note, _note_on(thoughts, settings), _note_of(refused), no_graph
+    notes = positive.note, _note_on(thoughts, settings), _note_on_graph(refused), no_graph
     return Answer(
         text=text_of_tokens(lvlm, token_ids[thoughts.count :]),
         tokens=tuple(records),
@@ -78,12 +91,6 @@ def generate(
         seconds_decoding=time.perf_counter() - read,
         maps=looked.maps(len(token_ids)) if looked else None,
     )
-
-
-_NO_GRAPH = (
-    "leave the tokens' maps out for answers up to three times as fast: with them, steps are not "
-    "repeated as a graph"
-)
 
 
 @dataclass
@@ -101,26 +108,21 @@ class _Wanted:
     on_text: OnText | None
     options: dict[str, Any]
 
-    @property
-    def kind_and_length(self) -> tuple[Hashable, int]:
-        """What answers that are written together have in common."""
-        lengths = tuple(stream.prompt.length for stream in self.streams)
-        if self.settings.temperature > 0 or self.options or self.looked:
-            return id(self), max(lengths)
-        return (self.settings, len(lengths)), max(lengths)
-
 
 _Written = tuple[list[int], list[TokenRecord], str]
 """Token ids, a record for each, and why no graph could be made of a step, or ""."""
 
 
 def _write_all(wanted: list[_Wanted]) -> list[_Written | Exception]:
-    found: list[Any] = [None] * len(wanted)
-    for group in in_groups([one.kind_and_length for one in wanted]):
-        written = _write([wanted[index] for index in group])
-        for index, one in zip(group, written, strict=True):
-            found[index] = one
-    return found
+    return in_batches(_write, wanted, _kind_and_length)
+
+
+def _kind_and_length(one: _Wanted) -> tuple[Hashable, int]:
+    """What answers that are written together have in common."""
+    lengths = [stream.prompt.length for stream in one.streams]
+    if one.settings.temperature > 0 or one.options or one.looked:
+        return id(one), max(lengths)
+    return (one.settings, len(lengths)), max(lengths)
 
 
 def _write(wanted: Sequence[_Wanted]) -> list[_Written | Exception]:
@@ -197,11 +199,10 @@ def _read_streams(
     settings: DecodeSettings,
     progress: Progress | None,
 ) -> list[ReadStream]:
-    """The streams with their keys and values, read one after the other: half a batch's peak memory.
+    """Both streams; only the first, where there is no other or it is as sure as `adaptive` asks.
 
-    As a batch where the device gains from it and both are read in any case.
-
-    Only the first, where there is no other or it is as sure as settings.adaptive asks.
+    Read one after the other, with half a batch's peak memory; as a batch where the device gains
+    from it and both are read in any case.
     """
     # Of a thought, the first word is as sure for any question
     thinks = lvlm.chat.opens_thought(positive.prompt)
@@ -211,16 +212,14 @@ def _read_streams(
 
     def report() -> None:
         if progress:
-            progress("reading the evidence", len(read), total)
+            progress(_READING, len(read), total)
 
     _check_length(lvlm, positive.prompt, settings)
     if negative is not None and not adaptive and isinstance(positive, Stream):
         negative = negative() if callable(negative) else negative
-        pair = [positive, negative]
-        tokens = len(pair) * positive.prompt.length
-        if not negative.blocked and streams_as_batch(lvlm, tokens):
+        if not negative.blocked and streams_as_batch(lvlm, 2 * positive.prompt.length):
             _check_length(lvlm, negative.prompt, settings)
-            read += read_streams(lvlm, pair, check=report)
+            read += read_streams(lvlm, [positive, negative], check=report)
             report()
             return read
     if isinstance(positive, Stream):
@@ -409,13 +408,13 @@ def _note_on(thoughts: Thoughts, settings: DecodeSettings) -> str:
     return f"the thoughts were cut off after {thoughts.limit} tokens: {longer}"
 
 
-def _note_of(refused: str) -> str:
+def _note_on_graph(refused: str) -> str:
     """That steps are no graph from here on, a sentence, or ""."""
     if not refused:
         return ""
     return (
-        "update the GPU's driver and PyTorch, or free its memory, for answers up to three times as "
-        f"fast: it refused to repeat a step ({refused})"
+        "update PyTorch, transformers and the GPU's driver, or free its memory, for answers up to "
+        f"three times as fast: it refused to repeat a step ({refused})"
     )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from ..models.chat import Prompt
 from ..models.lvlm import Lvlm
 from .caches import cache_of
 from .generating import end_tokens
-from .reading import ReadStream, forward, overflow, positions_from_last
+from .reading import ReadStream, forward, overflow
 
 
 def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int]]) -> list[float]:
@@ -26,8 +27,8 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
     for answer in answers:
         written = [*answer, *mark]
         fed = torch.tensor([[int(read.prompt.input_ids[0, -1]), *written]])
-        positions = positions_from_last(read, fed.shape[1])
-        hidden = forward(lvlm, cache_of(held), fed, positions, {})
+        positions = _positions_from_last(read.prompt, fed.shape[1])
+        hidden = forward(lvlm, cache_of(lvlm, held), fed, positions, {})
         # In float64 on the CPU: some devices have none
         logits = lvlm.logits(hidden[0]).float().cpu().double()
         scores = logits.log_softmax(-1)
@@ -40,3 +41,11 @@ def log_likelihoods(lvlm: Lvlm, read: ReadStream, answers: Sequence[Sequence[int
             raise overflow(lvlm)
         found.append(total)
     return found
+
+
+def _positions_from_last(prompt: Prompt, count: int) -> torch.Tensor:
+    """(1, count) or (3, 1, count): of the prompt's last token and those that follow it."""
+    last = prompt.position_ids[..., -1:]
+    first = prompt.length + prompt.delta
+    following = torch.arange(first, first + count - 1).expand(*last.shape[:-1], -1)
+    return torch.cat([last, following], dim=-1)

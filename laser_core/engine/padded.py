@@ -6,8 +6,8 @@ holds of them; knows no question and no picture's size.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,8 @@ from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix, State
 from ..pictures import PictureInputs
-from .caches import cache_of, cut, empty_cache, layers_of, merged_states, of_row, repeated
-from .few_calls import LEAST_FILLED, pads
+from .caches import cache_of, cut, layers_of, merged_states, of_row, repeated, zero_rows
+from .few_calls import pads
 from .masks import Masks
 from .reading import (
     Check,
@@ -26,11 +26,12 @@ from .reading import (
     continues,
     first_token_certainty,
     forward,
+    known_prefix,
     read_stream,
     recorded,
     row_of,
 )
-from .together import ask, its_own_error
+from .together import ask, in_batches, its_own_error
 
 
 def read_streams(
@@ -50,20 +51,15 @@ class _Reading:
 
 def _read_all(asked: list[_Reading]) -> list[list[ReadStream] | Exception]:
     every = [(one, stream) for one in asked for stream in one.streams]
-    found: list[Any] = [None] * len(every)
-    for group in in_groups([_kind_and_length(*each) for each in every]):
-        members = [every[index] for index in group]
-        read = [_read_alone(*members[0])] if len(group) == 1 else _read_batch(members)
-        for index, result in zip(group, read, strict=True):
-            found[index] = result
-    parts = iter(found)
+    parts: Iterator[Any] = iter(in_batches(_read_some, every, _kind_and_length))
     each = [[next(parts) for _ in one.streams] for one in asked]
     return [next((part for part in own if isinstance(part, Exception)), own) for own in each]
 
 
-def _kind_and_length(one: _Reading, stream: Stream) -> tuple[Hashable, int]:
+def _kind_and_length(member: tuple[_Reading, Stream]) -> tuple[Hashable, int]:
+    one, stream = member
     lvlm, prompt = one.lvlm, stream.prompt
-    on = continues(lvlm, stream)
+    on = continues(stream)
     shapes = shapes_of(lvlm, prompt.pictures)
     # No last token can be taken off a state again
     if len(shapes) > 1 or (one.certainty and lvlm.state_layers):
@@ -73,18 +69,17 @@ def _kind_and_length(one: _Reading, stream: Stream) -> tuple[Hashable, int]:
     return (on, one.certainty, sizes, shapes), prompt.length
 
 
-def _read_alone(one: _Reading, stream: Stream) -> ReadStream | Exception:
-    return its_own_error(
-        partial(read_stream, one.lvlm, stream, certainty=one.certainty, check=one.check)
-    )
-
-
-def _read_batch(members: Sequence[tuple[_Reading, Stream]]) -> list[ReadStream | Exception]:
-    lvlm, certainty = members[0][0].lvlm, members[0][0].certainty
+def _read_some(members: list[tuple[_Reading, Stream]]) -> list[ReadStream | Exception]:
+    [(one, stream), *others] = members
+    lvlm, certainty = one.lvlm, one.certainty
+    if not others:
+        return [
+            its_own_error(partial(read_stream, lvlm, stream, certainty=certainty, check=one.check))
+        ]
     for check in dict.fromkeys(one.check for one, _ in members if one.check):
         check()
     prefixes: list[Prefix | None] = [None] * len(members)
-    if continues(lvlm, members[0][1]):
+    if continues(stream):
         read_prefixes([(one.lvlm, stream.prompt) for one, stream in members])
         prefixes = [one.lvlm.prefix for one, _ in members]
     prompts = [stream.prompt for _, stream in members]
@@ -114,9 +109,7 @@ def _as_read(
 def read_prefixes(prompts: Sequence[tuple[Lvlm, Prompt]]) -> None:
     """The prefixes of prompts whose models do not remember them, as one batch."""
     missing = {
-        id(lvlm): (lvlm, prompt)
-        for lvlm, prompt in prompts
-        if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key
+        id(lvlm): (lvlm, prompt) for lvlm, prompt in prompts if known_prefix(lvlm, prompt) is None
     }
     if not missing:
         return
@@ -126,18 +119,6 @@ def read_prefixes(prompts: Sequence[tuple[Lvlm, Prompt]]) -> None:
     tails = [Tail.of(prompt, prompt.prefix_length) for prompt in first]
     for lvlm, prompt, read in zip(lvlms, first, read_tails(lvlms[0], tails), strict=True):
         lvlm.prefix = Prefix(prompt.prefix_key, read.layers, read.inputs)
-
-
-def in_groups(requests: Sequence[tuple[Hashable, int]]) -> list[list[int]]:
-    """Indices of requests (what must be equal, length) in groups, each one batch: longest first."""
-    groups: dict[Hashable, list[list[int]]] = {}
-    for index in sorted(range(len(requests)), key=lambda index: -requests[index][1]):
-        kind, length = requests[index]
-        alike = groups.setdefault(kind, [])
-        if not alike or length < LEAST_FILLED * requests[alike[-1][0]][1]:
-            alike.append([])
-        alike[-1].append(index)
-    return [group for alike in groups.values() for group in alike]
 
 
 def shapes_of(lvlm: Lvlm, pictures: Sequence[PictureInputs]) -> frozenset[torch.Size]:
@@ -152,26 +133,23 @@ class Tail:
 
     ids: (1, S); positions: (1, S) or (3, 1, S). pictures: whose tokens are among them, in order;
     spans: of all its text's pictures. held: what the decoder holds of the `past` tokens before.
+    kept: of how many of its first tokens layers and inputs are wanted; None: of all.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     pictures: Sequence[PictureInputs]
-    spans: Sequence[slice] = ()
-    held: Layers = field(default_factory=list)
-    past: int = 0
+    spans: Sequence[slice]
+    held: Layers
+    past: int
+    kept: int | None = None
 
     @classmethod
     def of(cls, prompt: Prompt, stop: int, prefix: Prefix | None = None) -> Tail:
         """A prompt's tokens up to `stop`, without those of its prefix where that is held."""
-        start = prompt.prefix_length if prefix else 0
-        pictures = [
-            picture
-            for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
-            if start <= span.start < stop
-        ]
+        start, held = (prompt.prefix_length, prefix.layers) if prefix else (0, [])
         ids, positions = prompt.input_ids[:, start:stop], prompt.position_ids[..., start:stop]
-        return cls(ids, positions, pictures, prompt.spans, prefix.layers if prefix else [], start)
+        return cls(ids, positions, prompt.pictures_in(start, stop), prompt.spans, held, start)
 
     @property
     def length(self) -> int:
@@ -180,8 +158,8 @@ class Tail:
 
 @dataclass
 class ReadTail:
-    """A row without its padding. hidden: (S, D); layers: its own keys and values, views of the
-    batch's; inputs: what the decoder was called with."""
+    """A row without its padding. hidden: (S, D). Of the tokens that are kept, layers: its own keys
+    and values, views of the batch's; inputs: what the decoder was called with."""
 
     hidden: torch.Tensor
     layers: Layers
@@ -191,8 +169,8 @@ class ReadTail:
 def read_tails(lvlm: Lvlm, tails: Sequence[Tail], mask: Masks | None = None) -> list[ReadTail]:
     """One forward of all rows and their pictures.
 
-    mask: (B, 1, S, S), where no row continues anything; None: what the family lets a token see,
-    and padding is hidden. Where nothing may be padded, all rows are of one shape.
+    mask: (B, 1, S, N); None: what the family lets a token see, and padding is hidden. Where nothing
+    may be padded, all rows are of one shape.
     """
     longest = max(tail.length for tail in tails)
     past = max(tail.past for tail in tails)
@@ -206,7 +184,7 @@ def read_tails(lvlm: Lvlm, tails: Sequence[Tail], mask: Masks | None = None) -> 
             seen[row, past - tail.past : past] = 1
             seen[row, past + before[row] :] = 1
         mask = seen.to(lvlm.device)
-    cache = cache_of(_continued(tails, past)) if past else empty_cache(lvlm)
+    cache = cache_of(lvlm, _continued(tails, past))
     pictures = [picture for tail in tails for picture in tail.pictures]
     calls: DecoderInputs = []
     with recorded(lvlm, calls):
@@ -216,13 +194,15 @@ def read_tails(lvlm: Lvlm, tails: Sequence[Tail], mask: Masks | None = None) -> 
     found = []
     for row, tail in enumerate(tails):
         pad = before[row]
-        inputs = [row_of(call, row, pad, longest, tail.past) for call in calls]
-        found.append(ReadTail(hidden[row, pad:], cut(of_row(layers, row), pad), inputs))
+        stop = longest if tail.kept is None else pad + tail.kept
+        inputs = [row_of(call, row, pad, stop, tail.past) for call in calls]
+        found.append(ReadTail(hidden[row, pad:], cut(of_row(layers, row), pad, stop), inputs))
     return found
 
 
 def _padded(tensor: torch.Tensor, length: int, value: int) -> torch.Tensor:
-    return torch.nn.functional.pad(tensor, (length - tensor.shape[-1], 0), value=value)
+    pad = length - tensor.shape[-1]
+    return torch.nn.functional.pad(tensor, (pad, 0), value=value) if pad else tensor
 
 
 def _continued(tails: Sequence[Tail], past: int) -> Layers:
@@ -232,8 +212,7 @@ def _continued(tails: Sequence[Tail], past: int) -> Layers:
         return repeated(first, len(tails))
 
     def joined(own: Sequence[torch.Tensor]) -> torch.Tensor:
-        _, heads, _, dim = own[0].shape
-        rows = own[0].new_zeros(len(own), heads, past, dim)
+        rows = zero_rows(own[0], len(own), past)
         for row, tensor in zip(rows, own, strict=True):
             row[:, past - tensor.shape[2] :] = tensor[0]
         return rows

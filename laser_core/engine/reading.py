@@ -5,7 +5,7 @@ causal. So the keys and values of these tokens are computed once and kept on the
 The question, the query-free branch and the picture + crop streams all continue from them.
 A forward here takes at most one picture; several prompts at once are read in engine/padded.py.
 What continues a cache is read in stretches: a kernel that starts within a prompt needs a mask, and
-one mask for all tokens would be as large as an attention matrix. So is every prompt of a family
+one mask for all tokens would be as large as an attention matrix. So is every prompt of a model
 whose masks are not the library's, and no stretch cuts a picture whose tokens see each other.
 """
 
@@ -25,7 +25,7 @@ from transformers import DynamicCache
 from ..models.chat import Prompt, Stream
 from ..models.lvlm import Lvlm
 from ..models.prefix import DecoderInputs, Layers, Prefix
-from .caches import cache_of, cut, empty_cache, joined, layers_of
+from .caches import cache_of, cut, joined, layers_of
 from .few_calls import equal_windows_together, tokens_at_once
 from .masks import Masks, masks_of_stretch
 from .vision_windows import equal_windows_at_once
@@ -36,36 +36,21 @@ Check = Callable[[], None]
 """Called before a forward; it may raise to interrupt."""
 
 
+def known_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix | None:
+    """The prompt's prefix, where the model remembers it."""
+    known = lvlm.prefix is not None and lvlm.prefix.key == prompt.prefix_key
+    return lvlm.prefix if known else None
+
+
 def read_prefix(lvlm: Lvlm, prompt: Prompt) -> Prefix:
     """The prompt's prefix, computed or remembered; the model keeps the last one."""
-    if lvlm.prefix is None or lvlm.prefix.key != prompt.prefix_key:
+    known = known_prefix(lvlm, prompt)
+    if known is None:
         lvlm.prefix = None  # before the new one is computed, so that there are never two
-        cache = empty_cache(lvlm)
+        cache = cache_of(lvlm)
         inputs, _ = extend(lvlm, prompt, cache, prompt.prefix_length)
-        lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
-    return lvlm.prefix
-
-
-def read_with_prefix(
-    lvlm: Lvlm,
-    prompt: Prompt,
-    cache: DynamicCache,
-    input_ids: torch.Tensor,
-    position_ids: torch.Tensor,
-    mask: Masks,
-) -> torch.Tensor:
-    """One forward of tokens that begin with the prompt's prefix, which the model then keeps.
-
-    As `forward`, with an empty cache; mask: (1, 1, N, N).
-    """
-    lvlm.prefix = None
-    inputs: DecoderInputs = []
-    with recorded(lvlm, inputs):
-        hidden = forward(lvlm, cache, input_ids, position_ids, prompt.pictures[0].tensors, mask)
-    end = prompt.prefix_length
-    calls = [row_of(call, 0, 0, end, 0) for call in inputs]
-    lvlm.prefix = Prefix(prompt.prefix_key, cut(layers_of(cache), 0, end), calls)
-    return hidden
+        known = lvlm.prefix = Prefix(prompt.prefix_key, layers_of(cache), inputs)
+    return known
 
 
 @dataclass
@@ -101,37 +86,26 @@ def read_stream(
     certainty: read the last token too, in the same forward, and note how sure the model is of the
     first answer token. check: called before each forward.
     """
-    prompt, shared, cache, inputs = stream.prompt, [], empty_cache(lvlm), []
-    if continues(lvlm, stream):
+    prompt, shared, inputs = stream.prompt, [], []
+    if continues(stream):
         prefix = read_prefix(lvlm, prompt)
         shared, inputs = prefix.layers, prefix.inputs
-        cache = cache_of(shared)
-    if not certainty or lvlm.state_layers:  # of which no last token can be taken off again
-        inputs = inputs + extend(lvlm, prompt, cache, prompt.length - 1, check)[0]
-        read = ReadStream(prompt, shared, layers_of(cache), inputs, note=stream.note)
-        if certainty:
-            _, hidden = extend(lvlm, prompt, cache, prompt.length, check)
-            read.certainty = first_token_certainty(lvlm, hidden[0, -1])
-        return read
-    more, hidden = extend(lvlm, prompt, cache, prompt.length, check)
-    own = cut(layers_of(cache), 0, -1)
-    certain = first_token_certainty(lvlm, hidden[0, -1])
-    return ReadStream(prompt, shared, own, inputs + more, certain, stream.note)
+    cache = cache_of(lvlm, shared)
+    # Off a state no last token can be taken again
+    at_once, sure = certainty and not lvlm.state_layers, None
+    more, hidden = extend(lvlm, prompt, cache, prompt.length - (not at_once), check)
+    own = cut(layers_of(cache), 0, -1) if at_once else layers_of(cache)
+    if certainty and not at_once:
+        _, hidden = extend(lvlm, prompt, cache, prompt.length, check)
+    if certainty:
+        sure = first_token_certainty(lvlm, hidden[0, -1])
+    return ReadStream(prompt, shared, own, inputs + more, sure, stream.note)
 
 
-def continues(lvlm: Lvlm, stream: Stream) -> bool:
+def continues(stream: Stream) -> bool:
     """Whether a stream is read from the cached prefix on."""
     # A prefix that ends where the answer begins leaves nothing to read
-    more = stream.prompt.suffix_length > 1
-    return stream.shared_prefix and lvlm.family.causal_prefix and more
-
-
-def positions_from_last(read: ReadStream, count: int) -> torch.Tensor:
-    """(1, count) or (3, 1, count): of the prompt's last token and those that follow it."""
-    last = read.prompt.position_ids[..., -1:]
-    first = read.prompt.length + read.prompt.delta
-    following = torch.arange(first, first + count - 1).expand(*last.shape[:-1], -1)
-    return torch.cat([last, following], dim=-1)
+    return stream.shared_prefix and stream.prompt.suffix_length > 1
 
 
 def first_token_certainty(lvlm: Lvlm, hidden: torch.Tensor) -> float:
@@ -165,7 +139,7 @@ def read_blocked(
     prefix = stream.prompt.prefix_length
     spared = bool(unblocked.shared) and min(stream.blocked) >= prefix
     shared = unblocked.shared if spared else []
-    cache, start = cache_of(shared) if shared else empty_cache(lvlm), 0
+    cache, start = cache_of(lvlm, shared), 0
     for call in unblocked.inputs:
         length = call["inputs_embeds"].shape[1]
         if not spared or start >= prefix:
@@ -195,11 +169,7 @@ def extend(
         for first, last in pairwise(edges):
             if check:
                 check()
-            pictures = [
-                picture
-                for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
-                if first <= span.start < last
-            ]
+            pictures = prompt.pictures_in(first, last)
             hidden = forward(
                 lvlm,
                 cache,
@@ -231,7 +201,7 @@ def forward(
     if mask is None or (isinstance(mask, torch.Tensor) and mask.ndim == 2):
         stretches = _reading_in_stretches(lvlm, spans)
     if mask is None:
-        mask = {} if lvlm.family.whole_pictures else None  # of each stretch, below
+        mask = {} if lvlm.whole_pictures else None  # of each stretch, below
     if position_ids.ndim == 3 and lvlm.family.text_index:
         # Put each token's index in the text before M-RoPE's rows. Without it, code of 4.57 takes a
         # picture's tokens, which share one time, for many packed sequences
@@ -256,14 +226,12 @@ def forward(
 
 @contextmanager
 def recorded(lvlm: Lvlm, inputs: DecoderInputs) -> Iterator[None]:
-    """Inside, notes what the decoder is called with, except the cache."""
-
-    thread = threading.get_ident()
+    """Inside, notes what the decoder is called with, except the cache and the mask."""
+    thread, left_out = threading.get_ident(), (lvlm.cache_name, "attention_mask")
 
     def note(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == thread:
-            call = {name: value for name, value in kwargs.items() if name != lvlm.cache_name}
-            inputs.append(call)
+            inputs.append({name: kwargs[name] for name in kwargs if name not in left_out})
 
     hook = lvlm.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -308,7 +276,7 @@ def _in_stretches(
     spans: the pictures' tokens in the text.
     """
     length, held = call["inputs_embeds"].shape[1], {lvlm.cache_name: cache}
-    start, masked = cache.get_seq_length(), lvlm.family.whole_pictures is not None
+    start, masked = cache.get_seq_length(), bool(lvlm.whole_pictures)
     # An empty cache needs no mask: kernels know causality. Offloaded weights would be loaded again
     # for each stretch, which takes longer than the mask is worth.
     if not masked and (not start or lvlm.offloaded):
@@ -352,10 +320,14 @@ def _stretch(call: dict[str, Any], first: int, last: int) -> dict[str, Any]:
     for name, axis in _TOKEN_AXIS.items():
         if call.get(name) is not None:
             part[name] = call[name].narrow(axis, first, last - first)
-    mask = call.get("attention_mask")
+    mask, after = call.get("attention_mask"), call["inputs_embeds"].shape[1] - last
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:  # over what the cache holds, too
-        after = call["inputs_embeds"].shape[1] - last
         part["attention_mask"] = mask[:, : mask.shape[1] - after]
+    elif isinstance(mask, dict):  # as the model's own code makes one for each kind of layer
+        part["attention_mask"] = {
+            kind: one if one is None else one[:, :, first:last, : one.shape[-1] - after]
+            for kind, one in mask.items()
+        }
     return _with_deepstack(part, call, lambda row, token: (first <= token) & (token < last))
 
 
@@ -374,7 +346,7 @@ def row_of(call: dict[str, Any], row: int, first: int, last: int, held: int) -> 
     def inside(of: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         return (of == row) & (first <= token) & (token < last)
 
-    return {**_with_deepstack(part, call, inside), "attention_mask": None}
+    return _with_deepstack(part, call, inside)
 
 
 _ROW_AXIS = {

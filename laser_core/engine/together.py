@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextvars import ContextVar, copy_context
 from itertools import islice
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from ..errors import is_for_the_user
 from ..models.lvlm import Lvlm
 from ..one_at_a_time import turn
 from ..out_of_memory import is_out_of_memory
-from .few_calls import pictures_at_once
+from .few_calls import LEAST_FILLED, pictures_at_once
 from .memory import FreeBytes, empty_cache, measured
 from .memory import free_bytes as free_on
 
@@ -53,6 +53,28 @@ def its_own_error(call: Callable[[], Result]) -> Result | Exception:
         if not is_for_the_user(error):
             raise
         return error
+
+
+def in_batches(
+    serve: Serve[Request, Result],
+    requests: Sequence[Request],
+    kind_and_length: Callable[[Request], tuple[Hashable, int]],
+) -> list[Result | Exception]:
+    """What `serve` finds for each request, called with those of one kind and of like length.
+
+    kind_and_length: of a request. None is shorter than LEAST_FILLED of its batch's longest.
+    """
+    batches: dict[Hashable, list[list[int]]] = {}
+    kinds = [kind_and_length(request) for request in requests]
+    for index, (kind, length) in sorted(enumerate(kinds), key=lambda each: -each[1][1]):
+        alike = batches.setdefault(kind, [])
+        if not alike or length < LEAST_FILLED * kinds[alike[-1][0]][1]:
+            alike.append([])
+        alike[-1].append(index)
+    found: dict[int, Result | Exception] = {}
+    for batch in (batch for alike in batches.values() for batch in alike):
+        found |= zip(batch, serve([requests[index] for index in batch]), strict=True)
+    return [found[index] for index in range(len(requests))]
 
 
 def run_together(

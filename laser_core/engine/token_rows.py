@@ -17,9 +17,12 @@ from einops import reduce
 from ..geometry import Window
 from ..models.chat import Prompt
 from ..models.lvlm import Lvlm
+from ..models.prefix import Layers
 from ..results import TokenMaps
+from .caches import cut
 from .capture import RowCapture
-from .drafts import read_drafted
+from .last_rows import read_last_row
+from .reading import Check, ReadStream
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,15 @@ class TokenRows:
     """The rows of one answer: reads the prompt without the question, then notes each step.
 
     A token's row is that of the step that wrote it: the query is the token before. Kept is the mean
-    over each layer's heads, L x N numbers a token. shared: as in `Stream`.
+    over each layer's heads, L x N numbers a token. read: the answer's stream, whose pictures are
+    not read again. check: called before each forward.
     """
 
-    def __init__(self, lvlm: Lvlm, prompt: Prompt, watch: Watch, shared: bool) -> None:
-        self._lvlm, self._watch, self._pictures = lvlm, watch, prompt.pictures
-        self._keys = _map_keys(prompt, watch)
-        keys = _map_keys(watch.free, watch)
-        free = read_drafted(lvlm, watch.free, _around(keys), most=0, shared=shared)
+    def __init__(self, lvlm: Lvlm, read: ReadStream, watch: Watch, check: Check) -> None:
+        self._lvlm, self._watch, self._pictures = lvlm, watch, read.prompt.pictures
+        self._keys = _watched_keys(read.prompt, watch)
+        keys, held = _watched_keys(watch.free, watch), _held_for(lvlm, read, watch.free)
+        free = read_last_row(lvlm, watch.free, _around(keys), held, check=check)
         self._without_query = _head_means(free.attention, keys)
         self._rows: list[torch.Tensor] = []  # (L, N)
 
@@ -98,14 +102,21 @@ class TokenRows:
         )
 
 
-def _map_keys(prompt: Prompt, watch: Watch) -> torch.Tensor:
+def _held_for(lvlm: Lvlm, read: ReadStream, free: Prompt) -> Layers:
+    """What the decoder holds of a stream's tokens that `free` begins with, pictures among them."""
+    # A state has no length: the one after the first picture is kept
+    stop = read.prompt.prefix_length if lvlm.state_layers else read.prompt.spans[-1].stop
+    alike = torch.equal(free.input_ids[:, :stop], read.prompt.input_ids[:, :stop])
+    if not alike or free.length == stop:  # a template may write nothing after the pictures
+        return []
+    return read.shared if lvlm.state_layers else cut(read.joined(), 0, stop)
+
+
+def _watched_keys(prompt: Prompt, watch: Watch) -> torch.Tensor:
     """(N,) positions of the watched pictures' patches."""
-    parts = [
-        torch.arange(span.start + picture.map_tokens.start, span.start + picture.map_tokens.stop)
-        for span, picture, window in zip(prompt.spans, prompt.pictures, watch.windows, strict=True)
-        if window is not None
-    ]
-    return torch.cat(parts)
+    shown = zip(prompt.map_spans, watch.windows, strict=True)
+    spans = [span for span, window in shown if window is not None]
+    return torch.cat([torch.arange(span.start, span.stop) for span in spans])
 
 
 def _head_means(rows: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

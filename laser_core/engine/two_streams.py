@@ -26,6 +26,7 @@ from .caches import (
     keep_rows,
     merged_states,
     state_layer,
+    zero_rows,
 )
 from .few_calls import KEPT_STEPS, steps_in_place
 from .fixed_step import FixedStep, in_buckets
@@ -69,29 +70,9 @@ class Rows:
         prompts = [one.prompt for one in read]
         longest = max(prompt.length for prompt in prompts)
         pads = [longest - prompt.length for prompt in prompts]
-        layers: list[Any] = []
         lent = [one[0].shared for one in answers]
         step = _fixed_step(lvlm, read, len(answers), longest + most) if in_place else None
-        for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
-            if index in lvlm.state_layers:
-                states = [State(*one.own.pop()) for one in read]
-                layers.insert(0, state_layer(merged_states(states)))
-                continue
-            samples = [read[0].own[index][part] for part in (0, 1)]
-            if step:
-                keys, values = step.buffers(index, *samples)
-            else:
-                keys, values = (_zeros(sample, len(read), longest - 1 + ROOM) for sample in samples)
-            for part, merged in enumerate((keys, values)):
-                merge_layer(read, index, part, pads, merged)
-            if not step:
-                layers.insert(0, RoomyLayer(keys, values, longest - 1))
-            for one in read:
-                one.own.pop()
-            for row, shared in enumerate(lent):
-                if shared:
-                    held = slice(pads[row], pads[row] + shared[index][0].shape[2])
-                    shared[index] = keys[row, None, :, held], values[row, None, :, held]
+        layers = _merged(lvlm, read, pads, lent, step)
         # generate() only counts these: the cache holds all but the last.
         input_ids = torch.cat(
             [
@@ -115,8 +96,7 @@ class Rows:
             step,
         )
         if step:
-            mrope = prompts[0].position_ids.ndim == 3
-            positions = rows.position_ids(longest - 1, 1, mrope)
+            positions = rows.position_ids(longest - 1, 1, lvlm.mrope)
             step.begin(longest - 1, torch.tensor(pads, device=device), positions)
             rows.cache = step.cache
         return rows
@@ -154,6 +134,41 @@ class Rows:
         return torch.nn.functional.pad(self.mask, (0, total - self.mask.shape[1]), value=1)
 
 
+def _merged(
+    lvlm: Lvlm,
+    read: list[ReadStream],
+    pads: list[int],
+    lent: list[Layers],
+    step: FixedStep | None,
+) -> list[Any]:
+    """A cache's layers, of all streams; empties what was read. In a step's own, where there is one.
+
+    lent: become views of the first rows.
+    """
+    length = pads[0] + read[0].prompt.length - 1
+    layers: list[Any] = []
+    for index in reversed(range(len(read[0].own))):  # so that the last is freed, and popped
+        if index in lvlm.state_layers:
+            states = [State(*one.own.pop()) for one in read]
+            layers.insert(0, state_layer(merged_states(states)))
+            continue
+        samples = read[0].own[index]
+        if step:
+            keys, values = step.buffers(index, *samples)
+        else:
+            keys, values = (zero_rows(sample, len(read), length + ROOM) for sample in samples)
+            layers.insert(0, RoomyLayer(keys, values, length))
+        for part, merged in enumerate((keys, values)):
+            merge_layer(read, index, part, pads, merged)
+        for one in read:
+            one.own.pop()
+        for row, shared in enumerate(lent):
+            if shared:
+                held = slice(pads[row], pads[row] + shared[index][0].shape[2])
+                shared[index] = keys[row, None, :, held], values[row, None, :, held]
+    return layers
+
+
 def _fixed_step(lvlm: Lvlm, read: list[ReadStream], answers: int, tokens: int) -> FixedStep | None:
     """What runs steps in place over caches of this many tokens, where the device gains from it.
 
@@ -171,10 +186,6 @@ def _fixed_step(lvlm: Lvlm, read: list[ReadStream], answers: int, tokens: int) -
     others = [kept for kept in lvlm.steps if getattr(kept, "streams", 0) != streams]
     lvlm.steps = others[: KEPT_STEPS - 1]
     return FixedStep(lvlm, streams, tokens)
-
-
-def _zeros(like: torch.Tensor, streams: int, length: int) -> torch.Tensor:
-    return like.new_zeros(streams, like.shape[1], length, like.shape[3])
 
 
 def merge_layer(
@@ -213,7 +224,6 @@ class TwoStreams:
             self._penalised = RepetitionPenaltyLogitsProcessor(repetition_penalty)
         self._ids = rows.input_ids  # and then what was generated
         self.broken: torch.Tensor | None = None
-        self._mrope = hasattr(lvlm.body, "get_rope_index")
         self._observe = observe
         self._here = [*range(len(rows.input_ids))]  # the answers that the model still runs
         self._ended: torch.Tensor | None = None  # (B,)
@@ -278,7 +288,7 @@ class TwoStreams:
         kwargs = {
             **kwargs,
             "input_ids": self._running(ids).repeat(self._rows.streams, 1),
-            "position_ids": self._rows.position_ids(past, count, self._mrope),
+            "position_ids": self._rows.position_ids(past, count, self._lvlm.mrope),
             "attention_mask": self._rows.attention_mask(past + count),
         }
         return args, kwargs

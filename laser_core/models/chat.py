@@ -40,6 +40,14 @@ class Prompt:
         return self.input_ids.shape[1]
 
     @property
+    def map_spans(self) -> tuple[slice, ...]:
+        """Of each picture, the tokens that form its grid."""
+        return tuple(
+            slice(span.start + picture.map_tokens.start, span.start + picture.map_tokens.stop)
+            for span, picture in zip(self.spans, self.pictures, strict=True)
+        )
+
+    @property
     def prefix_length(self) -> int:
         """Tokens up to the end of the first picture: the same with and without the question."""
         return self.spans[0].stop
@@ -48,6 +56,11 @@ class Prompt:
     def suffix_length(self) -> int:
         """Tokens after the prefix."""
         return self.length - self.prefix_length
+
+    def pictures_in(self, start: int, stop: int) -> list[PictureInputs]:
+        """Those whose tokens begin at an index from `start` to `stop`."""
+        placed = zip(self.spans, self.pictures, strict=True)
+        return [picture for span, picture in placed if start <= span.start < stop]
 
     @property
     def prefix_key(self) -> tuple:

@@ -89,9 +89,8 @@ class Family:
         a model's folder has none that knows pictures.
     vision_towers: model types of vision tower that the layout holds for; empty: any.
     image_processor: its class where the model's folder names none; empty: the vision tower's.
-    causal_prefix: keys and values of a picture do not depend on what follows it.
-    whole_pictures: by the text config, the kinds of layers in which all tokens of a picture see
-        each other, for models that take a mask for each kind; None: the library's masks serve.
+    whole_picture_rule: by the text config, the kinds of layers in which all tokens of a picture see
+        each other; none where the library's masks serve.
     text_index: with M-RoPE, its code takes each token's index in the text before the three rows.
     flash: flash attention, which takes no mask, serves its models in every transformers.
     instruction: the request for a short answer that its models were tuned with.
@@ -119,8 +118,7 @@ class Family:
     vision_towers: tuple[str, ...] = ()
     image_processor: str = "Qwen2VLImageProcessor"
     picture_mark: str = ""
-    causal_prefix: bool = True
-    whole_pictures: Callable[[Any], tuple[str, ...]] | None = None
+    whole_picture_rule: Callable[[Any], tuple[str, ...]] = lambda text: ()
     text_index: bool = True
     flash: bool = True
     instruction: str = "Answer the question using a single word or phrase."
@@ -131,19 +129,9 @@ class Family:
     taken: str = ""
 
 
-_CHATML_AND_LLAMA3 = (
-    TextModel("<|im_start|>", chat_formats.LLAVA_CHATML),
-    TextModel("<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
-)
-
-# Layers 14 to 25 of 32 in LLaVA-1.5-7B: the paper's most frequent choice is 14 (arXiv 2602.04304),
-# VEA's best are 14, 15, 17 and 19 (arXiv 2510.17771), CARVE's 20 to 25 (arXiv 2509.06461)
-_LLAVA_BAND = (0.45, 0.81)
 # Layers 17 to 24 of 28: VEA's best are 18, 22 and 24 in Qwen2.5-VL-7B; an independent port found 19
 # to 22 in Qwen2-VL-7B and 17 to 20 in Qwen3-VL-2B
 _QWEN_BAND = (0.62, 0.89)
-# Nobody has published where GLM's layers look: the band that most families share
-_GLM_BAND = (0.6, 0.85)
 # VEA: the second half of Gemma 3's layers is better than all (arXiv 2510.17771); nothing finer is
 # known, and nothing of Gemma 4
 _GEMMA_BAND = (0.5, 1.0)
@@ -152,32 +140,53 @@ _GEMMA_BAND = (0.5, 1.0)
 # picture), 1427 and 1741 (thousandths); arXiv 2409.12191; README of zai-org/GLM-V (thousandths).
 # LLaVA-1.5 writes shares of the padded square or of the picture, which is disputed
 # (haotian-liu/LLaVA issues 606, 623, 822); of Qwen3.5 its authors have not said it
-_QWEN2_GROUNDING = Grounding(
-    "Please provide the bounding box coordinates of the region this sentence describes: {}",
-    THOUSANDTHS,
-)
 _LOCATE_IN_JSON = "Locate every instance of: {}. Report bbox coordinates in JSON format."
-_GLM_GROUNDING = Grounding(
-    "Please pinpoint the bounding box [[x1,y1,x2,y2], …] in the image as per the given "
-    "description. {}",
-    THOUSANDTHS,
+
+_CHATML_AND_LLAMA3 = (
+    TextModel("<|im_start|>", chat_formats.LLAVA_CHATML),
+    TextModel("<|start_header_id|>", chat_formats.LLAVA_LLAMA3),
 )
-
-# By the README of zai-org/GLM-V. GLM-4.1V always thinks; later ones are told not to
-_GLM_ANSWER = "<think></think>\n<answer>"
-_GLM_MARKS = "<answer>", "</answer>", "<|begin_of_box|>", "<|end_of_box|>"
-
-_QWEN3_VL = Family(
-    model_type="qwen3_vl",
-    name="Qwen3-VL",
+_LLAVA = Family(
+    model_type="llava",
+    name="LLaVA-1.5",
+    image_token="<image>",
+    picture_text="{}\n",
+    max_aspect=1.0,  # to a square, as the original LLaVA does: a crop would cut the edges
+    processor_aspect=32.0,  # beyond, it enlarges the picture to more than 336 x 10752
+    native_resolution=False,
+    max_pictures=1,
+    layout=one_view,
+    # Layers 14 to 25 of 32 in the 7B: the paper's most frequent choice is 14 (arXiv 2602.04304),
+    # VEA's best are 14, 15, 17 and 19 (arXiv 2510.17771), CARVE's 20 to 25 (arXiv 2509.06461)
+    band=(0.45, 0.81),
+    text_models=(
+        *_CHATML_AND_LLAMA3,
+        TextModel("<s>", chat_formats.VICUNA, ("llama", "mistral")),
+    ),
+    vision_towers=tuple(CLASS_TOKENS),
+    image_processor="",
+)
+_QWEN2_VL = Family(
+    model_type="qwen2_vl",
+    name="Qwen2-VL",
     image_token="<|image_pad|>",
     picture_text="<|vision_start|>{}<|vision_end|>",
-    max_aspect=32.0,
-    processor_aspect=200.0,
+    max_aspect=32.0,  # a row of tokens fits any limit of 32 tokens or more
+    processor_aspect=200.0,  # the processor's own limit
     native_resolution=True,
     max_pictures=32,
     layout=merged_patches,
     band=_QWEN_BAND,
+    text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
+    grounding=Grounding(
+        "Please provide the bounding box coordinates of the region this sentence describes: {}",
+        THOUSANDTHS,
+    ),
+)
+_QWEN3_VL = replace(
+    _QWEN2_VL,
+    model_type="qwen3_vl",
+    name="Qwen3-VL",
     text_models=(TextModel("<|im_start|>", chat_formats.CHATML),),
     grounding=Grounding(_LOCATE_IN_JSON, THOUSANDTHS),
 )
@@ -198,82 +207,44 @@ _GLM = Family(
     native_resolution=True,
     max_pictures=32,
     layout=merged_patches,
-    band=_GLM_BAND,
+    band=(0.6, 0.85),  # where its layers look is not published: what most families share
     text_models=(TextModel("<|begin_of_image|>", chat_formats.GLM),),
     image_processor="Glm4vImageProcessor",
     text_index=False,
     flash=False,
-    grounding=_GLM_GROUNDING,
-    thinks=_GLM_ANSWER,
-    answer_marks=_GLM_MARKS,
+    grounding=Grounding(
+        "Please pinpoint the bounding box [[x1,y1,x2,y2], …] in the image as per the given "
+        "description. {}",
+        THOUSANDTHS,
+    ),
+    # By the README of zai-org/GLM-V. GLM-4.1V always thinks; later ones are told not to
+    thinks="<think></think>\n<answer>",
+    answer_marks=("<answer>", "</answer>", "<|begin_of_box|>", "<|end_of_box|>"),
 )
 
 _RECORDS = (
-    Family(
-        model_type="llava",
-        name="LLaVA-1.5",
-        image_token="<image>",
-        picture_text="{}\n",
-        max_aspect=1.0,  # to a square, as the original LLaVA does: a crop would cut the edges
-        processor_aspect=32.0,  # beyond, it enlarges the picture to more than 336 x 10752
-        native_resolution=False,
-        max_pictures=1,
-        layout=one_view,
-        band=_LLAVA_BAND,
-        text_models=(
-            *_CHATML_AND_LLAMA3,
-            TextModel("<s>", chat_formats.VICUNA, ("llama", "mistral")),
-        ),
-        vision_towers=tuple(CLASS_TOKENS),
-        image_processor="",
-    ),
-    Family(
+    _LLAVA,
+    replace(
+        _LLAVA,
         model_type="llava_next",
         name="LLaVA-NeXT",
-        image_token="<image>",
-        picture_text="{}\n",
         # The widest tilings are 3 : 1, so a longer picture is no finer on them; and at 4 : 1 a
         # view of as few as 4 x 4 patches keeps a row when its padding is taken off again.
         max_aspect=4.0,
         processor_aspect=24.0,  # beyond, 24 rows of patches may keep none
-        native_resolution=False,
-        max_pictures=1,
         layout=base_view_and_tiles,
-        band=_LLAVA_BAND,
         text_models=(
             *_CHATML_AND_LLAMA3,
             TextModel("<s>", chat_formats.VICUNA, ("llama",)),
             TextModel("<s>", chat_formats.MISTRAL, ("mistral",)),
         ),
-        vision_towers=tuple(CLASS_TOKENS),
         image_processor="LlavaNextImageProcessor",
     ),
-    Family(
-        model_type="qwen2_vl",
-        name="Qwen2-VL",
-        image_token="<|image_pad|>",
-        picture_text="<|vision_start|>{}<|vision_end|>",
-        max_aspect=32.0,  # a row of tokens fits any limit of 32 tokens or more
-        processor_aspect=200.0,  # the processor's own limit
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_QWEN_BAND,
-        text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
-        grounding=_QWEN2_GROUNDING,
-    ),
-    Family(
+    _QWEN2_VL,
+    replace(
+        _QWEN2_VL,
         model_type="qwen2_5_vl",
         name="Qwen2.5-VL",
-        image_token="<|image_pad|>",
-        picture_text="<|vision_start|>{}<|vision_end|>",
-        max_aspect=32.0,
-        processor_aspect=200.0,
-        native_resolution=True,
-        max_pictures=32,
-        layout=merged_patches,
-        band=_QWEN_BAND,
-        text_models=(TextModel("<|im_start|>", chat_formats.QWEN2_CHATML),),
         grounding=Grounding(_LOCATE_IN_JSON, FED_PIXELS),
     ),
     _QWEN3_VL,
@@ -297,7 +268,7 @@ _RECORDS = (
         band=_GEMMA_BAND,
         text_models=(TextModel("<start_of_turn>", chat_formats.GEMMA3),),
         image_processor="Gemma3ImageProcessor",
-        whole_pictures=lambda text: ("full_attention", "sliding_attention"),
+        whole_picture_rule=lambda text: ("full_attention", "sliding_attention"),
         flash=False,
         taken="pictures squeezed into a square",
     ),
@@ -316,7 +287,7 @@ _RECORDS = (
         text_models=(TextModel("<|turn>", chat_formats.GEMMA4),),
         image_processor="Gemma4ImageProcessor",
         # Its larger models alone; in its layers that see everything a picture is read causally
-        whole_pictures=lambda text: (
+        whole_picture_rule=lambda text: (
             ("sliding_attention",) if text.use_bidirectional_attention == "vision" else ()
         ),
         flash=False,

@@ -175,6 +175,11 @@ class Lvlm:
         return frozenset(n for n, kind in enumerate(kinds) if kind == "linear_attention")
 
     @property
+    def mrope(self) -> bool:
+        """True if a token has three positions: in time and on its picture."""
+        return hasattr(self.body, "get_rope_index")
+
+    @property
     def has_sliding_window(self) -> bool:
         """True if any decoder layer attends only to a window of past tokens."""
         text = self.model.config.get_text_config()
@@ -186,8 +191,7 @@ class Lvlm:
     @property
     def whole_pictures(self) -> tuple[str, ...]:
         """The kinds of layers in which all tokens of a picture see each other."""
-        rule = self.family.whole_pictures
-        return rule(self.model.config.get_text_config()) if rule else ()
+        return self.family.whole_picture_rule(self.model.config.get_text_config())
 
     @property
     def image_token_id(self) -> int:

@@ -140,18 +140,6 @@ def test_the_prefix_is_computed_once_per_picture(monkeypatch):
     assert lvlm.prefix is None
 
 
-def test_a_family_without_causal_prefix_runs_the_slow_way_to_the_same_rows():
-    import dataclasses
-
-    fast, slow = lvlm_of("llava"), lvlm_of("llava", fresh=True)
-    slow.family = dataclasses.replace(slow.family, causal_prefix=False)
-    picture = noise_picture((90, 60))
-    ours, oracle = (read_attention(model, picture, QUESTION) for model in (fast, slow))
-    assert slow.prefix is None
-    assert float((ours.with_query - oracle.with_query).abs().max()) <= 1e-5
-    assert float((ours.without_query - oracle.without_query).abs().max()) <= 1e-5
-
-
 class Interrupt(BaseException):
     """As ComfyUI's: not an Exception."""
 

@@ -8,9 +8,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+import transformers
 from transformers import DynamicCache
 
 from laser_core.engine import few_calls, fixed_step
+from laser_core.engine.last_rows import read_last_row
 from laser_core.engine.reading import extend
 from laser_core.engine.vision_windows import equal_windows_at_once
 from laser_core.pipeline import answer
@@ -19,8 +21,8 @@ from laser_core.steps.attention import read_attention
 from laser_core.steps.decode import decode
 from tools.testbed.counting import Operations, forwards
 from tools.testbed.lvlms import lvlm_of, noise_picture
-from tools.testbed.reference import eager_rows
-from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_SLICES, WITH_STATES
+from tools.testbed.reference import eager_rows, library_inputs
+from tools.testbed.tiny import AVAILABLE, REPRESENTATIVES, WITH_MASKS, WITH_SLICES, WITH_STATES
 
 from .test_capture import SLIDING
 from .test_decode import streams
@@ -62,7 +64,7 @@ def test_one_forward_for_both_branches_equals_eager_attention(model_type, as_on_
     prompts = lvlm.branch_prompts(inputs, QUESTION, LaserSettings().prompt)
     with forwards(lvlm) as counts:
         maps = read_attention(lvlm, inputs, QUESTION)
-    assert counts["decoder"] == (1 if lvlm.family.causal_prefix else 2)
+    assert counts["decoder"] == 1
     for rows, prompt in zip((maps.with_query, maps.without_query), prompts, strict=True):
         assert float((rows.flatten(2) - eager_rows(lvlm, prompt)).abs().max()) <= 1e-5
 
@@ -108,6 +110,12 @@ def test_a_model_with_states_takes_its_own_steps(model_type, as_on_a_gpu):
     assert not as_on_a_gpu
 
 
+def test_experts_that_are_called_one_by_one_are_no_graph(as_on_a_gpu):
+    merged = int(transformers.__version__.split(".")[0]) >= 5  # into one module
+    assert few_calls.steps_in_place(lvlm_of("glm4v_moe"), 1) == merged
+    assert few_calls.steps_in_place(lvlm_of("qwen3_vl_moe"), 1)
+
+
 @pytest.mark.parametrize("model_type", [*REPRESENTATIVES, *WITH_STATES, *WITH_MASKS, *WITH_SLICES])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_streams_are_read_as_a_batch_to_the_same_tokens(
@@ -136,6 +144,20 @@ def test_a_step_in_place_sees_no_further_than_a_sliding_window(
     assert as_on_a_gpu
     monkeypatch.undo()
     assert ours == tokens(lvlm, *both, max_tokens=12)
+
+
+@pytest.mark.skipif("gemma4" not in AVAILABLE, reason="this transformers has no Gemma 4")
+def test_a_placeholder_that_is_written_in_place_is_fed_as_generate_feeds_it(as_on_a_gpu):
+    lvlm = lvlm_of("gemma4", fresh=True)
+    stream, placeholder = streams(lvlm, "crop")[0], lvlm.image_token_id
+    first, *_ = tokens(lvlm, stream, max_tokens=1)
+    head = lvlm.model.get_output_embeddings().weight.data
+    head[[first, placeholder]] = head[[placeholder, first]]
+    inputs = library_inputs(lvlm, stream.prompt)
+    generated = lvlm.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    ours = tokens(lvlm, stream, max_tokens=6)
+    assert as_on_a_gpu and ours[0] == placeholder
+    assert ours == generated[0, stream.prompt.length :].tolist()
 
 
 def test_a_step_in_place_hides_the_padding_of_a_shorter_stream(as_on_a_gpu, monkeypatch):
@@ -293,12 +315,10 @@ def test_both_branches_ask_for_little_more_than_one_prompt(model_type, as_on_a_g
 
 @pytest.mark.parametrize("model_type", ["llava", "qwen2_5_vl"])
 def test_a_capture_asks_for_at_most_thirty_operations_in_all_layers(model_type):
-    from laser_core.engine.branches import _last_row
-
     lvlm = lvlm_of(model_type, fresh=True, layers=LAYERS)
     inputs = lvlm.encode(noise_picture(SIZE))
     asked, _ = lvlm.branch_prompts(inputs, QUESTION, LaserSettings().prompt)
-    captured = counted(lambda: _last_row(lvlm, asked, DynamicCache()))
+    captured = counted(lambda: read_last_row(lvlm, asked, asked.map_spans[0]))
     assert captured <= plain_prompt(lvlm, inputs) + 30
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from laser_core.engine.branches import read_rows
-from laser_core.engine.drafts import DRAFT_TOKENS, read_drafted
+from laser_core.engine.last_rows import DRAFT_TOKENS, read_last_row
 from laser_core.settings import LaserSettings, PromptSettings
 from laser_core.steps.attention import read_attention
 from laser_core.steps.presence import read_presence
@@ -45,14 +44,16 @@ def test_a_draft_ends_before_the_end_of_the_answer_and_may_say_nothing():
     lvlm = lvlm_of("llava", fresh=True)
     inputs = lvlm.encode(PICTURE)
     prompt = lvlm.branch_prompts(inputs, QUESTION, DRAFTED)[0]
-    keys = slice(prompt.spans[0].start, prompt.spans[0].stop)
-    said = read_drafted(lvlm, prompt, keys).token_ids
+
+    def drafted(*ends):
+        return read_last_row(lvlm, prompt, prompt.map_spans[0], most=DRAFT_TOKENS, ends=ends)
+
+    said = drafted().draft
     assert len(said) == DRAFT_TOKENS
-    assert read_drafted(lvlm, prompt, keys, ends=said[2:3]).token_ids == said[:2]
-    empty = read_drafted(lvlm, prompt, keys, ends=said[:1])
-    assert empty.token_ids == ()
-    [first] = read_rows(lvlm, [prompt])
-    assert torch.allclose(empty.attention, first.attention, atol=1e-5)
+    assert drafted(said[2]).draft == said[:2]
+    empty = drafted(said[0])
+    assert empty.draft == ()
+    assert torch.allclose(empty.attention.flatten(2), eager_rows(lvlm, prompt), atol=1e-5)
 
 
 def test_the_pictures_prefix_is_read_once_for_all_drafts():

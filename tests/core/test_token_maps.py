@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from laser_core.results import Answer, Band, Evidence, TokenMaps, TokenRecord
 from laser_core.settings import DecodeSettings, LaserSettings
 from laser_core.steps.answer_input import make_positive_stream, make_watch
 from laser_core.steps.decode import decode
+from tools.testbed.counting import forwards
 from tools.testbed.lvlms import lvlm_of, noise_picture
 from tools.testbed.reference import eager_maps
 from tools.testbed.tiny import REPRESENTATIVES, WITH_MASKS, WITH_SLICES, WITH_STATES
@@ -102,6 +104,37 @@ def test_maps_change_no_token_and_leave_nothing_hooked():
         pipeline.answer(lvlm, PICTURE, QUESTION, SETTINGS, token_maps=True, on_text=stop)
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is function
     assert len(lvlm.model._forward_hooks) == hooks
+
+
+def test_no_picture_is_read_again_for_the_maps():
+    lvlm = lvlm_of("qwen2_5_vl")
+    settings = LaserSettings.of(answer_input="crop", adaptive=0.0, max_tokens=2)
+    counts = []
+    for token_maps in (False, True):
+        lvlm.release()
+        with forwards(lvlm) as counted:
+            pipeline.answer(lvlm, PICTURE, QUESTION, settings, token_maps=token_maps)
+        counts.append(counted)
+    bare, with_maps = counts
+    assert with_maps["tower"] == bare["tower"]
+    assert with_maps["decoder"] == bare["decoder"] + 1
+
+
+def test_a_run_may_be_interrupted_before_each_forward():
+    lvlm = lvlm_of("llava")
+    prompt = lvlm.prompt([lvlm.encode(PICTURE)], QUESTION)
+    watch = make_watch(lvlm, prompt, (), PICTURE.size, SETTINGS)
+    read = [0]
+    with forwards(lvlm) as counts:
+        decode(
+            lvlm,
+            Stream(prompt),
+            progress=lambda *_: read.append(counts["decoder"]),
+            settings=SETTINGS.decode,
+            watch=watch,
+        )
+    assert read[-1] > 2
+    assert max(later - earlier for earlier, later in pairwise(read)) == 1
 
 
 def test_no_step_is_a_graph_and_the_report_says_so(monkeypatch):

@@ -60,9 +60,7 @@ def _with_blocked_tokens(lvlm: Lvlm, stream: Stream) -> torch.Tensor:
     """(V,)"""
     whole = Stream(stream.prompt, stream.shared_prefix)
     read = read_blocked(lvlm, stream, read_stream(lvlm, whole))
-    cache = cache_of(
-        [tuple(torch.cat(read.parts(n, part), -2) for part in (0, 1)) for n in range(len(read.own))]
-    )
+    cache = cache_of(lvlm, read.joined())
     last = stream.prompt.length - 1
     hidden = _forward(lvlm, cache, [stream.prompt], last, last + 1)
     return lvlm.logits(hidden[:, -1])[0].float().cpu()
@@ -72,12 +70,7 @@ def _forward(
     lvlm: Lvlm, cache: DynamicCache, prompts: Sequence[Prompt], first: int, last: int
 ) -> torch.Tensor:
     """Hidden states (B, last - first, D) of the body over these tokens; `cache` grows."""
-    pictures = [
-        picture
-        for prompt in prompts
-        for span, picture in zip(prompt.spans, prompt.pictures, strict=True)
-        if first <= span.start < last
-    ]
+    pictures = [one for prompt in prompts for one in prompt.pictures_in(first, last)]
     inputs = {
         name: torch.cat([picture.tensors[name] for picture in pictures]).to(lvlm.device)
         for name in (pictures[0].tensors if pictures else ())

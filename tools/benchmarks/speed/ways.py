@@ -194,9 +194,7 @@ def eager_attention(lvlm: Lvlm, prompt: Prompt) -> tuple[torch.Tensor, ...]:
 
 def eager_rows(lvlm: Lvlm, prompt: Prompt) -> torch.Tensor:
     """(L, H, N) float32 on the CPU: the last token over the first picture's map tokens."""
-    first, tokens = prompt.spans[0].start, prompt.pictures[0].map_tokens
-    keys = slice(first + tokens.start, first + tokens.stop)
-    attentions = eager_attention(lvlm, prompt)
+    attentions, keys = eager_attention(lvlm, prompt), prompt.map_spans[0]
     return torch.stack([layer[0, :, -1, keys].float().cpu() for layer in attentions])
 
 
