@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from .catalogue import CURATED
 from .encoder_configs import KINDS, class_of, config_of
+from .encoder_formats import FORMATS, NVFP4, PACKED, StoredWeight
 from .encoder_tokenizers import tokenizer_of
 from .families import chat_template_of, usual_image_processor
 from .gguf_encoders import joined_header
@@ -24,24 +25,14 @@ from .gguf_files import BLOCKS, GGUF
 from .gguf_weights import GgufWeights, from_blocks
 from .image_processors import image_processor_of
 from .lvlm import Lvlm
-from .text_encoders import (
-    FORMATS,
-    HEAD,
-    NVFP4,
-    PACKED,
-    TEXT,
-    Encoder,
-    StoredWeight,
-    gemma_in,
-    read_encoder,
-)
+from .text_encoders import HEAD, NAMES, TEXT, Encoder, gemma_in, read_encoder
 from .widened import Packed, WidenedEmbedding, WidenedLinear, from_fp8, from_nvfp4
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ONE = torch.ones(())
-_READ = "Qwen2.5-VL, Qwen3-VL or Gemma 3"
+_READ = f"{', '.join([*NAMES.values()][:-1])} or {[*NAMES.values()][-1]}"
 
 
 def readable_encoder(path: Path, name: str) -> Encoder:
@@ -204,13 +195,13 @@ def _check_tensors(
 def _check_formats(encoder: Encoder, file: Any, name: str) -> None:
     """Raise ValueError for a layer whose own few bytes of JSON name a format that is not read."""
     for key, weight in encoder.weights.items():
-        if not weight.said:
+        if not (weight.said and weight.dtype in PACKED):
             continue
         try:
             said = json.loads(bytes(file.get_tensor(weight.said).tolist()))["format"]
         except (ValueError, LookupError, TypeError, RecursionError):
             said = "an unknown format"
-        if said not in FORMATS:
+        if said != FORMATS[weight.dtype]:
             raise _unreadable(name, f"its {key} is in {said}")
 
 

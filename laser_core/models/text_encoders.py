@@ -6,17 +6,15 @@ transformers. A file is known by its tensors' names and shapes, whatever it is c
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from .encoder_formats import TOKENIZER, StoredWeight, precision_of, weights_in
 from .gguf_encoders import JoinedHeader, NoTower, joined_header
-from .gguf_files import BLOCKS, GGUF, mixture
-from .model_files import Header, read_header
+from .gguf_files import GGUF
+from .model_files import read_header
 
 SUFFIXES = ".safetensors", GGUF
 TEXT, VISUAL, HEAD = "model.language_model.", "model.visual.", "lm_head.weight"
@@ -98,51 +96,7 @@ _PREFIXES = (
     ("visual.", VISUAL),
     ("model.", TEXT),
 )
-_PRECISIONS = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
-FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-"""Formats of 8 bits: as safetensors names them, and as ComfyUI and torch do."""
-
-NVFP4 = "nvfp4"
-"""The format of 4 bits that is read: as ComfyUI names it, and as the type of such a weight."""
-
-PACKED = {*FP8, NVFP4, *BLOCKS}
-"""Types of weights that are widened with what lies beside them."""
-
-FORMATS = {*FP8.values(), NVFP4}
-"""What a file may say that a layer's format is."""
-
-# What lies beside a weight of each format, by what it is: as older and as newer files name it.
-# scale: one number that it is multiplied by; blocks: one for every 16; columns: for what comes in
-_BESIDE_FP8 = {"scale_weight": "scale", "weight_scale": "scale"}
-_BESIDE_NVFP4 = {"weight_scale": "blocks", "weight_scale_2": "scale", "pre_quant_scale": "columns"}
-_FORMAT = "comfy_quant"  # JSON in bytes, with the name of the format
-# Scales of activations, which are never quantized here, and an empty tensor that says in older
-# files that there are scales
-_UNUSED = ("scale_input", "input_scale", "scaled_fp8")
-_ROTARY = "rotary_emb.inv_freq"
-TOKENIZER = "spiece_model"
-"""A tokenizer in bytes, as SentencePiece stores it."""
-
-_OF_OTHERS = "text_embedding_projection."  # of a video model that is in the same file
-_AWQ = {"qweight", "qzeros"}
 _LAYER = re.compile(rf"{re.escape(TEXT)}layers\.(\d{{1,4}})\.")
-_WEIGHT = re.compile(r"(.*\.)?(weight|bias|mm_input_projection_weight)")
-
-
-@dataclass(frozen=True)
-class StoredWeight:
-    """A weight in a file.
-
-    name: the file's. dtype: as safetensors names it, or NVFP4. shape: the weight's own, also where
-    two numbers share a byte. beside: the file's names of what it is widened with, by what it is.
-    said: that of the tensor with the name of its format, or "".
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    beside: dict[str, str]
-    said: str
 
 
 @dataclass(frozen=True)
@@ -208,14 +162,14 @@ def read_encoder(path: Path) -> Encoder | None:
     model_type = next((kind for kind in _MARKS if _is_of(kind, names)), None)
     if model_type is None:
         return None
-    weights = {name: _weight(name, names, header) for name in names if _WEIGHT.fullmatch(name)}
-    table = weights[TEXT + "embed_tokens.weight"].shape
-    if len(table) != 2:
+    weights = weights_in(names, header)
+    table = weights.get(TEXT + "embed_tokens.weight")
+    if table is None or len(table.shape) != 2:
         return None
-    width, layers = table[1], _layers(names)
+    width, layers = table.shape[1], _layers(names)
     other = Size(NAMES[model_type], layers, tied=model_type == "gemma3")
     size = SIZES.get((model_type, width), other)
-    precision, unreadable = _precision(header, names, weights)
+    precision, unreadable = precision_of(header, names, weights)
     return Encoder(
         path=path,
         model_type=model_type,
@@ -263,90 +217,3 @@ def _layers(names: Iterable[str]) -> int:
     """The decoder's layers, up to the first that is missing."""
     found = {int(match[1]) for match in map(_LAYER.match, names) if match}
     return next(index for index in range(len(found) + 1) if index not in found)
-
-
-def _weight(name: str, names: dict[str, str], header: Header) -> StoredWeight:
-    """A weight by transformers' name. names: the file's, by transformers'."""
-    stored = header.tensors[names[name]]
-    owner = name.rpartition(".")[0]
-    dtype, shape, roles = stored.dtype, stored.shape, _BESIDE_FP8
-    if name.endswith(".weight") and dtype == "U8" and f"{owner}.weight_scale_2" in names:
-        dtype, shape, roles = NVFP4, (*shape[:-1], 2 * shape[-1]), _BESIDE_NVFP4
-    beside = {}
-    if name.endswith(".weight") and dtype in PACKED:
-        found = ((role, names.get(f"{owner}.{suffix}")) for suffix, role in roles.items())
-        beside = {role: stored for role, stored in found if stored}
-    return StoredWeight(names[name], dtype, shape, beside, names.get(f"{owner}.{_FORMAT}", ""))
-
-
-def _precision(
-    header: Header, names: dict[str, str], weights: dict[str, StoredWeight]
-) -> tuple[str, str]:
-    """(name of the weights' format, why it cannot be read or "")."""
-    other = _other_format(header, names)
-    if other:
-        return other, f"{other} is not read here"
-    types = {weight.dtype for weight in weights.values()}
-    odd = sorted(types - {*_PRECISIONS, *PACKED})
-    if odd:
-        return "quantized", f"weights of type {odd[0]} are not read here"
-    why = next(filter(None, (_misfit(weight, header) for weight in weights.values())), "")
-    why = why or _unread(names, weights)
-    if why:
-        return "quantized", why
-    if types & {*BLOCKS}:
-        return mixture(header), ""
-    if types & PACKED:
-        return NVFP4 if NVFP4 in types else "fp8", ""
-    largest = max(weights.values(), key=lambda weight: math.prod(weight.shape))
-    return _PRECISIONS[largest.dtype], ""
-
-
-def _misfit(weight: StoredWeight, header: Header) -> str:
-    """Why what lies beside a weight does not fit it, or ""."""
-    shapes = {role: header.tensors[name].shape for role, name in weight.beside.items()}
-    scale = shapes.get("scale", ())
-    if scale not in ((), (1,)):
-        stored = weight.beside["scale"]
-        return f"{stored} has shape {[*scale]}: only one scale a tensor is read"
-    if weight.dtype != NVFP4:
-        return ""
-    rows, columns = weight.shape if len(weight.shape) == 2 else (0, 0)
-    tiles = math.ceil(rows / 128) * 128 * math.ceil(columns / 64) * 4
-    right = math.prod(shapes.get("blocks", (0,))) == tiles and columns % 16 == 0
-    right = right and shapes.get("columns", (columns,)) == (columns,)
-    return "" if right else f"what lies beside {weight.name} does not fit its shape"
-
-
-def _unread(names: dict[str, str], weights: dict[str, StoredWeight]) -> str:
-    """Why a tensor of the file would be left out, or ""."""
-    read = {stored for weight in weights.values() for stored in weight.beside.values()}
-    read |= {weight.name for weight in weights.values()} | {
-        weight.said for weight in weights.values()
-    }
-    for name, stored in names.items():
-        last = name.rpartition(".")[2]
-        known = last in _UNUSED or name.endswith(_ROTARY) or name == TOKENIZER
-        if stored in read or known or name.startswith(_OF_OTHERS):
-            continue
-        if last in {*_BESIDE_FP8, *_BESIDE_NVFP4}:
-            return f"{stored} belongs to no weight of few bits"
-        return f"nothing here reads its tensor {stored}"
-    return ""
-
-
-def _other_format(header: Header, names: Iterable[str]) -> str | None:
-    """The name of a format that is not read here, by what lies beside weights or by metadata."""
-    last = {name.rpartition(".")[2] for name in names}
-    said = ["awq"] if last >= _AWQ else []
-    said += [kind for kind in _formats_in(header.metadata) if kind not in FORMATS]
-    return next(iter(said), None)
-
-
-def _formats_in(metadata: dict[str, Any]) -> list[str]:
-    """The formats of layers that a file's metadata names, each once."""
-    try:
-        layers = json.loads(metadata.get("_quantization_metadata") or "{}").get("layers", {})
-        return sorted({str(layer["format"]) for layer in layers.values()})
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return ["an unknown format"]

@@ -22,7 +22,7 @@ from laser_core.models.catalogue import in_folders
 from laser_core.models.encoder_configs import config_of
 from laser_core.models.loading import load_lvlm
 from laser_core.models.text_encoders import Size, read_encoder
-from laser_core.models.widened import WidenedEmbedding, WidenedLinear
+from laser_core.models.widened import WidenedEmbedding, WidenedLinear, from_nvfp4
 from laser_core.settings import CropSettings, DecodeSettings, LaserSettings, LoadSettings
 from tools.testbed.encoders import (
     FORMATS,
@@ -342,6 +342,11 @@ def test_a_file_is_listed_by_what_it_holds_whatever_its_name(kind, precision, ma
     assert model.memory_bytes(4) == pytest.approx(expected * 1.05 + 1.5e9, rel=1e-3)
 
 
+_QWEN3_VL = (  # what one is known by, besides its table of embeddings
+    *("model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_norm.weight"),
+    *("model.layers.0.mlp.down_proj.weight", "visual.patch_embed.proj.weight"),
+    *("visual.blocks.0.norm1.weight", "visual.deepstack_merger_list.0.norm.weight"),
+)
 _FP8 = torch.zeros(4, 4).to(torch.float8_e4m3fn)
 OTHERS = {
     "a diffusion model": {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2, 2)},
@@ -354,14 +359,12 @@ OTHERS = {
     "CLIP-L": {"text_model.encoder.layers.0.mlp.fc1.weight": torch.zeros(2, 2)},
     "a LoRA": {"model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 2),
                "visual.blocks.0.attn.qkv.lora_A.weight": torch.zeros(2, 2)},
+    "a table of another format": {
+        "model.embed_tokens.weight_packed": torch.zeros(2, 2),
+        **{name: torch.zeros(2) for name in _QWEN3_VL},
+    },
     "names without shapes": {
-        name: torch.ones(())
-        for name in (
-            *("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight"),
-            *("model.layers.0.self_attn.q_norm.weight", "model.layers.0.mlp.down_proj.weight"),
-            *("visual.patch_embed.proj.weight", "visual.blocks.0.norm1.weight"),
-            "visual.deepstack_merger_list.0.norm.weight",
-        )
+        name: torch.ones(()) for name in ("model.embed_tokens.weight", *_QWEN3_VL)
     },
     "a text model": {
         "model.embed_tokens.weight": torch.zeros(2, 2),
@@ -457,6 +460,33 @@ def test_a_layer_that_names_another_format_is_refused_before_weights_are_read(
     monkeypatch.delattr(encoder_loading, "_fill")
     with pytest.raises(ValueError, match=r"^choose the same model in .* in float8_of_tomorrow$"):
         load_lvlm(str(path), LoadSettings(tokenizer=str(folder)))
+
+
+def test_4_bits_that_nobody_says_lie_as_comfyuis_do_are_not_read(made, tmp_path):
+    """Other makers' tensors have the same names and shapes, and another order."""
+    path = changed(made("gemma3", "nvfp4 mixed")[0], tmp_path / "odd.safetensors",
+                   without=["comfy_quant"])  # fmt: skip
+    (model,) = listed(tmp_path)
+    assert model.description == "Gemma 3, text encoder, not readable"
+    with pytest.raises(ValueError, match=r"^choose the same model in .* nothing says that the 4"):
+        load_lvlm(str(path))
+
+
+def test_4_bits_are_widened_as_comfy_kitchen_packs_them():
+    """Bytes that its quantize_nvfp4 (0.2.40) made of -8 to 7 and back, and of a quarter of it."""
+    row = [255, 238, 220, 186, 2, 52, 86, 103, 118, 101, 67, 32, 171, 205, 238, 255]
+    blocks = torch.zeros(128 * 4, dtype=torch.uint8)
+    blocks[[0, 1]], blocks[[16, 17]] = 112, 96
+    widened = from_nvfp4(
+        torch.tensor([row, row], dtype=torch.uint8),
+        blocks.view(torch.float8_e4m3fn),
+        torch.tensor(0.01),
+        torch.ones(1),
+        torch.float32,
+    )
+    steps = [-6, -6, -4, -4, -3, -2, -1.5, -1, 0, 1, 1.5, 2, 3, 4, 4, 6]
+    there_and_back = torch.tensor([*steps, *reversed(steps)])
+    assert torch.allclose(widened, torch.stack([1.28 * there_and_back, 0.32 * there_and_back]))
 
 
 def test_formats_in_a_files_metadata_are_read_too(made, tmp_path):

@@ -192,7 +192,7 @@ MUTATIONS = (
     Mutation("scales of 8-bit weights left out", "laser_core/models/widened.py",
              "stored.to(dtype) * scale.to(dtype)", "stored.to(dtype)",
              "tests/core/test_text_encoders.py -k rows_windows"),
-    Mutation("a scale a block read as one", "laser_core/models/text_encoders.py",
+    Mutation("a scale a block read as one", "laser_core/models/encoder_formats.py",
              "scale not in ((), (1,))", "scale == (0,)",
              "tests/core/test_text_encoders.py -k not_read"),
     Mutation("a scale for what comes in left out", "laser_core/models/widened.py",
