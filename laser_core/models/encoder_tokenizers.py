@@ -65,12 +65,9 @@ def _of_folder(encoder: Encoder, name: str, folder: Path | None) -> Any:
 
 def _found(encoder: Encoder) -> str:
     """What tokenizer a file has that is not read."""
-    kind = read_gguf(encoder.path).metadata.get("tokenizer.ggml.model") if encoder.beside else None
-    return (
-        f"its own is of a kind that is not read here ({str(kind)[:99]})"
-        if kind
-        else "it holds none"
-    )
+    said = read_gguf(encoder.path).metadata if encoder.beside else {}
+    kind = str(said.get("tokenizer.ggml.model", ""))[:99]
+    return f"its own is of a kind that is not read here ({kind})" if kind else "it holds none"
 
 
 def _own(encoder: Encoder, name: str) -> Any:
