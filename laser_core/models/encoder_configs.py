@@ -27,13 +27,14 @@ class Kind:
     """A type of model.
 
     classes: how transformers' names of its classes begin. tokens: texts of the tokens that its
-    config names. ends: of a turn and of a text. padding: what a prompt is filled up with. begin: of
-    a text, None where nothing begins one. text, tower: the parts of its config. processor: what its
-    image processor's file says, as far as it differs from the usual.
+    config names. turn: what begins one. ends: of a turn and of a text. padding: what a prompt is
+    filled up with. begin: of a text, None where nothing begins one. text, tower: the parts of its
+    config. processor: what its image processor's file says, as far as it differs from the usual.
     """
 
     classes: str
     tokens: dict[str, str]
+    turn: str
     ends: tuple[str, str]
     padding: str
     begin: str | None
@@ -45,7 +46,7 @@ class Kind:
     def needed(self) -> tuple[str, ...]:
         """The tokens that a tokenizer must know to be one of this type's."""
         begin = (self.begin,) if self.begin else ()
-        return (*self.tokens.values(), *self.ends, self.padding, *begin)
+        return (*self.tokens.values(), self.turn, *self.ends, self.padding, *begin)
 
 
 def config_of(encoder: Encoder, token_id: TokenId) -> Any:
@@ -113,7 +114,7 @@ _QWEN_TOKENS = {
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
 }
-_QWEN_ENDS = "<|im_end|>", "<|endoftext|>"
+_QWEN_TURN, _QWEN_ENDS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")
 
 
 def _qwen2_5_text(encoder: Encoder) -> dict[str, Any]:
@@ -205,6 +206,7 @@ KINDS = {
     "qwen2_5_vl": Kind(
         "Qwen2_5_VL",
         _QWEN_TOKENS,
+        _QWEN_TURN,
         _QWEN_ENDS,
         _QWEN_ENDS[1],
         None,
@@ -219,6 +221,7 @@ KINDS = {
     "qwen3_vl": Kind(
         "Qwen3VL",
         _QWEN_TOKENS,
+        _QWEN_TURN,
         _QWEN_ENDS,
         _QWEN_ENDS[1],
         None,
@@ -233,6 +236,7 @@ KINDS = {
             "eoi_token_index": "<end_of_image>",
             "image_token_index": "<image_soft_token>",
         },
+        "<start_of_turn>",
         ("<end_of_turn>", "<eos>"),
         "<pad>",
         "<bos>",

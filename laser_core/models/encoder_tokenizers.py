@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # SentencePiece's types of pieces, which are GGUF's
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_NORMAL, _CONTROL, _USER_DEFINED, _FILLER = 1, 3, 4, 5
 _FIXED = {1: 8, 5: 4}  # bytes of protobuf's types of fixed length
 _BOS, _EOS, _UNK, _PAD = "<bos>", "<eos>", "<unk>", "<pad>"
 
@@ -53,7 +53,7 @@ def _of_folder(encoder: Encoder, name: str, folder: Path | None) -> Any:
         return AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    found = f"there is no folder {str(folder)!r}" if folder else "it holds none"
+    found = f"there is no folder {str(folder)!r}" if folder else _found(encoder)
     here = "update ComfyUI, which has a tokenizer for it (comfy/text_encoders/qwen25_tokenizer)"
     if encoder.model_type == "gemma3":
         here = "choose a file that has its tokenizer in it, as ComfyUI's own do"
@@ -61,6 +61,13 @@ def _of_folder(encoder: Encoder, name: str, folder: Path | None) -> Any:
         f"{here}, or set tokenizer (--tokenizer) to a folder with that of a "
         f"{NAMES[encoder.model_type]}: for {name}, {found}"
     )
+
+
+def _found(encoder: Encoder) -> str:
+    """What tokenizer a file has that is not read."""
+    said = read_gguf(encoder.path).metadata if encoder.beside else {}
+    kind = str(said.get("tokenizer.ggml.model", ""))[:99]
+    return f"its own is of a kind that is not read here ({kind})" if kind else "it holds none"
 
 
 def _own(encoder: Encoder, name: str) -> Any:
@@ -73,26 +80,28 @@ def _own(encoder: Encoder, name: str) -> Any:
             backend = _gemmas(pieces, kind.needed)
             named = {"bos_token": _BOS, "eos_token": _EOS, "unk_token": _UNK, "pad_token": _PAD}
         else:
-            backend = _qwens(pieces, merges)
+            backend = _qwens(pieces, merges, kind.needed)
             named = {"eos_token": kind.ends[0], "pad_token": kind.padding}
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"choose another file: its tokenizer {encoder.tokenizer} is none of "
-            + ("GGUF" if encoder.beside else "SentencePiece")
+            f"choose another file: its tokenizer {encoder.tokenizer} cannot be read as "
+            + ("GGUF's" if encoder.beside else "SentencePiece's")
         ) from error
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, padding_side="left", clean_up_tokenization_spaces=False, **named
     )
 
 
-def _qwens(pieces: dict[str, int], merges: Iterable[str]) -> Tokenizer:
+def _qwens(pieces: dict[str, int], merges: Iterable[str], special: tuple[str, ...]) -> Tokenizer:
     """As in tokenizer.json of Qwen's folders. pieces: their types, by id."""
     from transformers.convert_slow_tokenizer import Qwen2Converter
 
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     pairs = [(merge.split(" ")[0], merge.split(" ")[1]) for merge in merges]
+    if not all(vocabulary.keys() >= {left, right, left + right} for left, right in pairs):
+        raise ValueError("a merge names no token")
     tokenizer = Qwen2Converter(None).converted(vocabulary, pairs)
-    _add_whole(tokenizer, pieces)
+    _add_whole(tokenizer, pieces, special)
     return tokenizer
 
 
@@ -126,15 +135,15 @@ def _gemmas(pieces: dict[str, int], special: tuple[str, ...]) -> Tokenizer:
     return tokenizer
 
 
-def _add_whole(tokenizer: Tokenizer, pieces: dict[str, int], special: tuple[str, ...] = ()) -> None:
-    """Have the pieces that no text is cut into found as a whole."""
+def _add_whole(tokenizer: Tokenizer, pieces: dict[str, int], special: tuple[str, ...]) -> None:
+    """Have the pieces that no text is cut into found as a whole; special ones of any type."""
     from tokenizers import AddedToken
 
     tokenizer.add_tokens(
         [
             AddedToken(piece, normalized=False, special=kind == _CONTROL or piece in special)
             for piece, kind in pieces.items()
-            if kind in (_CONTROL, _USER_DEFINED)
+            if kind in (_CONTROL, _USER_DEFINED) or piece in special
         ]
     )
 
@@ -154,11 +163,11 @@ def _merges(pieces: dict[str, int], vocabulary: dict[str, int]) -> list[tuple[st
 
 def _in_gguf(encoder: Encoder) -> tuple[dict[str, int], list[str]]:
     """(types of pieces in the order of their ids, merges)."""
-    said = read_gguf(encoder.path, texts=True).metadata
+    said = read_gguf(encoder.path, lists=True).metadata
     tokens, types = said[encoder.tokenizer], said["tokenizer.ggml.token_type"]
     if encoder.model_type == "gemma3":
         tokens = [token.replace(" ", "▁") for token in tokens]
-    count = max(index for index, kind in enumerate(types) if kind != _UNUSED) + 1
+    count = max(index for index, kind in enumerate(types) if kind != _FILLER) + 1
     pieces = dict(zip(tokens[:count], types[:count], strict=True))
     if len(pieces) < count:
         raise ValueError("two tokens have one text")

@@ -11,12 +11,15 @@ import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
-from .gguf_files import GGUF, GgufHeader, PackedTensor, read_gguf
+from .gguf_files import ARCHITECTURE, GGUF, GgufHeader, PackedTensor, read_gguf
 from .model_files import Header, StoredTensor
 
 _TOWER = "clip"  # what an mmproj says its architecture is
 _TOKENS = "tokenizer.ggml.tokens"  # in metadata: the tokenizer's texts, in the order of their ids
+# llama.cpp calls Qwen2-VL and Qwen2.5-VL the same; the older takes shorter texts in every size
+_QWEN2_VL, _QWEN2_VL_LENGTH = re.compile(r"qwen2[ _-]?vl", re.IGNORECASE), 32768
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class _Kind:
     name: for people. projector: the type of its mmproj. names: ComfyUI's by llama.cpp's, with "#"
     for a layer's number, and pieces of one tensor in their order. above_one: the ends of names
     whose numbers are stored one above, since the model adds one to them. tokenizer: its kind, as
-    metadata calls it.
+    metadata calls it. mark: how a tensor's name begins that only its mmproj has, of those of one
+    type. blind: the widths of published sizes that have no vision tower.
     """
 
     name: str
@@ -46,6 +50,8 @@ class _Kind:
     names: dict[str, str]
     tokenizer: str = "gpt2"
     above_one: tuple[str, ...] = ()
+    mark: str = ""
+    blind: tuple[int, ...] = ()
 
 
 def _below(stored: str, ours: str, names: dict[str, str]) -> dict[str, str]:
@@ -114,6 +120,7 @@ _KINDS = {
             "v.post_ln": "visual.merger.norm",
             **_below("mm.", "visual.merger.", {"0": "linear_fc1", "2": "linear_fc2"}),
         },
+        mark="v.deepstack.",  # Qwen3.5's has none
     ),
     "gemma3": _Kind(
         "Gemma 3",
@@ -130,6 +137,7 @@ _KINDS = {
         },
         tokenizer="llama",
         above_one=("norm.weight",),
+        blind=(640, 1152),
     ),
 }
 """By the architecture that a file's metadata names."""
@@ -165,7 +173,7 @@ def joined_header(path: Path) -> JoinedHeader:
     is no such decoder, and `NoTower`.
     """
     try:
-        decoder = read_gguf(path)
+        decoder = read_gguf(path, of={*_KINDS, _TOWER})
     except ValueError as error:
         raise ValueError(f"download {path.name} again, or choose another file: {error}") from error
     kind = _kind(path, decoder)
@@ -189,26 +197,45 @@ def is_mmproj(name: str) -> bool:
 
 
 def _kind(path: Path, header: GgufHeader) -> _Kind:
-    architecture = str(header.metadata.get("general.architecture"))
+    architecture = str(header.metadata.get(ARCHITECTURE))
     if architecture == _TOWER:
         raise ValueError(
             f"choose the model's other GGUF file, beside which this one is found: {path.name} is a "
             "vision tower (mmproj) alone"
         )
-    if architecture not in _KINDS:
+    other = _other(architecture, header.metadata)
+    if other:
         names = ", ".join(kind.name for kind in _KINDS.values())
         raise ValueError(
             f"choose a GGUF file of one of these: {names}. By what it says of itself, {path.name} "
-            f"is a {architecture[:99]!r}"
+            f"is a {other}"
         )
     if header.metadata.get("split.count", 0) not in (0, 1):
         raise ValueError(f"choose a GGUF file in one piece: {path.name} is one of several")
     return _KINDS[architecture]
 
 
+def _other(architecture: str, said: dict[str, Any]) -> str:
+    """What a decoder is that is none of those here, for people; "" for one of them."""
+    if architecture not in _KINDS:
+        return repr(architecture[:99])
+    if architecture == "qwen2vl":
+        name = f"{said.get('general.name')} {said.get('general.basename')}"
+        short = said.get("qwen2vl.context_length") == _QWEN2_VL_LENGTH and "2.5" not in name
+        return "Qwen2-VL" if short or _QWEN2_VL.search(name) else ""
+    kind = _KINDS[architecture]
+    if _width(said) in kind.blind:
+        return f"text model: a {kind.name} of this size has no vision tower"
+    return ""
+
+
+def _width(said: dict[str, Any]) -> Any:
+    return said.get(f"{said[ARCHITECTURE]}.embedding_length")
+
+
 def _mmproj(path: Path, decoder: GgufHeader, kind: _Kind) -> Path:
     """The mmproj beside a decoder; of several that fit, the one whose name is most like its own."""
-    width = decoder.metadata.get(f"{decoder.metadata['general.architecture']}.embedding_length")
+    width = _width(decoder.metadata)
     beside = [other for other in sorted(path.parent.iterdir()) if is_mmproj(other.name)]
     fitting = [other for other in beside if _fits(other, kind, width)]
     if not fitting:
@@ -223,11 +250,13 @@ def _mmproj(path: Path, decoder: GgufHeader, kind: _Kind) -> Path:
 
 def _fits(path: Path, kind: _Kind, width: object) -> bool:
     try:
-        said = read_gguf(path).metadata
+        header = read_gguf(path)
     except (OSError, ValueError):
         return False
+    said = header.metadata
     found = said.get("clip.projector_type"), said.get("clip.vision.projection_dim")
-    return found == (kind.projector, width)
+    marked = any(name.startswith(kind.mark) for name in header.tensors)
+    return found == (kind.projector, width) and marked
 
 
 def _alike(one: str, other: str) -> int:

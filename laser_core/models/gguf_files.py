@@ -1,8 +1,8 @@
 """GGUF files: what their headers say, and where each tensor lies in them.
 
 Reads headers, never weights, and passes over their vocabularies unless asked: the package `gguf`
-takes ten seconds and half a gigabyte for that of a Qwen, and lists are asked for often. Knows
-neither torch nor transformers.
+takes ten seconds and half a gigabyte for that of a Qwen, and lists of models are asked for often.
+Knows neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import mmap
 import struct
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from typing import Any, NamedTuple
 from .model_files import Header, StoredTensor
 
 GGUF = ".gguf"
+ARCHITECTURE = "general.architecture"
+"""The first value in a file's metadata, as they are written."""
 
 
 class Block(NamedTuple):
@@ -62,6 +65,9 @@ _TEXT, _LIST = 8, 9
 _VERSIONS = 2, 3
 _MOST_DIMENSIONS = 4
 _ALIGNMENT = 32  # of the weights, in bytes, where the file does not say
+_MOST = 1 << 16  # values, or tensors
+# Entries of all lists together, or bytes of a text: a vocabulary of 262,144 has less than a third
+_LONGEST = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class PackedTensor(StoredTensor):
 
 @dataclass(frozen=True)
 class GgufHeader(Header):
-    """metadata: lists as tuples, but None for a list of texts that was passed over."""
+    """metadata: lists as tuples, but None for one that was passed over."""
 
     tensors: dict[str, PackedTensor]
 
@@ -82,8 +88,9 @@ class GgufHeader(Header):
 class _Cursor:
     """Reads numbers, texts and lists from bytes, one after the other."""
 
-    def __init__(self, content: Any, texts: bool) -> None:
-        self._content, self._texts, self.place = content, texts, 0
+    def __init__(self, content: Any, lists: bool) -> None:
+        self._content, self._lists, self.place = content, lists, 0
+        self._left = _LONGEST
 
     def numbers(self, form: str) -> tuple[Any, ...]:
         found = struct.unpack_from(form, self._content, self.place)
@@ -93,12 +100,12 @@ class _Cursor:
     def text(self) -> str:
         (length,) = self.numbers("<Q")
         begin, self.place = self.place, self.place + length
-        if self.place > len(self._content):
-            raise ValueError("a text goes on after its end")
+        if length > _LONGEST or self.place > len(self._content):
+            raise ValueError("a text in it is too long")
         return str(self._content[begin : self.place], "utf-8", "replace")
 
     def value(self, kind: int) -> Any:
-        """None for a list of texts that nobody asked for."""
+        """None for a list that nobody asked for."""
         if kind in _NUMBERS:
             return self.numbers(_NUMBERS[kind])[0]
         if kind == _TEXT:
@@ -106,14 +113,18 @@ class _Cursor:
         if kind != _LIST:
             raise ValueError(f"values of kind {kind} are unknown")
         of, count = self.numbers("<IQ")
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("its lists are too long")
         if of in _NUMBERS:
-            form = _NUMBERS[of][1]
-            if count * struct.calcsize(f"<{form}") > len(self._content):
-                raise ValueError("a list goes on after its end")
-            return self.numbers(f"<{count}{form}")
+            form = f"<{count}{_NUMBERS[of][1]}"
+            if self._lists:
+                return self.numbers(form)
+            self.place += struct.calcsize(form)
+            return None
         if of != _TEXT:
             raise ValueError(f"lists of kind {of} are unknown")
-        if self._texts:
+        if self._lists:
             return tuple(self.text() for _ in range(count))
         for _ in range(count):
             (length,) = self.numbers("<Q")
@@ -121,28 +132,36 @@ class _Cursor:
         return None
 
 
-def read_gguf(path: Path, *, texts: bool = False) -> GgufHeader:
-    """The header of a GGUF file. texts: whether lists of texts are read, as vocabularies are.
+def read_gguf(path: Path, *, lists: bool = False, of: Container[str] | None = None) -> GgufHeader:
+    """The header of a GGUF file.
 
-    Raises ValueError for a file that does not begin with such a header.
+    lists: whether lists are read, as vocabularies are. of: the architectures that are asked for;
+    where the file names another, nothing after it is read. Raises ValueError for a file that does
+    not begin with such a header.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
-            return _header(_Cursor(held, texts), len(held))
+            return _header(_Cursor(held, lists), len(held), of)
     except (struct.error, TypeError, ArithmeticError, MemoryError) as error:
-        raise ValueError("its header is none of GGUF, or cut off") from error
+        raise ValueError("its header cannot be read as GGUF's, or is cut off") from error
 
 
-def _header(cursor: _Cursor, size: int) -> GgufHeader:
+def _header(cursor: _Cursor, size: int, of: Container[str] | None) -> GgufHeader:
     magic, version, tensor_count, value_count = cursor.numbers("<4sIQQ")
     if magic != b"GGUF" or version not in _VERSIONS:
         raise ValueError("it does not begin with a header of GGUF")
-    metadata = {}
+    if max(tensor_count, value_count) > _MOST:
+        raise ValueError("its header says that it has too many values or tensors")
+    metadata: dict[str, Any] = {}
     for _ in range(value_count):
         key = cursor.text()
         metadata[key] = cursor.value(*cursor.numbers("<I"))
+        if key == ARCHITECTURE and of is not None and metadata[key] not in of:
+            return GgufHeader({}, metadata, whole=True)
     entries = [_entry(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"its weights are aligned to {alignment} bytes")
     start = math.ceil(cursor.place / alignment) * alignment
     tensors = {
         name: PackedTensor(kind, shape, start + begin, _bytes(kind, shape))

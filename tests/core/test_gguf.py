@@ -6,7 +6,8 @@ transformers saved of the weights that the files hold.
 
 from __future__ import annotations
 
-from functools import cache
+import struct
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,7 +19,7 @@ from laser_core import pipeline
 from laser_core.models import encoder_loading, text_encoders, widened
 from laser_core.models.catalogue import in_folders
 from laser_core.models.encoder_tokenizers import tokenizer_of
-from laser_core.models.gguf_encoders import joined_header
+from laser_core.models.gguf_encoders import NoTower, joined_header
 from laser_core.models.gguf_files import BLOCKS
 from laser_core.models.gguf_weights import GgufWeights, from_blocks
 from laser_core.models.loading import load_lvlm
@@ -189,31 +190,60 @@ def test_of_several_mmproj_files_the_one_of_the_most_similar_name_is_taken(made,
     assert encoder.beside.name == names[1]
 
 
+def test_a_vision_tower_without_deepstack_is_none_of_a_qwen3_vl(made, tmp_path):
+    file, _ = made("qwen3_vl")
+    copy = copied(file, tmp_path, tower=None)
+    tower = file.with_name(f"mmproj-{file.name}")
+    rewritten(tower, tmp_path / tower.name, rename={"v.deepstack.": "v.other."})
+    with pytest.raises(NoTower, match=r"this Qwen3-VL .*none of 1 there belongs to it$"):
+        joined_header(copy)
+
+
 # ---- what is refused ---------------------------------------------------------------------------
 
 
-def _of(architecture: str, **metadata: int) -> bytes:
-    return (
-        b"GGUF" + np.array([3], "<u4").tobytes() + np.array([0, 1 + len(metadata)], "<u8").tobytes()
-        + _text("general.architecture") + np.array([8], "<u4").tobytes() + _text(architecture)
-        + b"".join(
-            _text(key.replace("__", ".")) + np.array([4, value], "<u4").tobytes()
-            for key, value in metadata.items()
-        )
-    )  # fmt: skip
+def _of(architecture: str, **metadata: int | str | bytes) -> bytes:
+    """A header without tensors. metadata: with "__" for dots; bytes are a type and a value."""
+    values = {"general.architecture": architecture} | metadata
+    said = b"".join(_text(key.replace("__", ".")) + _value(value) for key, value in values.items())
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(values)) + said
 
 
 def _text(text: str) -> bytes:
-    return np.array([len(text)], "<u8").tobytes() + text.encode()
+    return struct.pack("<Q", len(text)) + text.encode()
 
+
+def _value(value: int | str | bytes) -> bytes:
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + _text(value)
+    return value if isinstance(value, bytes) else struct.pack("<II", 4, value)
+
+
+# Half of what all lists of a file may hold together
+_HALF_A_LIST = struct.pack("<IIQ", 9, 0, 1 << 21) + bytes(1 << 21)
 
 OTHERS = {
     "a diffusion model": (_of("flux"), "choose a GGUF file of one of these: .* is a 'flux'"),
     "a text model": (_of("qwen2"), "choose a GGUF file of one of these: .* is a 'qwen2'"),
+    "another model, however it goes on": (_of("qwen2", end=0)[:-1], "choose .* is a 'qwen2'"),
+    "a Qwen2-VL by its name": (_of("qwen2vl", general__name="Qwen2 VL 2B"), "choose .* a Qwen2-VL"),
+    "a Qwen2-VL by its length": (
+        _of("qwen2vl", qwen2vl__context_length=32768),
+        "choose a GGUF file of one of these: Qwen2.5-VL, .* odd.gguf is a Qwen2-VL",
+    ),
+    "a Gemma 3 1B": (_of("gemma3", gemma3__embedding_length=1152), "choose .* is a text model"),
     "a vision tower": (_of("clip"), "choose the model's other GGUF file"),
     "one of several": (_of("qwen3vl", split__count=3), "choose a GGUF file in one piece"),
     "cut off in its header": (_of("qwen2vl")[:-1], "download odd.gguf again"),
-    "an endless list": (_of("qwen2vl")[:8] + b"\xff" * 16 + b"\0" * 99, "download odd.gguf again"),
+    "endless counts": (_of("qwen2vl")[:8] + b"\xff" * 16, "download odd.gguf again, .* too many"),
+    "lists too long together": (
+        _of("qwen2vl", **dict.fromkeys("abc", _HALF_A_LIST)),
+        "download odd.gguf again, .*: its lists are too long",
+    ),
+    "aligned backwards": (
+        _of("qwen2vl", general__alignment=struct.pack("<Ii", 5, -8)),
+        "download odd.gguf again, .*: its weights are aligned to -8 bytes",
+    ),
     "another version": (b"GGUF" + b"\1" + b"\0" * 99, "download odd.gguf again"),
     "nothing": (b"", "download odd.gguf again"),
 }
@@ -226,6 +256,13 @@ def test_other_files_are_not_listed_and_refused_for_what_they_are(what, tmp_path
     assert listed(tmp_path) == []
     with pytest.raises(ValueError, match=f"^{said}"):
         load_lvlm(str(tmp_path / "odd.gguf"))
+
+
+def test_a_qwen2_5_vl_that_takes_short_texts_is_none_of_the_older(tmp_path):
+    said = {"general__name": "Qwen2.5 VL 7B", "qwen2vl__context_length": 32768}
+    (tmp_path / "new.gguf").write_bytes(_of("qwen2vl", **said))
+    with pytest.raises(NoTower, match=r"^download the vision tower of this Qwen2\.5-VL"):
+        joined_header(tmp_path / "new.gguf")
 
 
 @pytest.mark.parametrize("cut", ["any name.gguf", "mmproj-any name.gguf"])
@@ -274,7 +311,7 @@ def test_tensors_that_are_missing_or_unknown_are_named(old, new, said, made, tmp
 
 # ---- the tokenizer -----------------------------------------------------------------------------
 
-_CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
 _TEXTS = (
     "What colour is the square in the picture?",
     "Two  spaces,   three; it's a\ttab.\n\nThen 2024 lines.\n",
@@ -306,11 +343,11 @@ def words(tmp_path_factory):
     tokens = sorted(known, key=known.__getitem__)
     merges = (folder / "merges.txt").read_text("utf-8").splitlines()
 
-    def add(writer) -> None:
+    def add(writer, odd=()) -> None:
         writer.add_tokenizer_model("gpt2")
         writer.add_token_list([*tokens, "[PAD1]"])
         writer.add_token_types([*(types.get(token, 1) for token in tokens), _UNUSED])
-        writer.add_token_merges([line for line in merges if not line.startswith("#")])
+        writer.add_token_merges([*(line for line in merges if not line.startswith("#")), *odd])
 
     return theirs, len(tokens) + 1, add
 
@@ -331,25 +368,56 @@ def test_qwens_tokenizer_is_read_from_the_file(words, tmp_path):
     assert (ours.eos_token, ours.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
-def test_gemmas_tokenizer_is_read_from_the_file_and_its_pictures_need_no_row(tmp_path):
-    """As the converter has it: with spaces, for which SentencePiece writes ▁."""
-    whole = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>")
-    pieces = dict.fromkeys(("<pad>", "<eos>", "<bos>", "<unk>", *whole), _CONTROL)
+def test_a_merge_that_names_no_token_is_refused(words, tmp_path):
+    theirs, rows, add = words
+    tiny = build_encoder("qwen3_vl", tokenizer=theirs, text={"vocab_size": rows})
+    more = partial(add, odd=["no token"])
+    encoder = read_encoder(write_gguf(tmp_path, tiny.model, "F16", more=more))
+    with pytest.raises(ValueError, match=r"^choose another file: .* cannot be read as GGUF's$"):
+        tokenizer_of(encoder, "any name", Path("/nowhere"))
+
+
+def gemma(folder: Path, *, whole: int = _CONTROL, form: str = "llama") -> tuple[Path, int]:
+    """(a Gemma, how many tokens it has), as the converter has them: with spaces, for which
+    SentencePiece writes ▁. whole: the type of those that are found as a whole."""
+    pieces = dict.fromkeys(("<pad>", "<eos>", "<bos>", "<unk>"), _CONTROL)
+    pieces |= dict.fromkeys(("<start_of_turn>", "<end_of_turn>"), whole)
+    pieces |= dict.fromkeys(("<start_of_image>", "<end_of_image>"), whole)
     pieces |= dict.fromkeys(("\n", "  "), _USER_DEFINED)
     pieces |= {f"<0x{byte:02X}>": _BYTE for byte in range(256)}
-    pieces |= dict.fromkeys(("▁", *"abcdefghijklmnopqrstuvwxyz", "th", "the", "▁the"), 1)
+    pieces |= dict.fromkeys(("▁", *"abcdefghijklmnopqrstuvwxyz", "th", "the", "▁the"), _NORMAL)
 
     def add(writer) -> None:
-        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_model(form)
         writer.add_token_list([*pieces])
         writer.add_token_types([*pieces.values()])
 
     tiny = build_encoder("gemma3", tied=True, text={"vocab_size": len(pieces)})
-    lvlm = load_lvlm(str(write_gguf(tmp_path, tiny.model, "Q8_0", more=add)))
+    return write_gguf(folder, tiny.model, "Q8_0", more=add), len(pieces)
+
+
+def test_gemmas_tokenizer_is_read_from_the_file_and_its_pictures_need_no_row(tmp_path):
+    file, tokens = gemma(tmp_path)
+    lvlm = load_lvlm(str(file))
     split = lvlm.tokenizer.tokenize("the  the<end_of_turn>\ta", add_special_tokens=False)
     assert split == ["the", "▁▁", "the", "<end_of_turn>", "<0x09>", "a"]
-    assert lvlm.image_token_id == len(pieces)
+    assert lvlm.image_token_id == tokens
     assert pipeline.answer(lvlm, noise_picture(), QUESTION, SETTINGS).answer.tokens
+
+
+def test_marks_of_turns_that_a_file_calls_ordinary_are_found_as_a_whole(tmp_path):
+    """As some published exports do."""
+    file, _ = gemma(tmp_path, whole=_NORMAL)
+    tokenizer = tokenizer_of(read_encoder(file), "any name", None)
+    turn = ["<start_of_turn>", "the", "<end_of_turn>", "\n", "<start_of_image>"]
+    assert tokenizer.tokenize("".join(turn), add_special_tokens=False) == turn
+
+
+def test_a_gemmas_tokenizer_of_another_kind_is_named(tmp_path):
+    file, _ = gemma(tmp_path, form="gpt2")
+    said = r"^choose a file that has .*Gemma 3: .* is of a kind that is not read here \(gpt2\)$"
+    with pytest.raises(ValueError, match=said):
+        load_lvlm(str(file))
 
 
 # ---- files -------------------------------------------------------------------------------------

@@ -610,16 +610,18 @@ def test_a_model_with_a_tokenizer_in_its_file_takes_pictures_and_answers(with_it
 
 
 @pytest.mark.parametrize(
-    ("stored", "said"),
+    "stored",
     [
-        (b"no tokenizer", "its tokenizer spiece_model is none of SentencePiece"),
-        (b"\n\x09\n\x07letters", "its tokenizer spiece_model is none of SentencePiece"),
+        b"no tokenizer",
+        b"\n\x09\n\x07letters",
+        b"\n\x02\x08\x05",  # a piece whose text is 5
     ],
 )
-def test_a_tokenizer_that_is_none_is_refused(stored, said, made, tmp_path):
+def test_a_tokenizer_that_is_none_is_refused(stored, made, tmp_path):
     more = {"spiece_model": torch.tensor(list(stored), dtype=torch.uint8)}
     path = changed(made("gemma3", "bf16")[0], tmp_path / "odd.safetensors", **more)
-    with pytest.raises(ValueError, match=f"^choose another file: {said}"):
+    said = r"^choose another file: its tokenizer spiece_model cannot be read as SentencePiece's$"
+    with pytest.raises(ValueError, match=said):
         load_lvlm(str(path))
 
 
