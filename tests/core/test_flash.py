@@ -20,7 +20,7 @@ from tools.testbed.reference import two_loops
 from tools.testbed.tiny import REPRESENTATIVES, WITH_STATES
 
 from .test_capture import error_to_eager
-from .test_decode import QUESTION, ids, settings, streams
+from .test_decode import QUESTION, TOKENS, ids, settings, streams
 
 
 def _attention(query, key, value, causal, scale, window):
