@@ -261,11 +261,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m laser_core",
         description="Training-free visual grounding for vision-language models "
         "(LASER, arXiv 2602.04304): find what a question is about, look there, answer.",
-        epilog='Begin with: %(prog)s ask PICTURE "QUESTION"',
+        epilog='Begin with: %(prog)s ask PICTURE "QUESTION". Of a command: %(prog)s COMMAND --help',
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND [-h]", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_ask(commands)
     _add_locate(commands)
     add_check(commands)

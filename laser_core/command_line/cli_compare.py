@@ -80,7 +80,8 @@ def _compare(arguments: argparse.Namespace, progress: ProgressLine) -> int:
     over_rows = Path(arguments.picture).suffix.lower() in ROWS
     of, others = ("a picture", OF_PICTURE) if over_rows else ("rows", OF_ROWS)
     for name in others:
-        if getattr(arguments, name) not in (None, [], 0, "", "embedded"):  # the defaults
+        given = getattr(arguments, name)
+        if given and (name, given) != ("engine", "embedded"):  # not the default
             raise ValueError(f"leave out --{name}, which is of {of}: {arguments.picture!r} is none")
     return (_rows if over_rows else _picture)(arguments, progress)
 

@@ -175,7 +175,7 @@ def _packed_rows(packs: Sequence[_Pack]) -> list[list[LastRow]]:
     is that of a single picture, is continued; others are read too, and their models keep them.
     """
     lvlm, prompts = packs[0]
-    prefix = known_prefix(lvlm, prompts[0])
+    prefix = known_prefix(lvlm, prompts[0]) if len(packs) == 1 else None
     tails = [_tail_of(prompts, prefix) for _, prompts in packs]
     longest = max(tail.length for tail in tails)
     pads = [longest - tail.length for tail in tails]
@@ -185,16 +185,16 @@ def _packed_rows(packs: Sequence[_Pack]) -> list[list[LastRow]]:
     keys = slice(min(grid.start for grid in grids), max(grid.stop for grid in grids))
     mask = _mask_of(packs, pads, tails[0].past)
     for own, _ in packs:
-        own.prefix = prefix
+        own.prefix = prefix  # before the new one is computed, so that there are never two
     with RowCapture(lvlm, last, keys) as capture:
         read = read_tails(lvlm, tails, mask)
     found = []
-    for row, ((own, prompts), grid) in enumerate(zip(packs, grids, strict=True)):
+    for row, ((own, its), grid) in enumerate(zip(packs, grids, strict=True)):
         attention = capture.rows_by_layer(row)[..., _shifted(grid, -keys.start)]
         each = zip(attention, last, strict=True)
         found.append([LastRow(rows, read[row].hidden[at]) for rows, at in each])
         if prefix is None:
-            own.prefix = Prefix(prompts[0].prefix_key, read[row].layers, read[row].inputs)
+            own.prefix = Prefix(its[0].prefix_key, read[row].layers, read[row].inputs)
     return found
 
 
@@ -217,8 +217,8 @@ def _mask_of(packs: Sequence[_Pack], pads: Sequence[int], past: int) -> Masks:
     index = torch.cat([shared, *(torch.arange(len(shared), one.length) for one in prompts)])
     total = pads[0] + len(index)
     seen = torch.ones(len(packs), 1, total - past, total, dtype=torch.bool).tril(past)
-    for row, (pad, (_, prompts)) in enumerate(zip(pads, packs, strict=True)):
-        suffixes = pairwise(pad + end for end in _ends(prompts))
+    for row, (pad, (_, its)) in enumerate(zip(pads, packs, strict=True)):
+        suffixes = pairwise(pad + end for end in _ends(its))
         for begin, end in [(0, pad), *suffixes]:  # padding sees itself: nothing is not a number
             seen[row, :, end - past :, begin:end] = False
     same = None

@@ -414,7 +414,7 @@ def _note_on_graph(refused: str) -> str:
         return ""
     return (
         "update PyTorch, transformers and the GPU's driver, or free its memory, for answers up to "
-        f"three times as fast: it refused to repeat a step ({refused})"
+        f"three times as fast: the GPU refused to repeat a step ({refused})"
     )
 
 

@@ -6,7 +6,8 @@ The question, the query-free branch and the picture + crop streams all continue 
 A forward here takes at most one picture; several prompts at once are read in engine/padded.py.
 What continues a cache is read in stretches: a kernel that starts within a prompt needs a mask, and
 one mask for all tokens would be as large as an attention matrix. So is every prompt of a model
-whose masks are not the library's, and no stretch cuts a picture whose tokens see each other.
+whose masks are not the library's, and no stretch cuts a picture whose tokens see each other. The
+bodies of Gemma 4's causal sizes make the masks of a call themselves; stretches take rows of them.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ class TokenRows:
 
     A token's row is that of the step that wrote it: the query is the token before. Kept is the mean
     over each layer's heads, L x N numbers a token. read: the answer's stream, whose pictures are
-    not read again. check: called before each forward.
+    not read again, but for those that a state cannot be cut after. check: called before each
+    forward.
     """
 
     def __init__(self, lvlm: Lvlm, read: ReadStream, watch: Watch, check: Check) -> None:

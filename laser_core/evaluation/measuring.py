@@ -23,7 +23,7 @@ from .refcoco import find_picture
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasuringWork:
     """The work on items: a line for each, of its head and of what was measured or why it failed.
 
     model: gives the model, once for all items. head: of an item; measure: of the model and an item.
@@ -77,10 +77,11 @@ class Measurement:
         if self.limit < 0:
             raise ValueError(f"give --limit a number from 0, all, on: it is {self.limit}")
         wanted = self.items[: self.limit or None]
-        self._check_pictures(wanted)
         run = {"model": self.model, **self.source, "load": same_load(self.load), **asked}
-        work = Measuring(OwnModel(self.model, self.load), vars, measure)
+        work = MeasuringWork(OwnModel(self.model, self.load), vars, measure)
         with closing(ResultLines(self.out)) as results:
+            measured = {line["id"] for line in results.each() if not line.get("error")}
+            self._check_pictures([item for item in wanted if item.id not in measured])
             results.begin(schema, version, run)
             done = set(results.ids())
             missing = [item for item in wanted if item.id not in done]

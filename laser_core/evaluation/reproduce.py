@@ -35,7 +35,7 @@ from ..pipeline import locate
 from ..settings import LaserSettings, LoadSettings
 from .data_sets import DATA_SETS, DataSet, Sample, chosen, digests, files_of, samples
 from .intervals import in_words
-from .measuring import Measuring, check_names, sorted_out
+from .measuring import MeasuringWork, check_names, sorted_out
 from .metrics import mass_in
 from .refcoco import digest_of
 from .reproduced import SCHEMA, VERSION, figures_of, read_own
@@ -134,7 +134,7 @@ class Reproduction:
         data, done = DATA_SETS[task], set(results.ids())
         rows = chosen(paths, data.small if self.suite == "small" else 0)
         missing = [row for row in rows if f"{task} {row}" not in done]
-        work = Measuring(lambda: lvlm, partial(_head, task), partial(_timed, data))
+        work = MeasuringWork(lambda: lvlm, partial(_head, task), partial(_timed, data))
         # Here and not on another engine: the file says of which weights and device its figures are
         fill(results, work, samples(data, paths, missing), len(missing), embedded, progress, task)
         return results.merge([f"{task} {row}" for row in rows])

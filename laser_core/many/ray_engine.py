@@ -70,9 +70,9 @@ class RayEngine:
                     yield from self._wave(work, wave, workers, share)
         except ray.exceptions.RayActorError as error:
             raise ValueError(
-                "run the same command again, which goes on, with fewer --workers or a smaller "
-                f"--batch: a worker was lost {RETRIES + 1} times at the same rows "
-                f"({first_words(error)})"
+                "run the same command again, which goes on, with fewer --workers (and a smaller "
+                f"--batch, where it takes one): a worker was lost {RETRIES + 1} times at the same "
+                f"rows ({first_words(error)})"
             ) from error
         finally:
             if own:

@@ -53,7 +53,8 @@ def check(
     options = tuple(option.strip() for option in options)
     alike = {option[:1].upper() + option[1:] for option in options}
     if len(alike) < max(len(options), 2) or "" in options:
-        raise ValueError(f"write two or more different options: they are {', '.join(options)!r}")
+        quoted = ", ".join(map(repr, options))
+        raise ValueError(f"write two or more different options, each by itself: they are {quoted}")
     inputs = lvlm.encode(to_picture(picture), settings.prompt.framing)
     for option in options:
         lvlm.check_words(option, inputs)

@@ -200,6 +200,18 @@ def test_failures_are_lines_and_reasons_and_are_tried_again(
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_only_a_picture_that_is_still_to_be_measured_must_be_there(data, whole, tmp_path, capsys):
+    picture = data / "pictures" / "COCO_train2014_000000000002.png"
+    gone = picture.rename(tmp_path / picture.name)
+    try:
+        assert cli.main(command(data, whole)) == 0
+        assert cli.main(command(data, tmp_path / "out.jsonl")) == 2
+    finally:
+        gone.rename(picture)
+    assert f"1 of {COUNT} are missing, such as '{picture.name}'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

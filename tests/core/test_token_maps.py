@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import laser_core
 from laser_core import pipeline
 from laser_core.engine import few_calls, fixed_step
+from laser_core.engine.last_rows import read_last_row
 from laser_core.geometry import Box, Grid, Window
 from laser_core.models.chat import Stream
 from laser_core.output.report import report
@@ -106,9 +107,10 @@ def test_maps_change_no_token_and_leave_nothing_hooked():
     assert len(lvlm.model._forward_hooks) == hooks
 
 
-def test_no_picture_is_read_again_for_the_maps():
+@pytest.mark.parametrize("answer_input", ["crop", "picture + crop"])
+def test_no_picture_is_read_again_for_the_maps(answer_input):
     lvlm = lvlm_of("qwen2_5_vl")
-    settings = LaserSettings.of(answer_input="crop", adaptive=0.0, max_tokens=2)
+    settings = LaserSettings.of(answer_input=answer_input, adaptive=0.0, max_tokens=2)
     counts = []
     for token_maps in (False, True):
         lvlm.release()
@@ -135,6 +137,16 @@ def test_a_run_may_be_interrupted_before_each_forward():
         )
     assert read[-1] > 2
     assert max(later - earlier for earlier, later in pairwise(read)) == 1
+
+
+def test_a_prompt_of_several_pictures_may_be_left_before_each():
+    lvlm = lvlm_of("llava")
+    picture = lvlm.encode(PICTURE)
+    prompt = lvlm.prompt([picture, picture], QUESTION)
+    checked = []
+    with forwards(lvlm) as counts:
+        read_last_row(lvlm, prompt, slice(None), check=lambda: checked.append(counts["decoder"]))
+    assert checked == [0, 1] and counts["decoder"] == 2
 
 
 def test_no_step_is_a_graph_and_the_report_says_so(monkeypatch):
