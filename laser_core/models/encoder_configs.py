@@ -16,8 +16,7 @@ from .text_encoders import TEXT, TOWER, VISUAL, Encoder
 TokenId = Callable[[str], int]
 
 _LAYER = TEXT + "layers.0."
-_QWEN_HEAD = 128  # numbers of a head in every published size, and so Qwen2.5-VL's tower's
-_QWEN2_5_TOWER_HEAD = 80
+_QWEN_HEAD, _QWEN2_5_TOWER_HEAD = 128, 80  # numbers of a head, in every published size
 _DEEPSTACK = {24: [5, 11, 17], 27: [8, 16, 24]}  # by the depth of Qwen3-VL's published towers
 _QUERY_SCALES = {5376: 168}  # by the width of Gemma 3; where it is not the heads'
 

@@ -29,7 +29,7 @@ def tokenizer_of(encoder: Encoder, name: str, folder: Path | None) -> Any:
     Raises ValueError, remedy first, where there is none and for one of another model.
     """
     if encoder.tokenizer:
-        remedy, place = "choose another file", "its own"
+        remedy, place = "choose another file", "the tokenizer in it"
         tokenizer = _own(encoder, name)
     else:
         remedy = f"set tokenizer (--tokenizer) to that of a {encoder.name}"

@@ -97,29 +97,39 @@ LOCATE = """async () => { const {app, LiteGraph} = window;
 }"""
 
 
-@pytest.fixture(scope="module", params=["fp8", "nvfp4"])
+@pytest.fixture(scope="module", params=["fp8", "nvfp4", "GGUF"])
 def encoder(comfyui, request):
     """(value, description) of a small text encoder where image models have theirs.
 
-    A Qwen2.5-VL in fp8 without its output, and a Gemma 3 in nvfp4, which holds its tokenizer.
+    A Qwen2.5-VL in fp8 without its output, a Gemma 3 in nvfp4, which holds its tokenizer, and a
+    Qwen2.5-VL as GGUF with its mmproj.
     """
     encoders = comfyui.base / "models" / "text_encoders"
-    if request.param == "fp8":
-        from transformers import Qwen2Tokenizer
-
-        folder = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "text_encoders" / "qwen25_tokenizer"
-        if not folder.is_dir():
-            pytest.skip("this ComfyUI has no tokenizer for Qwen's models")
-        tiny = build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder))
-        tensors = stored_as(tiny.model, "fp8 old")
+    if request.param == "nvfp4":
+        path = write_gemma(encoders / "gemma_3_12B_it_fp4_mixed.safetensors", "nvfp4 mixed")
+        description = "Gemma 3, text encoder, "
+    elif request.param == "fp8":
+        tensors = stored_as(small_qwen(), "fp8 old")
         kept = {key: tensor for key, tensor in tensors.items() if not key.startswith("lm_head")}
         path = write(encoders / "qwen_2.5_vl_fp8_scaled.safetensors", kept)
         description = "Qwen2.5-VL, text encoder, locates only, "
     else:
-        path = write_gemma(encoders / "gemma_3_12B_it_fp4_mixed.safetensors", "nvfp4 mixed")
-        description = "Gemma 3, text encoder, "
+        write_gguf = pytest.importorskip("tools.testbed.gguf_files").write_gguf
+        path = write_gguf(encoders, small_qwen(), "Q8_0", name="Qwen2.5-VL-Q8_0")
+        description = "Qwen2.5-VL, GGUF, "
     yield f"text_encoders/{path.name}", description
-    path.unlink()
+    for file in (path, path.with_name(f"mmproj-{path.name}")):
+        file.unlink(missing_ok=True)
+
+
+def small_qwen():
+    """With the vocabulary of the tokenizer that ComfyUI has."""
+    from transformers import Qwen2Tokenizer
+
+    folder = Path(os.environ["COMFYUI_PATH"]) / "comfy" / "text_encoders" / "qwen25_tokenizer"
+    if not folder.is_dir():
+        pytest.skip("this ComfyUI has no tokenizer for Qwen's models")
+    return build_encoder("qwen2_5_vl", tokenizer=Qwen2Tokenizer.from_pretrained(folder)).model
 
 
 def test_a_text_encoder_is_offered_described_and_ends_in_a_heat_map(canvas, encoder, shots):
