@@ -7,6 +7,7 @@ stored in few bits stays so in memory.
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -227,14 +228,15 @@ def _fill(
 
 
 def _packed(stored: torch.Tensor, weight: StoredWeight, file: Any) -> Packed:
+    numbers = math.prod(weight.shape)
     if weight.dtype in BLOCKS:
-        return Packed(stored, (), partial(from_blocks, weight.dtype), by_row=True)
+        return Packed(stored, (), partial(from_blocks, weight.dtype), numbers, by_row=True)
     beside = {role: file.get_tensor(name) for role, name in weight.beside.items()}
     scale = beside.get("scale", _ONE).reshape(())
     if weight.dtype != NVFP4:
-        return Packed(stored, (scale,), from_fp8, by_row=True)
+        return Packed(stored, (scale,), from_fp8, numbers, by_row=True)
     blocks = beside["blocks"].view(torch.float8_e4m3fn)  # bytes in older files
-    return Packed(stored, (blocks, scale, beside.get("columns", _ONE)), from_nvfp4)
+    return Packed(stored, (blocks, scale, beside.get("columns", _ONE)), from_nvfp4, numbers)
 
 
 def _replace(model: torch.nn.Module, name: str, by: torch.nn.Module) -> None:

@@ -24,6 +24,7 @@ from .chat import Chat, Prompt
 from .closed_vocabulary import ClosedVocabulary
 from .families import Family, chat_template_of, encode_picture, family_of, mean_colour
 from .image_processors import own_token_range
+from .widened import Widened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,9 +101,16 @@ class Lvlm:
         return self._beside or self
 
     def __str__(self) -> str:
-        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        millions = self.parameter_count / 1e6
         size = f"{millions / 1e3:.1f} B" if millions >= 1e3 else f"{millions:.1f} M"
         return f"{self.name} ({self.family.name}, {size} parameters, {self.dtype}, {self.device})"
+
+    @property
+    def parameter_count(self) -> int:
+        """The numbers of all weights, also of those that share a byte."""
+        modules = self.model.modules()
+        packed = {one.weight: one.numbers for one in modules if isinstance(one, Widened)}
+        return sum(packed.get(one, one.numel()) for one in self.model.parameters())
 
     @property
     def body(self) -> torch.nn.Module:

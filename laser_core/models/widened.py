@@ -27,12 +27,14 @@ class Packed:
     """A weight in few bits.
 
     stored: as its file has it. beside: what it is widened with. widen: (stored, *beside, dtype)
-    gives the weight as its makers meant it, in dtype. by_row: it widens rows of `stored` alone too.
+    gives the weight as its makers meant it, in dtype. numbers: how many it has. by_row: it widens
+    rows of `stored` alone too.
     """
 
     stored: torch.Tensor
     beside: tuple[torch.Tensor, ...]
     widen: Callable[..., torch.Tensor]
+    numbers: int
     by_row: bool = False
 
     def widened(self, dtype: torch.dtype) -> torch.Tensor:
@@ -45,8 +47,8 @@ class Packed:
         return [replace(self, stored=stored) for stored in self.stored.split(rows)]
 
 
-class _Widened(torch.nn.Module):
-    """weight: as it is stored."""
+class Widened(torch.nn.Module):
+    """weight: as it is stored. numbers: how many the weight has."""
 
     weight: torch.nn.Parameter
 
@@ -59,16 +61,16 @@ class _Widened(torch.nn.Module):
         self._names = [f"beside_{index}" for index in range(len(packed.beside))]
         for name, tensor in zip(self._names, packed.beside, strict=True):
             self.register_buffer(name, tensor)
-        self._widen, self._by_row = packed.widen, packed.by_row
+        self._widen, self._by_row, self.numbers = packed.widen, packed.by_row, packed.numbers
 
     @property
     def packed(self) -> Packed:
         """The weight where it is now: the model may have moved."""
         beside = tuple(self.get_buffer(name) for name in self._names)
-        return Packed(self.weight, beside, self._widen, self._by_row)
+        return Packed(self.weight, beside, self._widen, self.numbers, self._by_row)
 
 
-class WidenedLinear(_Widened):
+class WidenedLinear(Widened):
     """packed: of (out, in). bias: (out,) in the format of what comes in, or None."""
 
     def __init__(self, packed: Packed, bias: torch.Tensor | None = None) -> None:
@@ -89,7 +91,7 @@ class WidenedLinear(_Widened):
         return product if bias is None else product + bias
 
 
-class WidenedEmbedding(_Widened):
+class WidenedEmbedding(Widened):
     """packed: of (words, width), by row. factor: (), of embeddings. dtype: of embeddings."""
 
     def __init__(self, packed: Packed, factor: torch.Tensor, dtype: torch.dtype) -> None:

@@ -214,7 +214,7 @@ def _model(model: Lvlm) -> dict[str, Any]:
         "name": model.name,
         "family": model.family.name,
         "model_type": model.family.model_type,
-        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "parameters": model.parameter_count,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "attention": model.attention,

@@ -233,9 +233,10 @@ def test_a_published_size_is_configured_as_published(name, tmp_path):
 )
 def test_weights_of_few_bits_stay_so_and_the_model_takes_what_the_file_does(model_type, kind, made):
     file, _ = made(model_type, kind)
-    lvlm, _ = load(made(model_type, kind), precision="bf16")
+    lvlm, whole = load(made(model_type, kind), precision="bf16")
     held = [*lvlm.model.parameters(), *lvlm.model.buffers()]
     assert sum(tensor.nbytes for tensor in held) < file.stat().st_size * 1.01
+    assert lvlm.parameter_count == whole.parameter_count
     widened = {
         module.weight.dtype
         for module in lvlm.model.modules()
