@@ -36,7 +36,7 @@ class ProgressLine:
         self._terminal = self._stream.isatty()
         self._stage = ""
         self._line = ""
-        self._started = 0.0
+        self._started, self._before = 0.0, 0
 
     def stage(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Show that `done` of `total` parts of a stage are done."""
@@ -49,13 +49,13 @@ class ProgressLine:
     def bar(self, stage: str, done: int, total: int) -> None:
         """Show a bar, rate and time left of a long stage; without a terminal a line every tenth.
 
-        Call it with done = 0 first: this starts the clock.
+        The stage's first call starts the clock.
         """
-        if not done:
-            self._started = time.monotonic()
+        if stage != self._stage or not done:
+            self._started, self._before = time.monotonic(), done
         left = ""
-        if 0 < done < total:
-            seconds = (time.monotonic() - self._started) / done
+        if self._before < done < total:
+            seconds = (time.monotonic() - self._started) / (done - self._before)
             left = f", {_rate(seconds)}, {_duration(seconds * (total - done))} left"
         if self._terminal:
             width = 20 * done // total

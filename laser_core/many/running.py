@@ -112,7 +112,7 @@ def fill(
     made, started = 0, time.monotonic()
     if total:
         with quiet_libraries(), results.appending() as append:
-            progress.bar(stage, 0, total)
+            progress.stage("loading the model")  # which is not part of the bar's rate
             for row in engine(work, items, total):
                 append(row)
                 made += 1

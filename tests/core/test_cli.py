@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from laser_core import pipeline
+from laser_core import console, pipeline
 from laser_core.command_line import cli
 from laser_core.console import ProgressLine, printable
 from laser_core.errors import PACKAGES
@@ -484,6 +484,21 @@ def test_a_long_answer_shows_its_end_in_one_line(monkeypatch):
     line = stream.written.removeprefix("\r\x1b[K")
     assert len(line) == 39
     assert line.endswith("end")
+
+
+def test_the_time_left_counts_from_the_first_row_on(monkeypatch):
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    progress = ProgressLine(stream)
+    progress.stage("loading the model")
+    progress.bar("asking", 1, 4)
+    progress.bar("asking", 2, 4)
+    assert stream.getvalue().splitlines() == [
+        "loading the model",
+        "asking 1/4",
+        "asking 2/4, 6.0/min, 20 s left",
+    ]
 
 
 def test_a_pipe_shows_a_line_per_stage():
