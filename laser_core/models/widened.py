@@ -5,8 +5,8 @@ Weights alone: what comes in and goes out keeps its own format. Knows formats, n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import cast
@@ -40,12 +40,6 @@ class Packed:
     def widened(self, dtype: torch.dtype) -> torch.Tensor:
         return self.widen(self.stored, *self.beside, dtype)
 
-    def parts(self, rows: int) -> list[Packed]:
-        """Of so many rows each; the whole where it cannot be cut up."""
-        if not self.by_row or len(self.stored) <= rows:
-            return [self]
-        return [replace(self, stored=stored) for stored in self.stored.split(rows)]
-
 
 class Widened(torch.nn.Module):
     """weight: as it is stored. numbers: how many the weight has."""
@@ -69,6 +63,17 @@ class Widened(torch.nn.Module):
         beside = tuple(self.get_buffer(name) for name in self._names)
         return Packed(self.weight, beside, self._widen, self.numbers, self._by_row)
 
+    def parts(self, rows: int) -> Sequence[torch.Tensor]:
+        """The weight in so many rows each; the whole where it cannot be cut up."""
+        if not self._by_row or len(self.weight) <= rows:
+            return (self.weight,)
+        return self.weight.split(rows)
+
+    def widened(self, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """stored: the weight, or rows of one that is widened by row."""
+        # Not by get_buffer: it takes longer than a small product, and every step calls this
+        return self._widen(stored, *(self._buffers[name] for name in self._names), dtype)
+
 
 class WidenedLinear(Widened):
     """packed: of (out, in). bias: (out,) in the format of what comes in, or None."""
@@ -81,12 +86,10 @@ class WidenedLinear(Widened):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         bias = cast("torch.Tensor | None", self.bias)
         at_once = _AT_ONCE_ON_CPU if states.device.type == "cpu" else _AT_ONCE
-        parts = self.packed.parts(max(1, at_once // states.shape[-1]))
+        parts, dtype = self.parts(max(1, at_once // states.shape[-1])), states.dtype
         if len(parts) == 1:
-            return torch.nn.functional.linear(states, parts[0].widened(states.dtype), bias)
-        products = [
-            torch.nn.functional.linear(states, part.widened(states.dtype)) for part in parts
-        ]
+            return torch.nn.functional.linear(states, self.widened(parts[0], dtype), bias)
+        products = [torch.nn.functional.linear(states, self.widened(part, dtype)) for part in parts]
         product = torch.cat(products, dim=-1)
         return product if bias is None else product + bias
 
@@ -100,11 +103,10 @@ class WidenedEmbedding(Widened):
         self._dtype = dtype
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        packed = self.packed
         # As bytes: not every device can look up 8-bit numbers
         rows = torch.nn.functional.embedding(ids, self.weight.view(torch.uint8))
-        widened = packed.widen(rows.view(self.weight.dtype), *packed.beside, self._dtype)
-        return widened * self.get_buffer("factor").to(self._dtype)
+        embeddings = self.widened(rows.view(self.weight.dtype), self._dtype)
+        return embeddings * self.get_buffer("factor").to(self._dtype)
 
 
 def from_fp8(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
