@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ONE = torch.ones(())
-_READ = f"{', '.join([*NAMES.values()][:-1])} or {[*NAMES.values()][-1]}"
+*_FIRST, _LAST = NAMES.values()
+_READ = f"{', '.join(_FIRST)} or {_LAST}"
 
 
 def readable_encoder(path: Path, name: str) -> Encoder:
@@ -147,8 +148,8 @@ def _opened(encoder: Encoder) -> Any:
     """A context with the file's `get_tensor`, which maps what it gives from the file."""
     from safetensors import safe_open
 
-    if encoder.beside:
-        return nullcontext(GgufWeights(joined_header(encoder.path)))
+    if encoder.joined:
+        return nullcontext(GgufWeights(encoder.joined))
     return safe_open(str(encoder.path), framework="pt")  # checks shapes against the size
 
 
@@ -212,19 +213,16 @@ def _fill(
     """Put a tensor of the file into the model, in place of a weight that holds no values."""
     owner, _, which = place.rpartition(".")
     module, stored = model.get_submodule(owner), file.get_tensor(weight.name)
-    if weight.dtype not in PACKED:
-        value = stored.to(dtype)
-    else:
-        packed = _packed(stored, weight, file)
-        if which == "weight" and isinstance(module, torch.nn.Linear):
-            bias = module.bias  # filled before: it comes first in the alphabet
-            return _replace(model, owner, WidenedLinear(packed, bias))
-        if packed.by_row and place == TEXT + "embed_tokens.weight":
-            factor = getattr(module, "embed_scale", _ONE)  # Gemma's
-            return _replace(model, owner, WidenedEmbedding(packed, factor, dtype))
-        value = packed.widened(dtype)  # small: norms, biases, positions, the first layer
-    setattr(module, which, torch.nn.Parameter(value, requires_grad=False))
-    return None
+    packed = _packed(stored, weight, file) if weight.dtype in PACKED else None
+    if packed and which == "weight" and isinstance(module, torch.nn.Linear):
+        bias = module.bias  # filled before: it comes first in the alphabet
+        _replace(model, owner, WidenedLinear(packed, bias))
+    elif packed and packed.by_row and place == TEXT + "embed_tokens.weight":
+        factor = getattr(module, "embed_scale", _ONE)  # Gemma's
+        _replace(model, owner, WidenedEmbedding(packed, factor, dtype))
+    else:  # in few bits only what is small: norms, biases, positions, the first layer
+        value = packed.widened(dtype) if packed else stored.to(dtype)
+        setattr(module, which, torch.nn.Parameter(value, requires_grad=False))
 
 
 def _packed(stored: torch.Tensor, weight: StoredWeight, file: Any) -> Packed:

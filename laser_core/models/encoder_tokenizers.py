@@ -65,7 +65,7 @@ def _of_folder(encoder: Encoder, name: str, folder: Path | None) -> Any:
 
 def _found(encoder: Encoder) -> str:
     """What tokenizer a file has that is not read."""
-    said = read_gguf(encoder.path).metadata if encoder.beside else {}
+    said = encoder.joined.metadata if encoder.joined else {}
     kind = str(said.get("tokenizer.ggml.model", ""))[:99]
     return f"its own is of a kind that is not read here ({kind})" if kind else "it holds none"
 

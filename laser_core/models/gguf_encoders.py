@@ -177,8 +177,7 @@ def joined_header(path: Path) -> JoinedHeader:
     except ValueError as error:
         raise ValueError(f"download {path.name} again, or choose another file: {error}") from error
     kind = _kind(path, decoder)
-    beside = _mmproj(path, decoder, kind)
-    tower = read_gguf(beside)
+    beside, tower = _mmproj(path, decoder, kind)
     pieces: dict[str, list[tuple[int, Path, PackedTensor]]] = {}
     for file, header in ((path, decoder), (beside, tower)):
         rename = _Names(kind, header)
@@ -233,11 +232,12 @@ def _width(said: dict[str, Any]) -> Any:
     return said.get(f"{said[ARCHITECTURE]}.embedding_length")
 
 
-def _mmproj(path: Path, decoder: GgufHeader, kind: _Kind) -> Path:
+def _mmproj(path: Path, decoder: GgufHeader, kind: _Kind) -> tuple[Path, GgufHeader]:
     """The mmproj beside a decoder; of several that fit, the one whose name is most like its own."""
     width = _width(decoder.metadata)
     beside = [other for other in sorted(path.parent.iterdir()) if is_mmproj(other.name)]
-    fitting = [other for other in beside if _fits(other, kind, width)]
+    read = ((other, _tower_of(other, kind, width)) for other in beside)
+    fitting = [(other, header) for other, header in read if header]
     if not fitting:
         none = f"none of {len(beside)} there belongs to it" if beside else "none is there"
         raise NoTower(
@@ -245,18 +245,19 @@ def _mmproj(path: Path, decoder: GgufHeader, kind: _Kind) -> Path:
             f"the like) into the folder of {path.name}: {none}",
             kind.name,
         )
-    return max(fitting, key=lambda other: _alike(other.stem.lower(), path.stem.lower()))
+    return max(fitting, key=lambda fit: _alike(fit[0].stem.lower(), path.stem.lower()))
 
 
-def _fits(path: Path, kind: _Kind, width: object) -> bool:
+def _tower_of(path: Path, kind: _Kind, width: object) -> GgufHeader | None:
+    """An mmproj's header; None where it is not such a model's."""
     try:
         header = read_gguf(path)
     except (OSError, ValueError):
-        return False
+        return None
     said = header.metadata
     found = said.get("clip.projector_type"), said.get("clip.vision.projection_dim")
     marked = any(name.startswith(kind.mark) for name in header.tensors)
-    return found == (kind.projector, width) and marked
+    return header if found == (kind.projector, width) and marked else None
 
 
 def _alike(one: str, other: str) -> int:

@@ -105,8 +105,8 @@ class Encoder:
 
     name: such as "Qwen2.5-VL 7B". precision: of its weights, or what quantized them. weights: by
     transformers' names. layers: of the decoder; all_layers: of the published model. tied: as of
-    `Size`. tokenizer: the file's name of its own, or "". beside: the file of the vision tower
-    where that is another. unreadable: why its weights cannot be read, or "".
+    `Size`. tokenizer: the file's name of its own, or "". joined: of a GGUF, its header and its
+    mmproj's. unreadable: why its weights cannot be read, or "".
     """
 
     path: Path
@@ -118,9 +118,14 @@ class Encoder:
     all_layers: int
     tied: bool
     tokenizer: str
-    beside: Path | None
+    joined: JoinedHeader | None
     whole: bool
     unreadable: str
+
+    @property
+    def beside(self) -> Path | None:
+        """The file of the vision tower, where that is another."""
+        return self.joined.beside if self.joined else None
 
     @property
     def silent(self) -> str:
@@ -180,7 +185,7 @@ def read_encoder(path: Path) -> Encoder | None:
         all_layers=size.layers,
         tied=size.tied or (joined is not None and HEAD not in weights),
         tokenizer=joined.tokenizer if joined else names.get(TOKENIZER, ""),
-        beside=joined.beside if joined else None,
+        joined=joined,
         whole=header.whole,
         unreadable=unreadable,
     )
