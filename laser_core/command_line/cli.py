@@ -261,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m laser_core",
         description="Training-free visual grounding for vision-language models "
         "(LASER, arXiv 2602.04304): find what a question is about, look there, answer.",
-        epilog='Begin with: %(prog)s ask PICTURE "QUESTION". Of a command: %(prog)s COMMAND --help',
+        epilog='Begin with: %(prog)s ask PICTURE "QUESTION". %(prog)s COMMAND --help says more.',
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=__version__)

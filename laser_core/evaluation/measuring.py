@@ -80,6 +80,7 @@ class Measurement:
         run = {"model": self.model, **self.source, "load": same_load(self.load), **asked}
         work = MeasuringWork(OwnModel(self.model, self.load), vars, measure)
         with closing(ResultLines(self.out)) as results:
+            # Before the files are made ready, so that a refusal leaves none
             measured = {line["id"] for line in results.each() if not line.get("error")}
             self._check_pictures([item for item in wanted if item.id not in measured])
             results.begin(schema, version, run)
